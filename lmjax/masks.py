@@ -1,0 +1,146 @@
+"""Attention masks as intervals: query t sees key s exactly when ``start[t] <= s < end[t]``.
+
+Causal, bidirectional, prefix, packed and sliding-window attention are all of this form, so a mask
+costs two integers a query and no [T, T] array exists outside of :meth:`IntervalMask.dense`, which
+the reference attention and the tests use.
+
+A packed row holds several documents; ``segments_BT`` names the document of each position
+(0 is padding, 1, 2, ... are documents, each contiguous). Padding is treated as one more document:
+it sees itself and nothing sees it, so no query is ever without a key.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Kind = Literal["causal", "full", "interval"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IntervalMask:
+    """Which keys each query may attend to.
+
+    Attributes:
+      start_BT: int32, first visible key of each query; the leading axis is 1 or the batch size.
+      end_BT: int32, one past the last visible key.
+      kind: what a backend may assume without looking at the arrays: ``"causal"`` is
+        ``[0, t + 1)``, ``"full"`` is ``[0, S)``, ``"interval"`` is anything.
+      window: with kind ``"causal"`` only, a static sliding window: the interval is
+        ``[t + 1 - window, t + 1)``.
+    """
+
+    start_BT: jax.Array
+    end_BT: jax.Array
+    kind: Kind = dataclasses.field(default="interval", metadata={"static": True})
+    window: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def dense(self, num_keys: int) -> jax.Array:
+        """The same mask as booleans [B, T, S]; for the reference path and for tests."""
+        key_11S = jnp.arange(num_keys, dtype=jnp.int32)[None, None, :]
+        return (self.start_BT[:, :, None] <= key_11S) & (key_11S < self.end_BT[:, :, None])
+
+
+def _index_1T(length: int) -> jax.Array:
+    return jnp.arange(length, dtype=jnp.int32)[None, :]
+
+
+def causal(length: int) -> IntervalMask:
+    """Each position sees itself and what came before: ``[0, t + 1)``."""
+    index_1T = _index_1T(length)
+    return IntervalMask(start_BT=jnp.zeros_like(index_1T), end_BT=index_1T + 1, kind="causal")
+
+
+def bidirectional(length: int) -> IntervalMask:
+    """Every position sees the whole row: ``[0, T)``."""
+    start_1T = jnp.zeros((1, length), jnp.int32)
+    return IntervalMask(start_BT=start_1T, end_BT=jnp.full_like(start_1T, length), kind="full")
+
+
+def prefix(length: int, prefix_length: jax.Array) -> IntervalMask:
+    """Bidirectional over the first ``prefix_length`` positions, causal after: ``end = max(prefix, t + 1)``.
+
+    Args:
+      length: T.
+      prefix_length: int32 [B] or a scalar; 0 gives the causal mask, T the bidirectional one.
+    """
+    index_1T = _index_1T(length)
+    prefix_B1 = jnp.reshape(jnp.asarray(prefix_length, jnp.int32), (-1, 1))
+    start_1T, end_1T = jnp.zeros_like(index_1T), index_1T + 1
+    end_BT = jnp.maximum(*jnp.broadcast_arrays(prefix_B1, end_1T))
+    return IntervalMask(start_BT=jnp.broadcast_to(start_1T, end_BT.shape), end_BT=end_BT)
+
+
+def document_bounds(segments_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """First index, and one past the last, of the document each position belongs to (int32 [B, T] both)."""
+    length = segments_BT.shape[1]
+    index_BT = jnp.broadcast_to(_index_1T(length), segments_BT.shape)
+    change_BT = segments_BT[:, 1:] != segments_BT[:, :-1]
+    begins_BT = jnp.pad(change_BT, ((0, 0), (1, 0)), constant_values=True)
+    ends_BT = jnp.pad(change_BT, ((0, 0), (0, 1)), constant_values=True)
+    start_BT = jax.lax.cummax(jnp.where(begins_BT, index_BT, 0), axis=1)
+    end_BT = jax.lax.cummin(jnp.where(ends_BT, index_BT + 1, length), axis=1, reverse=True)
+    return start_BT, end_BT
+
+
+def document_positions(segments_BT: jax.Array) -> jax.Array:
+    """Position of each token within its own document (int32 [B, T], from 0)."""
+    start_BT, _ = document_bounds(segments_BT)
+    return _index_1T(segments_BT.shape[1]) - start_BT
+
+
+def packed(
+    segments_BT: jax.Array,
+    kind: Literal["causal", "bidirectional", "prefix"] = "causal",
+    *,
+    prefix_end_BT: jax.Array | None = None,
+) -> IntervalMask:
+    """A mask confined to documents.
+
+    Args:
+      segments_BT: int32 document numbers, 0 for padding.
+      kind: what holds inside a document.
+      prefix_end_BT: for ``"prefix"``, one past the last prefix position of each token's document,
+        as an index into the row (what :func:`lmjax.corruption.split_prefix` returns).
+
+    Raises:
+      ValueError: ``prefix_end_BT`` is missing for ``"prefix"`` or given for another kind.
+    """
+    if (kind == "prefix") != (prefix_end_BT is not None):
+        raise ValueError(f"masks.packed: kind={kind!r}: prefix_end_BT goes with kind='prefix' and only with it")
+    start_BT, document_end_BT = document_bounds(segments_BT)
+    causal_end_BT = jnp.broadcast_to(_index_1T(segments_BT.shape[1]) + 1, segments_BT.shape)
+    if kind == "causal":
+        end_BT = causal_end_BT
+    elif kind == "bidirectional":
+        end_BT = document_end_BT
+    elif kind == "prefix":
+        assert prefix_end_BT is not None
+        end_BT = jnp.minimum(jnp.maximum(prefix_end_BT, causal_end_BT), document_end_BT)
+    else:
+        raise ValueError(f"masks.packed: kind={kind!r}: use 'causal', 'bidirectional' or 'prefix'")
+    return IntervalMask(start_BT=start_BT, end_BT=end_BT)
+
+
+def windowed(mask: IntervalMask, window: int, *, index_BT: jax.Array | None = None) -> IntervalMask:
+    """The mask cut to ``window`` keys on each side: ``t - window < s < t + window``.
+
+    Under a causal mask this is the sliding window of Mistral (the last ``window`` keys, itself
+    included); under a bidirectional one it is the symmetric local attention of ModernBERT.
+
+    Args:
+      mask: the mask to cut.
+      window: keys visible on one side, the query's own position included; at least 1.
+      index_BT: key index of each query; ``arange(T)`` unless decoding against a cache.
+    """
+    if window < 1:
+        raise ValueError(f"masks.windowed: window={window}: must be at least 1")
+    if index_BT is None:
+        index_BT = _index_1T(mask.start_BT.shape[1])
+    start_BT = jnp.maximum(*jnp.broadcast_arrays(mask.start_BT, index_BT - window + 1))
+    if mask.kind == "causal" and mask.window is None:
+        return IntervalMask(start_BT=start_BT, end_BT=mask.end_BT, kind="causal", window=window)
+    end_BT = jnp.minimum(*jnp.broadcast_arrays(mask.end_BT, index_BT + window))
+    return IntervalMask(start_BT=start_BT, end_BT=end_BT)

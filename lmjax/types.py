@@ -1,0 +1,103 @@
+"""The axis legend, and the records that flow through the trainer: Rows -> Batch -> model -> terms.
+
+Shapes are in names, one letter an axis::
+
+    B batch      T query position   S key position   P scored position
+    D model      F feed-forward     V vocabulary     L layers
+    N heads      K key-value heads  G heads per key-value head (N / K)   H head width
+
+``hidden_BTD`` is [batch, position, model width]; ``1`` marks a broadcast axis.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lmjax import masks
+from lmjax.masks import IntervalMask
+
+PyTree = object
+
+
+def _record(cls: type) -> type:
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+
+
+@_record
+class Rows:
+    """What the data pipeline delivers: token rows that know nothing of the objective.
+
+    Attributes:
+      tokens_BT: int32 token ids.
+      segments_BT: int32, the document of each position, 0 for padding; ``None`` when a row is one
+        unbroken stream (then masks are static and the fastest kernels apply).
+      weights_BT: float32 loss weight of each token as a target (0 for a prompt that is not
+        learned); ``None`` means 1 everywhere but on padding.
+    """
+
+    tokens_BT: jax.Array
+    segments_BT: jax.Array | None = None
+    weights_BT: jax.Array | None = None
+
+
+@_record
+class Stream:
+    """One sequence a stack of layers reads: tokens, their positions, and who sees whom."""
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array
+    mask: IntervalMask
+
+
+@_record
+class Batch:
+    """What an objective makes of rows: the model's input, what to predict, and how much each counts.
+
+    Every array's leading axis is the batch (or 1), so that a batch can be cut into microbatches.
+
+    Attributes:
+      inputs: the stream of the (only, or decoding) stack.
+      targets_BP: int32, the right answer for each scored position.
+      weights: per term of the objective, float32 weights of its values, before normalisation.
+      scored_BP: int32, which positions of ``inputs`` the head is applied to; ``None`` means all,
+        in order (then P = T).
+      encoder: the encoder's stream, for encoder-decoder models.
+      cross_mask: which encoder positions each decoder position sees.
+      extras: whatever else the objective's own terms need.
+    """
+
+    inputs: Stream
+    targets_BP: jax.Array
+    weights: dict[str, jax.Array]
+    scored_BP: jax.Array | None = None
+    encoder: Stream | None = None
+    cross_mask: IntervalMask | None = None
+    extras: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+
+def make_stream(
+    tokens_BT: jax.Array,
+    segments_BT: jax.Array | None,
+    kind: str,
+    *,
+    prefix_end_BT: jax.Array | None = None,
+) -> Stream:
+    """A stream whose mask and positions both come from ``segments_BT`` and so cannot disagree.
+
+    Args:
+      tokens_BT: int32 token ids.
+      segments_BT: document numbers, or ``None`` for one document filling the row.
+      kind: ``"causal"``, ``"bidirectional"`` or ``"prefix"`` within each document.
+      prefix_end_BT: for ``"prefix"``, see :func:`lmjax.masks.packed`.
+    """
+    num_rows, length = tokens_BT.shape
+    if segments_BT is None and kind != "prefix":
+        mask = masks.causal(length) if kind == "causal" else masks.bidirectional(length)
+        positions_1T = jnp.arange(length, dtype=jnp.int32)[None, :]
+        positions_BT = jnp.broadcast_to(positions_1T, (num_rows, length))
+        return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask)
+    if segments_BT is None:
+        segments_BT = jnp.ones_like(tokens_BT)
+    mask = masks.packed(segments_BT, kind, prefix_end_BT=prefix_end_BT)  # type: ignore[arg-type]
+    return Stream(tokens_BT=tokens_BT, positions_BT=masks.document_positions(segments_BT), mask=mask)

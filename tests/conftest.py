@@ -1,0 +1,24 @@
+"""Settings every test runs under: eight CPU devices, no silent broadcasting, a shared compile cache."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", os.environ.get("LMJAX_TEST_PLATFORM", "cpu"))
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# The second run of the suite on a machine spends a third of the first one's time.
+cache = pathlib.Path(os.environ.get("LMJAX_TEST_CACHE", pathlib.Path.home() / ".cache" / "lmjax-tests"))
+jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden() -> pathlib.Path:
+    """The folder of reference data."""
+    return GOLDEN
