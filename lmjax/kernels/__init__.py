@@ -1,0 +1,6 @@
+"""Attention behind one function; see :func:`lmjax.kernels.attention.attend`."""
+
+from lmjax.kernels.attention import attend
+from lmjax.kernels.position_bias import AlibiBias, PositionBias
+
+__all__ = ["AlibiBias", "PositionBias", "attend"]

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from lmjax.tokenizers.special import role_of
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Vocabulary:
@@ -19,6 +21,9 @@ class Vocabulary:
       named_ids: any further special token by its text (``"<fim_prefix>"``, ``"[NLU]"`` ...).
       byte_length_V: int32 [V], UTF-8 bytes of text each id stands for; 0 for special ids.
       word_start_V: bool [V], whether a token begins a word; ``None`` when the tokenizer cannot tell.
+        A word is whitespace and what follows it up to the next, so a token begins one iff its text
+        begins with whitespace; a special token always does. The first token of a text begins a word
+        by its place, which no table can say. (WordPiece: a token not written ``##``.)
       fingerprint: hex digest of everything that decides the ids.
     """
 
@@ -40,15 +45,16 @@ class Vocabulary:
     def special_ids(self) -> tuple[int, ...]:
         """All special ids, ascending: never masked, never sampled as replacements."""
         single = (self.pad_id, self.bos_id, self.eos_id, self.mask_id, self.cls_id, self.sep_id, self.unk_id)
-        return tuple(sorted({i for i in single if i is not None} | {*self.sentinel_ids, *self.named_ids.values()}))
+        several = {*self.sentinel_ids, *self.named_ids.values()}
+        return tuple(sorted({token_id for token_id in single if token_id is not None} | several))
 
     def require(self, name: str, *, needed_by: str) -> int:
-        """The special id called ``name`` (``"mask"``, ``"eos"``, ...), or a clear refusal.
+        """The special id of a role (``"mask"``, ``"eos"``, ...) or of a token's name, or a clear refusal.
 
         Raises:
           ValueError: this tokenizer has no such token.
         """
-        token_id = getattr(self, f"{name}_id", None) if not name.startswith(("<", "[")) else self.named_ids.get(name)
+        token_id = self.named_ids.get(name, getattr(self, f"{role_of(name) or name}_id", None))
         if token_id is None:
             raise ValueError(
                 f"{needed_by} needs a {name!r} token and the tokenizer has none: "

@@ -1,0 +1,57 @@
+# Needs Python 3.11 to 3.13, pip and make. Uses the active virtual environment, or makes .venv.
+PYTHON ?= $(or $(shell command -v python3.11 || command -v python3.12 || command -v python3.13),python3)
+VENV := $(or $(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+JOBS ?= 2
+BENCHMARKS ?= benchmarks/loss.py
+
+RECIPE ?= configs/stdlib_demo.py
+RUN ?= runs/$(basename $(notdir $(RECIPE)))
+
+.PHONY: help train test lint format types bench clean
+
+help:
+	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
+	@echo "make test     the tests (JOBS=$(JOBS) at a time)"
+	@echo "make lint     ruff; make format repairs what it can"
+	@echo "make types    mypy"
+	@echo "make bench    $(BENCHMARKS)"
+	@echo "make clean    removes caches and builds; runs/ and data/ stay"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for what users need and one for what developers need, renewed when pyproject.toml changes.
+$(VENV)/.lmjax-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lmjax-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.lmjax-test
+
+train: $(VENV)/.lmjax-test
+	$(BIN)/lmjax train $(RECIPE) --folder $(RUN)
+	$(BIN)/lmjax plot $(RUN)
+	$(BIN)/lmjax sample $(RUN)
+
+test: $(VENV)/.lmjax-test
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.lmjax-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.lmjax-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.lmjax-dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.lmjax-test
+	set -e; for file in $(BENCHMARKS); do $(BIN)/python $$file; done
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find lmjax tests configs benchmarks launch -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Runs one command as several processes of this machine that form one jax run.
+
+    python launch/local.py --processes 2 -- lmjax train configs/stdlib_demo.py
+
+Each process is told its number through the variables that ``lmjax.parallel.distributed`` reads; its
+lines come out with ``[number]`` in front. On CPU the processes talk through gloo. SIGTERM and
+Ctrl-C are passed on, so that the run saves and stops; when one process fails the others are ended,
+and the exit code is that of the one that failed first. Needs nothing but Python.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TextIO
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; everything after ``--`` is the command."""
+    parser = argparse.ArgumentParser(
+        description="Runs one command as several processes of this machine that form one jax run."
+    )
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (2)")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices of each process (1)")
+    parser.add_argument("--platform", default="cpu", help="JAX_PLATFORMS of the processes (cpu)")
+    parser.add_argument(
+        "--grace", type=float, default=5.0, help="seconds the others get once one has failed (5)"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the command, after --")
+    options = parser.parse_args(arguments)
+    options.command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not options.command:
+        parser.error("say what to run after --, as in: local.py --processes 2 -- lmjax train RECIPE")
+    if options.processes < 1 or options.devices < 1:
+        parser.error("--processes and --devices must be at least 1")
+    return options
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(options: argparse.Namespace, process_id: int, port: int) -> subprocess.Popen:
+    """Starts one process, its output not yet read."""
+    environment = os.environ | {
+        "LMJAX_COORDINATOR": f"127.0.0.1:{port}",
+        "LMJAX_NUM_PROCESSES": str(options.processes),
+        "LMJAX_PROCESS_ID": str(process_id),
+        "JAX_PLATFORMS": options.platform,
+        "JAX_NUM_CPU_DEVICES": str(options.devices),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        options.command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A session of its own: otherwise Ctrl-C would reach it twice, from the terminal and from us.
+        start_new_session=True,
+    )
+
+
+def relay(source, target: TextIO, process_id: int) -> None:
+    """Copies lines until the process closes its end."""
+    for line in source:
+        target.write(f"[{process_id}] {line.decode(errors='replace').rstrip()}\n")
+        target.flush()
+
+
+def signal_all(processes: list[subprocess.Popen], number: int) -> None:
+    """Sends a signal to each process that still runs, and to what it started."""
+    for process in processes:
+        if process.poll() is None:
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                pass
+
+
+def wait(processes: list[subprocess.Popen], grace: float) -> int:
+    """Waits for all, ends the others when one fails, and returns the first failure's code or 0."""
+    failed = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes):
+        codes = [process.poll() for process in processes]
+        if failed is None and any(codes):
+            failed = next(i for i, code in enumerate(codes) if code)
+            print(f"process {failed} failed with {codes[failed]}: ending the others", file=sys.stderr, flush=True)
+            signal_all(processes, signal.SIGTERM)
+            deadline = time.monotonic() + grace
+        if time.monotonic() > deadline:
+            # It is waiting in a collective for the one that is gone and cannot hear SIGTERM.
+            signal_all(processes, signal.SIGKILL)
+        time.sleep(0.02)
+    codes = [process.returncode for process in processes]
+    code = codes[failed] if failed is not None else next(filter(None, codes), 0)
+    return code if code >= 0 else 128 - code
+
+
+def main() -> int:
+    """Runs the command line."""
+    options = parse_arguments()
+    port = free_port()
+    try:
+        processes = [launch(options, i, port) for i in range(options.processes)]
+    except OSError as error:
+        print(f"error: cannot run {options.command[0]}: {error.strerror}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: signal_all(processes, number))
+    readers = [
+        threading.Thread(target=relay, args=(source, target, i), daemon=True)
+        for i, process in enumerate(processes)
+        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+    ]
+    for reader in readers:
+        reader.start()
+    code = wait(processes, options.grace)
+    for reader in readers:
+        # Not for ever: something the process started may hold its output open.
+        reader.join(timeout=5)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

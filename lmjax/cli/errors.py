@@ -1,0 +1,93 @@
+"""How a command ends: one clear message and an exit code, never a traceback for what we foresaw.
+
+====  =======================================================================================
+code  meaning
+====  =======================================================================================
+0     done, or saved and stopped because a signal asked for it
+1     a fault: full disk, damaged checkpoint, loss that is not finite, out of memory, a bug
+2     something for the user to change: a value, a path, a missing package
+130   Ctrl-C where there was nothing to save
+====  =======================================================================================
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from lmjax.parallel import distributed
+
+DEBUG_VARIABLE = "LMJAX_DEBUG"
+
+USER_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+
+
+def run_command(command: Callable[[], object]) -> NoReturn:
+    """Runs a command and exits the process with its code.
+
+    With ``LMJAX_DEBUG=1`` in the environment the traceback is printed as well.
+
+    Raises:
+      SystemExit: always, with the code of the table above.
+    """
+    try:
+        command()
+        sys.stdout.flush()
+        code = 0
+    except BrokenPipeError:
+        # The reader of our output has gone (`lmjax preview | head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+            traceback.print_exc()
+        message, code = describe(error)
+        print(f"error: {message}", file=sys.stderr)
+    distributed.leave(code)
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """What to tell the user of an exception, and the exit code."""
+    hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
+    if isinstance(error, OSError):
+        return _describe_os_error(error)
+    if isinstance(error, USER_ERRORS):
+        return str(error) or f"{type(error).__name__} without a message: {hint}", 2
+    if isinstance(error, ImportError):
+        return f"{error}: is the package, or one of its extras, installed?", 2
+    if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+        remedy = "use a smaller batch, more microbatches, rematerialisation, or more devices"
+        return f"out of memory: {_first_line(error)}; {remedy}", 1
+    if type(error).__module__.startswith("lmjax."):
+        return str(error), 1
+    return f"unexpected {type(error).__name__}: {_first_line(error)} ({hint})", 1
+
+
+def _describe_os_error(error: OSError) -> tuple[str, int]:
+    code = 2 if isinstance(error, USER_ERRORS) or error.errno == errno.EROFS else 1
+    if error.strerror is None:
+        return str(error), code
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    remedies = {
+        errno.ENOSPC: "; free some space and run the same command again (finished checkpoints are intact)",
+        errno.EDQUOT: "; free some space and run the same command again (finished checkpoints are intact)",
+        errno.EROFS: "; choose a folder that can be written",
+        errno.EACCES: "; check its permissions, or choose another path",
+    }
+    return f"{where}{error.strerror}{remedies.get(error.errno or 0, '')}", code
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "no message")

@@ -1,0 +1,41 @@
+"""The command `lmjax`: one small module a subcommand, imported only when it is called."""
+
+import difflib
+import importlib
+import sys
+
+from lmjax.cli.errors import run_command
+
+COMMANDS = {
+    "train": "train a recipe, or go on where it stopped",
+    "prepare": "turn a recipe's text into token shards",
+    "tokenizer": "train a recipe's tokenizer, and show how it cuts a text",
+    "preview": "print rows as the model sees them: input, target, weights, who attends to whom",
+    "evaluate": "loss, perplexity and bits per byte of a run on its whole validation set",
+    "sample": "continue a prompt with a run's model",
+    "plot": "draw the loss curves of one or more runs",
+}
+
+
+def main() -> None:
+    """Runs a subcommand; ends with 0, 1 (a fault) or 2 (something for the user to change)."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        sys.exit(0)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f": did you mean `lmjax {near[0]}`?" if near else f"\n\n{_usage()}"
+        print(f"error: unknown command {name!r}{hint}", file=sys.stderr)
+        sys.exit(2)
+
+    def command() -> None:
+        importlib.import_module(f"lmjax.cli.{name}").run(rest)
+
+    run_command(command)
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return f"usage: lmjax COMMAND ...\n\n{rows}\n\n`lmjax COMMAND --help` shows a command's options."

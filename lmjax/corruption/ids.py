@@ -1,0 +1,59 @@
+"""Which token ids may be corrupted, which may be drawn as random replacements, and which are refused."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_special(tokens: jax.Array, *, vocab_size: int, special_ids: Sequence[int]) -> jax.Array:
+    """Whether each token is one of ``special_ids`` (bool, the shape of ``tokens``)."""
+    special_V = np.zeros(vocab_size, bool)
+    special_V[list(special_ids)] = True
+    return jnp.asarray(special_V)[tokens]
+
+
+def random_ids(
+    key: jax.Array, shape: tuple[int, ...], *, vocab_size: int, special_ids: Sequence[int]
+) -> jax.Array:
+    """Ids drawn uniformly from the vocabulary without ``special_ids`` (int32).
+
+    Raises:
+      ValueError: every id is special.
+    """
+    ordinary = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), np.asarray(special_ids, np.int32))
+    if ordinary.size == 0:
+        raise ValueError(
+            f"special_ids cover all {vocab_size} ids of vocab_size: nothing is left to draw from"
+        )
+    # 32 random bits modulo the count: no id is favoured by more than count / 2^32.
+    draws = jax.random.bits(key, shape, jnp.uint32) % jnp.uint32(ordinary.size)
+    return jnp.asarray(ordinary)[draws.astype(jnp.int32)]
+
+
+def check_ids(function: str, *, vocab_size: int, **named_ids: int | Sequence[int] | None) -> None:
+    """Refuses ids outside of the vocabulary, naming the argument.
+
+    Raises:
+      ValueError: an id is negative or not below ``vocab_size``.
+    """
+    for name, value in named_ids.items():
+        if value is None:
+            continue
+        for token_id in np.atleast_1d(np.asarray(value, np.int64)):
+            if not 0 <= token_id < vocab_size:
+                raise ValueError(
+                    f"{function}: {name} has id {token_id}: ids lie in 0 .. {vocab_size - 1} (vocab_size)"
+                )
+
+
+def check_rate(function: str, **rates: float | jax.Array | None) -> None:
+    """Refuses a rate outside of [0, 1]; a traced or device value cannot be looked at and passes.
+
+    Raises:
+      ValueError: the rate is below 0, above 1 or not a number.
+    """
+    for name, value in rates.items():
+        if isinstance(value, int | float | np.number) and not 0 <= value <= 1:
+            raise ValueError(f"{function}: {name}={value}: must be between 0 and 1")

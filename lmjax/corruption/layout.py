@@ -1,0 +1,128 @@
+"""Moving tokens within rows: which document each belongs to, exact random subsets, and compaction.
+
+Every function works along the last axis of [B, T] arrays only: counts by cumulative sums, moves by
+one scatter, so rows that lie on different devices never meet.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmjax import masks
+
+
+class Documents(NamedTuple):
+    """Where the document of each position lies; padding is a document that is not real."""
+
+    number_BT: jax.Array
+    start_BT: jax.Array
+    end_BT: jax.Array
+    real_BT: jax.Array
+    index_BT: jax.Array
+
+    @property
+    def length_BT(self) -> jax.Array:
+        """Tokens in the document of each position."""
+        return self.end_BT - self.start_BT
+
+    @property
+    def first_BT(self) -> jax.Array:
+        """Whether a position is the first of a real document."""
+        return self.real_BT & (self.index_BT == self.start_BT)
+
+    @property
+    def last_BT(self) -> jax.Array:
+        """Whether a position is the last of a real document."""
+        return self.real_BT & (self.index_BT == self.end_BT - 1)
+
+    def shared(self, values_BT: jax.Array) -> jax.Array:
+        """Gives every position the value at its document's first one (one draw a document)."""
+        return jnp.take_along_axis(values_BT, self.start_BT, axis=1)
+
+    def before(self, flags_BT: jax.Array) -> jax.Array:
+        """How many ``flags_BT`` lie in the same document at or before each position (int32)."""
+        count_BT = running_count(flags_BT)
+        return count_BT - self.shared(count_BT - flags_BT.astype(jnp.int32))
+
+
+def documents(segments_BT: jax.Array | None, shape: tuple[int, int]) -> Documents:
+    """The documents of rows; ``segments_BT=None`` is one document filling each row."""
+    index_BT = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32)[None, :], shape)
+    if segments_BT is None:
+        zeros_BT = jnp.zeros(shape, jnp.int32)
+        return Documents(zeros_BT, zeros_BT, zeros_BT + shape[1], jnp.ones(shape, bool), index_BT)
+    start_BT, end_BT = masks.document_bounds(segments_BT)
+    number_BT = running_count(index_BT == start_BT) - 1
+    return Documents(number_BT, start_BT, end_BT, segments_BT != 0, index_BT)
+
+
+def running_count(flags_BT: jax.Array) -> jax.Array:
+    """How many flags lie at or before each position of the row (int32)."""
+    return jnp.cumsum(flags_BT.astype(jnp.int32), axis=1)
+
+
+def choose(
+    key: jax.Array,
+    group_BT: jax.Array,
+    bounds_BT: tuple[jax.Array, jax.Array],
+    count_BT: jax.Array,
+    *,
+    num_groups: int,
+    with_first: bool = False,
+) -> jax.Array:
+    """A uniformly random subset of exactly ``count`` positions of every group.
+
+    Args:
+      key: PRNG key.
+      group_BT: int32 group of each position, ascending along the row, below ``num_groups``.
+      bounds_BT: first position, and one past the last, of the group of each position.
+      count_BT: how many positions of the group to choose; the same value throughout a group.
+      num_groups: static bound on the groups of a row.
+      with_first: the first position of every group is one of the chosen.
+
+    Returns:
+      bool [B, T].
+    """
+    start_BT, end_BT = bounds_BT
+    # One 32-bit key, group above and randomness below: sorting it is six times as fast as sorting two.
+    random_bits = 32 - (num_groups - 1).bit_length()
+    draw_BT = jax.random.bits(key, group_BT.shape, jnp.uint32) >> (32 - random_bits)
+    if with_first:
+        index_1T = jnp.arange(group_BT.shape[1], dtype=jnp.int32)[None, :]
+        draw_BT = jnp.where(index_1T == start_BT, 0, draw_BT)
+    rank_BT = draw_BT if num_groups == 1 else (group_BT.astype(jnp.uint32) << random_bits) | draw_BT
+    # Groups are contiguous and sorting keeps them in place, so a group's k-th smallest is at start + k - 1.
+    last_BT = jnp.clip(start_BT + count_BT - 1, 0, group_BT.shape[1] - 1)
+    threshold_BT = jnp.take_along_axis(jnp.sort(rank_BT, axis=1), last_BT, axis=1)
+    below_BT, tied_BT = rank_BT < threshold_BT, rank_BT == threshold_BT
+    # Two draws may tie at the threshold; the first of them go in until the count is exact.
+    below_in_group_BT = count_within(below_BT, start_BT, end_BT)
+    ties_so_far_BT = running_count(tied_BT) - _count_before(tied_BT, start_BT)
+    return (count_BT > 0) & (below_BT | (tied_BT & (below_in_group_BT + ties_so_far_BT <= count_BT)))
+
+
+def _count_before(flags_BT: jax.Array, start_BT: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(running_count(flags_BT) - flags_BT.astype(jnp.int32), start_BT, axis=1)
+
+
+def count_within(flags_BT: jax.Array, start_BT: jax.Array, end_BT: jax.Array) -> jax.Array:
+    """Flags in ``[start, end)`` of the row, for each position's own interval (int32; none may be empty)."""
+    through_BT = jnp.take_along_axis(running_count(flags_BT), end_BT - 1, axis=1)
+    return through_BT - _count_before(flags_BT, start_BT)
+
+
+def place(values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill) -> jax.Array:
+    """Rows of ``length`` with each kept value at its position; ``fill`` elsewhere.
+
+    Values whose position is ``length`` or more are dropped: a row is cut at its end.
+    """
+    target_BN = jnp.where(keep_BN, position_BN, length)
+    row_B1 = jnp.arange(values_BN.shape[0], dtype=jnp.int32)[:, None]
+    out_BT = jnp.full((values_BN.shape[0], length), fill, values_BN.dtype)
+    return out_BT.at[row_B1, target_BN].set(values_BN, mode="drop")
+
+
+def compact(values_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill) -> jax.Array:
+    """The kept values of each row moved to its front, in order; ``fill`` after them."""
+    return place(values_BN, running_count(keep_BN) - 1, keep_BN, length=length, fill=fill)

@@ -1,0 +1,33 @@
+"""Prefix language modelling: where each document's bidirectional prefix ends.
+
+T5's prefix LM (Raffel et al. 2020, section 3.2.1): a document is cut at a uniformly random point,
+the model reads the part before it in both directions and predicts the part after.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lmjax import masks
+
+
+def split_prefix(key: jax.Array, segments_BT: jax.Array) -> jax.Array:
+    """A uniformly random split of every document, independent of every other.
+
+    A document of n tokens gets a prefix of 1 .. n - 1 tokens, each equally likely; one of a single
+    token, like padding, gets an empty prefix.
+
+    Args:
+      key: PRNG key.
+      segments_BT: int32 document numbers, 0 for padding.
+
+    Returns:
+      int32 [B, T]: the index into the row of the first token after the prefix of each token's
+      document, as :func:`lmjax.masks.packed` takes it.
+    """
+    start_BT, end_BT = masks.document_bounds(segments_BT)
+    bits_BT = jax.random.bits(key, segments_BT.shape, jnp.uint32)
+    document_bits_BT = jnp.take_along_axis(bits_BT, start_BT, axis=1)
+    choices_BT = end_BT - start_BT - 1
+    offset_BT = document_bits_BT % jnp.maximum(choices_BT, 1).astype(jnp.uint32)
+    splittable_BT = (choices_BT > 0) & (segments_BT != 0)
+    return start_BT + jnp.where(splittable_BT, 1 + offset_BT.astype(jnp.int32), 0)

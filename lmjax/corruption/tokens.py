@@ -1,0 +1,118 @@
+"""Masked-token corruption: hide a share of the tokens and ask for them back.
+
+BERT (Devlin et al. 2019, section 3.1): of the chosen tokens 80% become the mask token, 10% a random
+token and 10% stay; RoBERTa (Liu et al. 2019, section 4.1) draws anew each time a row is seen, which
+is what happens here when the key changes with the step.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.corruption.ids import check_ids, check_rate, is_special, random_ids
+
+
+def mask_tokens(
+    key: jax.Array,
+    tokens: jax.Array,
+    *,
+    vocab_size: int,
+    mask_id: int,
+    special_ids: Sequence[int] = (),
+    rate: float | jax.Array = 0.15,
+    mask_fraction: float = 0.8,
+    random_fraction: float = 0.1,
+    segments: jax.Array | None = None,
+    ignore_index: int = -100,
+) -> tuple[jax.Array, jax.Array]:
+    """Chooses each ordinary token with probability ``rate``, independently, and hides it.
+
+    A chosen token becomes ``mask_id`` with probability ``mask_fraction``, an ordinary id drawn
+    uniformly with probability ``random_fraction``, and else stays as it is. Special tokens,
+    ``mask_id`` itself and padding are never chosen and never drawn.
+
+    Args:
+      key: PRNG key.
+      tokens: int32 ids of any shape, usually [B, T].
+      vocab_size: ids are below this.
+      mask_id: the mask token.
+      special_ids: ids that are left alone.
+      rate: probability of a token to be chosen; may be traced, so that it can follow a schedule.
+      mask_fraction: share of the chosen tokens that are masked.
+      random_fraction: share of the chosen tokens that are replaced.
+      segments: document of each token, 0 for padding, in the shape of ``tokens``; ``None``: no padding.
+      ignore_index: the label of tokens that were not chosen.
+
+    Returns:
+      ``(inputs, labels)``, int32 in the shape of ``tokens``: the corrupted tokens, and the
+      original ids where a token was chosen, ``ignore_index`` elsewhere.
+
+    Raises:
+      ValueError: a rate outside of [0, 1], fractions summing above 1, or an id outside of the vocabulary.
+    """
+    check_rate("mask_tokens", rate=rate)
+    check_ids("mask_tokens", vocab_size=vocab_size, mask_id=mask_id, special_ids=special_ids)
+    eligible = ~is_special(tokens, vocab_size=vocab_size, special_ids=(*special_ids, mask_id))
+    if segments is not None:
+        eligible &= segments != 0
+    choose_key, replace_key = jax.random.split(key)
+    # A chosen token's draw is uniform on [0, rate): its place there decides what the token becomes.
+    draw = jax.random.uniform(choose_key, tokens.shape)
+    chosen = eligible & (draw < rate)
+    inputs = hide(
+        replace_key,
+        tokens,
+        chosen,
+        draw / jnp.maximum(rate, jnp.finfo(draw.dtype).tiny),
+        vocab_size=vocab_size,
+        mask_id=mask_id,
+        special_ids=special_ids,
+        mask_fraction=mask_fraction,
+        random_fraction=random_fraction,
+    )
+    return inputs, jnp.where(chosen, tokens, ignore_index)
+
+
+def hide(
+    key: jax.Array,
+    tokens: jax.Array,
+    chosen: jax.Array,
+    fate: jax.Array,
+    *,
+    vocab_size: int,
+    mask_id: int,
+    special_ids: Sequence[int],
+    mask_fraction: float,
+    random_fraction: float,
+) -> jax.Array:
+    """Masks, replaces or keeps the chosen tokens, by ``fate``.
+
+    Args:
+      key: PRNG key of the random replacements.
+      tokens: int32 ids.
+      chosen: bool, which tokens to hide.
+      fate: float in [0, 1): below ``mask_fraction`` a chosen token is masked, below
+        ``mask_fraction + random_fraction`` replaced, above kept. Tokens that share a value share
+        their fate, which is how words and spans are hidden as one.
+      vocab_size: ids are below this.
+      mask_id: the mask token.
+      special_ids: ids never drawn as replacements.
+      mask_fraction: share of the chosen tokens that are masked.
+      random_fraction: share of the chosen tokens that are replaced.
+
+    Raises:
+      ValueError: the fractions are outside of [0, 1] or sum above 1.
+    """
+    check_rate("corruption", mask_fraction=mask_fraction, random_fraction=random_fraction)
+    if mask_fraction + random_fraction > 1 + 1e-6:
+        raise ValueError(
+            f"corruption: mask_fraction={mask_fraction} and random_fraction={random_fraction} "
+            f"sum to more than 1: lower one of them"
+        )
+    masked = jnp.where(chosen & (fate < mask_fraction), mask_id, tokens)
+    if random_fraction == 0:
+        return masked
+    drawn = random_ids(key, tokens.shape, vocab_size=vocab_size, special_ids=(*special_ids, mask_id))
+    replaced = chosen & (fate >= mask_fraction) & (fate < mask_fraction + random_fraction)
+    return jnp.where(replaced, drawn, masked)

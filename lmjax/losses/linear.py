@@ -1,0 +1,185 @@
+"""Head and cross entropy in one: the loss of hidden states, without ever holding all the logits.
+
+The logits of a chunk of tokens are made, turned into losses *and*, when differentiated, into the
+gradients of hidden states and head at once, and dropped. For a sum of weighted losses the
+gradient needs nothing from further up but a scalar, so the forward pass can do all of it:
+
+    d logits = weight ((1 + 2 z_loss lse) softmax(logits) - a onehot(target) - b)
+
+with the a, b of :mod:`lmjax.losses.token`. Two matrix products more than the loss alone, none
+recomputed (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", is the
+kernel form of this). Under ``jax.set_mesh`` with the axes of :mod:`lmjax.parallel.mesh`, tokens are
+split over the batch axes and the vocabulary over the tensor axis; the head is gathered once
+before the chunks and its gradient reduced once after them.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lmjax.losses.chunks import NOTHING, Loss, losses_and_gradients, losses_only
+from lmjax.losses.token import IGNORE_INDEX, Smoothing, smoothing_weights
+
+CHUNK_LOGITS = 2**24
+"""Logits in a chunk by default: 64 MiB of float32."""
+
+MIN_CHUNK_TOKENS = 512
+"""Tokens in a chunk by default, however large the vocabulary: each chunk reads and writes the head's
+whole gradient, so fewer would make the memory the bottleneck and not the products."""
+
+def linear_cross_entropy(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: ArrayLike,
+    weights: ArrayLike,
+    *,
+    bias: jax.Array | None = None,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    smoothing: Smoothing = "uniform",
+    z_loss: float = 0.0,
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """``sum(weights * cross_entropy(hidden @ head + bias, targets))`` in chunks of tokens.
+
+    The gradient is computed in the forward pass, so a ``jax.checkpoint`` around this function
+    would do the work twice. The gradient of ``weights`` is the unreduced losses.
+
+    Args:
+      hidden: [..., D]; its dtype is that of the matrix products, which accumulate in float32.
+      head: [D, V] (a tied embedding table is passed as ``table.T``); its gradient is summed in
+        float32 and has its dtype.
+      targets: integers [...]; where the weight is 0 any value will do.
+      weights: [...], what each position counts.
+      bias: [V], added to the logits.
+      softcap: logits become ``softcap tanh(logits / softcap)`` (Gemma 2, §2).
+      label_smoothing: as in :func:`lmjax.losses.cross_entropy`, likewise ``smoothing`` and ``z_loss``.
+      smoothing: where the smoothed probability goes.
+      z_loss: coefficient of the squared log-normaliser.
+      chunk_size: tokens (on one device) whose logits exist at a time; by default 64 MiB of logits and
+        at least 512 tokens. Large accelerators like more.
+
+    Returns:
+      A float32 scalar; NaN if a position that counts has a target outside [0, V).
+
+    Raises:
+      ValueError: shapes that do not match, or a bad option.
+    """
+    weights = jnp.asarray(weights, jnp.float32)
+    if weights.shape != hidden.shape[:-1]:
+        raise ValueError(
+            f"linear_cross_entropy: hidden {hidden.shape} needs weights of shape {hidden.shape[:-1]}, "
+            f"not {weights.shape}"
+        )
+    loss = _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size)
+    targets = jnp.asarray(targets, jnp.int32)
+    in_vocab = (targets >= 0) & (targets < head.shape[1])
+    targets_N = _flat_targets(targets, (weights == 0) & ~in_vocab, head.shape[1])
+    hidden_ND = jnp.reshape(hidden, (-1, hidden.shape[-1]))
+    return _weighted_sum(loss, hidden_ND, head, bias, targets_N, jnp.ravel(weights))
+
+
+def linear_token_losses(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: ArrayLike,
+    *,
+    bias: jax.Array | None = None,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    smoothing: Smoothing = "uniform",
+    z_loss: float = 0.0,
+    chunk_size: int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> jax.Array:
+    """``cross_entropy(hidden @ head + bias, targets)``, one value a position, in chunks of tokens.
+
+    For evaluation, and for losses that are not a weighted sum. Differentiating it computes the
+    logits a second time; where a weighted sum is all that is wanted, :func:`linear_cross_entropy`
+    does not. Arguments are the same, without weights.
+
+    Returns:
+      float32 [...], 0 where the target is ``ignore_index``, NaN where it is another id outside [0, V).
+
+    Raises:
+      ValueError: shapes that do not match, or a bad option.
+    """
+    loss = _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size)
+    targets = jnp.asarray(targets, jnp.int32)
+    targets_N = _flat_targets(targets, targets == ignore_index, head.shape[1])
+    hidden_ND = jnp.reshape(hidden, (-1, hidden.shape[-1]))
+    return jnp.reshape(_token_losses(loss, hidden_ND, head, bias, targets_N), targets.shape)
+
+
+def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size) -> Loss:
+    if jnp.shape(targets) != hidden.shape[:-1]:
+        raise ValueError(
+            f"linear loss: hidden {hidden.shape} needs targets of shape {hidden.shape[:-1]}, "
+            f"not {jnp.shape(targets)}"
+        )
+    if head.ndim != 2 or head.shape[0] != hidden.shape[-1]:
+        raise ValueError(
+            f"linear loss: hidden {hidden.shape} needs a head [{hidden.shape[-1]}, V], not {head.shape} "
+            "(pass table.T for a tied embedding table [V, D])"
+        )
+    if bias is not None and bias.shape != head.shape[1:]:
+        raise ValueError(f"linear loss: head {head.shape} needs a bias {head.shape[1:]}, not {bias.shape}")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"linear loss: softcap={softcap}: must be over 0, or None for no cap")
+    if chunk_size is None:
+        chunk_size = max(CHUNK_LOGITS // head.shape[1], MIN_CHUNK_TOKENS)
+    if chunk_size < 1:
+        raise ValueError(f"linear loss: chunk_size={chunk_size}: must be at least 1")
+    on_target, spread = smoothing_weights(label_smoothing, smoothing, head.shape[1])
+    return Loss(softcap=softcap, on_target=on_target, spread=spread, z_loss=z_loss, chunk_size=chunk_size)
+
+
+def _flat_targets(targets: jax.Array, ignored: jax.Array, vocab_size: int) -> jax.Array:
+    # Any other id that is out of range becomes V, whose loss is NaN.
+    wrong = (targets < 0) | (targets > vocab_size)
+    targets = jnp.where(wrong, vocab_size, targets)
+    return jnp.ravel(jnp.where(ignored, NOTHING, targets))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_sum(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
+    return _sum(weights_N, losses_only(loss, hidden_ND, head_DV, bias_V, targets_N))
+
+
+def _sum(weights_N, losses_N):
+    return jnp.sum(weights_N * losses_N)
+
+
+def _weighted_sum_fwd(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
+    losses_N, *gradients = losses_and_gradients(loss, hidden_ND, head_DV, bias_V, targets_N, weights_N)
+    return _sum(weights_N, losses_N), (losses_N, gradients)
+
+
+def _weighted_sum_bwd(loss: Loss, residuals, scale):
+    losses_N, gradients = residuals
+    scaled = [None if g is None else (g * scale).astype(g.dtype) for g in gradients]
+    return *scaled, None, losses_N * scale
+
+
+_weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_losses(loss: Loss, hidden_ND, head_DV, bias_V, targets_N):
+    return losses_only(loss, hidden_ND, head_DV, bias_V, targets_N)
+
+
+def _token_losses_fwd(loss: Loss, hidden_ND, head_DV, bias_V, targets_N):
+    inputs = (hidden_ND, head_DV, bias_V, targets_N)
+    return losses_only(loss, *inputs), inputs
+
+
+def _token_losses_bwd(loss: Loss, inputs, cotangent_N):
+    weights_N = jnp.where(inputs[3] == NOTHING, 0.0, cotangent_N)
+    _, *gradients = losses_and_gradients(loss, *inputs, weights_N)
+    return *gradients, None
+
+
+_token_losses.defvjp(_token_losses_fwd, _token_losses_bwd)

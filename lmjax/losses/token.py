@@ -1,0 +1,142 @@
+"""Losses of a token given its logits, one value a position, and what they are reported as.
+
+Every label smoothing is one formula. With a target distribution that puts ``a + b`` on the target
+and ``b`` on every other of the V tokens, ``a + b V = 1``,
+
+    loss = logsumexp(z) - a z[target] - b sum(z)   (+ z_loss logsumexp(z)²)
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+IGNORE_INDEX = -100
+"""The label that means "nothing is to be predicted here"."""
+
+Smoothing = Literal["uniform", "others"]
+
+
+def smoothing_weights(label_smoothing: float, smoothing: Smoothing, vocab_size: int) -> tuple[float, float]:
+    """The ``(a, b)`` of the module's formula.
+
+    Args:
+      label_smoothing: the probability taken from the target, in [0, 1).
+      smoothing: ``"uniform"`` spreads it over all V tokens (torch), ``"others"`` over the V - 1
+        tokens that are not the target (Szegedy et al. 2016 as T5X has it).
+      vocab_size: V.
+
+    Raises:
+      ValueError: a rate outside [0, 1) or an unknown convention.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing}: must be at least 0 and under 1")
+    if smoothing == "uniform":
+        spread = label_smoothing / vocab_size
+        return 1 - label_smoothing, spread
+    if smoothing == "others":
+        spread = label_smoothing / max(vocab_size - 1, 1)
+        return 1 - label_smoothing - spread, spread
+    raise ValueError(f"smoothing={smoothing!r}: use 'uniform' or 'others'")
+
+
+def cross_entropy(
+    logits: jax.Array,
+    targets: ArrayLike,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    smoothing: Smoothing = "uniform",
+    ignore_index: int = IGNORE_INDEX,
+) -> jax.Array:
+    """Cross entropy of each position, in nats, unreduced.
+
+    Args:
+      logits: [..., T, V], any float dtype; the arithmetic is float32.
+      targets: integers [..., T].
+      label_smoothing: probability moved from the target to other tokens, in [0, 1).
+      z_loss: coefficient of ``logsumexp(logits)²``, which keeps the normaliser near 1 (PaLM, §5).
+      smoothing: where the smoothed probability goes, see :func:`smoothing_weights`.
+      ignore_index: positions with this target give 0, and a gradient of 0.
+
+    Returns:
+      float32 [..., T]. A target that is neither ignored nor in [0, V) gives NaN: a wrong id must
+      not train in silence.
+
+    Raises:
+      ValueError: shapes that do not match, or a bad smoothing.
+    """
+    targets = jnp.asarray(targets, jnp.int32)
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} need targets of shape {logits.shape[:-1]}, "
+            f"not {targets.shape}"
+        )
+    vocab_size = logits.shape[-1]
+    on_target, spread = smoothing_weights(label_smoothing, smoothing, vocab_size)
+    logits = logits.astype(jnp.float32)
+    ignored = targets == ignore_index
+    index = jnp.clip(targets, 0, vocab_size - 1)
+    target_logit = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
+    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    loss = log_normaliser - on_target * target_logit
+    if spread:
+        loss -= spread * jnp.sum(logits, axis=-1)
+    if z_loss:
+        loss += z_loss * jnp.square(log_normaliser)
+    loss = jnp.where(index == targets, loss, jnp.nan)
+    return jnp.where(ignored, 0.0, loss)
+
+
+def mean_kept(losses: jax.Array, kept: jax.Array) -> jax.Array:
+    """Mean of ``losses`` over the positions that are ``kept`` (booleans); 0 when there are none."""
+    total = jnp.sum(jnp.where(kept, losses, 0.0))
+    return total / jnp.maximum(jnp.sum(kept.astype(jnp.float32)), 1.0)
+
+
+def masked_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
+    """Mean cross entropy over the labelled positions: ``labels[t]`` is what position ``t`` must say.
+
+    Args:
+      logits: [..., T, V].
+      labels: integers [..., T], ``ignore_index`` where nothing is scored.
+      ignore_index: the label that is not scored.
+
+    Returns:
+      A float32 scalar in nats; 0 when nothing is scored (BERT, Devlin et al. 2019, §3.1).
+    """
+    labels = jnp.asarray(labels, jnp.int32)
+    return mean_kept(cross_entropy(logits, labels, ignore_index=ignore_index), labels != ignore_index)
+
+
+def causal_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
+    """Mean next-token cross entropy: position ``t`` is scored on ``labels[t + 1]``.
+
+    Args:
+      logits: [..., T, V], what the model says at each token.
+      labels: integers [..., T], the tokens themselves (not shifted), ``ignore_index`` where a
+        token is not to be learned.
+      ignore_index: the label that is not scored.
+
+    Returns:
+      A float32 scalar in nats; 0 when nothing is scored.
+    """
+    labels = jnp.asarray(labels, jnp.int32)
+    return masked_lm_loss(logits[..., :-1, :], labels[..., 1:], ignore_index=ignore_index)
+
+
+def perplexity(mean_nats: ArrayLike) -> jax.Array:
+    """``exp`` of a mean negative log-likelihood given in nats a token."""
+    return jnp.exp(mean_nats)
+
+
+def bits_per_byte(sum_nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
+    """A total negative log-likelihood in nats as bits for each byte of the text (no tokenizer in the unit)."""
+    return jnp.asarray(sum_nats) / (math.log(2) * jnp.asarray(num_bytes))
+
+
+def bits_per_character(sum_nats: ArrayLike, num_characters: ArrayLike) -> jax.Array:
+    """A total negative log-likelihood in nats as bits for each character of the text."""
+    return jnp.asarray(sum_nats) / (math.log(2) * jnp.asarray(num_characters))

@@ -1,0 +1,153 @@
+"""The parts of a block that are not attention: projections, norms, feed-forward, embedding, dropout.
+
+Parameters carry two facts beside their values: ``axes``, the logical name of each dimension (laid
+out by :mod:`lmjax.parallel.mesh`), and ``kind`` (``matrix``, ``embedding``, ``norm``, ``bias``),
+which decides weight decay.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.models.config import GATED, ModelConfig
+from lmjax.parallel.mesh import constrain
+
+
+def parameter(value: jax.Array, axes: Sequence[str | None], kind: str) -> nnx.Param:
+    """A parameter with the names of its axes and its kind."""
+    assert value.ndim == len(axes), (value.shape, axes)
+    return nnx.Param(value, axes=tuple(axes), kind=kind)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes each value with probability ``rate`` and scales the rest by 1 / (1 - rate); no key, no dropout."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def split_key(key: jax.Array | None, num: int) -> Sequence[jax.Array | None]:
+    """``jax.random.split`` that hands on the absence of a key."""
+    return [None] * num if key is None else list(jax.random.split(key, num))
+
+
+class Projection(nnx.Module):
+    """A learned linear map ``x W (+ b)`` between named groups of axes."""
+
+    def __init__(
+        self,
+        in_axes: dict[str, int],
+        out_axes: dict[str, int],
+        *,
+        std: float | None,
+        scale: float = 1.0,
+        bias: bool,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        """Initialises ``W ~ N(0, std)``.
+
+        Args:
+          in_axes: name and size of each contracted axis (the last axes of the input).
+          out_axes: name and size of each new axis.
+          std: standard deviation; None takes 1/sqrt(fan-in).
+          scale: multiplies the standard deviation.
+          bias: whether to add a bias.
+          dtype: arithmetic of the product.
+          rngs: source of the initial values.
+        """
+        std = (1 / math.sqrt(math.prod(in_axes.values())) if std is None else std) * scale
+        shape = (*in_axes.values(), *out_axes.values())
+        axes = (*in_axes, *out_axes)
+        self.weight = parameter(std * jax.random.normal(rngs.params(), shape), axes, "matrix")
+        bias_shape = tuple(out_axes.values())
+        self.bias = nnx.data(parameter(jnp.zeros(bias_shape), tuple(out_axes), "bias") if bias else None)
+        self.num_in = len(in_axes)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Contracts the last ``len(in_axes)`` axes of ``x``."""
+        weight = self.weight[...].astype(self.dtype)
+        y = jnp.tensordot(x.astype(self.dtype), weight, axes=self.num_in)
+        if self.bias is not None:
+            bias = self.bias[...].astype(self.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+        return y
+
+
+class Norm(nnx.Module):
+    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
+
+    def __init__(self, width: int, *, kind: str, epsilon: float, bias: bool):
+        """Scale starts at one, bias (layer norm only) at zero."""
+        self.scale = parameter(jnp.ones((width,)), ("norm",), "norm")
+        use_bias = bias and kind == "layernorm"
+        self.bias = nnx.data(parameter(jnp.zeros((width,)), ("norm",), "bias") if use_bias else None)
+        self.centred = kind == "layernorm"
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The normalised ``x``, in its own dtype."""
+        wide = x.astype(jnp.float32)
+        if self.centred:
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        broadcast = (1,) * (x.ndim - 1) + (-1,)
+        y = wide * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...].reshape(broadcast)
+        if self.bias is not None:
+            y = y + self.bias[...].reshape(broadcast)
+        return y.astype(x.dtype)
+
+
+def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
+    """The norm a configuration asks for, over ``width`` (the model's when unset)."""
+    return Norm(width or config.width, kind=config.norm, epsilon=config.norm_epsilon, bias=config.bias)
+
+
+_ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swiglu": jax.nn.silu,
+    "geglu": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+class FeedForward(nnx.Module):
+    """``act(x W_up) W_down``, or gated ``(act(x W_gate) * x W_up) W_down`` (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds the projections."""
+        common = {"std": config.init_std, "bias": config.bias, "dtype": config.dtype, "rngs": rngs}
+        embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width}
+        self.up = Projection(embed, mlp, **common)
+        self.gate = nnx.data(Projection(embed, mlp, **common) if config.activation in GATED else None)
+        self.down = Projection(mlp, embed, scale=1 / math.sqrt(2 * config.num_layers), **common)
+        self.activation = config.activation
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, D] to [B, T, D]."""
+        activation = _ACTIVATIONS[self.activation]
+        up_BTF = self.up(x_BTD)
+        hidden_BTF = activation(up_BTF) if self.gate is None else activation(self.gate(x_BTD)) * up_BTF
+        return self.down(constrain(hidden_BTF, "batch", None, "mlp"))
+
+
+class Embedding(nnx.Module):
+    """Token table, shared with the head when embeddings are tied."""
+
+    def __init__(self, num: int, width: int, *, axes: tuple[str, str], std: float, rngs: nnx.Rngs):
+        """``table ~ N(0, std)``; ``axes`` names its two dimensions."""
+        self.table_VD = parameter(std * jax.random.normal(rngs.params(), (num, width)), axes, "embedding")
+
+    def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
+        """Rows of the table, cast to ``dtype``."""
+        # With the width split over the batch's own devices XLA would replicate the whole lookup.
+        table_VD = constrain(self.table_VD[...], "vocab", None)
+        # The default for an index out of range is NaN, which padding beyond the last position would spread.
+        return jnp.take(table_VD, ids, axis=0, mode="clip").astype(dtype)

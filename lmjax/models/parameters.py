@@ -1,0 +1,89 @@
+"""Between a module and its parameters as a plain nested dictionary of arrays.
+
+Everything that trains, saves or shards parameters sees the dictionary; the module is put around
+it again inside ``jit``, where that costs nothing.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from lmjax.parallel.mesh import named_sharding
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModuleSpec:
+    """A module without its values.
+
+    Attributes:
+      construct: PRNG key to module.
+      graphdef: the module's static part.
+      shapes: the parameters as ``ShapeDtypeStruct``.
+      axes: beside each parameter, the logical names of its dimensions.
+      kinds: beside each parameter, ``matrix``, ``embedding``, ``norm`` or ``bias``.
+    """
+
+    construct: Callable[[jax.Array], nnx.Module]
+    graphdef: Any
+    treedef: Any
+    shapes: Params
+    axes: Params
+    kinds: Params
+
+    def bind(self, params: Params) -> Any:
+        """The module holding ``params``."""
+        return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, jax.tree.leaves(params)))
+
+    def init(self, key: jax.Array) -> Params:
+        """Initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
+        return _pure(nnx.state(self.construct(key)))
+
+    def shardings(self, mesh: Mesh) -> Params:
+        """Where each parameter lives, by the rules of :mod:`lmjax.parallel.mesh`."""
+        return jax.tree.map(
+            lambda shape, axes: named_sharding(axes, shape.shape, mesh),
+            self.shapes,
+            self.axes,
+        )
+
+
+def module_spec(construct: Callable[[jax.Array], nnx.Module]) -> ModuleSpec:
+    """Describes what ``construct`` builds, without building it.
+
+    A parameter with one dimension more than it names is a stack of layers: that dimension becomes
+    ``"layers"``.
+    """
+    abstract = nnx.eval_shape(lambda: construct(jax.random.key(0)))
+    graphdef, state = nnx.split(abstract)
+    treedef = jax.tree.structure(state)
+    shapes = _pure(state)
+    variables = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    leaves, structure = jax.tree.flatten(shapes)
+    axes = [
+        ("layers",) * (leaf.ndim - len(variable.axes)) + variable.axes
+        for leaf, variable in zip(leaves, variables, strict=True)
+    ]
+    return ModuleSpec(
+        construct=construct,
+        graphdef=graphdef,
+        treedef=treedef,
+        shapes=shapes,
+        axes=jax.tree.unflatten(structure, axes),
+        kinds=jax.tree.unflatten(structure, [variable.kind for variable in variables]),
+    )
+
+
+def _pure(state: nnx.State) -> Params:
+    def with_text_keys(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        # List positions become text, zero-padded so that their order survives sorting.
+        return {f"{k:03d}" if isinstance(k, int) else k: with_text_keys(v) for k, v in tree.items()}
+
+    return with_text_keys(nnx.to_pure_dict(state))

@@ -1,0 +1,139 @@
+"""The protocol every pretraining objective follows, and its common case, predicting tokens.
+
+An objective is a frozen dataclass of hyperparameters with two pure methods: ``corrupt`` makes a
+:class:`~lmjax.types.Batch` of token rows, ``terms`` turns the model and a batch into named sums of
+weighted losses. The training step scales each weight tensor to sum to one over the global batch
+before it calls ``terms``, so a term is then a mean, whatever the microbatches or devices.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.losses import linear_cross_entropy
+from lmjax.models.config import ModelConfig
+from lmjax.models.transformer import Transformer
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What to predict, from what. Subclasses define ``corrupt`` and ``terms``."""
+
+    couples_examples: ClassVar[bool] = False
+    """Whether a term depends on several rows at once; such objectives cannot be microbatched."""
+
+    def row_length(self, sequence_length: int) -> int:
+        """Tokens a row must hold for the model to see ``sequence_length`` of them."""
+        return sequence_length
+
+    def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
+        """Refuses, before anything is compiled, what this objective cannot do.
+
+        Raises:
+          ValueError: naming the recipe's field and the remedy.
+        """
+        if model.positions == "learned" and sequence_length > model.max_length:
+            raise ValueError(
+                f"train.sequence_length={sequence_length} is longer than the model's learned positions: "
+                f"set model.max_length to at least {sequence_length}, or model.positions to 'rope'"
+            )
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The module to train."""
+        return Transformer(model, rngs=rngs)
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """Makes model input, targets and raw weights of token rows; pure and jittable.
+
+        Args:
+          key: PRNG key, a function of the run's seed and the step.
+          rows: [B, row_length(T)] tokens.
+          vocabulary: special ids, static.
+        """
+        raise TypeError(f"{type(self).__name__} does not define corrupt")
+
+    def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """For each name in ``batch.weights``, the scalar sum of weight times loss."""
+        raise TypeError(f"{type(self).__name__} does not define terms")
+
+    def coefficients(self) -> dict[str, float]:
+        """Factor of each term in the total loss; 1 for those not named."""
+        return {}
+
+    def for_evaluation(self) -> "Objective":
+        """This objective without what only regularises training (smoothing, auxiliary losses)."""
+        return self
+
+    @property
+    def attention(self) -> Literal["causal", "bidirectional", "prefix"]:
+        """How the trained model reads a text it continues: what sampling does with the prompt."""
+        return "causal"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenObjective(Objective):
+    """An objective whose one term, ``loss``, is cross entropy of tokens at the scored positions."""
+
+    label_smoothing: float = 0.0
+    """Probability mass taken from the right token and spread over the vocabulary."""
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser, which keeps logits from drifting (PaLM, section 5)."""
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"objective.label_smoothing={self.label_smoothing}: must be at least 0 and below 1")
+        if self.z_loss < 0:
+            raise ValueError(f"objective.z_loss={self.z_loss}: must not be negative")
+
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """Runs the stack, gathers the scored positions, applies head and loss together."""
+        hidden_BPD = gather_scored(model(batch.inputs, key=key), batch.scored_BP)
+        head = model.head()
+        loss = linear_cross_entropy(
+            hidden_BPD,
+            head.weight_DV,
+            batch.targets_BP,
+            batch.weights["loss"],
+            bias=head.bias_V,
+            softcap=head.softcap,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+        )
+        return {"loss": loss}
+
+    def for_evaluation(self) -> "TokenObjective":
+        """Plain cross entropy, so that perplexity and bits per byte are what they say."""
+        return dataclasses.replace(self, label_smoothing=0.0, z_loss=0.0)
+
+
+def gather_scored(hidden_BTD: jax.Array, scored_BP: jax.Array | None) -> jax.Array:
+    """Hidden states of the scored positions, [B, P, D]; all of them when ``scored_BP`` is None."""
+    if scored_BP is None:
+        return hidden_BTD
+    return jnp.take_along_axis(hidden_BTD, scored_BP[:, :, None], axis=1)
+
+
+def token_weights(rows: Rows) -> jax.Array:
+    """Loss weight of each token as a target: the data's own, or 1, and 0 on padding (float32 [B, T])."""
+    weights_BT = jnp.ones(rows.tokens_BT.shape, jnp.float32) if rows.weights_BT is None else rows.weights_BT
+    return weights_BT if rows.segments_BT is None else weights_BT * (rows.segments_BT > 0)
+
+
+def next_token_targets(rows: Rows) -> tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]:
+    """Rows of T + 1 tokens as T inputs and the T tokens that follow them.
+
+    Returns:
+      inputs_BT, segments_BT (or None), targets_BT, weights_BT; the weight is 0 where the next token
+      belongs to another document.
+    """
+    weights_BT = token_weights(rows)[:, 1:]
+    segments_BT = rows.segments_BT
+    if segments_BT is not None:
+        weights_BT = weights_BT * (segments_BT[:, 1:] == segments_BT[:, :-1])
+        segments_BT = segments_BT[:, :-1]
+    return rows.tokens_BT[:, :-1], segments_BT, rows.tokens_BT[:, 1:], weights_BT

@@ -1,0 +1,203 @@
+"""Start-up of a run of several processes: find the peers, join them, check that nobody is missing.
+
+One program runs in every process; ``jax.distributed`` makes their devices one machine. Where the
+peers are comes from the configuration, or from what launched us: ``launch/local.py`` and
+``launch/tpu_pod.sh`` (the ``LMJAX_*`` variables below), Slurm, Open MPI, a TPU pod or a JobSet.
+"""
+
+import collections
+import dataclasses
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from typing import NoReturn
+
+import jax
+
+COORDINATOR_VARIABLE = "LMJAX_COORDINATOR"
+NUM_PROCESSES_VARIABLE = "LMJAX_NUM_PROCESSES"
+PROCESS_ID_VARIABLE = "LMJAX_PROCESS_ID"
+
+
+class DistributedError(RuntimeError):
+    """The processes of a run did not find each other."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """Where the other processes of a run are; all of it is found by itself under a known launcher."""
+
+    coordinator: str | None = None
+    """host:port of process 0; found by itself under Slurm, Open MPI, TPU pods and launch/."""
+    num_processes: int | None = None
+    """Number of processes of the run."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+    expected_processes: int | None = None
+    """Refuse to start with another number of processes."""
+    expected_devices: int | None = None
+    """Refuse to start with another number of devices, over all processes."""
+    initialization_timeout: int = 300
+    """Seconds to wait for every process to come up."""
+
+    def __post_init__(self):
+        for name in ("num_processes", "expected_processes", "expected_devices", "initialization_timeout"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"distributed.{name}={value}: must be at least 1")
+        if self.coordinator is not None and not re.fullmatch(r".+:\d+", self.coordinator):
+            raise ValueError(f"distributed.coordinator={self.coordinator!r}: write it as host:port")
+        if self.process_id is not None and not 0 <= self.process_id < (self.num_processes or sys.maxsize):
+            raise ValueError(
+                f"distributed.process_id={self.process_id}: must be from 0 to distributed.num_processes - 1"
+            )
+
+
+def find_peers(config: DistributedConfig, environment: Mapping[str, str]) -> DistributedConfig:
+    """The configuration with what ``launch/`` put into the environment filled in; given fields win.
+
+    Raises:
+      ValueError: a variable is not a number, or the fields it fills do not go together.
+    """
+
+    def number(variable: str) -> int | None:
+        text = environment.get(variable)
+        if text is not None and not text.isdigit():
+            raise ValueError(f"environment variable {variable}={text!r}: must be a whole number")
+        return None if text is None else int(text)
+
+    return dataclasses.replace(
+        config,
+        coordinator=config.coordinator or environment.get(COORDINATOR_VARIABLE),
+        num_processes=config.num_processes or number(NUM_PROCESSES_VARIABLE),
+        process_id=config.process_id if config.process_id is not None else number(PROCESS_ID_VARIABLE),
+    )
+
+
+def is_launched(config: DistributedConfig, environment: Mapping[str, str]) -> bool:
+    """Whether this is one of several processes: by configuration, or by the marks of a known launcher."""
+    counts = (
+        config.num_processes or 1,
+        config.expected_processes or 1,
+        int(environment.get("SLURM_NTASKS", "1")) if "SLURM_STEP_NODELIST" in environment else 1,
+        int(environment.get("OMPI_COMM_WORLD_SIZE", "1")),
+        len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")),
+        int(environment.get("MEGASCALE_NUM_SLICES", "1")),
+    )
+    return config.coordinator is not None or max(counts) > 1
+
+
+def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
+    """GPUs of this process where jax's own guess is wrong, else ``None``.
+
+    Under Slurm jax takes one GPU a task; with a single task on each node it would leave the
+    node's other GPUs idle.
+    """
+    one_task_a_node = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return list(range(len(visible))) if one_task_a_node and len(visible) > 1 else None
+
+
+def start(config: DistributedConfig | None = None) -> None:
+    """Joins the other processes and says what came up; call before the first use of jax.
+
+    A single process joins nothing. From here on an exception that nobody caught ends its process
+    at once, so that the peers fail within a second instead of waiting for it to leave in order.
+
+    Raises:
+      ValueError: processes or devices are not as many as expected.
+      DistributedError: the peers cannot be found or joined. (When they do not come up in time,
+        every process that did says so and exits with 1.)
+    """
+    config = find_peers(config or DistributedConfig(), os.environ)
+    if is_launched(config, os.environ) and not jax.distributed.is_initialized():
+        _join(config)
+        sys.excepthook = _print_and_leave
+    _check("processes", jax.process_count(), config.expected_processes)
+    _check("devices", jax.device_count(), config.expected_devices)
+    print(describe_processes(), flush=True)
+
+
+def _join(config: DistributedConfig) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    host, _, port = (config.coordinator or "").rpartition(":")
+    # The coordinator has no password: a run on one machine should not listen to the network.
+    bind_address = f"{host}:{port}" if host in ("localhost", "127.0.0.1") else None
+    # When its own time is up, jax aborts the process with a C++ stack and no word on what to do.
+    alarm = threading.Timer(config.initialization_timeout, _give_up_waiting, (config,))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        jax.distributed.initialize(
+            coordinator_address=config.coordinator,
+            num_processes=config.num_processes,
+            process_id=config.process_id,
+            local_device_ids=local_device_ids(os.environ),
+            initialization_timeout=config.initialization_timeout + 60,
+            coordinator_bind_address=bind_address,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise DistributedError(_startup_message(config, reason)) from error
+    finally:
+        alarm.cancel()
+
+
+def _give_up_waiting(config: DistributedConfig) -> None:
+    limit = f"distributed.initialization_timeout={config.initialization_timeout}"
+    message = _startup_message(config, f"not all processes came up within {limit} seconds")
+    print(f"error: {message}; the one that is absent says nothing", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _startup_message(config: DistributedConfig, reason: str) -> str:
+    process = "?" if config.process_id is None else config.process_id
+    return (
+        f"distributed start-up of process {process} of {config.num_processes or '?'} failed: {reason}. "
+        f"See that every process was launched and has the same distributed.num_processes and "
+        f"distributed.coordinator ({config.coordinator or 'detected'})"
+    )
+
+
+def _check(what: str, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        remedy = "every process was launched" if what == "processes" else "every process sees its devices"
+        raise ValueError(
+            f"distributed.expected_{what}={expected}, but there are {found} {what}: {describe_processes()}. "
+            f"See that {remedy}, or change distributed.expected_{what}"
+        )
+
+
+def describe_processes() -> str:
+    """One line: this process, its devices, all devices and their kinds."""
+    kinds = collections.Counter(device.device_kind for device in jax.devices())
+    kinds_text = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+    return (
+        f"process {jax.process_index()} of {jax.process_count()}: "
+        f"{jax.local_device_count()} local of {jax.device_count()} devices ({kinds_text})"
+    )
+
+
+def is_primary() -> bool:
+    """Whether this process prints, writes metrics and draws the progress bar."""
+    return jax.process_index() == 0
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process: in order, or at once when a failing process would keep its peers waiting.
+
+    Leaving in order means to wait (70 s, measured) for peers that are themselves waiting for us.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code != 0 and jax.distributed.is_initialized():
+        os._exit(code)
+    sys.exit(code)
+
+
+def _print_and_leave(kind, error, trace) -> None:
+    traceback.print_exception(kind, error, trace)
+    leave(1)

@@ -1,0 +1,113 @@
+"""From a configuration to a tokenizer, trained or loaded."""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+
+from lmjax.tokenizers.base import Tokenizer, load_tokenizer
+from lmjax.tokenizers.byte import ByteTokenizer
+from lmjax.tokenizers.config import TokenizerConfig
+from lmjax.tokenizers.corpus import sample_corpus
+from lmjax.tokenizers.folder import METADATA
+
+
+def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """Trains the tokenizer ``config`` describes, or loads the one at its ``path``.
+
+    Training reads ``texts()`` once, keeps a bounded sample of it, is silent, and gives the same
+    tokenizer for the same texts and configuration.
+
+    Args:
+      config: what to build.
+      texts: called for the corpus, when there is something to train.
+
+    Raises:
+      ValueError: the corpus is empty or too small for ``vocab_size``; or ``path`` holds no
+        tokenizer, or another than ``config`` says.
+    """
+    if config.path is not None:
+        return _load(config)
+    names = config.all_special_tokens
+    if config.kind in (None, "bytes"):
+        return ByteTokenizer({name: 256 + index for index, name in enumerate(names)})
+    assert config.vocab_size is not None
+    sample = sample_corpus(texts(), max_bytes=config.max_train_bytes, seed=config.seed)
+    num_text_ids = config.vocab_size - len(names)
+    # Imported here so that a tokenizer costs only its own library.
+    if config.kind == "bpe":
+        from lmjax.tokenizers.bpe import BytePairTokenizer
+
+        return BytePairTokenizer.train(sample, num_text_ids=num_text_ids, special_names=names)
+    from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
+
+    algorithm = "bpe" if config.kind == "sentencepiece_bpe" else "unigram"
+    return SentencePieceTokenizer.train(
+        sample, algorithm=algorithm, num_text_ids=num_text_ids, special_names=names
+    )
+
+
+def train_and_save(
+    config: TokenizerConfig, texts: Callable[[], Iterable[str]], folder: str | os.PathLike
+) -> Tokenizer:
+    """:func:`build_tokenizer`, saved to ``folder``.
+
+    Raises:
+      ValueError: as :func:`build_tokenizer`, or ``folder`` holds another tokenizer.
+    """
+    tokenizer = build_tokenizer(config, texts)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _load(config: TokenizerConfig) -> Tokenizer:
+    path = pathlib.Path(config.path)  # type: ignore[arg-type]
+    if not path.exists():
+        raise ValueError(f"tokenizer.path={config.path}: there is no such file or folder")
+    names = config.all_special_tokens
+    tokenizer: Tokenizer
+    if path.is_dir() and ((path / METADATA).exists() or not (path / "tokenizer.json").exists()):
+        tokenizer = load_tokenizer(path)
+    elif path.suffix == ".model":
+        from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
+
+        tokenizer = _naming(path, SentencePieceTokenizer.from_model, names)
+    elif path.is_dir() or path.suffix == ".json":
+        from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
+
+        file = path / "tokenizer.json" if path.is_dir() else path
+        tokenizer = _naming(file, HuggingFaceTokenizer.from_definition, names)
+    else:
+        raise ValueError(
+            f"tokenizer.path={config.path}: it is neither a tokenizer's folder, nor a SentencePiece .model, "
+            f"nor a Hugging Face tokenizer.json"
+        )
+    _check_agrees(config, tokenizer)
+    return tokenizer
+
+
+def _naming(path: pathlib.Path, read: Callable[..., Tokenizer], names: tuple[str, ...]) -> Tokenizer:
+    try:
+        return read(path.read_bytes(), special_names=names)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_agrees(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
+    if config.kind not in (None, tokenizer.kind):
+        raise ValueError(
+            f"tokenizer.kind={config.kind!r}, but tokenizer.path={config.path} holds {tokenizer.kind!r}: "
+            f"set kind to None or to that"
+        )
+    size = tokenizer.vocabulary.size
+    if config.vocab_size not in (None, size):
+        raise ValueError(
+            f"tokenizer.vocab_size={config.vocab_size}, but tokenizer.path={config.path} has {size} ids: "
+            f"set vocab_size to None or to that"
+        )
+    sentinels = tokenizer.vocabulary.sentinel_ids
+    missing = [name for name in config.named if name not in tokenizer.special_tokens]
+    if missing or config.num_sentinels > len(sentinels):
+        raise ValueError(
+            f"tokenizer.path={config.path} has {len(sentinels)} sentinels and lacks {missing}: "
+            f"a saved tokenizer is not extended; train one with these special tokens"
+        )

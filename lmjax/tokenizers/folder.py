@@ -1,0 +1,85 @@
+"""The folder a tokenizer is saved to: its files, and one JSON file that names its kind and checks them."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+
+METADATA = "lmjax_tokenizer.json"
+_FORMAT = 1
+_TYPES = {"format": int, "kind": str, "special_tokens": dict, "files": dict, "fingerprint": str}
+
+
+def write_folder(folder: pathlib.Path, metadata: Mapping[str, object], files: Mapping[str, bytes]) -> None:
+    """Writes ``files`` and then, at once, the metadata (``kind``, ``special_tokens``, ``fingerprint``).
+
+    Raises:
+      ValueError: the folder holds another tokenizer.
+    """
+    if (folder / METADATA).exists():
+        held = _read_metadata(folder)["fingerprint"]
+        if held != metadata["fingerprint"]:
+            raise ValueError(
+                f"{folder} holds another tokenizer ({held[:12]}): choose another folder, or delete it"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    text = json.dumps({"format": _FORMAT, **metadata, "files": digests}, indent=1, ensure_ascii=False)
+    part = folder / (METADATA + ".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(folder / METADATA)
+
+
+def read_folder(folder: pathlib.Path) -> tuple[dict, dict[str, bytes]]:
+    """The metadata, and the content of each file it lists.
+
+    Raises:
+      ValueError: no tokenizer there, or a file that is missing or changed.
+    """
+    metadata = _read_metadata(folder)
+    return metadata, {
+        name: _read_checked(folder / name, digest) for name, digest in metadata["files"].items()
+    }
+
+
+def _read_metadata(folder: pathlib.Path) -> dict:
+    path = folder / METADATA
+    again = "restore it, or train the tokenizer again"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{path} does not exist: train a tokenizer there, or correct the path") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): {again}") from None
+    if not _well_formed(metadata):
+        raise ValueError(f"{path} is not a tokenizer's metadata: {again}")
+    if metadata["format"] != _FORMAT:
+        raise ValueError(f"{path}: format {metadata['format']}, not {_FORMAT}: use the lmjax that wrote it")
+    return metadata
+
+
+def _well_formed(metadata: object) -> bool:
+    """Whether every field has its type; a file's name may not lead out of the folder."""
+    if not isinstance(metadata, dict):
+        return False
+    return (
+        all(isinstance(metadata.get(name), kind) for name, kind in _TYPES.items())
+        and all(
+            isinstance(token_id, int) and token_id >= 0 for token_id in metadata["special_tokens"].values()
+        )
+        and all(name == pathlib.Path(name).name for name in metadata["files"])
+    )
+
+
+def _read_checked(path: pathlib.Path, digest: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: restore it, or train the tokenizer again") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(
+            f"{path} is damaged (sha256 not as recorded): restore it, or train the tokenizer again"
+        )
+    return content

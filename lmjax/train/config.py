@@ -1,0 +1,97 @@
+"""A run's whole configuration: one dataclass made of the parts' own.
+
+A recipe is a Python function that returns a :class:`RunConfig`; the command line overrides any
+field of it by its path (``--optimizer.learning-rate 3e-4``).
+"""
+
+import dataclasses
+import pathlib
+
+from lmjax.data.config import DataConfig
+from lmjax.models.config import ModelConfig
+from lmjax.objectives import CausalLM, Objective
+from lmjax.parallel.distributed import DistributedConfig
+from lmjax.parallel.mesh import MeshConfig
+from lmjax.tokenizers import TokenizerConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.schedule import ScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how much at a time, and what is reported when."""
+
+    steps: int = 1000
+    """Optimizer updates in all."""
+    batch_size: int = 16
+    """Rows in a step, over all devices and microbatches."""
+    sequence_length: int = 256
+    """Tokens of a row that the model sees."""
+    microbatches: int = 1
+    """Parts of a batch processed one after the other, their gradients summed (less memory, same result)."""
+    seed: int = 0
+    """Decides initial weights, data order, corruption and dropout."""
+    log_every: int = 10
+    """Steps between lines of metrics."""
+    eval_every: int = 250
+    """Steps between validations; 0 validates only at the end."""
+    eval_batches: int = 20
+    """Batches of the fixed validation set; 0 takes all of it."""
+    profile: tuple[int, int] | None = None
+    """First and last step to record a jax profile of."""
+    watchdog_minutes: float = 0.0
+    """Ends a process that has finished no step for so long, with all threads' stacks; 0 never does."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+    wandb: bool = False
+    """Log to Weights & Biases (needs the extra `wandb`)."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
+        for name in ("eval_every", "eval_batches", "watchdog_minutes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name}={getattr(self, name)}: must not be negative")
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
+            )
+        if self.profile is not None and not 0 <= self.profile[0] <= self.profile[1]:
+            raise ValueError(f"train.profile={self.profile}: give the first and the last step, in that order")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that defines a run."""
+
+    name: str
+    """Name of the run."""
+    folder: str | None = None
+    """Where the run is kept; `runs/NAME` when unset."""
+    objective: Objective = CausalLM()
+    """What is predicted from what."""
+    model: ModelConfig = ModelConfig()
+    """The architecture."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """How text becomes ids."""
+    data: DataConfig = DataConfig()
+    """Where the text comes from."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How parameters are updated."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate's course."""
+    train: TrainConfig = TrainConfig()
+    """Length, batch and reporting."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices are used."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What is saved when."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes."""
+
+    @property
+    def run_folder(self) -> pathlib.Path:
+        """The run's folder."""
+        return pathlib.Path(self.folder) if self.folder is not None else pathlib.Path("runs") / self.name

@@ -1,0 +1,168 @@
+"""What ends a run before its last step: a signal, a step that never returns, a loss that is not finite."""
+
+import contextlib
+import faulthandler
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import FrameType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
+    """The loss, or another watched number, became NaN or infinite."""
+
+
+def check_finite(metrics: Mapping[str, float], *, step: int, last_checkpoint: str | int | None) -> None:
+    """Refuses to go on from numbers that are not finite.
+
+    Args:
+      metrics: the numbers of one step by name, as they are logged.
+      step: the step they belong to.
+      last_checkpoint: step or folder of the last checkpoint saved, ``None`` when there is none.
+
+    Raises:
+      NonFiniteLoss: naming the step, the metrics and the checkpoint to go back to.
+    """
+    broken = {name: float(value) for name, value in metrics.items() if not math.isfinite(float(value))}
+    if broken:
+        values = ", ".join(f"{name}={value}" for name, value in broken.items())
+        saved = "none yet" if last_checkpoint is None else last_checkpoint
+        raise NonFiniteLoss(
+            f"step {step}: {values} is not finite; last good checkpoint: {saved}. A lower learning rate, "
+            f"a longer warm-up, gradient clipping or a z-loss usually cures this"
+        )
+
+
+class GracefulExit:
+    """Turns the first SIGTERM or Ctrl-C into a flag that the loop reads between steps.
+
+    A second Ctrl-C ends the process at once, even when it is stuck inside a collective. Several
+    processes vote, so that all of them stop after the same step: the vote cast at one step is
+    read at the next one, when it has long arrived, and so costs no wait.
+
+    Enter it after ``jax.distributed`` has started (which takes SIGTERM for itself), in the main
+    thread; elsewhere signals are left as they are. The previous handlers come back on exit.
+    """
+
+    def __init__(self, *, vote_every: int = 4):
+        """Processes compare flags every ``vote_every`` steps; a stop takes at most twice that many."""
+        if vote_every < 1:
+            raise ValueError(f"vote_every={vote_every}: must be at least 1")
+        self._vote_every = vote_every
+        self._previous: dict[int, object] = {}
+        self._ballot: jax.Array | None = None
+        self._agreed = False
+        self.signal_name: str | None = None
+
+    def __enter__(self) -> "GracefulExit":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        if jax.process_count() > 1:
+            self._prepare_vote()
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            # A handler that was not set from Python is None and cannot be put back by it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
+        self._previous.clear()
+
+    def should_stop(self, step: int) -> bool:
+        """Whether to save and stop after ``step``; every process must ask, with the same steps."""
+        if jax.process_count() == 1:
+            return self.signal_name is not None
+        if not self._agreed and step % self._vote_every == 0:
+            self._agreed = self._ballot is not None and bool(jax.device_get(self._ballot))
+            self._ballot = self._cast(self.signal_name is not None)
+        return self._agreed
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        text = f"\n{name}: saving after this step, then stopping"
+        self.signal_name = self.signal_name or name
+        if number == signal.SIGINT:
+            # The system's own action, because a Python handler never runs while the main thread
+            # waits inside a collective. It cannot bring back a cursor that a progress bar hides.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            text += " (Ctrl-C again to abort at once)" + (SHOW_CURSOR if sys.stderr.isatty() else "")
+        with contextlib.suppress(OSError):
+            # print() may be interrupted in the middle of itself, and is not re-entrant.
+            os.write(2, f"{text}\n".encode())
+
+    def _prepare_vote(self) -> None:
+        # Device order may interleave processes; a process must own one contiguous piece.
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        mesh = Mesh(np.asarray(devices), ("all",), axis_types=(AxisType.Auto,))
+        self._by_device = NamedSharding(mesh, PartitionSpec("all"))
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def _cast(self, stop: bool) -> jax.Array:
+        local = np.full(jax.local_device_count(), stop)
+        return self._any(jax.make_array_from_process_local_data(self._by_device, local))
+
+
+class Watchdog:
+    """Ends a process in which no step has finished for ``timeout_minutes`` (0 switches it off).
+
+    A peer that is stuck, or gone without a word, leaves the others waiting in a collective for
+    ever. The watchdog writes the stack of every thread to stderr and exits with 1, so that the
+    launcher sees a failure and can start again from the last checkpoint.
+    """
+
+    def __init__(self, timeout_minutes: float):
+        if timeout_minutes < 0:
+            raise ValueError(f"watchdog timeout_minutes={timeout_minutes}: must be 0 (off) or more")
+        self._timeout_seconds = 60.0 * timeout_minutes
+        self._last_touch = time.monotonic()
+        self._step: int | None = None
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Watchdog":
+        self._last_touch = time.monotonic()
+        if self._timeout_seconds > 0:
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def touch(self, step: int | None = None) -> None:
+        """Says that the run is alive; called after each step, validation batch and save."""
+        self._last_touch = time.monotonic()
+        self._step = self._step if step is None else step
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._seconds_left()):
+            if self._seconds_left() <= 0:
+                self._bark()
+
+    def _seconds_left(self) -> float:
+        return self._last_touch + self._timeout_seconds - time.monotonic()
+
+    def _bark(self) -> None:
+        minutes = f"{self._timeout_seconds / 60:g}"
+        last = "no step has finished" if self._step is None else f"step {self._step} was the last to finish"
+        print(
+            f"error: process {jax.process_index()}: no sign of life for {minutes} minutes; {last}. A peer "
+            f"is stuck or gone, or train.watchdog_minutes={minutes} is too short for a step or a compile. Threads:",
+            file=sys.stderr,
+            flush=True,
+        )
+        faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
+        os._exit(1)

@@ -1,0 +1,243 @@
+"""Numbers of a run: ``metrics.jsonl``, TensorBoard, Weights & Biases; tokens per second; MFU.
+
+``metrics.jsonl`` holds one flat JSON object a line and one line a step::
+
+    {"step": 100, "train/loss": 3.21, "learning_rate": 0.0006, "grad_norm": 0.8, "tokens_per_second": 51234.0}
+"""
+
+import collections
+import contextlib
+import json
+import math
+import os
+import pathlib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorboardX
+
+from lmjax.parallel import distributed
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+    """The lines of a ``metrics.jsonl`` (or of the one in a run folder), in order.
+
+    A number that was not finite is written as ``null`` and read as NaN. A last line that a killed
+    run left half written is ignored.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line other than the last is not a flat object with a ``step``.
+    """
+    path = pathlib.Path(path)
+    lines = _lines(path / METRICS_FILE if path.is_dir() else path)
+    return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+        elif number < len(texts):
+            raise ValueError(f"{path}: line {number} is not an object with a step: {text[:60]!r}; delete it")
+    return lines
+
+
+def _dumps(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False, ensure_ascii=False)
+
+
+class MetricWriters:
+    """Writes the numbers of each step everywhere they are wanted; in the primary process only.
+
+    Args:
+      folder: the run folder.
+      first_step: the first step this process will write. Lines from there on, which a run that was
+        killed after its last checkpoint has left, are dropped (atomically).
+      tensorboard: also write TensorBoard event files, into ``folder/tensorboard``.
+      wandb: also log to Weights & Biases, to the same run after a resume.
+
+    Raises:
+      ValueError: ``wandb`` is asked for and not installed.
+      OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, *, first_step: int = 0, tensorboard: bool = True, wandb: bool = False
+    ):
+        folder = pathlib.Path(folder)
+        self._file: JsonLines | None = None
+        self._tensorboard: tensorboardX.SummaryWriter | None = None
+        self._wandb: Any = None
+        if not distributed.is_primary():
+            return
+        # Before anything is written, so that a missing package leaves no trace.
+        self._wandb = _start_wandb(folder) if wandb else None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = JsonLines(folder / METRICS_FILE, first_step=first_step)
+        if tensorboard:
+            self._tensorboard = tensorboardX.SummaryWriter(
+                str(folder / "tensorboard"), purge_step=first_step or None, flush_secs=10
+            )
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Adds the numbers of a step; a second call for the same step adds to its line.
+
+        Args:
+          step: not below that of the previous call.
+          metrics: numbers by name: Python, numpy or jax scalars.
+        """
+        numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
+        if self._file is not None:
+            self._file.write(step, numbers)
+        if self._tensorboard is not None:
+            for name, number in numbers.items():
+                self._tensorboard.add_scalar(name, number, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        if self._file is not None:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> "MetricWriters":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class JsonLines:
+    """A file of one line a step, without its old lines from ``first_step`` on.
+
+    After a kill at any moment it is whole, but perhaps for its last line.
+    """
+
+    def __init__(self, path: pathlib.Path, *, first_step: int):
+        kept = [line for line in _lines(path) if line["step"] < first_step] if path.exists() else []
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(_dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+        self._line: dict[str, Any] = {}
+        self._descriptor = os.open(path, os.O_WRONLY)
+        self._start = self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Appends a line, or adds to the last one when that is of the same step."""
+        assert step >= self._line.get("step", step), (step, self._line)
+        same = self._line.get("step") == step
+        finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        self._line = {**(self._line if same else {}), "step": step, **finite}
+        self._start = self._start if same else self._end
+        # The new text covers the old line in one system call: a kill never loses what was there.
+        text = _dumps(self._line).encode()
+        text = text.ljust(self._end - self._start - 1) + b"\n"
+        self._end = self._start + len(text)
+        while text:
+            text = text[os.pwrite(self._descriptor, text, self._end - len(text)) :]
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._descriptor)
+
+
+def _start_wandb(folder: pathlib.Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError('train.wandb=True needs the wandb package: pip install "lmjax[wandb]"') from error
+    folder.mkdir(parents=True, exist_ok=True)
+    id_file = folder / "wandb_run_id"
+    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
+    id_file.write_text(run_id)
+    return wandb.init(project="lmjax", name=folder.name, dir=str(folder), id=run_id, resume="allow")
+
+
+class Throughput:
+    """Tokens per second over the last ``window`` steps, without the first step, which compiles.
+
+    Args:
+      window: steps to average over.
+      clock: seconds; replaced in tests.
+    """
+
+    def __init__(self, *, window: int = 50, clock: Callable[[], float] = time.perf_counter):
+        if window < 1:
+            raise ValueError(f"window={window}: must be at least 1")
+        self._clock = clock
+        self._paused = 0.0
+        self._tokens = 0
+        self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=window + 1)
+
+    def step(self, num_tokens: int) -> float | None:
+        """Counts a step that has just finished; tokens a second so far, ``None`` at the first."""
+        self._tokens += num_tokens
+        self._marks.append((self._clock() - self._paused, self._tokens))
+        (first_time, first_tokens), (last_time, last_tokens) = self._marks[0], self._marks[-1]
+        return (last_tokens - first_tokens) / (last_time - first_time) if last_time > first_time else None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of a validation or a save out of the count."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._paused += self._clock() - begin
+
+
+PEAK_BF16_FLOPS: dict[str, float] = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "GB200": 2500e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "TPU7x": 1155e12,
+}
+"""Dense bfloat16 peak of one jax device, by the first entry that is part of its ``device_kind``.
+
+From the vendors' data sheets. A device is a chip, but for TPU 7x, whose chips are two devices.
+"""
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """FLOPs a second of a device in bfloat16; ``None`` where it is not known (a CPU)."""
+    return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part.lower() in device_kind.lower()), None)
+
+
+def mfu(flops_per_token: float, tokens_per_second: float, devices: Sequence[Any]) -> float | None:
+    """Model FLOPs utilisation (PaLM, appendix B): FLOPs the model needs over those the devices could do.
+
+    Args:
+      flops_per_token: of the forward and backward pass, without recomputation.
+      tokens_per_second: of all devices together.
+      devices: the jax devices of the run.
+
+    Returns:
+      A fraction of 1, or ``None`` when the peak of a device is not known.
+    """
+    peaks = [peak_flops(device.device_kind) for device in devices]
+    known = [peak for peak in peaks if peak is not None]
+    return flops_per_token * tokens_per_second / sum(known) if known and len(known) == len(peaks) else None

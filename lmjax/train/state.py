@@ -1,0 +1,28 @@
+"""Everything a run must keep to go on: step, parameters, optimizer state, averages, key."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from lmjax.models.parameters import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """The training state; what varies from step to step and nothing else.
+
+    Attributes:
+      step: int32 scalar, updates done.
+      params: float32 parameters.
+      opt_state: the optimizer's.
+      ema: exponential moving average of the parameters, or None when it is off.
+      key: PRNG key of the run, constant; a step folds its number into it.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    ema: Params | None
+    key: jax.Array
