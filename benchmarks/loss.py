@@ -50,9 +50,9 @@ def plain(hidden, head, targets, weights):
 def gathered(fused, num_scored, hidden, head, targets, weights):
     """The masked positions first, at a static number a row, as the MLM objective does."""
     _, index = jax.lax.top_k(weights, num_scored)
-    take = lambda x: jnp.take_along_axis(x, index, axis=1)
     hidden = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
-    return fused(hidden, head, take(targets), take(weights))
+    targets, weights = (jnp.take_along_axis(x, index, axis=1) for x in (targets, weights))
+    return fused(hidden, head, targets, weights)
 
 
 def make_inputs(config: Config):
@@ -107,8 +107,8 @@ def main(config: Config) -> None:
     console = Console()
     device = jax.devices()[0]
     console.print(
-        f"value_and_grad by hidden states and head, {config.tokens} tokens x {config.vocab} vocabulary, width "
-        f"{config.width}, {config.dtype}; median of {config.rounds} rounds; jax {jax.__version__} on "
+        f"value_and_grad by hidden states and head, {config.tokens} tokens x {config.vocab} vocabulary, "
+        f"width {config.width}, {config.dtype}; median of {config.rounds} rounds; jax {jax.__version__} on "
         f"{device.device_kind} ({os.cpu_count()} cores, {platform.machine()})"
     )
 

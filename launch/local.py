@@ -10,6 +10,7 @@ and the exit code is that of the one that failed first. Needs nothing but Python
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -80,10 +81,8 @@ def signal_all(processes: list[subprocess.Popen], number: int) -> None:
     """Sends a signal to each process that still runs, and to what it started."""
     for process in processes:
         if process.poll() is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-            except ProcessLookupError:
-                pass
 
 
 def wait(processes: list[subprocess.Popen], grace: float) -> int:
@@ -94,7 +93,11 @@ def wait(processes: list[subprocess.Popen], grace: float) -> int:
         codes = [process.poll() for process in processes]
         if failed is None and any(codes):
             failed = next(i for i, code in enumerate(codes) if code)
-            print(f"process {failed} failed with {codes[failed]}: ending the others", file=sys.stderr, flush=True)
+            print(
+                f"process {failed} failed with {codes[failed]}: ending the others",
+                file=sys.stderr,
+                flush=True,
+            )
             signal_all(processes, signal.SIGTERM)
             deadline = time.monotonic() + grace
         if time.monotonic() > deadline:

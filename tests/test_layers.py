@@ -60,7 +60,7 @@ def test_a_violation_is_caught():
     assert violations("def f():\n    from lmjax.cli import main", "train") == {"cli"}
     assert violations("from ..train import step", "data") == {"train"}
     assert violations("from .. import decode", "train") == {"decode"}
-    hidden = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lmjax.models.config import ModelConfig"
+    hidden = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lmjax.models.config import X"
     assert violations(hidden, "kernels") == {"models"}
-    below = "import lmjax\nfrom lmjax.kernels import x\nfrom . import y\nfrom .z import w\nfrom lmjax.types import Rows"
-    assert not violations(below, "models")
+    for below in ("import lmjax", "from lmjax.kernels import x", "from . import y", "from .z import w"):
+        assert not violations(below, "models")

@@ -10,11 +10,13 @@ import numpy as np
 
 from lmjax.train.metrics import read_metrics
 
+Lines = Sequence[dict[str, float]]
+
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def column(lines: Sequence[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def column(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one number, float64 [n] both, without the steps that lack it."""
     pairs = [(line["step"], line[name]) for line in lines if name in line]
     steps_values = np.asarray(pairs, np.float64).reshape(-1, 2)
@@ -67,8 +69,9 @@ def plot_loss(
     except ImportError as error:
         raise ValueError('plots need matplotlib: pip install "lmjax[plot]"') from error
     runs = {pathlib.Path(folder): read_metrics(folder) for folder in run_folders}
-    if not any(name in line for lines in runs.values() for line in lines for name in ("train/loss", "valid/loss")):
-        raise ValueError(f"nothing to plot: no loss in {', '.join(str(folder) for folder in runs) or 'no run'}")
+    every_line = [line for lines in runs.values() for line in lines]
+    if not any("train/loss" in line or "valid/loss" in line for line in every_line):
+        raise ValueError(f"nothing to plot: no loss in {', '.join(map(str, runs)) or 'no run'}")
 
     figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -78,8 +81,9 @@ def plot_loss(
         name = folder.resolve().name if len(runs) > 1 else ""
         _draw_losses(loss_axes, lines, colour=colour, name=name, span=span)
         rate_axes.plot(*column(lines, "learning_rate"), color=colour, linewidth=1.5)
-    _frame(loss_axes, [line for lines in runs.values() for line in lines])
-    loss_axes.set_title(", ".join(folder.resolve().name for folder in runs) if len(runs) == 1 else "")
+    _frame(loss_axes, every_line)
+    if len(runs) == 1:
+        loss_axes.set_title(next(iter(runs)).resolve().name)
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_xlabel("step")
     rate_axes.set_ylim(bottom=0)
@@ -91,7 +95,7 @@ def plot_loss(
     return output
 
 
-def _draw_losses(axes: Any, lines: Sequence[dict[str, float]], *, colour: str, name: str, span: float | None) -> None:
+def _draw_losses(axes: Any, lines: Lines, *, colour: str, name: str, span: float | None) -> None:
     steps, losses = column(lines, "train/loss")
     prefix = f"{name}: " if name else ""
     if len(steps):
@@ -115,7 +119,7 @@ def _draw_losses(axes: Any, lines: Sequence[dict[str, float]], *, colour: str, n
         )
 
 
-def _frame(axes: Any, lines: Sequence[dict[str, float]]) -> None:
+def _frame(axes: Any, lines: Lines) -> None:
     """Leaves the first steep fall, and outliers, to run off the top where they would flatten the rest."""
     losses = np.concatenate([column(lines, "train/loss")[1], column(lines, "valid/loss")[1]])
     losses = losses[np.isfinite(losses)]

@@ -22,17 +22,17 @@ class Documents(NamedTuple):
     index_BT: jax.Array
 
     @property
-    def length_BT(self) -> jax.Array:
+    def length(self) -> jax.Array:
         """Tokens in the document of each position."""
         return self.end_BT - self.start_BT
 
     @property
-    def first_BT(self) -> jax.Array:
+    def first(self) -> jax.Array:
         """Whether a position is the first of a real document."""
         return self.real_BT & (self.index_BT == self.start_BT)
 
     @property
-    def last_BT(self) -> jax.Array:
+    def last(self) -> jax.Array:
         """Whether a position is the last of a real document."""
         return self.real_BT & (self.index_BT == self.end_BT - 1)
 
@@ -46,7 +46,7 @@ class Documents(NamedTuple):
         return count_BT - self.shared(count_BT - flags_BT.astype(jnp.int32))
 
 
-def documents(segments_BT: jax.Array | None, shape: tuple[int, int]) -> Documents:
+def documents(segments_BT: jax.Array | None, shape: tuple[int, ...]) -> Documents:
     """The documents of rows; ``segments_BT=None`` is one document filling each row."""
     index_BT = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32)[None, :], shape)
     if segments_BT is None:
@@ -112,7 +112,9 @@ def count_within(flags_BT: jax.Array, start_BT: jax.Array, end_BT: jax.Array) ->
     return through_BT - _count_before(flags_BT, start_BT)
 
 
-def place(values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill) -> jax.Array:
+def place(
+    values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill
+) -> jax.Array:
     """Rows of ``length`` with each kept value at its position; ``fill`` elsewhere.
 
     Values whose position is ``length`` or more are dropped: a row is cut at its end.
@@ -123,6 +125,6 @@ def place(values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, l
     return out_BT.at[row_B1, target_BN].set(values_BN, mode="drop")
 
 
-def compact(values_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill) -> jax.Array:
+def compact(values_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill: int) -> jax.Array:
     """The kept values of each row moved to its front, in order; ``fill`` after them."""
     return place(values_BN, running_count(keep_BN) - 1, keep_BN, length=length, fill=fill)

@@ -12,18 +12,18 @@ class DataConfig:
     """Where text comes from, how it is split and stored as tokens, and how rows are cut from the tokens."""
 
     path: str = STDLIB
-    """"stdlib" (the Python standard library's own sources), a file, a folder or a glob: text, or JSON lines when the
-    name ends in .jsonl or .ndjson; .gz and .zst are read as they are."""
+    """A file, a folder or a glob, or "stdlib", the Python standard library's own sources. Names that end in
+    .jsonl or .ndjson are JSON lines, others text; .gz and .zst are decompressed."""
     document_glob: str = "**/*"
     """Which files of a folder are read."""
     document_separator: str | None = None
-    """Text that divides a text file into documents (such as "<|endoftext|>"); without it a file is one document."""
+    """Text that divides a text file into documents (such as "<|endoftext|>"); a file is one without it."""
     text_field: str = "text"
     """JSON lines: the field that holds the text (with prompt_field: the response)."""
     prompt_field: str | None = None
     """JSON lines: a field whose text comes before the text and has loss weight 0."""
     weight_field: str | None = None
-    """JSON lines: the loss weight of the text: a number, or, when text_field is a list of strings, a list as long."""
+    """JSON lines: the field with the loss weight of the text: a number, or one for each text of a list."""
     decode_errors: Literal["replace", "strict"] = "replace"
     """Bytes that are not UTF-8: put U+FFFD in their place and count them, or refuse the file."""
     add_bos: bool = False
@@ -33,7 +33,7 @@ class DataConfig:
     valid_fraction: float = 0.05
     """The share of the data kept for validation."""
     split: Literal["document", "tail"] = "document"
-    """Validate on whole documents, chosen by a hash of their text, or on the last characters of each text file."""
+    """Validate on whole documents, chosen by a hash of their text, or on the last characters of each file."""
     shard_bytes: int = 1 << 26
     """Bytes of input for each pair of shards: the unit of parallel work and of resuming."""
     prepared: str | None = None
@@ -43,8 +43,8 @@ class DataConfig:
     mixture_weights: tuple[float, ...] = ()
     """The share of rows from each folder of mixture, in any unit."""
     packing: Literal["windows", "segments", "best_fit"] = "windows"
-    """Rows are windows over the whole stream, the same windows with each document attending to itself only, or
-    whole documents packed together."""
+    """Rows are windows over the whole stream, the same windows with each document kept to itself, or whole
+    documents packed together."""
 
     def __post_init__(self):
         if not self.path:
@@ -67,8 +67,8 @@ class DataConfig:
     def _check_mixture(self):
         if len(self.mixture) != len(self.mixture_weights):
             raise ValueError(
-                f"data.mixture_weights has {len(self.mixture_weights)} values and data.mixture {len(self.mixture)} "
-                f"folders: give one weight for each folder"
+                f"data.mixture_weights has {len(self.mixture_weights)} values and data.mixture "
+                f"{len(self.mixture)} folders: give one weight for each folder"
             )
         for weight in self.mixture_weights:
             if not (math.isfinite(weight) and weight > 0):

@@ -71,7 +71,7 @@ def read_documents(
 def _blocks(raw: IO[bytes], path: str, compression: str, advance: Callable[[int], None]) -> Iterator[bytes]:
     """The decompressed content in blocks; a truncated or damaged file is an error, never a short read."""
     position = raw.tell()
-    stream = gzip.open(raw) if compression == ".gz" else raw
+    stream = gzip.GzipFile(fileobj=raw) if compression == ".gz" else raw
     try:
         if compression == ".zst":
             read = functools.partial(next, _zstandard_blocks(raw, path), b"")
@@ -132,8 +132,8 @@ def _decode(content: bytes, config: DataConfig, where: str) -> tuple[str, int]:
     except UnicodeDecodeError as error:
         if config.decode_errors == "strict":
             raise ValueError(
-                f"{where}: byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8: convert the "
-                f"file, or set data.decode_errors=replace"
+                f"{where}: byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8: convert "
+                f"the file, or set data.decode_errors=replace"
             ) from None
     text = content.decode(errors="replace")
     replaced = text.count(REPLACEMENT) - content.count(REPLACEMENT.encode())
@@ -175,7 +175,9 @@ def _json_document(config: DataConfig, line: bytes, name: str) -> Document:
     try:
         record = json.loads(decoded)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error.msg} at column {error.colno}): correct or remove it") from None
+        raise ValueError(
+            f"not valid JSON ({error.msg} at column {error.colno}): correct or remove it"
+        ) from None
     except RecursionError:
         raise ValueError("JSON nested too deeply: correct or remove it") from None
     if not isinstance(record, dict):
@@ -202,7 +204,9 @@ def _field(record: dict, field: str, option: str) -> object:
 def _text_of(record: dict, field: str, option: str) -> str:
     value = _field(record, field, option)
     if not isinstance(value, str):
-        raise ValueError(f"field {field!r} is {_short(value)}, not text: correct the record, or set data.{option}")
+        raise ValueError(
+            f"field {field!r} is {_short(value)}, not text: correct the record, or set data.{option}"
+        )
     return value
 
 
@@ -213,7 +217,11 @@ def _weighted_parts(config: DataConfig, record: dict) -> list[tuple[str, float]]
     if not isinstance(weights, list):
         return [(_text_of(record, config.text_field, "text_field"), _weight(weights, config.weight_field))]
     texts = _field(record, config.text_field, "text_field")
-    if not isinstance(texts, list) or len(texts) != len(weights) or not all(isinstance(t, str) for t in texts):
+    if (
+        not isinstance(texts, list)
+        or len(texts) != len(weights)
+        or not all(isinstance(t, str) for t in texts)
+    ):
         raise ValueError(
             f"field {config.text_field!r} must be a list of {len(weights)} texts, one for each weight in "
             f"{config.weight_field!r}; it is {_short(texts)}: correct the record"
@@ -224,7 +232,9 @@ def _weighted_parts(config: DataConfig, record: dict) -> list[tuple[str, float]]
 def _weight(value: object, field: str) -> float:
     valid = isinstance(value, int | float) and not isinstance(value, bool)
     if not valid or not (math.isfinite(value) and 0 <= value <= MAX_WEIGHT):  # type: ignore[arg-type,operator]
-        raise ValueError(f"field {field!r} is {_short(value)}: a loss weight is a number from 0 to {MAX_WEIGHT:.0f}")
+        raise ValueError(
+            f"field {field!r} is {_short(value)}: a loss weight is a number from 0 to {MAX_WEIGHT:.0f}"
+        )
     return float(value)  # type: ignore[arg-type]
 
 
@@ -267,7 +277,9 @@ def split_document(config: DataConfig, document: Document) -> dict[str, Document
         shares = {"train": text[:cut], "valid": text[cut:]}
         bad = document.undecodable_bytes
         return {
-            split: Document(name=document.name, parts=((share, 1.0),), undecodable_bytes=bad if split == "train" else 0)
+            split: Document(
+                name=document.name, parts=((share, 1.0),), undecodable_bytes=bad if split == "train" else 0
+            )
             for split, share in shares.items()
             if share
         }

@@ -21,7 +21,8 @@ JSON_LINES = (".jsonl", ".ndjson")
 # Tests hold files broken on purpose; character tables and help topics are not code; the last are not
 # the same on two machines with the same Python.
 STDLIB_SKIPPED_FOLDERS = {
-    "site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__", "encodings", "pydoc_data"
+    "site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__",
+    "encodings", "pydoc_data",
 }  # fmt: skip
 STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize")
 
@@ -78,14 +79,18 @@ def find_files(config: DataConfig) -> list[SourceFile]:
             + ': name a file, a folder or a glob, or "stdlib"'
         )
     if not any(file.size for file in files):
-        raise ValueError(f"data.path={config.path!r}: the corpus is empty: all {len(files)} files have no content")
+        raise ValueError(
+            f"data.path={config.path!r}: the corpus is empty: all {len(files)} files have no content"
+        )
     return files
 
 
 def _candidates(config: DataConfig) -> tuple[str, list[str]]:
     if config.path == STDLIB:
         root = pathlib.Path(sysconfig.get_path("stdlib"))
-        return str(root), [str(path) for path in root.rglob("*.py") if _is_stdlib_source(path.relative_to(root))]
+        return str(root), [
+            str(path) for path in root.rglob("*.py") if _is_stdlib_source(path.relative_to(root))
+        ]
     path = os.path.expanduser(config.path)
     if os.path.isdir(path):
         found = pathlib.Path(path).glob(config.document_glob)
@@ -93,12 +98,16 @@ def _candidates(config: DataConfig) -> tuple[str, list[str]]:
     if os.path.isfile(path):
         return os.path.dirname(path) or ".", [path]
     matches = glob.glob(path, recursive=True)
-    root_of_all = os.path.commonpath([os.path.dirname(os.path.abspath(m)) for m in matches]) if matches else "."
+    root_of_all = (
+        os.path.commonpath([os.path.dirname(os.path.abspath(m)) for m in matches]) if matches else "."
+    )
     return root_of_all, matches
 
 
 def _is_stdlib_source(name: pathlib.PurePath) -> bool:
-    return not STDLIB_SKIPPED_FOLDERS & set(name.parts[:-1]) and not name.name.startswith(STDLIB_SKIPPED_PREFIXES)
+    return not STDLIB_SKIPPED_FOLDERS & set(name.parts[:-1]) and not name.name.startswith(
+        STDLIB_SKIPPED_PREFIXES
+    )
 
 
 def plan_units(files: Sequence[SourceFile], shard_bytes: int) -> list[list[Piece]]:

@@ -83,7 +83,12 @@ def attend(
 
     refusals = {
         "cudnn": cudnn_cannot(
-            query_BTNH, key_BSKH, mask, softcap=softcap, position_bias=position_bias, dropout_rate=dropout_rate
+            query_BTNH,
+            key_BSKH,
+            mask,
+            softcap=softcap,
+            position_bias=position_bias,
+            dropout_rate=dropout_rate,
         ),
         "xla": xla_cannot(softcap=softcap, dropout_rate=dropout_rate),
     }
@@ -94,18 +99,27 @@ def attend(
 
     if backend == "cudnn":
         return cudnn_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale)
-    where_arguments = {"scale": scale, "position_bias": position_bias, "query_index_BT": query_index_BT}
     if backend == "xla":
-        return xla_attention(query_BTNH, key_BSKH, value_BSKH, mask, **where_arguments)
+        return xla_attention(
+            query_BTNH,
+            key_BSKH,
+            value_BSKH,
+            mask,
+            scale=scale,
+            position_bias=position_bias,
+            query_index_BT=query_index_BT,
+        )
     return chunked_attention(
         query_BTNH,
         key_BSKH,
         value_BSKH,
         mask,
+        scale=scale,
         softcap=softcap,
+        position_bias=position_bias,
+        query_index_BT=query_index_BT,
         dropout_rate=dropout_rate,
         key=key,
-        **where_arguments,
     )
 
 
@@ -115,13 +129,15 @@ def _choose(refusals: dict[str, str | None], num_logits: int) -> Backend:
     return "xla" if refusals["xla"] is None and num_logits <= DENSE_LIMIT else "chunked"
 
 
-def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:
+def _check_shapes(
+    query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask
+) -> None:
     batch, num_queries, num_heads, width = query_BTNH.shape
     _, _, num_kv_heads, _ = key_BSKH.shape
     if key_BSKH.shape != value_BSKH.shape or key_BSKH.shape[0] != batch or key_BSKH.shape[-1] != width:
         raise ValueError(
-            f"attend: query {query_BTNH.shape}, key {key_BSKH.shape}, value {value_BSKH.shape}: key and value "
-            "must have one shape, and share batch and head width with the query"
+            f"attend: query {query_BTNH.shape}, key {key_BSKH.shape}, value {value_BSKH.shape}: key and "
+            "value must have one shape, and share batch and head width with the query"
         )
     if num_heads % num_kv_heads:
         raise ValueError(
@@ -130,5 +146,5 @@ def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Ar
     for name, bound_BT in (("start_BT", mask.start_BT), ("end_BT", mask.end_BT)):
         if bound_BT.shape not in ((batch, num_queries), (1, num_queries)):
             raise ValueError(
-                f"attend: mask.{name} is {bound_BT.shape}: must be [{batch}, {num_queries}], or 1 for the batch"
+                f"attend: mask.{name} is {bound_BT.shape}: must be [{batch} or 1, {num_queries}]"
             )

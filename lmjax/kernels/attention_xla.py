@@ -1,4 +1,4 @@
-"""Attention through ``jax.nn.dot_product_attention``: XLA's on any platform, cuDNN's flash kernel on NVIDIA."""
+"""Attention through ``jax.nn.dot_product_attention``: by XLA on any platform, by cuDNN on NVIDIA GPUs."""
 
 import re
 
@@ -93,7 +93,7 @@ def cudnn_cannot(
 def cudnn_attention(
     query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask, *, scale: float
 ) -> jax.Array:
-    """cuDNN's fused kernel, O(T) memory; for requests of which :func:`cudnn_cannot` has nothing to say."""
+    """CuDNN's fused kernel, O(T) memory; for requests of which :func:`cudnn_cannot` has nothing to say."""
     arguments = _static_mask(mask, query_BTNH.shape[1], key_BSKH.shape[1])
     assert arguments is not None
     return jax.nn.dot_product_attention(

@@ -148,7 +148,10 @@ def _scan_chunks(body: Callable, carry, chunk_size: int, *arrays_and_padding):
 
     chunks = tuple(cut(*pair) for pair in arrays_and_padding)
     carry, outputs = jax.lax.scan(lambda carry, xs: body(carry, *xs), carry, chunks)
-    uncut = lambda x: jnp.reshape(x, (num_chunks * chunk_size, *x.shape[2:]))[:num_tokens]
+
+    def uncut(output):
+        return jnp.reshape(output, (num_chunks * chunk_size, *output.shape[2:]))[:num_tokens]
+
     return carry, jax.tree.map(uncut, outputs)
 
 

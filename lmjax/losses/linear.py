@@ -29,6 +29,7 @@ MIN_CHUNK_TOKENS = 512
 """Tokens in a chunk by default, however large the vocabulary: each chunk reads and writes the head's
 whole gradient, so fewer would make the memory the bottleneck and not the products."""
 
+
 def linear_cross_entropy(
     hidden: jax.Array,
     head: jax.Array,
@@ -145,16 +146,12 @@ def _flat_targets(targets: jax.Array, ignored: jax.Array, vocab_size: int) -> ja
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _weighted_sum(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
-    return _sum(weights_N, losses_only(loss, hidden_ND, head_DV, bias_V, targets_N))
-
-
-def _sum(weights_N, losses_N):
-    return jnp.sum(weights_N * losses_N)
+    return jnp.sum(weights_N * losses_only(loss, hidden_ND, head_DV, bias_V, targets_N))
 
 
 def _weighted_sum_fwd(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
     losses_N, *gradients = losses_and_gradients(loss, hidden_ND, head_DV, bias_V, targets_N, weights_N)
-    return _sum(weights_N, losses_N), (losses_N, gradients)
+    return jnp.sum(weights_N * losses_N), (losses_N, gradients)
 
 
 def _weighted_sum_bwd(loss: Loss, residuals, scale):
@@ -172,13 +169,14 @@ def _token_losses(loss: Loss, hidden_ND, head_DV, bias_V, targets_N):
 
 
 def _token_losses_fwd(loss: Loss, hidden_ND, head_DV, bias_V, targets_N):
-    inputs = (hidden_ND, head_DV, bias_V, targets_N)
-    return losses_only(loss, *inputs), inputs
+    losses_N = losses_only(loss, hidden_ND, head_DV, bias_V, targets_N)
+    return losses_N, (hidden_ND, head_DV, bias_V, targets_N)
 
 
 def _token_losses_bwd(loss: Loss, inputs, cotangent_N):
-    weights_N = jnp.where(inputs[3] == NOTHING, 0.0, cotangent_N)
-    _, *gradients = losses_and_gradients(loss, *inputs, weights_N)
+    hidden_ND, head_DV, bias_V, targets_N = inputs
+    weights_N = jnp.where(targets_N == NOTHING, 0.0, cotangent_N)
+    _, *gradients = losses_and_gradients(loss, hidden_ND, head_DV, bias_V, targets_N, weights_N)
     return *gradients, None
 
 

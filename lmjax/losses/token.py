@@ -133,10 +133,10 @@ def perplexity(mean_nats: ArrayLike) -> jax.Array:
 
 
 def bits_per_byte(sum_nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
-    """A total negative log-likelihood in nats as bits for each byte of the text (no tokenizer in the unit)."""
+    """A total negative log-likelihood in nats as bits a byte of text, whatever the tokenizer."""
     return jnp.asarray(sum_nats) / (math.log(2) * jnp.asarray(num_bytes))
 
 
 def bits_per_character(sum_nats: ArrayLike, num_characters: ArrayLike) -> jax.Array:
-    """A total negative log-likelihood in nats as bits for each character of the text."""
+    """A total negative log-likelihood in nats as bits a character of text."""
     return jnp.asarray(sum_nats) / (math.log(2) * jnp.asarray(num_characters))

@@ -126,12 +126,13 @@ class Tokenizer(abc.ABC):
             )
         if skip_special:
             return self._text_bytes([number for number in numbers if number not in self._name_of])
-        return b"".join(
-            b"".join(self._name_of[number].encode() for number in run)
-            if is_special
-            else self._text_bytes([*run])
-            for is_special, run in groupby(numbers, lambda number: number in self._name_of)
-        )
+        parts: list[bytes] = []
+        for is_special, run in groupby(numbers, self._name_of.__contains__):
+            if is_special:
+                parts += [self._name_of[number].encode() for number in run]
+            else:
+                parts.append(self._text_bytes([*run]))
+        return b"".join(parts)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ``ids``; bytes that are not (yet) a whole character become U+FFFD."""

@@ -72,9 +72,7 @@ class TokenizerConfig:
                 )
             return
         if self.vocab_size is None:
-            raise ValueError(
-                f"tokenizer.vocab_size=None: kind {self.kind!r} is trained to a size, e.g. 32768"
-            )
+            raise ValueError(f"tokenizer.vocab_size=None: kind {self.kind!r} needs a size, e.g. 32768")
         smallest = _SMALLEST[self.kind] + num_special
         if self.vocab_size < smallest:
             raise ValueError(

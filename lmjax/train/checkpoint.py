@@ -1,11 +1,11 @@
 """Checkpoints of a run: written in the background, checked on the way back. The only file that knows Orbax.
 
 A step is a folder ``N`` of named arrays: ``params``, ``ema`` (when there is an average) and
-``training`` (step, optimizer state, key), apart so that sampling reads no moments. Orbax writes it
-under another name and renames it when it is whole; a kill at any moment leaves only whole steps. It
-does not notice a flipped bit on the way back, so each step also gets a ``SHA256SUMS`` (the format
-``sha256sum -c`` reads). A step whose sums do not hold is renamed ``N.corrupt`` and the one before it
-loaded. A step killed between its rename and its sums has none: it is loaded, with a note.
+``training`` (step, optimizer state, key), apart so that sampling reads no moments; ``contents`` lists
+them and holds the caller's data. Orbax writes it under another name and renames it when it is whole;
+a kill at any moment leaves only whole steps. It does not notice a flipped bit on the way back, so
+each step also gets a ``SHA256SUMS``. A step whose sums do not hold is renamed ``N.corrupt`` and the
+one before it loaded. A step killed between its rename and its sums is loaded, with a note.
 """
 
 import contextlib
@@ -29,10 +29,12 @@ from orbax.checkpoint import v1 as ocp
 from lmjax.train.checksums import SUMS, first_mismatch, read_sums, write_sums
 from lmjax.types import PyTree
 
-PARTS = ("params", "ema", "training")
+CONTENTS = "contents"
 MINUTES_CHECKED_EVERY = 10
 
 Leaves = dict[str, Any]
+Choose = Callable[[dict[str, str]], tuple[Leaves, dict[str, str]]]
+"""From what a step holds to the leaves wanted, and to those of its own that they must equal."""
 
 
 class CheckpointError(RuntimeError):
@@ -107,16 +109,26 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
+            self._clear_unfinished()
+            context = ocp.Context()
+            context.checkpointables.registry = ocp.handlers.local_registry()
+            context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name=CONTENTS)
             return ocp.training.Checkpointer(
                 self.folder,
+                context=context,
                 preservation_policy=policies.AnyPreservationPolicy(keep),
-                cleanup_tmp_directories=True,
             )
         except OSError as error:
             raise CheckpointError(
                 f"checkpoints cannot be written to {self.folder}: {_first_line(error)}; make it a folder "
                 f"this user can write to, or choose another run folder"
             ) from error
+
+    def _clear_unfinished(self) -> None:
+        """Frees the space of steps whose writing failed or was killed; Orbax overlooks some of them."""
+        if jax.process_index() == 0:
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def __enter__(self) -> "Checkpoints":
         """The checkpoints themselves."""
@@ -210,11 +222,10 @@ class Checkpoints:
         with self._failures_of(step), jax.transfer_guard("allow"):
             leaves = _named_leaves(state)
             keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
-            leaves = {
-                name: jax.random.key_data(leaf) if name in keys else leaf for name, leaf in leaves.items()
-            }
+            contents = {"leaves": _described(leaves), "keys": keys, "data": data}
+            raw = {n: jax.random.key_data(leaf) if n in keys else leaf for n, leaf in leaves.items()}
             response = self._writer.save_checkpointables_async(
-                step, _by_part(leaves), force=True, custom_metadata={"data": data, "keys": keys}
+                step, {CONTENTS: contents, **_by_part(raw)}, force=True
             )
             assert response is not None
         sealer = threading.Thread(target=self._seal, args=(step, response), name=f"checksums of step {step}")
@@ -257,9 +268,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if jax.process_index() == 0:
-                for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(partial, ignore_errors=True)
+            self._clear_unfinished()
             if self._writer is not None:
                 self._writer.reload()
             intact = [done for done in self.steps() if done != step]
@@ -308,7 +317,7 @@ class Checkpoints:
         """
         structure = jax.tree.structure(abstract_params)
 
-        def choose(saved: Leaves) -> tuple[Leaves, Leaves]:
+        def choose(saved: dict[str, str]) -> tuple[Leaves, dict[str, str]]:
             averaged = any(_part_of(name) == "ema" for name in saved) if ema is None else ema
             part = "ema" if averaged else "params"
             of_part = {name: leaf for name, leaf in saved.items() if _part_of(name) == part}
@@ -319,53 +328,42 @@ class Checkpoints:
         loaded, _, found = self._load(choose, step)
         return jax.tree.unflatten(structure, list(loaded.values())), found
 
-    def _load(
-        self, choose: Callable[[Leaves], tuple[Leaves, Leaves]], step: int | None
-    ) -> tuple[Leaves, Any, int]:
+    def _load(self, choose: Choose, step: int | None) -> tuple[Leaves, Any, int]:
         refused: set[int] = set()
         if step is not None and step not in self.steps():
             raise ValueError(f"no checkpoint of step {step} in {self.folder}: there are {self.steps()}")
-        while (
-            candidate := self._latest_of(set(self.steps()) - refused) if step is None else step
-        ) is not None:
+        while (found := self._latest_of(set(self.steps()) - refused) if step is None else step) is not None:
             try:
-                return *self._load_step(candidate, choose), candidate
+                return *self._load_step(found, choose), found
             except _DamagedError as damage:
-                refused.add(candidate)
-                self._quarantine(candidate, damage)
+                refused.add(found)
+                self._quarantine(found, damage)
                 if step is not None:
                     raise CheckpointError(
                         f"the checkpoint of step {step} in {self.folder} is damaged: {damage}; "
                         f"others there: {self.steps()}"
                     ) from damage
-        raise CheckpointError(
-            f"{self.folder} has no checkpoint"
-            + (" that is intact" if refused else "")
-            + "; start the run anew"
-        )
+        intact = " that is intact" if refused else ""
+        raise CheckpointError(f"{self.folder} has no checkpoint{intact}; start the run anew")
 
-    def _load_step(self, step: int, choose: Callable[[Leaves], tuple[Leaves, Leaves]]) -> tuple[Leaves, Any]:
+    def _load_step(self, step: int, choose: Choose) -> tuple[Leaves, Any]:
         folder = self.folder / str(step)
         sums = read_sums(folder)
         if sums is None:
             self._notify(
                 f"checkpoint of step {step}: no {SUMS} (the run ended before it was written); not verified"
             )
-        # The index first: to be told that the model is another must not take reading all the weights.
-        _verify(folder, {name: digest for name, digest in (sums or {}).items() if not _is_content(name)})
+        # The list of contents first: to be told that the model is another must not take reading the weights.
+        _verify(folder, sums, {CONTENTS})
         try:
-            metadata = ocp.checkpointables_metadata(folder)
-            saved = {name: leaf for part in PARTS for name, leaf in metadata.metadata.get(part, {}).items()}
-            keys, data = metadata.custom_metadata["keys"], metadata.custom_metadata["data"]
+            contents = ocp.load_checkpointables(folder, {CONTENTS: None})[CONTENTS]
+            saved, keys, data = contents["leaves"], contents["keys"], contents["data"]
         except Exception as error:
             raise _DamagedError(_first_line(error)) from error
         wanted, expected = choose(saved)
-        targets = {name: _storage(leaf) for name, leaf in wanted.items()}
-        _check_same(targets, expected, folder)
-        parts = _by_part(targets)
-        _verify(
-            folder, {n: d for n, d in (sums or {}).items() if _is_content(n) and n.split("/")[0] in parts}
-        )
+        _check_same(_described(wanted), expected, folder)
+        parts = _by_part({name: _storage(leaf) for name, leaf in wanted.items()})
+        _verify(folder, sums, set(parts))
         try:
             loaded = ocp.load_checkpointables(folder, parts)
         except (OSError, ValueError, KeyError) as error:
@@ -373,7 +371,9 @@ class Checkpoints:
                 raise _DamagedError(_first_line(error)) from error
             raise CheckpointError(f"{folder} could not be read: {_first_line(error)}") from error
         leaves = {name: leaf for part in loaded.values() for name, leaf in part.items()}
-        return {name: _revive(leaves[name], wanted[name], keys.get(name)) for name in wanted}, data
+        for name in keys.keys() & leaves.keys():
+            leaves[name] = jax.random.wrap_key_data(leaves[name], impl=keys[name])
+        return {name: leaves[name] for name in wanted}, data
 
     def _quarantine(self, step: int, damage: _DamagedError) -> None:
         """Takes a damaged step out of the way without deleting anything."""
@@ -402,7 +402,7 @@ def _named_leaves(tree: PyTree) -> Leaves:
 
 def _part_of(name: str) -> str:
     head = name.split(".", 1)[0]
-    return head if head in PARTS else "training"
+    return head if head in ("params", "ema") else "training"
 
 
 def _by_part(leaves: Leaves) -> dict[str, Leaves]:
@@ -423,25 +423,14 @@ def _storage(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
 
 
-def _revive(array: jax.Array, wanted: Any, key_impl: str | None) -> jax.Array:
-    if not _is_key(wanted):
-        return array
-    key = jax.random.wrap_key_data(array, impl=key_impl)
-    if key.dtype != wanted.dtype:
-        raise ValueError(
-            f"the checkpoint's PRNG key is {key.dtype}, this run's {wanted.dtype}: set jax_default_prng_impl"
-        )
-    return key
+def _described(leaves: Leaves) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
 
 
-def _check_same(wanted: Leaves, saved: Leaves, folder: pathlib.Path) -> None:
+def _check_same(wanted: dict[str, str], saved: dict[str, str], folder: pathlib.Path) -> None:
     """Refuses a checkpoint of another model at its first differing leaf."""
-
-    def describe(leaf: Any) -> str:
-        return "absent" if leaf is None else f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-
     for name in [*wanted, *(name for name in saved if name not in wanted)]:
-        there, here = describe(saved.get(name)), describe(wanted.get(name))
+        there, here = saved.get(name, "absent"), wanted.get(name, "absent")
         if there != here:
             raise ValueError(
                 f"{folder} is of another model or optimizer: {name} is {there} there and {here} here; "
@@ -449,17 +438,16 @@ def _check_same(wanted: Leaves, saved: Leaves, folder: pathlib.Path) -> None:
             )
 
 
-def _is_content(name: str) -> bool:
-    return "/d/" in name
-
-
-def _verify(folder: pathlib.Path, sums: dict[str, str]) -> None:
-    """Reads the files and compares; the first process does so for all.
+def _verify(folder: pathlib.Path, sums: dict[str, str] | None, parts: set[str]) -> None:
+    """Reads the files of these parts of a step and compares; the first process does so for all.
 
     Raises:
       _DamagedError: a file is missing or differs.
     """
-    bad = first_mismatch(folder, sums) if jax.process_index() == 0 else None
+    if sums is None:
+        return
+    of_parts = {name: digest for name, digest in sums.items() if name.split("/")[0] in parts}
+    bad = first_mismatch(folder, of_parts) if jax.process_index() == 0 else None
     if _from_primary(bad is not None):
         raise _DamagedError(f"{bad or 'a file'} is missing or differs from its checksum")
 

@@ -159,8 +159,8 @@ class Watchdog:
         minutes = f"{self._timeout_seconds / 60:g}"
         last = "no step has finished" if self._step is None else f"step {self._step} was the last to finish"
         print(
-            f"error: process {jax.process_index()}: no sign of life for {minutes} minutes; {last}. A peer "
-            f"is stuck or gone, or train.watchdog_minutes={minutes} is too short for a step or a compile. Threads:",
+            f"error: process {jax.process_index()}: no sign of life for {minutes} minutes; {last}. A peer is "
+            f"stuck or gone, or train.watchdog_minutes is too short for a step or a compile. Threads:",
             file=sys.stderr,
             flush=True,
         )

@@ -1,16 +1,214 @@
-import io
 import json
 import math
+import struct
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
-from tensorboardX import proto
-from tensorboardX.record_writer import RecordWriter  # noqa: F401 - the format read below is the one it writes
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from lmjax.analysis.plots import column, plot_loss, smooth
-from lmjax.train.metrics import MetricWriters, Throughput, mfu, peak_flops, read_metrics
-from lmjax.train.progress import ProgressReport, duration, short_number, summary
+from lmjax.parallel import distributed
+from lmjax.train.metrics import (
+    METRICS_FILE,
+    JsonLines,
+    MetricWriters,
+    Throughput,
+    mfu,
+    peak_flops,
+    read_metrics,
+)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+
+
+def write_steps(folder, steps, *, first_step=0, scale=1.0):
+    with MetricWriters(folder, first_step=first_step, tensorboard=False) as writers:
+        for step in steps:
+            writers.write(step, {"train/loss": scale * step})
+
+
+def test_a_line_is_one_flat_json_object(tmp_path):
+    with MetricWriters(tmp_path / "run", tensorboard=False) as writers:
+        writers.write(3, {"train/loss": jnp.float32(1.5), "grad_norm": np.float32(0.25), "tokens": 7})
+    assert (tmp_path / "run" / METRICS_FILE).read_text() == (
+        '{"step": 3, "train/loss": 1.5, "grad_norm": 0.25, "tokens": 7}\n'
+    )
+
+
+def test_a_line_is_on_disk_when_write_returns(tmp_path):
+    writers = MetricWriters(tmp_path, tensorboard=False)
+    writers.write(0, {"train/loss": 1.0})
+    assert lines(tmp_path) == [{"step": 0, "train/loss": 1.0}]
+    writers.close()
+
+
+def test_numbers_that_are_not_finite_stay_valid_json_and_read_back_as_nan(tmp_path):
+    with MetricWriters(tmp_path, tensorboard=False) as writers:
+        writers.write(0, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0})
+
+    def refuse(text):
+        raise AssertionError(text)
+
+    text = (tmp_path / METRICS_FILE).read_text()
+    assert json.loads(text, parse_constant=refuse) == {"step": 0, "a": None, "b": None, "c": None, "d": 1.0}
+    (line,) = read_metrics(tmp_path / METRICS_FILE)
+    assert math.isnan(line["a"]) and math.isnan(line["b"]) and line["d"] == 1.0
+
+
+def test_two_writes_of_a_step_make_one_line(tmp_path):
+    with MetricWriters(tmp_path, tensorboard=False) as writers:
+        writers.write(1, {"train/loss": 3.0})
+        writers.write(2, {"train/loss": 2.123456789})
+        writers.write(2, {"valid/loss": 2.5})
+        writers.write(2, {"train/loss": 2.0})  # shorter than what it replaces
+        writers.write(3, {"train/loss": 1.0})
+    assert lines(tmp_path) == [
+        {"step": 1, "train/loss": 3.0},
+        {"step": 2, "train/loss": 2.0, "valid/loss": 2.5},
+        {"step": 3, "train/loss": 1.0},
+    ]
+
+
+def test_resume_drops_the_lines_it_will_write_again(tmp_path):
+    write_steps(tmp_path, range(10))
+    write_steps(tmp_path, range(6, 8), first_step=6, scale=-1.0)
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [
+        *((step, float(step)) for step in range(6)),
+        (6, -6.0),
+        (7, -7.0),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12])
+def test_a_half_written_last_line_is_ignored_and_repaired(tmp_path, cut):
+    write_steps(tmp_path, range(5))
+    path = tmp_path / METRICS_FILE
+    path.write_bytes(path.read_bytes()[:-cut])
+    kept = 5 if cut == 1 else 4  # without its line end only, the last line is whole
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(kept))
+    write_steps(tmp_path, range(5, 7), first_step=5)
+    assert [line["step"] for line in lines(tmp_path)] == [*range(kept), 5, 6]
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+    path = tmp_path / METRICS_FILE
+    path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 .*'\{\"ste'"):
+        read_metrics(path)
+
+
+def test_a_full_disk_is_an_error():
+    log = JsonLines.__new__(JsonLines)
+    log._line, log._start, log._end = {}, 0, 0
+    with open("/dev/full", "wb", buffering=0) as full:
+        log._descriptor = full.fileno()
+        with pytest.raises(OSError, match="No space left"):
+            log.write(0, {"a": 1.0})
+
+
+def test_only_the_primary_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "is_primary", lambda: False)
+    with MetricWriters(tmp_path / "run") as writers:
+        writers.write(0, {"train/loss": 1.0})
+    assert not (tmp_path / "run").exists()
+
+
+def events(folder):
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def test_tensorboard_has_the_numbers_and_purges_on_resume(tmp_path):
+    with MetricWriters(tmp_path) as writers:
+        writers.write(1, {"train/loss": 2.5})
+    scalars = [(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value]
+    assert scalars == [(1, "train/loss", 2.5)]
+    assert not any(e.session_log.status == SessionLog.START for e in events(tmp_path))
+    with MetricWriters(tmp_path, first_step=7) as writers:
+        writers.write(7, {"train/loss": 1.5})
+    assert 7 in [e.step for e in events(tmp_path) if e.session_log.status == SessionLog.START]
+
+
+def test_wandb_that_is_missing_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r'train.wandb=True needs .*pip install "lmjax\[wandb\]"'):
+        MetricWriters(tmp_path / "run", wandb=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wandb_gets_the_same_run_after_a_resume(tmp_path, monkeypatch):
+    logged, ids = [], []
+
+    def init(**arguments):
+        ids.append(arguments["id"])
+        return types.SimpleNamespace(
+            log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None
+        )
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for step in (0, 1):
+        with MetricWriters(tmp_path / "run", first_step=step, tensorboard=False, wandb=True) as writers:
+            writers.write(step, {"train/loss": 1.0})
+    assert logged == [(0, {"train/loss": 1.0}), (1, {"train/loss": 1.0})]
+    assert ids[0] and ids[0] == ids[1]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_throughput_leaves_out_the_compile_and_pauses():
+    clock = Clock()
+    throughput = Throughput(window=2, clock=clock)
+    clock.now += 60  # the compile
+    assert throughput.step(1000) is None
+    clock.now += 2
+    assert throughput.step(1000) == pytest.approx(500)
+    with throughput.paused():
+        clock.now += 30
+    clock.now += 1
+    assert throughput.step(1000) == pytest.approx(2000 / 3)
+    clock.now += 1
+    assert throughput.step(1000) == pytest.approx(2000 / 2)  # the window has moved past the first step
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA GB200", 2500e12),
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("TPU7x", 1155e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks(kind, peak):
+    assert peak_flops(kind) == peak
+
+
+def test_mfu_is_needed_over_possible_flops():
+    devices = [types.SimpleNamespace(device_kind="TPU v5 lite")] * 4
+    assert mfu(6e9, 65_666.667, devices) == pytest.approx(0.5, rel=1e-6)
+    assert mfu(6e9, 1e4, [*devices, types.SimpleNamespace(device_kind="unheard of")]) is None
+    assert mfu(6e9, 1e4, jax.devices("cpu")) is None

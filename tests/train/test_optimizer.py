@@ -89,8 +89,8 @@ def test_second_adamw_step_by_hand():
 def test_lion_and_sgd_by_hand():
     params, first, second = random_like(0), random_like(1), random_like(2)
     for options, direction in (
-        (dict(name="lion", beta1=0.6, beta2=0.9), lambda a, b: jnp.sign(0.6 * 0.1 * a + 0.4 * b)),
-        (dict(name="sgd", momentum=0.5), lambda a, b: 0.5 * a + b),
+        ({"name": "lion", "beta1": 0.6, "beta2": 0.9}, lambda a, b: jnp.sign(0.6 * 0.1 * a + 0.4 * b)),
+        ({"name": "sgd", "momentum": 0.5}, lambda a, b: 0.5 * a + b),
     ):
         optimizer = build(learning_rate=0.1, weight_decay=0.0, **options)
         _, state = step_once(optimizer, params, first)
@@ -242,16 +242,16 @@ def test_ema():
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (dict(name="adam"), "name='adam'"),
-        (dict(learning_rate=0.0), "learning_rate=0.0"),
-        (dict(weight_decay=-1.0), "weight_decay=-1.0"),
-        (dict(clip_norm=0.0), "clip_norm=0.0"),
-        (dict(beta1=1.0), "beta1=1.0"),
-        (dict(epsilon=0.0), "epsilon=0.0"),
-        (dict(name="sgd", beta1=0.9), "beta1=0.9: sgd has no such option"),
-        (dict(name="adamw", momentum=0.9), "momentum=0.9: adamw has no such option"),
-        (dict(name="lion", epsilon=1e-6), "epsilon=1e-06: lion has no such option"),
-        (dict(name="adafactor", moment_dtype="bfloat16"), "moment_dtype=bfloat16"),
+        ({"name": "adam"}, "name='adam'"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"beta1": 1.0}, "beta1=1.0"),
+        ({"epsilon": 0.0}, "epsilon=0.0"),
+        ({"name": "sgd", "beta1": 0.9}, "beta1=0.9: sgd has no such option"),
+        ({"name": "adamw", "momentum": 0.9}, "momentum=0.9: adamw has no such option"),
+        ({"name": "lion", "epsilon": 1e-6}, "epsilon=1e-06: lion has no such option"),
+        ({"name": "adafactor", "moment_dtype": "bfloat16"}, "moment_dtype=bfloat16"),
     ],
 )
 def test_bad_options_are_named(options, field):

@@ -10,35 +10,41 @@ from lmjax.train.schedule import ScheduleConfig, build_schedule
 # warm-up 4: (s + 1) / 5 up to step 3, 1 at step 4
 WARM = {0: 0.2, 1: 0.4, 3: 0.8, 4: 1.0}
 CORNERS = {
-    "constant": (dict(kind="constant", warmup_steps=4), WARM | {5: 1.0, 20: 1.0, 99: 1.0}),
+    "constant": ({"kind": "constant", "warmup_steps": 4}, WARM | {5: 1.0, 20: 1.0, 99: 1.0}),
     # from 4 to 20: halfway at 12
     "linear": (
-        dict(kind="linear", warmup_steps=4, final_fraction=0.2),
+        {"kind": "linear", "warmup_steps": 4, "final_fraction": 0.2},
         WARM | {8: 0.8, 12: 0.6, 20: 0.2, 99: 0.2},
     ),
-    "linear to 0": (dict(kind="linear"), {0: 1.0, 5: 0.75, 10: 0.5, 20: 0.0, 21: 0.0}),
+    "linear to 0": ({"kind": "linear"}, {0: 1.0, 5: 0.75, 10: 0.5, 20: 0.0, 21: 0.0}),
     "cosine": (
-        dict(kind="cosine", warmup_steps=4),
+        {"kind": "cosine", "warmup_steps": 4},
         WARM | {8: 0.1 + 0.9 * (1 + 2**-0.5) / 2, 12: 0.55, 20: 0.1, 99: 0.1},
     ),
     "cosine ending early": (
-        dict(kind="cosine", warmup_steps=4, end_step=12, final_fraction=0.0),
+        {"kind": "cosine", "warmup_steps": 4, "end_step": 12, "final_fraction": 0.0},
         WARM | {8: 0.5, 12: 0.0, 19: 0.0},
     ),
     # the last 40% of 20 steps: from 12 to 20
     "wsd": (
-        dict(kind="wsd", warmup_steps=4, decay_fraction=0.4),
+        {"kind": "wsd", "warmup_steps": 4, "decay_fraction": 0.4},
         WARM | {11: 1.0, 12: 1.0, 14: 0.75, 16: 0.5, 20: 0.0, 99: 0.0},
     ),
     "wsd sqrt": (
-        dict(kind="wsd", warmup_steps=4, decay_fraction=0.4, decay_shape="sqrt", final_fraction=0.5),
+        {
+            "kind": "wsd",
+            "warmup_steps": 4,
+            "decay_fraction": 0.4,
+            "decay_shape": "sqrt",
+            "final_fraction": 0.5,
+        },
         WARM | {12: 1.0, 14: 0.75, 16: 1 - 0.5**1.5, 20: 0.5, 99: 0.5},
     ),
-    "wsd by default": (dict(kind="wsd"), {0: 1.0, 18: 1.0, 19: 0.5, 20: 0.0}),
-    "wsd all decay": (dict(kind="wsd", decay_fraction=1.0), {0: 1.0, 10: 0.5, 20: 0.0}),
+    "wsd by default": ({"kind": "wsd"}, {0: 1.0, 18: 1.0, 19: 0.5, 20: 0.0}),
+    "wsd all decay": ({"kind": "wsd", "decay_fraction": 1.0}, {0: 1.0, 10: 0.5, 20: 0.0}),
     # sqrt(5 / (s + 1)) after the warm-up
-    "inverse_sqrt": (dict(kind="inverse_sqrt", warmup_steps=4), WARM | {19: 0.5, 44: 1 / 3}),
-    "inverse_sqrt without warm-up": (dict(kind="inverse_sqrt"), {0: 1.0, 3: 0.5, 99: 0.1}),
+    "inverse_sqrt": ({"kind": "inverse_sqrt", "warmup_steps": 4}, WARM | {19: 0.5, 44: 1 / 3}),
+    "inverse_sqrt without warm-up": ({"kind": "inverse_sqrt"}, {0: 1.0, 3: 0.5, 99: 0.1}),
 }
 
 
@@ -73,15 +79,15 @@ def test_never_rises_after_the_warm_up(kind):
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (dict(kind="step"), "kind='step'"),
-        (dict(warmup_steps=-1), "warmup_steps=-1"),
-        (dict(final_fraction=1.5), "final_fraction=1.5"),
-        (dict(kind="wsd", decay_fraction=0.0), "decay_fraction=0.0"),
-        (dict(kind="wsd", decay_shape="cubic"), "decay_shape='cubic'"),
-        (dict(kind="cosine", decay_fraction=0.2), "decay_fraction=0.2"),
-        (dict(kind="linear", decay_shape="sqrt"), "decay_shape=sqrt"),
-        (dict(kind="constant", final_fraction=0.1), "final_fraction=0.1"),
-        (dict(kind="inverse_sqrt", end_step=10), "end_step=10"),
+        ({"kind": "step"}, "kind='step'"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"final_fraction": 1.5}, "final_fraction=1.5"),
+        ({"kind": "wsd", "decay_fraction": 0.0}, "decay_fraction=0.0"),
+        ({"kind": "wsd", "decay_shape": "cubic"}, "decay_shape='cubic'"),
+        ({"kind": "cosine", "decay_fraction": 0.2}, "decay_fraction=0.2"),
+        ({"kind": "linear", "decay_shape": "sqrt"}, "decay_shape=sqrt"),
+        ({"kind": "constant", "final_fraction": 0.1}, "final_fraction=0.1"),
+        ({"kind": "inverse_sqrt", "end_step": 10}, "end_step=10"),
     ],
 )
 def test_bad_options_are_named(options, field):
@@ -92,9 +98,9 @@ def test_bad_options_are_named(options, field):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(kind="cosine", warmup_steps=20),
-        dict(kind="linear", warmup_steps=10, end_step=10),
-        dict(kind="wsd", warmup_steps=15, decay_fraction=0.5),
+        {"kind": "cosine", "warmup_steps": 20},
+        {"kind": "linear", "warmup_steps": 10, "end_step": 10},
+        {"kind": "wsd", "warmup_steps": 15, "decay_fraction": 0.5},
     ],
 )
 def test_a_warm_up_that_leaves_no_room_is_refused(options):

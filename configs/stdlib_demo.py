@@ -1,0 +1,28 @@
+"""A small Llama-like model of Python, trained on the standard library's own sources: nothing to download.
+
+    lmjax train configs/stdlib_demo.py
+    lmjax sample runs/stdlib_demo --prompt "def "
+
+1.3M parameters, 4 minutes on two CPU cores.
+"""
+
+from lmjax.data.config import DataConfig
+from lmjax.models.config import ModelConfig
+from lmjax.tokenizers import TokenizerConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.schedule import ScheduleConfig
+
+
+def stdlib_demo() -> RunConfig:
+    return RunConfig(
+        name="stdlib_demo",
+        model=ModelConfig(width=160, num_layers=4, num_heads=5, scan_layers=False, remat="none"),
+        tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
+        data=DataConfig(path="stdlib", packing="windows"),
+        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
+        train=TrainConfig(steps=1000, batch_size=16, sequence_length=128, eval_every=200),
+        checkpoint=CheckpointConfig(every_steps=200),
+    )

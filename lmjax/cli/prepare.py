@@ -1,0 +1,28 @@
+"""`lmjax prepare RECIPE [--data.path ...]`: trains the tokenizer and writes token shards; resumable."""
+
+from collections.abc import Sequence
+
+from lmjax.cli.progress_bar import bytes_bar
+from lmjax.cli.recipe import parse_recipe
+from lmjax.train.corpus import open_corpus
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    config = parse_recipe("prepare", arguments)
+    with bytes_bar("preparing") as progress:
+        corpus = open_corpus(config.data, config.tokenizer, progress=progress)
+    manifest = corpus.manifest
+    for split in ("train", "valid"):
+        documents, tokens = manifest.total(split, "documents"), manifest.total(split, "tokens")
+        text_bytes = manifest.total(split, "text_bytes")
+        ratio = f", {text_bytes / tokens:.2f} bytes a token" if tokens else ""
+        print(f"{split}: {documents:,} documents, {tokens:,} tokens, {text_bytes:,} bytes{ratio}")
+    if manifest.undecodable:
+        total = sum(manifest.undecodable.values())
+        name, count = max(manifest.undecodable.items(), key=lambda item: item[1])
+        print(
+            f"replaced {total:,} bytes that are not UTF-8 in {len(manifest.undecodable)} files "
+            f"({count:,} in {name}); data.decode_errors=strict refuses such files"
+        )
+    print(f"{corpus.tokenizer.kind} tokenizer of {corpus.tokenizer.vocabulary.size:,} ids; prepared: {corpus.folder}")

@@ -1,0 +1,32 @@
+"""`lmjax tokenizer RECIPE|FOLDER [--text TEXT]`: trains a recipe's tokenizer, shows how one cuts a text."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from lmjax.cli.recipe import parse_recipe
+from lmjax.tokenizers import describe, load_tokenizer
+from lmjax.train.corpus import TOKENIZER, automatic_folder, load_or_train_tokenizer
+
+EXAMPLE = "def greet(name: str) -> None:\n    print(f'Hello, {name}!')  # naïve café 😀"
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog="lmjax tokenizer", description=__doc__, epilog="Other options override the recipe, as for `lmjax train`."
+    )
+    parser.add_argument("source", help="a recipe, or a folder that holds a tokenizer")
+    parser.add_argument("--text", default=EXAMPLE, help="text to cut into tokens")
+    options, overrides = parser.parse_known_args(list(arguments))
+    if pathlib.Path(options.source).is_dir():
+        if overrides:
+            parser.error(f"{overrides[0]}: a saved tokenizer has no options")
+        tokenizer = load_tokenizer(options.source)
+    else:
+        config = parse_recipe("tokenizer", [options.source, *overrides])
+        prepared = config.data.prepared
+        folder = pathlib.Path(prepared) if prepared is not None else automatic_folder(config.data, config.tokenizer)
+        tokenizer = load_or_train_tokenizer(config.data, config.tokenizer, folder / TOKENIZER)
+        print(f"{folder / TOKENIZER}")
+
+    print(describe(tokenizer, options.text))

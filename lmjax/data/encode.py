@@ -1,0 +1,132 @@
+"""One unit of input to one train and one valid shard: read, split, encode, write."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from lmjax.data.config import DataConfig
+from lmjax.data.documents import Document, read_documents, split_document
+from lmjax.data.shards import SPLITS, ShardWriter, write_json
+from lmjax.data.sources import Piece
+from lmjax.tokenizers.vocabulary import Vocabulary
+
+BATCH_CHARACTERS = 1 << 20
+ENTRIES = "entries"
+
+
+class Tokenizer(Protocol):
+    """What preparation needs of a tokenizer."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The facts of its ids."""
+
+    def encode_batch(self, texts: Sequence[str], *, num_threads: int | None = None) -> Sequence[Any]:
+        """Token ids (integer sequences) of each text; text never yields special ids."""
+
+    def save(self, folder: pathlib.Path) -> Any:
+        """Writes the tokenizer to a folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What all units of a preparation share; ``num_threads`` is the tokenizer's (default: its own)."""
+
+    config: DataConfig
+    vocabulary: Vocabulary
+    folder: pathlib.Path
+    num_threads: int | None = None
+
+
+def entry_path(folder: pathlib.Path, number: int) -> pathlib.Path:
+    """The file whose presence says that a unit is done, and which holds its part of the manifest."""
+    return folder / ENTRIES / f"{number:05d}.json"
+
+
+def encode_unit(
+    job: Job, tokenizer: Tokenizer, number: int, unit: Sequence[Piece], advance: Callable[[int], None]
+) -> None:
+    """Writes the shards of one unit, then the entry that says they are there."""
+    writers = {
+        split: ShardWriter(
+            job.folder,
+            f"{split}-{number:05d}",
+            split=split,
+            vocabulary_size=job.vocabulary.size,
+            weighted=job.config.weighted,
+        )
+        for split in SPLITS
+    }
+    undecodable: dict[str, int] = {}
+    empty_documents = 0
+    try:
+        for batch in _batches_of_documents(job.config, unit, undecodable, advance):
+            empty_documents += _write_batch(job, tokenizer, batch, writers)
+        shards = [shard for split in SPLITS if (shard := writers[split].finish()) is not None]
+    except BaseException:
+        for writer in writers.values():
+            writer.discard()
+        raise
+    entry = {
+        "shards": [dataclasses.asdict(shard) for shard in shards],
+        "empty_documents": empty_documents,
+        "undecodable": undecodable,
+    }
+    write_json(entry_path(job.folder, number), entry)
+
+
+def _batches_of_documents(
+    config: DataConfig, unit: Sequence[Piece], undecodable: dict[str, int], advance: Callable[[int], None]
+) -> Iterator[list[tuple[str, Document]]]:
+    """(split, document) pairs in batches of about a megabyte, enough for a tokenizer to use its threads."""
+    batch: list[tuple[str, Document]] = []
+    characters = 0
+    for piece in unit:
+        left = piece.end - piece.begin
+
+        def advance_within_piece(count: int) -> None:
+            nonlocal left
+            # A reader looks past the end of its piece to finish the last line.
+            advance(min(count, left))
+            left -= min(count, left)
+
+        for document in read_documents(config, piece, advance=advance_within_piece):
+            if document.undecodable_bytes:
+                undecodable[document.name] = undecodable.get(document.name, 0) + document.undecodable_bytes
+            shares = split_document(config, document)
+            batch.extend(shares.items())
+            characters += len(document.text)
+            if characters >= BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
+        advance(left)
+    if batch:
+        yield batch
+
+
+def _write_batch(
+    job: Job, tokenizer: Tokenizer, batch: Sequence[tuple[str, Document]], writers: dict[str, ShardWriter]
+) -> int:
+    """Encodes and writes documents; the number of them that had no text."""
+    config, vocabulary = job.config, job.vocabulary
+    before = [vocabulary.require("bos", needed_by="data.add_bos=True")] if config.add_bos else []
+    after = [vocabulary.require("eos", needed_by="data.add_eos=True")] if config.add_eos else []
+    texts = [text for _, document in batch for text, _ in document.parts]
+    encoded = iter(tokenizer.encode_batch(texts, num_threads=job.num_threads))
+    empty_documents = 0
+    for split, document in batch:
+        parts = [np.asarray(next(encoded), np.int64) for _ in document.parts]
+        if not any(part.size for part in parts):
+            empty_documents += 1
+            continue
+        weights = None
+        if config.weighted:
+            first, last = document.parts[0][1], document.parts[-1][1]
+            lengths = [len(before), *(part.size for part in parts), len(after)]
+            weights = np.repeat([first, *(weight for _, weight in document.parts), last], lengths)
+        ids = np.concatenate([np.asarray(before, np.int64), *parts, np.asarray(after, np.int64)])
+        writers[split].add(ids, text_bytes=len(document.text.encode()), weights=weights)
+    return empty_documents

@@ -1,0 +1,93 @@
+"""Which keys a block of queries reads: the walk over key blocks that chunked attention takes.
+
+A mask being one interval a query, what a block of queries sees of a row is a contiguous range of key
+blocks. Rows differ (their documents do), so each row walks from its own first block, and the walk is
+as long as the longest of them.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyBlock:
+    """One step of the walk: a block of keys for each row or (leading axis 1) one for all rows.
+
+    Attributes:
+      size: keys in the block.
+      number_B: which block of its row it is; past the last one where a row has none left.
+      index_BS: place of each key in its row.
+      visible_BTS: who sees whom.
+      offset_B: where to read.
+    """
+
+    size: int
+    number_B: jax.Array
+    index_BS: jax.Array
+    visible_BTS: jax.Array
+    offset_B: jax.Array
+
+    def take(self, array_BKSH: jax.Array) -> jax.Array:
+        """This block of keys or values."""
+        if self.offset_B.shape[0] == 1:
+            return lax.dynamic_slice_in_dim(array_BKSH, self.offset_B[0], self.size, axis=2)
+        take_row = functools.partial(lax.dynamic_slice_in_dim, slice_size=self.size, axis=1)
+        return jax.vmap(take_row)(array_BKSH, self.offset_B)
+
+    def add(self, array_BKSH: jax.Array, block_BKSH: jax.Array) -> jax.Array:
+        """The array with ``block_BKSH`` added at this block."""
+        total_BKSH = self.take(array_BKSH) + block_BKSH
+        if self.offset_B.shape[0] == 1:
+            return lax.dynamic_update_slice_in_dim(array_BKSH, total_BKSH, self.offset_B[0], axis=2)
+        put_row = functools.partial(lax.dynamic_update_slice_in_dim, axis=1)
+        return jax.vmap(put_row)(array_BKSH, total_BKSH, self.offset_B)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyBlocks:
+    """The walk of one query block whose queries see the keys ``start_BT <= s < end_BT``.
+
+    Attributes:
+      start_BT: int32, the leading axis is 1 or B.
+      end_BT: int32, at most ``num_keys``.
+      num_keys: S, a multiple of ``size``.
+      size: keys in a block.
+    """
+
+    start_BT: jax.Array
+    end_BT: jax.Array
+    num_keys: int
+    size: int
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[jax.Array, jax.Array]:
+        sees_key_BT = self.start_BT < self.end_BT
+        first_key_B = jnp.where(sees_key_BT, self.start_BT, self.num_keys).min(axis=1)
+        end_key_B = jnp.where(sees_key_BT, self.end_BT, 0).max(axis=1)
+        return first_key_B // self.size, -(-end_key_B // self.size)
+
+    @property
+    def num_steps(self) -> jax.Array:
+        """Length of the walk; 0 or less when no query sees a key."""
+        first_B, end_B = self._bounds
+        return jnp.max(end_B - first_B)
+
+    def at(self, step: jax.Array) -> KeyBlock:
+        """The blocks of one step."""
+        number_B = self._bounds[0] + step
+        offset_B = number_B * self.size
+        index_BS = offset_B[:, None] + jnp.arange(self.size, dtype=jnp.int32)[None, :]
+        index_B1S = index_BS[:, None, :]
+        visible_BTS = (self.start_BT[:, :, None] <= index_B1S) & (index_B1S < self.end_BT[:, :, None])
+        return KeyBlock(
+            size=self.size,
+            number_B=number_B,
+            index_BS=index_BS,
+            visible_BTS=visible_BTS,
+            # A row that has no block left reads its last one again; by index_BS nobody sees it.
+            offset_B=jnp.minimum(offset_B, self.num_keys - self.size),
+        )

@@ -1,0 +1,128 @@
+"""From a recipe's text to an open, checked corpus; tokenizer and token shards are made first if need be."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax
+from jax.experimental import multihost_utils
+
+from lmjax.data.config import DataConfig
+from lmjax.data.documents import texts
+from lmjax.data.pipeline import open_rows
+from lmjax.data.prepare import TOKENIZER, prepare
+from lmjax.data.rows import RowSource
+from lmjax.data.shards import MANIFEST, Manifest
+from lmjax.data.sources import find_files, fingerprint
+from lmjax.parallel.distributed import is_primary
+from lmjax.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer, train_and_save
+from lmjax.tokenizers.folder import METADATA
+
+CACHE = pathlib.Path("data")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Prepared data and the tokenizer that made it.
+
+    Attributes:
+      config: how rows are cut.
+      folder: the prepared folder; of a mixture, the first.
+      manifest: what is in it.
+      tokenizer: the tokenizer of all its folders.
+    """
+
+    config: DataConfig
+    folder: pathlib.Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+    def rows(self, split: str, *, row_length: int, seed: int | None) -> RowSource:
+        """The rows of a split; ``seed=None`` gives the fixed order of validation."""
+        return open_rows(
+            self.config,
+            split,
+            row_length=row_length,
+            seed=seed,
+            folder=None if self.config.mixture else self.folder,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+        )
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether anything was kept for validation."""
+        return self.manifest.total("valid", "documents") > 0
+
+
+def open_corpus(data: DataConfig, tokenizer: TokenizerConfig, *, progress: Progress | None = None) -> Corpus:
+    """Opens a recipe's data, preparing what is not there yet.
+
+    With several processes the first prepares and the others wait; a process that then does not see
+    the result (on a disk of its own) prepares for itself.
+
+    Args:
+      data: where the text or the shards are.
+      tokenizer: what the shards should be made with.
+      progress: called with the bytes of input done and in all.
+
+    Raises:
+      ValueError: no or bad input, or shards made with another tokenizer.
+    """
+    if not is_primary():
+        multihost_utils.sync_global_devices("corpus prepared")
+    corpus = _open(data, tokenizer, progress)
+    if is_primary() and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("corpus prepared")
+    return corpus
+
+
+def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None) -> Corpus:
+    given = data.mixture[0] if data.mixture else data.prepared
+    if given is not None and (data.mixture or (pathlib.Path(given) / MANIFEST).exists()):
+        folder = pathlib.Path(given)
+        saved = load_tokenizer(folder / TOKENIZER)
+        _check_same_tokenizer(tokenizer, saved, folder)
+        return Corpus(data, folder, Manifest.load(folder), saved)
+    folder = pathlib.Path(given) if given is not None else automatic_folder(data, tokenizer)
+    made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
+    return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
+
+
+def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
+    """Where shards go when no folder is named: a name that changes with the input and with how it is cut."""
+    files = find_files(data)
+    facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    stem = pathlib.PurePath(data.path).stem.replace("*", "") or "corpus"
+    return CACHE / f"{stem}-{digest}"
+
+
+def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: pathlib.Path) -> Tokenizer:
+    """The tokenizer saved in ``folder``, trained on the corpus' training documents if there is none yet."""
+    if (folder / METADATA).exists():
+        saved = load_tokenizer(folder)
+        _check_same_tokenizer(config, saved, folder)
+        return saved
+    return train_and_save(config, lambda: texts(data), folder)
+
+
+def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pathlib.Path) -> None:
+    """Refuses a recipe whose tokenizer cannot be the one the shards were made with."""
+    if config.path is not None:
+        asked = load_tokenizer(config.path) if (pathlib.Path(config.path) / METADATA).exists() else None
+        differs = asked is not None and asked.fingerprint != saved.fingerprint
+    else:
+        kinds_differ = (config.kind or "bytes") != saved.kind
+        sizes_differ = config.vocab_size not in (None, saved.vocabulary.size)
+        names_differ = set(config.all_special_tokens) != set(saved.special_tokens)
+        differs = kinds_differ or sizes_differ or names_differ
+    if differs:
+        raise ValueError(
+            f"{folder} holds data made with another tokenizer ({saved.kind}, {saved.vocabulary.size} ids, special "
+            f"tokens {' '.join(saved.special_tokens)}) than the recipe's: change the recipe's tokenizer to that, "
+            f"or prepare into another folder (data.prepared)"
+        )

@@ -1,0 +1,223 @@
+"""The training loop: fetch a batch, step, look at the step before; validate, save, stop in order.
+
+The host never waits for the step it has just started: the metrics of step k are read once step
+k + 1 is under way.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from lmjax.data.pipeline import batches, device_batches, process_share
+from lmjax.models.summary import describe, summarize
+from lmjax.parallel import distributed
+from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.config import RunConfig
+from lmjax.train.corpus import Corpus, Progress, open_corpus
+from lmjax.train.guard import GracefulExit, Watchdog, check_finite
+from lmjax.train.metrics import MetricWriters, Throughput, mfu
+from lmjax.train.progress import ProgressReport, short_number
+from lmjax.train.run_folder import CHECKPOINTS, claim
+from lmjax.train.setup import build_learner, resolve
+from lmjax.train.state import TrainState
+from lmjax.train.step import Learner, Metrics
+from lmjax.train.validate import fixed_batches, validate
+from lmjax.types import Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+      folder: the run folder.
+      step: updates done.
+      stopped_by: the signal that ended it early, or None.
+      valid: the last validation's numbers.
+    """
+
+    folder: pathlib.Path
+    step: int
+    stopped_by: str | None
+    valid: dict[str, float]
+
+
+def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[[str], None] = print) -> Finished:
+    """Trains a run from its beginning, or from its last checkpoint.
+
+    Args:
+      config: the run.
+      progress: of the preparation of data, see :func:`lmjax.train.corpus.open_corpus`.
+      say: receives lines for a person.
+
+    Raises:
+      ValueError: something for the user to change.
+      NonFiniteLoss, CheckpointError: a fault; earlier checkpoints are intact.
+    """
+    distributed.start(config.distributed)
+    say = say if distributed.is_primary() else lambda _: None
+    corpus = open_corpus(config.data, config.tokenizer, progress=progress)
+    config = resolve(config, corpus.tokenizer.vocabulary)
+    learner = build_learner(config, corpus.tokenizer.vocabulary)
+    folder = claim(config, corpus.tokenizer)
+    with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
+        return _Loop(config, corpus, learner, folder, checkpoints, say).run()
+
+
+class _Loop:
+    """The parts of one training, and the steps between them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        corpus: Corpus,
+        learner: Learner,
+        folder: pathlib.Path,
+        checkpoints: Checkpoints,
+        say: Callable[[str], None],
+    ):
+        self.config = config
+        self.corpus = corpus
+        self.learner = learner
+        self.folder = folder
+        self.checkpoints = checkpoints
+        self.row_length = config.objective.row_length(config.train.sequence_length)
+        self.valid: dict[str, float] = {}
+        self.pending: tuple[int, Metrics] | None = None
+        self.throughput = Throughput()
+        self.state, self.first_step = self._initial_state(say)
+        self.saved_step: int | None = self.first_step or None
+        self.summary = summarize(
+            learner.spec,
+            config.model,
+            sequence_length=config.train.sequence_length,
+            opt_state=self.state.opt_state,
+        )
+        tokens = corpus.manifest.total("train", "tokens")
+        epochs = config.train.steps * config.train.batch_size * self.row_length / tokens
+        say(f"{folder}: {describe(self.summary)}")
+        say(f"{corpus.folder}: {short_number(tokens)} training tokens, {epochs:.2f} epochs in {config.train.steps} steps")
+
+    def _initial_state(self, say: Callable[[str], None]) -> tuple[TrainState, int]:
+        if self.checkpoints.latest_step() is None:
+            return self.learner.init(self.config.train.seed), 0
+        state, data = self.checkpoints.restore(self.learner.abstract_state)
+        step = int(state.step)
+        say(f"continuing after step {step} of {self.config.train.steps}")
+        return state, step
+
+    def run(self) -> Finished:
+        """Trains until the last step, or a signal."""
+        train = self.config.train
+        with contextlib.ExitStack() as stack:
+            self.writers = stack.enter_context(
+                MetricWriters(
+                    self.folder, first_step=self.first_step + 1, tensorboard=train.tensorboard, wandb=train.wandb
+                )
+            )
+            self.exit = stack.enter_context(GracefulExit())
+            self.watchdog = stack.enter_context(Watchdog(train.watchdog_minutes))
+            self.progress = stack.enter_context(ProgressReport(train.steps, first_step=self.first_step))
+            stack.enter_context(jax.set_mesh(self.learner.mesh))
+            rows = stack.enter_context(contextlib.closing(self._training_rows()))
+            step = self.first_step
+            while step < train.steps:
+                with self._profiled(step):
+                    step = self._step(step, next(rows))
+                if self.exit.should_stop(step):
+                    break
+            self._read_pending()
+            if self.first_step < step == train.steps and "loss" not in self.valid:
+                self._validate(step)
+            self._save(step)
+            self.checkpoints.wait()
+        return Finished(self.folder, step, self.exit.signal_name if step < train.steps else None, self.valid)
+
+    def _step(self, step: int, rows: Rows) -> int:
+        train = self.config.train
+        with jax.transfer_guard("disallow"):
+            self.state, metrics = self.learner.train_step(self.state, rows)
+        self._read_pending()
+        step += 1
+        self.pending = (step, metrics)
+        self.valid = {}
+        self.watchdog.touch(step)
+        if train.eval_every and step % train.eval_every == 0:
+            self._read_pending()
+            self._validate(step)
+        if self.checkpoints.should_save(step):
+            self._read_pending()
+            self._save(step)
+        return step
+
+    def _training_rows(self) -> Iterator[Rows]:
+        train = self.config.train
+        rows = self.corpus.rows("train", row_length=self.row_length, seed=train.seed)
+        process_index, process_count = process_share(self.learner.row_sharding, train.batch_size)
+        local = batches(
+            rows,
+            global_batch_size=train.batch_size,
+            start_step=self.first_step,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        return device_batches(local, self.learner.row_sharding)
+
+    def _read_pending(self) -> None:
+        """Looks at the last step's metrics: refuses what is not finite, shows and writes the rest."""
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        numbers = {name: np.asarray(value).item() for name, value in jax.device_get(metrics).items()}
+        check_finite(
+            {f"train/{name}": value for name, value in numbers.items() if name.endswith(("loss", "grad_norm"))},
+            step=step,
+            last_checkpoint=self.saved_step,
+        )
+        shown = {name if name in ("learning_rate", "grad_norm") else f"train/{name}": numbers[name] for name in numbers}
+        rate = self.throughput.step(self.config.train.batch_size * self.config.train.sequence_length)
+        if rate is not None:
+            shown["tokens_per_second"] = rate
+            utilisation = mfu(self.summary.flops_per_token, rate, self.learner.mesh.devices.flat)
+            shown |= {} if utilisation is None else {"mfu": utilisation}
+        self.progress.update(step, shown)
+        if step % self.config.train.log_every == 0 or step in (1, self.config.train.steps):
+            self.writers.write(step, shown)
+
+    def _validate(self, step: int) -> None:
+        if not self.corpus.has_validation:
+            return
+        train = self.config.train
+        rows = self.corpus.rows("valid", row_length=self.row_length, seed=None)
+        params = self.state.params if self.state.ema is None else self.state.ema
+        with self.throughput.paused():
+            batches = fixed_batches(
+                self.learner, rows, batch_size=train.batch_size, num_batches=train.eval_batches
+            )
+            self.valid = validate(self.learner, params, batches)
+        self.watchdog.touch(step)
+        self.writers.write(step, {f"valid/{name}": value for name, value in self.valid.items()})
+        self.progress.note(f"step {step}: " + ", ".join(f"valid/{k} {v:.4f}" for k, v in self.valid.items()))
+
+    def _save(self, step: int) -> None:
+        with self.throughput.paused():
+            if self.checkpoints.save(step, self.state, {"step": step}):
+                self.progress.note(f"step {step}: saving to {self.folder / CHECKPOINTS / str(step)}")
+        self.saved_step = step
+        self.watchdog.touch(step)
+
+    @contextlib.contextmanager
+    def _profiled(self, step: int) -> Iterator[None]:
+        """Records a jax profile from the first to the last step asked for."""
+        first, last = self.config.train.profile or (-1, -1)
+        if step == first:
+            jax.profiler.start_trace(str(self.folder / "profile"))
+        yield
+        if step == last:
+            jax.block_until_ready(self.state.step)
+            jax.profiler.stop_trace()
+            self.progress.note(f"step {step}: profile written to {self.folder / 'profile'}")

@@ -1,0 +1,97 @@
+"""A run's folder: claimed by the first start, recognised by the next, opened for sampling and evaluation.
+
+::
+
+    config.json   tokenizer/   checkpoints/   metrics.jsonl   tensorboard/   loss.png   profile/
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+
+from lmjax.models.parameters import Params
+from lmjax.parallel.distributed import is_primary
+from lmjax.parallel.mesh import MeshConfig
+from lmjax.tokenizers import Tokenizer, load_tokenizer
+from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import FREE_ON_RESUME, differences, read_config, write_config
+from lmjax.train.setup import build_learner
+from lmjax.train.step import Learner
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer"
+CHECKPOINTS = "checkpoints"
+
+
+def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
+    """Makes the run folder, or makes sure that the one that is there is this run's.
+
+    Raises:
+      ValueError: the folder holds another run, or something that is no run.
+    """
+    folder = config.run_folder
+    if (folder / CONFIG).exists():
+        changed = {
+            path: values
+            for path, values in differences(read_config(folder / CONFIG), config).items()
+            if not any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME)
+        }
+        if changed:
+            path, (there, here) = next(iter(changed.items()))
+            raise ValueError(
+                f"{folder} holds another run: its {path} is {there!r}, here it is {here!r}"
+                + (f" (and {len(changed) - 1} more fields differ)" if len(changed) > 1 else "")
+                + ": choose another --folder, or delete that one to start anew"
+            )
+        saved = load_tokenizer(folder / TOKENIZER)
+        if saved.fingerprint != tokenizer.fingerprint:
+            raise ValueError(
+                f"{folder} was trained with another tokenizer than the data's: prepare the data with "
+                f"{folder / TOKENIZER} (tokenizer.path), or choose another --folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
+    if is_primary():
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / TOKENIZER)
+        write_config(config, folder / CONFIG)
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run, opened to be used.
+
+    Attributes:
+      config: what it was trained with.
+      tokenizer: its tokenizer.
+      learner: its learner, on one device.
+      params: its parameters (their moving average, where it kept one).
+      step: updates they had.
+    """
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    learner: Learner
+    params: Params
+    step: int
+
+
+def open_run(folder: pathlib.Path | str, *, step: int | None = None) -> Run:
+    """Loads a run's parameters from its newest intact checkpoint, or from that of ``step``.
+
+    Raises:
+      ValueError: the folder is not a run, or has no such step.
+      CheckpointError: it has no checkpoint that is intact.
+    """
+    folder = pathlib.Path(folder)
+    config = dataclasses.replace(read_config(folder / CONFIG), mesh=MeshConfig())
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    train = dataclasses.replace(config.train, microbatches=1)
+    config = dataclasses.replace(config, train=train)
+    learner = build_learner(config, tokenizer.vocabulary, devices=jax.local_devices()[:1])
+    with Checkpoints(folder / CHECKPOINTS, CheckpointConfig(), read_only=True) as checkpoints:
+        params, step = checkpoints.restore_params(learner.abstract_state.params, step=step)
+    return Run(config, tokenizer, learner, params, step)

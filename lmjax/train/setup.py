@@ -1,0 +1,68 @@
+"""From a run's configuration to its learner; what cannot work is refused here, before any compile."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from lmjax.models.parameters import module_spec
+from lmjax.parallel.mesh import make_mesh
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.train.config import RunConfig
+from lmjax.train.optimizer import build_optimizer
+from lmjax.train.schedule import build_schedule
+from lmjax.train.step import Learner
+
+
+def resolve(config: RunConfig, vocabulary: Vocabulary) -> RunConfig:
+    """The configuration with what depends on the tokenizer filled in."""
+    return dataclasses.replace(config, model=config.model.with_vocabulary(vocabulary.size))
+
+
+def build_learner(
+    config: RunConfig, vocabulary: Vocabulary, *, devices: Sequence[jax.Device] | None = None
+) -> Learner:
+    """The learner of a resolved configuration.
+
+    Args:
+      config: see :func:`resolve`.
+      vocabulary: of the tokenizer.
+      devices: all of all processes unless given.
+
+    Raises:
+      ValueError: objective, model, batch and mesh do not go together; the message names the field.
+    """
+    objective, model, train = config.objective, config.model, config.train
+    objective.check(model=model, vocabulary=vocabulary, sequence_length=train.sequence_length)
+    if objective.couples_examples and train.microbatches > 1:
+        raise ValueError(
+            f"train.microbatches={train.microbatches}: {type(objective).__name__} compares the examples of a batch "
+            f"with each other, which cannot be done in parts: set it to 1"
+        )
+    mesh = make_mesh(config.mesh, devices)
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if train.batch_size % (ways * train.microbatches):
+        raise ValueError(
+            f"train.batch_size={train.batch_size} cannot be split over {ways} devices (mesh.data x mesh.fsdp) in "
+            f"train.microbatches={train.microbatches} parts: make it a multiple of {ways * train.microbatches}"
+        )
+    for field, size in (("num_heads", model.num_heads), ("num_kv_heads", model.kv_heads)):
+        if size % mesh.shape["tensor"]:
+            raise ValueError(
+                f"model.{field}={size} cannot be split over mesh.tensor={mesh.shape['tensor']}: "
+                f"lower mesh.tensor, or change the number of heads"
+            )
+    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    schedule = build_schedule(config.schedule, total_steps=train.steps)
+    return Learner(
+        spec=spec,
+        objective=objective,
+        vocabulary=vocabulary,
+        optimizer=build_optimizer(config.optimizer, schedule=schedule, kinds=spec.kinds, axes=spec.axes),
+        learning_rate=lambda step: config.optimizer.learning_rate * schedule(step),
+        mesh=mesh,
+        microbatches=train.microbatches,
+        clip_norm=config.optimizer.clip_norm,
+        ema_decay=config.optimizer.ema_decay,
+    )
