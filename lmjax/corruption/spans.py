@@ -172,10 +172,8 @@ def span_corrupt_joined(
     Raises:
       ValueError: as :func:`span_corrupt`.
     """
-    noise, spans = _expected_counts(
-        "span_corrupt_joined", tokens_BT.shape[1], density, mean_span, sentinel_ids
-    )
-    del noise
+    row_length = tokens_BT.shape[1]
+    _, spans = _expected_counts("span_corrupt_joined", row_length, density, mean_span, sentinel_ids)
     return join_spans(
         tokens_BT,
         span_mask(key, tokens_BT.shape, density=density, mean_span=mean_span, segments_BT=segments_BT),

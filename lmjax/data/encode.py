@@ -102,7 +102,8 @@ def _batches_of_documents(
             if characters >= BATCH_CHARACTERS:
                 yield batch
                 batch, characters = [], 0
-        advance(left)
+        if left:
+            advance(left)
     if batch:
         yield batch
 

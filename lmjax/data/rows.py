@@ -127,8 +127,8 @@ class WindowRows(_BlockRows):
     def _count_blocks(self) -> int:
         if self.shards.num_tokens < self.block_length:
             raise ValueError(
-                f"{self.shards.folder}: {self.shards.split} holds {self.shards.num_tokens} tokens, fewer than "
-                f"one row of {self.block_length}: use shorter rows, more data, or data.packing=best_fit"
+                f"{self.shards.folder}: {self.shards.split} holds {self.shards.num_tokens} tokens, fewer "
+                f"than one row of {self.block_length}: use shorter rows, more data, or data.packing=best_fit"
             )
         return self.shards.num_tokens // self.block_length
 

@@ -19,8 +19,12 @@ from lmjax.masks import IntervalMask
 
 Backend = Literal["auto", "xla", "cudnn", "chunked"]
 
-DENSE_LIMIT = 1024 * 1024
-"""``"auto"`` leaves dense attention for the chunked one above this many logits a head (T * S)."""
+DENSE_LIMIT = {"cpu": 128 * 128}
+DENSE_LIMIT_ELSEWHERE = 1024 * 1024
+"""Logits a head (T * S), by platform, above which ``"auto"`` leaves dense attention for the chunked one.
+
+On a CPU they are even at 128 x 128 (``benchmarks/attention.py``); wide machines need more work a step.
+"""
 
 
 def attend(
@@ -47,8 +51,8 @@ def attend(
       not) and full masks only; no bias, softcap or dropout. O(T) memory.
     - ``"chunked"``: plain JAX on any platform, everything this signature offers, O(T + S) memory;
       key blocks outside every query's interval cost nothing.
-    - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` up to :data:`DENSE_LIMIT` logits a head
-      where it can; else ``"chunked"``.
+    - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` where it can and the logits of a head are
+      few (:data:`DENSE_LIMIT`); else ``"chunked"``.
 
     Args:
       query_BTNH: queries, any floating dtype; the softmax is always float32.
@@ -126,7 +130,8 @@ def attend(
 def _choose(refusals: dict[str, str | None], num_logits: int) -> Backend:
     if refusals["cudnn"] is None:
         return "cudnn"
-    return "xla" if refusals["xla"] is None and num_logits <= DENSE_LIMIT else "chunked"
+    limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT_ELSEWHERE)
+    return "xla" if refusals["xla"] is None and num_logits <= limit else "chunked"
 
 
 def _check_shapes(

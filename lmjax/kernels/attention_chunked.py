@@ -58,8 +58,8 @@ def chunked_attention(
     query_index_BT: jax.Array,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
-    query_block: int = 256,
-    key_block: int = 256,
+    query_block: int = 128,
+    key_block: int = 128,
 ) -> jax.Array:
     """See :func:`lmjax.kernels.attention.attend`.
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from lmjax.parallel.mesh import MESH_AXES, partition_spec
 
 NOTHING = -1
-"""The target that is not scored; V, the size of the vocabulary, is the one that is wrong."""
+"""The target that is not scored; one of V, the size of the vocabulary, or more gives NaN."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def losses_only(loss: Loss, hidden_ND, head_DV, bias_V, targets_N) -> jax.Array:
         def chunk(_, hidden_CD, targets_C):
             return None, _chunk_losses(loss, layout, hidden_CD, head_DV, bias_V, targets_C)[0]
 
-        return _scan_chunks(chunk, None, loss.chunk_size, (hidden_ND, 0), (targets_N, NOTHING))[1]
+        return _scan_chunks(chunk, None, loss.chunk_size, hidden_ND, targets_N)[1]
 
     tokens = PartitionSpec(layout.batch)
     in_specs = (tokens, PartitionSpec(None, layout.vocab), PartitionSpec(layout.vocab), tokens)
@@ -79,7 +79,7 @@ def losses_and_gradients(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weig
         # Each device sums over its own tokens; without the cast the scan would all-reduce each step.
         sums = jax.tree.map(lambda x: jax.lax.pcast(x, layout.batch + layout.vocab, to="varying"), zeros)
         (d_head_DV, d_bias_V), (losses_N, d_hidden_ND) = _scan_chunks(
-            chunk, sums, loss.chunk_size, (hidden_ND, 0), (targets_N, NOTHING), (weights_N, 0)
+            chunk, sums, loss.chunk_size, hidden_ND, targets_N, weights_N
         )
         d_head_DV = _sum_over_batch(d_head_DV, layout).astype(head_DV.dtype)
         if bias_V is not None:
@@ -134,24 +134,25 @@ def _logits_gradient(loss: Loss, logits_CV, log_normaliser_C, local_C, weights_C
     return d_logits_CV
 
 
-def _scan_chunks(body: Callable, carry, chunk_size: int, *arrays_and_padding):
-    """Scans ``body(carry, *chunks) -> carry, outputs`` over equal chunks of the leading axis."""
-    num_tokens = arrays_and_padding[0][0].shape[0]
+def _scan_chunks(body: Callable, carry, chunk_size: int, *arrays: jax.Array):
+    """Scans ``body(carry, *chunks) -> carry, outputs`` over equal chunks of the leading axis.
+
+    The last chunk is filled up with zeros, so with tokens that have no weight.
+    """
+    num_tokens = arrays[0].shape[0]
     num_chunks = max(-(-num_tokens // chunk_size), 1)
     chunk_size = -(-num_tokens // num_chunks)
     num_padding = num_chunks * chunk_size - num_tokens
 
-    def cut(array, padding):
-        widths = [(0, num_padding)] + [(0, 0)] * (array.ndim - 1)
-        array = jnp.pad(array, widths, constant_values=padding) if num_padding else array
+    def cut(array):
+        if num_padding:
+            array = jnp.pad(array, [(0, num_padding)] + [(0, 0)] * (array.ndim - 1))
         return jnp.reshape(array, (num_chunks, chunk_size, *array.shape[1:]))
-
-    chunks = tuple(cut(*pair) for pair in arrays_and_padding)
-    carry, outputs = jax.lax.scan(lambda carry, xs: body(carry, *xs), carry, chunks)
 
     def uncut(output):
         return jnp.reshape(output, (num_chunks * chunk_size, *output.shape[2:]))[:num_tokens]
 
+    carry, outputs = jax.lax.scan(lambda carry, chunks: body(carry, *chunks), carry, tuple(map(cut, arrays)))
     return carry, jax.tree.map(uncut, outputs)
 
 

@@ -138,9 +138,8 @@ def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing,
 
 
 def _flat_targets(targets: jax.Array, ignored: jax.Array, vocab_size: int) -> jax.Array:
-    # Any other id that is out of range becomes V, whose loss is NaN.
-    wrong = (targets < 0) | (targets > vocab_size)
-    targets = jnp.where(wrong, vocab_size, targets)
+    # A negative id that is not to be ignored is as wrong as one past the vocabulary: NaN.
+    targets = jnp.where(targets < 0, vocab_size, targets)
     return jnp.ravel(jnp.where(ignored, NOTHING, targets))
 
 

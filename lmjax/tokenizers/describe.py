@@ -6,7 +6,8 @@ from lmjax.tokenizers.base import Tokenizer
 def describe(tokenizer: Tokenizer, text: str | None = None) -> str:
     """Lines that say what ``tokenizer`` is and, given ``text``, a table of its tokens.
 
-    The table has a row a token: position, id, bytes, ``*`` where a word starts, and the text.
+    The table has a row a token: position, id, bytes, ``*`` where a word starts, and the text (or
+    the bytes, where they are a part of a character).
     """
     vocabulary = tokenizer.vocabulary
     names = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
@@ -34,7 +35,13 @@ def describe(tokenizer: Tokenizer, text: str | None = None) -> str:
         starts = vocabulary.word_start_V is not None and vocabulary.word_start_V[token_id]
         token = tokenizer.token_bytes[token_id]
         lines.append(
-            f"{position:>8}  {token_id:>7}  {len(token):>5}  {'*' if starts else '':^4}  "
-            f"{token.decode(errors='backslashreplace')!r}"
+            f"{position:>8}  {token_id:>7}  {len(token):>5}  {'*' if starts else '':^4}  {_readable(token)!r}"
         )
     return "\n".join(lines)
+
+
+def _readable(token: bytes) -> str | bytes:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return token

@@ -18,21 +18,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from lmjax.train.checksums import SUMS, first_mismatch, read_sums, write_sums
+from lmjax.train.leaves import Leaves, by_part, check_same, described, is_key, named_leaves, part_of, storage
 from lmjax.types import PyTree
 
 CONTENTS = "contents"
 MINUTES_CHECKED_EVERY = 10
 
-Leaves = dict[str, Any]
+Tree = TypeVar("Tree")
 Choose = Callable[[dict[str, str]], tuple[Leaves, dict[str, str]]]
 """From what a step holds to the leaves wanted, and to those of its own that they must equal."""
 
@@ -86,14 +86,14 @@ class Checkpoints:
           folder: where the steps are, a path of the local or a mounted file system.
           config: when to save, what to keep.
           read_only: only read: nothing is created, and a damaged step is passed over, not renamed.
-          notify: receives one-line notices (a damaged step, an unverified one).
+          notify: receives one-line notices (a damaged step, an unverified one), in the first process.
 
         Raises:
           CheckpointError: the folder cannot be made or written to.
         """
         self.folder = pathlib.Path(folder).absolute()
         self.config = config or CheckpointConfig()
-        self._notify = notify
+        self._notify = notify if jax.process_index() == 0 else lambda _: None
         self._saved_at = time.monotonic()
         self._last_step: int | None = None
         self._saving: tuple[int, threading.Thread] | None = None
@@ -220,12 +220,12 @@ class Checkpoints:
                 f"checkpoint of step {step}: its data cannot be written as JSON: {error}"
             ) from error
         with self._failures_of(step), jax.transfer_guard("allow"):
-            leaves = _named_leaves(state)
-            keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
-            contents = {"leaves": _described(leaves), "keys": keys, "data": data}
+            leaves = named_leaves(state)
+            keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
+            contents = {"leaves": described(leaves), "keys": keys, "data": data}
             raw = {n: jax.random.key_data(leaf) if n in keys else leaf for n, leaf in leaves.items()}
             response = self._writer.save_checkpointables_async(
-                step, {CONTENTS: contents, **_by_part(raw)}, force=True
+                step, {CONTENTS: contents, **by_part(raw)}, force=True
             )
             assert response is not None
         sealer = threading.Thread(target=self._seal, args=(step, response), name=f"checksums of step {step}")
@@ -282,7 +282,7 @@ class Checkpoints:
                 )
             ) from error
 
-    def restore(self, abstract_state: PyTree, step: int | None = None) -> tuple[PyTree, Any]:
+    def restore(self, abstract_state: Tree, step: int | None = None) -> tuple[Tree, Any]:
         """The state and the data of a step, the newest intact one unless ``step`` is given.
 
         Args:
@@ -294,15 +294,15 @@ class Checkpoints:
           ValueError: the checkpoint is of another model or optimizer, or there is no such step.
           CheckpointError: there is no checkpoint, or none that is intact.
         """
-        wanted = _named_leaves(abstract_state)
+        wanted = named_leaves(abstract_state)
         loaded, data, found = self._load(lambda saved: (wanted, saved), step)
         self._last_step = found
         leaves = [loaded[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), data
 
     def restore_params(
-        self, abstract_params: PyTree, *, ema: bool | None = None, step: int | None = None
-    ) -> tuple[PyTree, int]:
+        self, abstract_params: Tree, *, ema: bool | None = None, step: int | None = None
+    ) -> tuple[Tree, int]:
         """Parameters only, and the step they are of; no optimizer state is read.
 
         Args:
@@ -318,12 +318,12 @@ class Checkpoints:
         structure = jax.tree.structure(abstract_params)
 
         def choose(saved: dict[str, str]) -> tuple[Leaves, dict[str, str]]:
-            averaged = any(_part_of(name) == "ema" for name in saved) if ema is None else ema
+            averaged = any(part_of(name) == "ema" for name in saved) if ema is None else ema
             part = "ema" if averaged else "params"
-            of_part = {name: leaf for name, leaf in saved.items() if _part_of(name) == part}
+            of_part = {name: leaf for name, leaf in saved.items() if part_of(name) == part}
             if not of_part:
                 raise ValueError(f"the checkpoints in {self.folder} hold no {part}: the run kept no average")
-            return _named_leaves({part: abstract_params}), of_part
+            return named_leaves({part: abstract_params}), of_part
 
         loaded, _, found = self._load(choose, step)
         return jax.tree.unflatten(structure, list(loaded.values())), found
@@ -348,8 +348,9 @@ class Checkpoints:
 
     def _load_step(self, step: int, choose: Choose) -> tuple[Leaves, Any]:
         folder = self.folder / str(step)
-        sums = read_sums(folder)
-        if sums is None:
+        sums = read_sums(folder) or {}
+        sealed = _from_primary(bool(sums))
+        if not sealed:
             self._notify(
                 f"checkpoint of step {step}: no {SUMS} (the run ended before it was written); not verified"
             )
@@ -361,13 +362,13 @@ class Checkpoints:
         except Exception as error:
             raise _DamagedError(_first_line(error)) from error
         wanted, expected = choose(saved)
-        _check_same(_described(wanted), expected, folder)
-        parts = _by_part({name: _storage(leaf) for name, leaf in wanted.items()})
+        check_same(described(wanted), expected, folder)
+        parts = by_part({name: storage(leaf) for name, leaf in wanted.items()})
         _verify(folder, sums, set(parts))
         try:
             loaded = ocp.load_checkpointables(folder, parts)
         except (OSError, ValueError, KeyError) as error:
-            if sums is None:
+            if not sealed:
                 raise _DamagedError(_first_line(error)) from error
             raise CheckpointError(f"{folder} could not be read: {_first_line(error)}") from error
         leaves = {name: leaf for part in loaded.values() for name, leaf in part.items()}
@@ -392,60 +393,12 @@ class Checkpoints:
         self._notify(f"checkpoint of step {step} in {self.folder} is damaged ({damage}); {where}")
 
 
-def _named_leaves(tree: PyTree) -> Leaves:
-    """Leaves by dotted path (``params.blocks.mlp.up``): independent of containers and their versions."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    assert len(named) == len(leaves), "two leaves share a dotted path"
-    return named
-
-
-def _part_of(name: str) -> str:
-    head = name.split(".", 1)[0]
-    return head if head in ("params", "ema") else "training"
-
-
-def _by_part(leaves: Leaves) -> dict[str, Leaves]:
-    parts: dict[str, Leaves] = {}
-    for name, leaf in leaves.items():
-        parts.setdefault(_part_of(name), {})[name] = leaf
-    return parts
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _storage(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What a leaf is on disk: keys are their raw integers."""
-    raw = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
-
-
-def _described(leaves: Leaves) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
-
-
-def _check_same(wanted: dict[str, str], saved: dict[str, str], folder: pathlib.Path) -> None:
-    """Refuses a checkpoint of another model at its first differing leaf."""
-    for name in [*wanted, *(name for name in saved if name not in wanted)]:
-        there, here = saved.get(name, "absent"), wanted.get(name, "absent")
-        if there != here:
-            raise ValueError(
-                f"{folder} is of another model or optimizer: {name} is {there} there and {here} here; "
-                f"use the configuration that run was started with, or choose another run folder"
-            )
-
-
-def _verify(folder: pathlib.Path, sums: dict[str, str] | None, parts: set[str]) -> None:
+def _verify(folder: pathlib.Path, sums: dict[str, str], parts: set[str]) -> None:
     """Reads the files of these parts of a step and compares; the first process does so for all.
 
     Raises:
       _DamagedError: a file is missing or differs.
     """
-    if sums is None:
-        return
     of_parts = {name: digest for name, digest in sums.items() if name.split("/")[0] in parts}
     bad = first_mismatch(folder, of_parts) if jax.process_index() == 0 else None
     if _from_primary(bad is not None):

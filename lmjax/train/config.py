@@ -32,6 +32,8 @@ class TrainConfig:
     """Parts of a batch processed one after the other, their gradients summed (less memory, same result)."""
     seed: int = 0
     """Decides initial weights, data order, corruption and dropout."""
+    ema_decay: float | None = None
+    """Decay of a moving average of the parameters; evaluation and sampling then use the average."""
     log_every: int = 10
     """Steps between lines of metrics."""
     eval_every: int = 250
@@ -58,6 +60,8 @@ class TrainConfig:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
             )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1")
         if self.profile is not None and not 0 <= self.profile[0] <= self.profile[1]:
             raise ValueError(f"train.profile={self.profile}: give the first and the last step, in that order")
 

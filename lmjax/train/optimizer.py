@@ -10,7 +10,7 @@ norm scales to [L, D], and a rule like "two dimensions or more" would decay them
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.train.schedule import Schedule
 from lmjax.types import PyTree
+
+Tree = TypeVar("Tree")
 
 MATRIX_KINDS = ("matrix",)
 EMBEDDING_KINDS = ("embedding", "position")
@@ -127,7 +129,7 @@ def build_optimizer(
     )
 
 
-def decays(kinds: PyTree, *, embeddings: bool) -> PyTree:
+def decays(kinds: PyTree, *, embeddings: bool) -> Any:
     """Which parameters weight decay applies to, as booleans in the structure of ``kinds``.
 
     Kind ``"matrix"`` decays; ``"embedding"`` and ``"position"`` when ``embeddings``; ``"norm"``,
@@ -211,7 +213,7 @@ def _vmapped(function: Callable, depth: int) -> Callable:
 
 def state_shardings(
     optimizer: optax.GradientTransformation, params: PyTree, param_shardings: PyTree, mesh: Mesh
-) -> PyTree:
+) -> Any:
     """Where each array of the optimizer's state lives: a moment like its parameter, scalars everywhere.
 
     ``jax.jit(optimizer.init)`` without these as ``out_shardings`` replicates every moment.
@@ -252,7 +254,7 @@ def _moment_spec(moment: tuple[int, ...], param: tuple[int, ...], spec: Partitio
     )
 
 
-def clip_by_norm(grads: PyTree, *, norm: jax.Array, max_norm: float | None) -> PyTree:
+def clip_by_norm(grads: Tree, *, norm: jax.Array, max_norm: float | None) -> Tree:
     """Gradients scaled by ``min(1, max_norm / norm)``, dtypes kept (Pascanu et al. 2013, algorithm 1).
 
     Args:
@@ -266,7 +268,7 @@ def clip_by_norm(grads: PyTree, *, norm: jax.Array, max_norm: float | None) -> P
     return jax.tree.map(lambda grad: grad * scale.astype(grad.dtype), grads)
 
 
-def ema_update(ema: PyTree, params: PyTree, step: jax.Array, *, decay: float, warm_up: bool = True) -> PyTree:
+def ema_update(ema: Tree, params: Tree, step: jax.Array, *, decay: float, warm_up: bool = True) -> Tree:
     """One step of an exponential moving average, ``d ema + (1 - d) params``, in the dtype of ``ema``.
 
     Args:

@@ -64,5 +64,5 @@ def build_learner(
         mesh=mesh,
         microbatches=train.microbatches,
         clip_norm=config.optimizer.clip_norm,
-        ema_decay=config.optimizer.ema_decay,
+        ema_decay=train.ema_decay,
     )

@@ -147,9 +147,10 @@ def test_inside_a_shard_map_of_the_caller():
 
     rows = PartitionSpec("data")
     specs = (rows, PartitionSpec(), PartitionSpec(), rows, rows)
+    arguments = inputs(64)  # 40 tokens a device, which 8 would divide again
     with jax.set_mesh(make_mesh(MESHES["data"])):
-        value = run(jax.shard_map(local_sum, in_specs=specs, out_specs=PartitionSpec()), *inputs())
-    np.testing.assert_allclose(value, expected("bare")[0], rtol=1e-5)
+        value = run(jax.shard_map(local_sum, in_specs=specs, out_specs=PartitionSpec()), *arguments)
+    np.testing.assert_allclose(value, run(plain, *arguments), rtol=1e-5)
 
 
 def test_token_losses_and_their_gradients_equal_the_plain_ones():
@@ -162,7 +163,7 @@ def test_token_losses_and_their_gradients_equal_the_plain_ones():
     def values_and_gradients(token_losses):
         def weighted(*parameters):
             values = token_losses(*parameters, targets, **options)
-            return jnp.sum(weights * jnp.square(values)), values
+            return jnp.sum((1 + weights) * jnp.square(1 + values)), values
 
         return run(jax.value_and_grad(weighted, BY_PARAMETERS, has_aux=True), hidden, head, bias)
 
@@ -181,6 +182,9 @@ def test_weightless_targets_may_be_anything_and_wrong_ones_are_not_silent():
     chex.assert_tree_all_finite((value, gradients))
     np.testing.assert_array_equal(np.any(gradients[0][0], axis=-1), [True, False, False, False])
     assert gradients[3][0, 0] == value
+    as_one_more = value_and_grad(hidden, head, bias, weights.at[0, 1].set(1.0), targets.at[0, 1].set(5))
+    by_weights = value_and_grad(hidden, head, bias, weights, targets.at[0, 1].set(5))[1][3]
+    np.testing.assert_allclose(by_weights[0, 1], as_one_more[0] - value, rtol=1e-5)
     for wrong in (-100, -1, 24, 1000):
         assert np.isnan(value_and_grad(hidden, head, bias, weights, targets.at[0, 0].set(wrong))[0])
     token_losses = run(losses.linear_token_losses, hidden, head, targets)

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import signal
@@ -81,13 +82,18 @@ def test_one_slurm_task_a_node_takes_all_gpus_of_its_node():
     assert local_device_ids(gpus) is None
 
 
-def launch(script, *options, **arguments):
+@contextlib.contextmanager
+def launch(script, *options):
     command = [sys.executable, str(LAUNCHER), *options, "--", sys.executable, "-c", script]
     # Not our own settings: conftest's are of this process, and the launcher gives its own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **arguments
-    )
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def test_two_processes_share_one_mesh_and_stop_after_the_same_step():

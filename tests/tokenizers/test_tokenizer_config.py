@@ -46,6 +46,12 @@ def test_default_is_bytes_with_few_special_tokens():
     assert tokenizer.vocabulary.eos_id == 256 and tokenizer.vocabulary.pad_id is None
 
 
+def test_a_tokenizer_may_have_no_special_tokens():
+    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes", special_tokens=()), list)
+    assert tokenizer.vocabulary.size == 256 and tokenizer.vocabulary.special_ids == ()
+    assert tokenizer.vocabulary.word_start_V.sum() == len(b" \t\n\r\v\f\x1c\x1d\x1e\x1f")
+
+
 def test_a_taken_role_is_not_added_twice():
     tokens = append_special_tokens({"</s>": 1}, ("<eos>", "<mask>", "<x>"), first_id=9)
     assert tokens == {"</s>": 1, "<mask>": 9, "<x>": 10}
@@ -150,5 +156,5 @@ def test_description_shows_each_token_of_a_text(trained):
     assert rows[0].split() == ["kind", "bytes"] and rows[1].split() == ["size", "266"]
     assert rows[-4].split() == ["0", "97", "1", "'a'"]
     assert rows[-3].split() == ["1", "32", "1", "*", "'", "'"]
-    assert rows[-1].split() == ["3", "169", "1", r"'\\xa9'"]
+    assert rows[-1].split() == ["3", "169", "1", r"b'\xa9'"]
     assert "lossless     yes" in describe(trained["sentencepiece_unigram"])

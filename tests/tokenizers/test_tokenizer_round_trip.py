@@ -1,6 +1,7 @@
 """What every tokenizer promises: exact round trips, exact byte counts, no special id from text."""
 
 import codecs
+import dataclasses
 
 import numpy as np
 import pytest
@@ -73,8 +74,15 @@ def test_training_twice_gives_the_same_tokenizer(tokenizer, configs, corpus):
     assert again.token_bytes == tokenizer.token_bytes
 
 
-def test_kinds_and_special_tokens_change_the_fingerprint(trained):
+def test_whatever_decides_ids_changes_the_fingerprint(trained, configs, corpus):
     assert len({tokenizer.fingerprint for tokenizer in trained.values()}) == len(trained)
+    for kind, tokenizer in trained.items():
+        renamed = dataclasses.replace(configs[kind], named=("<fim_middle>",))
+        assert build_tokenizer(renamed, lambda: corpus).fingerprint != tokenizer.fingerprint
+        if kind != "bytes":
+            other_text = build_tokenizer(configs[kind], lambda: corpus[1:])
+            assert other_text.vocabulary.size == tokenizer.vocabulary.size
+            assert other_text.fingerprint != tokenizer.fingerprint
 
 
 def test_saved_tokenizer_loads_the_same(tokenizer, strange_texts, tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints come back to the bit, elsewhere too, and whatever happened to the disk says so."""
 
 import dataclasses
+import gc
 import pathlib
 import resource
 import signal
@@ -267,6 +268,7 @@ def test_all_damaged_or_none(saved, tmp_path, notices):
         assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.filterwarnings("ignore:coroutine")
 def test_a_step_without_sums_is_loaded_with_a_note_and_refused_when_unreadable(saved, notices):
     (saved / "20" / SUMS).unlink()
     with Checkpoints(saved, notify=notices.append) as checkpoints:
@@ -276,6 +278,7 @@ def test_a_step_without_sums_is_loaded_with_a_note_and_refused_when_unreadable(s
             file.unlink()
         assert_same(checkpoints.restore(abstract(make_state(20)))[0], make_state(10))
         assert (saved / "20.corrupt").is_dir()
+    gc.collect()
 
 
 OTHERS = {
@@ -341,6 +344,21 @@ def test_a_full_disk_is_reported_and_spares_the_past(saved):
         assert checkpoints.save(30, big)
         checkpoints.wait()
         assert checkpoints.steps() == [10, 20, 30]
+
+
+def test_a_save_that_fails_while_closing_is_reported_once(saved):
+    big = {"params": {"w": jax.random.normal(jax.random.key(0), (1 << 18,))}}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
+    try:
+        with (
+            pytest.raises(CheckpointError, match="step 30 could not be written"),
+            Checkpoints(saved) as checkpoints,
+        ):
+            checkpoints.save(30, big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    checkpoints.close()
 
 
 def test_a_failed_save_does_not_hide_the_error_that_ended_the_run(tmp_path, notices, monkeypatch):

@@ -1,3 +1,4 @@
+import contextlib
 import math
 import os
 import signal
@@ -48,10 +49,14 @@ def test_outside_the_main_thread_signals_are_left_alone():
     assert seen == [(before, False)]
 
 
+@contextlib.contextmanager
 def run_python(code):
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-u", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_second_ctrl_c_ends_a_process_that_is_stuck():

@@ -66,6 +66,7 @@ def test_two_writes_of_a_step_make_one_line(tmp_path):
         writers.write(2, {"train/loss": 2.123456789})
         writers.write(2, {"valid/loss": 2.5})
         writers.write(2, {"train/loss": 2.0})  # shorter than what it replaces
+        assert lines(tmp_path)[1:] == [{"step": 2, "train/loss": 2.0, "valid/loss": 2.5}]
         writers.write(3, {"train/loss": 1.0})
     assert lines(tmp_path) == [
         {"step": 1, "train/loss": 3.0},

@@ -202,12 +202,12 @@ def test_state_lies_where_its_parameters_do(name):
 def test_state_of_a_square_matrix_is_sharded_only_where_its_shape_is_telling():
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     params = {"w": jax.ShapeDtypeStruct((2, 8, 8), jnp.float32)}
-    shardings = {"w": NamedSharding(mesh, PartitionSpec(None, "fsdp", None))}
+    shardings = {"w": NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))}
     optimizer = build_optimizer(
         OptimizerConfig(name="adafactor", min_factored_size=4),
         schedule=one,
         kinds={"w": "matrix"},
-        axes={"w": ("layers", "embed", "heads")},
+        axes={"w": ("layers", "heads", "embed")},
     )
     specs = state_shardings(optimizer, params, shardings, mesh)[0]
     assert specs.v_row["w"].spec == specs.v_col["w"].spec == PartitionSpec(None, None)

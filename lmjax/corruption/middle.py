@@ -1,0 +1,115 @@
+"""Fill-in-the-middle: a document's middle moved to its end, so that a causal model learns to infill.
+
+Bavarian et al. 2022, section 3: a document is cut at two uniformly random points and written as
+
+    PSM   <prefix> prefix <suffix> suffix <middle> middle
+    SPM   <prefix> <suffix> suffix <middle> prefix middle
+
+The second is the paper's SPM variant 2, whose markers agree with PSM's. Cuts fall between tokens.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.corruption.ids import check_rate
+from lmjax.corruption.layout import documents, place, running_count
+from lmjax.types import Rows
+
+
+def fill_in_middle(
+    key: jax.Array,
+    tokens_BT: jax.Array,
+    *,
+    prefix_id: int,
+    suffix_id: int,
+    middle_id: int,
+    rate: float | jax.Array = 0.5,
+    spm_fraction: float | jax.Array = 0.5,
+    segments_BT: jax.Array | None = None,
+    bos_id: int | None = None,
+    eos_id: int | None = None,
+    length: int | None = None,
+    pad_id: int = 0,
+) -> Rows:
+    """Rearranges each document of the rows with probability ``rate``; the others stay as they are.
+
+    A rearranged document is three tokens longer and what follows it moves back. Rows are cut at
+    ``length``: tokens that end up at or after it are lost, all before it are untouched. A row of
+    D documents loses nothing if ``length`` leaves ``3 * D`` positions more than it has tokens.
+
+    Args:
+      key: PRNG key.
+      tokens_BT: int32 ids.
+      prefix_id: marks the prefix.
+      suffix_id: marks the suffix.
+      middle_id: marks the middle.
+      rate: probability of a document to be rearranged; may be traced.
+      spm_fraction: share of the rearranged documents in SPM order, the others are PSM; may be traced.
+      segments_BT: document numbers, 0 for padding; ``None``: one document fills the row (the paper's
+        context-level form, when rows hold several).
+      bos_id: a document's first token, if it is this one, stays first.
+      eos_id: a document's last token, if it is this one, stays last.
+      length: length of the rows, T + 3 by default.
+      pad_id: fills the rows.
+
+    Returns:
+      The rows, with the document number of each token.
+
+    Raises:
+      ValueError: a rate outside of [0, 1], or two of the markers are the same.
+    """
+    check_rate("fill_in_middle", rate=rate, spm_fraction=spm_fraction)
+    if len({prefix_id, suffix_id, middle_id}) < 3:
+        raise ValueError(
+            f"fill_in_middle: prefix_id={prefix_id}, suffix_id={suffix_id}, middle_id={middle_id}: "
+            f"the three must differ"
+        )
+    shape = tokens_BT.shape
+    length = shape[1] + 3 if length is None else length
+    where = documents(segments_BT, shape)
+    first_BT, end_BT = where.start_BT, where.end_BT
+    if bos_id is not None:
+        first_BT = first_BT + where.shared((tokens_BT == bos_id).astype(jnp.int32))
+    if eos_id is not None:
+        ends_BT = jnp.take_along_axis(tokens_BT == eos_id, where.end_BT - 1, axis=1)
+        end_BT = jnp.maximum(end_BT - ends_BT.astype(jnp.int32), first_BT)
+    size_BT = end_BT - first_BT
+    apply_key, order_key, cut_key = jax.random.split(key, 3)
+    applies_BT = where.real_BT & (size_BT > 0) & (where.shared(jax.random.uniform(apply_key, shape)) < rate)
+    is_spm_BT = where.shared(jax.random.uniform(order_key, shape)) < spm_fraction
+    low_BT, high_BT = _cuts(cut_key, where.shared, size_BT)
+    # Where parts and markers begin, counted from the body's first token.
+    suffix_size_BT = size_BT - high_BT
+    suffix_marker_BT = jnp.where(is_spm_BT, 1, 1 + low_BT)
+    middle_marker_BT = suffix_marker_BT + 1 + suffix_size_BT
+    index_BT = where.index_BT - first_BT
+    prefix_place_BT = jnp.where(is_spm_BT, middle_marker_BT + 1, 1) + index_BT
+    suffix_place_BT = suffix_marker_BT + 1 + index_BT - high_BT
+    # In either order all but the middle's own earlier part, and three markers, precede a middle token.
+    middle_place_BT = 3 + suffix_size_BT + index_BT
+    moved_BT = jnp.where(
+        index_BT < low_BT, prefix_place_BT, jnp.where(index_BT < high_BT, middle_place_BT, suffix_place_BT)
+    )
+    moved_BT = jnp.where(index_BT < 0, index_BT, jnp.where(index_BT >= size_BT, index_BT + 3, moved_BT))
+    opens_BT = applies_BT & (where.index_BT == where.start_BT)
+    earlier_BT = 3 * where.shared(running_count(opens_BT) - opens_BT.astype(jnp.int32))
+    position_BT = first_BT + earlier_BT + jnp.where(applies_BT, moved_BT, index_BT)
+    # The three markers of a document are written by its first token.
+    markers = ((prefix_id, 0), (suffix_id, suffix_marker_BT), (middle_id, middle_marker_BT))
+    values = [tokens_BT, *(jnp.full_like(tokens_BT, marker_id) for marker_id, _ in markers)]
+    positions = [position_BT, *(first_BT + earlier_BT + offset_BT for _, offset_BT in markers)]
+    number_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
+    position_BN = jnp.concatenate(positions, axis=1)
+    keep_BN = jnp.concatenate([where.real_BT, opens_BT, opens_BT, opens_BT], axis=1)
+    return Rows(
+        tokens_BT=place(jnp.concatenate(values, axis=1), position_BN, keep_BN, length=length, fill=pad_id),
+        segments_BT=place(jnp.tile(number_BT, (1, 4)), position_BN, keep_BN, length=length, fill=0),
+    )
+
+
+def _cuts(key: jax.Array, shared, size_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two cuts of each document, in order, each uniform over 0 .. size."""
+    bits = (shared(jax.random.bits(k, size_BT.shape, jnp.uint32)) for k in jax.random.split(key))
+    choices_BT = (size_BT + 1).astype(jnp.uint32)
+    first_BT, second_BT = ((bits_BT % choices_BT).astype(jnp.int32) for bits_BT in bits)
+    return jnp.minimum(first_BT, second_BT), jnp.maximum(first_BT, second_BT)

@@ -1,0 +1,70 @@
+"""A state as named arrays: what of it goes to disk, in which part of a checkpoint, and what it must equal."""
+
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from lmjax.types import PyTree
+
+Leaves = dict[str, Any]
+
+
+def named_leaves(tree: PyTree) -> Leaves:
+    """Leaves by dotted path (``params.blocks.mlp.up``), whatever containers hold them."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    assert len(named) == len(leaves), "two leaves share a dotted path"
+    return named
+
+
+def part_of(name: str) -> str:
+    """``"params"``, ``"ema"``, or ``"training"`` for all that only a resumed run needs."""
+    head = name.split(".", 1)[0]
+    return head if head in ("params", "ema") else "training"
+
+
+def by_part(leaves: Leaves) -> dict[str, Leaves]:
+    """The same leaves under :func:`part_of` their names."""
+    parts: dict[str, Leaves] = {}
+    for name, leaf in leaves.items():
+        parts.setdefault(part_of(name), {})[name] = leaf
+    return parts
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds typed PRNG keys."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def storage(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What a leaf is on disk, keys being raw integers; without a sharding it goes to the first device."""
+    raw = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
+
+
+def described(leaves: Leaves) -> dict[str, str]:
+    """Each leaf's dtype and shape, like ``float32[2, 8]``."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+
+def check_same(wanted: dict[str, str], saved: dict[str, str], folder: pathlib.Path) -> None:
+    """Refuses a checkpoint of another model.
+
+    Args:
+      wanted: :func:`described` leaves of this run.
+      saved: those of the checkpoint.
+      folder: of the checkpoint, for the message.
+
+    Raises:
+      ValueError: names the first leaf that differs and what it is on either side.
+    """
+    for name in [*wanted, *(name for name in saved if name not in wanted)]:
+        there, here = saved.get(name, "absent"), wanted.get(name, "absent")
+        if there != here:
+            raise ValueError(
+                f"{folder} is of another model or optimizer: {name} is {there} there and {here} here; "
+                f"use the configuration that run was started with, or choose another run folder"
+            )

@@ -1,0 +1,248 @@
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from lmjax import masks
+from lmjax.masks import IntervalMask
+from lmjax.models.cache import empty_cache
+from lmjax.models.config import ModelConfig
+from lmjax.types import Stream, make_stream
+
+T = 12
+LLAMA = dataclasses.replace(tiny.MODEL, num_heads=4, num_kv_heads=2, head_width=8, num_layers=3)
+VARIANTS = {
+    "rope_gqa": LLAMA,
+    "learned_layernorm_bias": dataclasses.replace(
+        tiny.MODEL, positions="learned", norm="layernorm", bias=True, activation="gelu", max_length=32
+    ),
+    "sinusoidal_mqa_relu": dataclasses.replace(
+        tiny.MODEL, positions="sinusoidal", num_kv_heads=1, activation="relu", head_bias=True
+    ),
+    "alibi_windows": dataclasses.replace(
+        tiny.MODEL, positions="alibi", windows=(None, 3), num_layers=3, activation="geglu"
+    ),
+    "none_caps_qk_norm": dataclasses.replace(
+        tiny.MODEL, positions="none", attention_softcap=5.0, logit_softcap=9.0, qk_norm=True, tie_embeddings=False
+    ),
+}
+SEGMENTS = tiny.segments([[5, 4], [3, 9]], T)
+TOKENS = np.random.default_rng(0).integers(0, 60, (2, T)).astype(np.int32)
+
+
+@functools.cache
+def built(name: str):
+    spec = tiny.model_spec(VARIANTS[name])
+    return spec, tiny.random_params(spec)
+
+
+@functools.cache
+def forward(name: str, **changes):
+    spec = tiny.model_spec(dataclasses.replace(VARIANTS[name], **changes)) if changes else built(name)[0]
+    return jax.jit(lambda params, stream, key=None: spec.bind(params)(stream, key=key))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_packed_documents_equal_the_same_documents_alone(name):
+    _, params = built(name)
+    packed = forward(name)(params, make_stream(TOKENS, jnp.asarray(SEGMENTS), "causal"))
+    for row, start, end in ((0, 0, 5), (0, 5, 9), (1, 0, 3), (1, 3, 12)):
+        alone = forward(name)(params, make_stream(TOKENS[row : row + 1, start:end], None, "causal"))
+        np.testing.assert_allclose(packed[row, start:end], alone[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cached_decoding_equals_the_full_forward_pass(name):
+    spec, params = built(name)
+    full = forward(name)(params, make_stream(TOKENS, None, "causal"))
+
+    @jax.jit
+    def extend(params, tokens_BT, positions_BT, caches):
+        mask = IntervalMask(start_BT=jnp.zeros_like(positions_BT), end_BT=positions_BT + 1)
+        stream = Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask)
+        return spec.bind(params).extend(stream, caches)
+
+    caches = empty_cache(VARIANTS[name], batch_size=2, length=T + 3)
+    positions = np.broadcast_to(np.arange(T, dtype=np.int32), (2, T))
+    prompt, caches = extend(params, TOKENS[:, :6], positions[:, :6], caches)
+    steps = [prompt]
+    for t in range(6, T):
+        step, caches = extend(params, TOKENS[:, t : t + 1], positions[:, t : t + 1], caches)
+        steps.append(step)
+    np.testing.assert_allclose(jnp.concatenate(steps, axis=1), full, atol=1e-4)
+
+
+def test_rows_of_different_length_decode_side_by_side():
+    spec, params = built("rope_gqa")
+    caches = empty_cache(VARIANTS["rope_gqa"], batch_size=2, length=T)
+    lengths = np.array([3, 6])
+
+    def extend(tokens_BT, positions_BT, caches):
+        mask = IntervalMask(start_BT=jnp.zeros_like(positions_BT), end_BT=positions_BT + 1)
+        return spec.bind(params).extend(Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask), caches)
+
+    positions = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32), (2, 6))
+    _, caches = extend(jnp.asarray(TOKENS[:, :6]), positions, caches)
+    next_B1 = jnp.asarray(TOKENS[[0, 1], lengths][:, None])
+    hidden, _ = extend(next_B1, jnp.asarray(lengths[:, None], jnp.int32), caches)
+    full = forward("rope_gqa")(params, make_stream(TOKENS, None, "causal"))
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(hidden[row, 0], full[row, length], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["causal", "bidirectional", "prefix"])
+@pytest.mark.parametrize("name", ["rope_gqa", "alibi_windows"])
+def test_no_position_sees_what_it_must_not(kind, name):
+    """d hidden[t] / d embedding[s] is zero exactly where the mask says so, in packed rows."""
+    config = dataclasses.replace(VARIANTS[name], windows=(None,))
+    spec = tiny.model_spec(config)
+    params = tiny.random_params(spec)
+    segments = jnp.asarray(SEGMENTS)
+    start, end = masks.document_bounds(segments)
+    prefix_end = jnp.minimum(start + 2, end) if kind == "prefix" else None
+    stream = make_stream(jnp.asarray(TOKENS), segments, kind, prefix_end_BT=prefix_end)
+    # Each row's tokens become ids of their own, so that a row of the table is one position.
+    unique = dataclasses.replace(stream, tokens_BT=jnp.arange(2 * T, dtype=jnp.int32).reshape(2, T))
+
+    def hidden(table_VD):
+        changed = {**params, "embedding": {"table_VD": table_VD}}
+        return jnp.sum(spec.bind(changed)(unique) ** 3, axis=-1)
+
+    influence = jax.jit(jax.jacrev(hidden))(params["embedding"]["table_VD"])
+    influence = np.abs(np.asarray(influence)).sum(-1)[:, :, : 2 * T].reshape(2, T, 2, T)
+    visible = np.asarray(stream.mask.dense(T))
+    for row in range(2):
+        np.testing.assert_array_equal(influence[row, :, row] > 0, visible[row])
+        assert not influence[row, :, 1 - row].any()
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_scanned_layers_equal_unrolled_layers_in_value_and_gradient(remat):
+    config = dataclasses.replace(VARIANTS["alibi_windows"], num_layers=5, remat=remat)
+    scanned = tiny.model_spec(config)
+    unrolled = tiny.model_spec(dataclasses.replace(config, scan_layers=False))
+    params = tiny.random_params(scanned)
+    # Layers 0, 2 are stack 0; layers 1, 3 are stack 1; layer 4 is the tail.
+    order = [("000", 0), ("001", 0), ("000", 1), ("001", 1)]
+    layers = [jax.tree.map(lambda leaf, i=i: leaf[i], params["stacks"][stack]) for stack, i in order]
+    flat = {name: value for name, value in params.items() if name not in ("stacks", "tail")}
+    flat["tail"] = {f"{i:03d}": layer for i, layer in enumerate([*layers, params["tail"]["000"]])}
+    stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
+
+    def loss(spec, params):
+        return jnp.sum(spec.bind(params)(stream) ** 3)
+
+    value, grads = jax.jit(jax.value_and_grad(functools.partial(loss, scanned)))(params)
+    flat_value, flat_grads = jax.jit(jax.value_and_grad(functools.partial(loss, unrolled)))(flat)
+    np.testing.assert_allclose(value, flat_value, rtol=1e-5)
+    np.testing.assert_allclose(
+        grads["stacks"]["001"]["feedforward"]["down"]["weight"][1],
+        flat_grads["tail"]["003"]["feedforward"]["down"]["weight"],
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(
+        grads["embedding"]["table_VD"], flat_grads["embedding"]["table_VD"], rtol=1e-3, atol=2e-3
+    )
+
+
+def test_attention_backends_give_the_same_hidden_states():
+    _, params = built("rope_gqa")
+    stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
+    dense = forward("rope_gqa", attention="xla")(params, stream)
+    chunked = forward("rope_gqa", attention="chunked")(params, stream)
+    np.testing.assert_allclose(dense, chunked, atol=2e-5)
+
+
+def test_dropout_follows_its_key_and_vanishes_without_one():
+    changes = {"dropout": 0.3, "attention_dropout": 0.2}
+    _, params = built("rope_gqa")
+    stream = make_stream(jnp.asarray(TOKENS), None, "causal")
+    dropped = forward("rope_gqa", **changes)
+    keys = jax.random.split(jax.random.key(0), 2)
+    np.testing.assert_array_equal(dropped(params, stream, keys[0]), dropped(params, stream, keys[0]))
+    assert not np.allclose(dropped(params, stream, keys[0]), dropped(params, stream, keys[1]))
+    np.testing.assert_allclose(dropped(params, stream), forward("rope_gqa")(params, stream), atol=1e-6)
+
+
+def test_scanned_layers_draw_different_dropout():
+    config = dataclasses.replace(tiny.MODEL, dropout=0.5, num_layers=2)
+    spec = tiny.model_spec(config)
+    params = tiny.random_params(spec)
+    # With both layers alike and silent attention, equal masks would make two layers' updates parallel.
+    stream = make_stream(jnp.asarray(TOKENS), None, "causal")
+    keys = jax.random.split(jax.random.key(0), 2)
+    scanned = jax.jit(lambda p: spec.bind(p)(stream, key=keys[0]))(params)
+    one_key_for_all = spec.bind(params)
+
+    def same_mask(block, x, key):
+        return block(x, stream.positions_BT, stream.mask, key=key)[0]
+
+    embed_key, scan_key, _ = jax.random.split(keys[0], 3)
+    from lmjax.models.layers import dropout
+
+    x = dropout(one_key_for_all.embed(stream), 0.5, embed_key)
+    layer_key = jax.random.split(jax.random.split(scan_key, 2)[0], 1)[0]
+    for block in one_key_for_all.layers():
+        x = same_mask(block, x, layer_key)
+    assert not np.allclose(scanned, one_key_for_all.final_norm(x), atol=1e-3)
+
+
+def test_bfloat16_arithmetic_keeps_float32_parameters():
+    spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, dtype="bfloat16"))
+    params = spec.init(jax.random.key(0))
+    chex.assert_trees_all_equal_dtypes(params, jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params))
+    stream = make_stream(jnp.asarray(TOKENS), None, "causal")
+    hidden = spec.bind(params)(stream)
+    assert hidden.dtype == jnp.bfloat16
+    reference = tiny.model_spec(tiny.MODEL).bind(params)(stream)
+    np.testing.assert_allclose(hidden.astype(jnp.float32), reference, atol=0.05)
+
+
+def test_initial_weights_have_the_scale_of_gpt2():
+    config = ModelConfig(vocab_size=512, width=256, num_layers=8, num_heads=4, activation="gelu")
+    params = jax.jit(tiny.model_spec(config).init)(jax.random.key(0))
+    block = params["stacks"]["000"]
+    np.testing.assert_allclose(np.std(block["feedforward"]["up"]["weight"]), 0.02, rtol=0.01)
+    np.testing.assert_allclose(np.std(block["feedforward"]["down"]["weight"]), 0.02 / 4, rtol=0.01)
+    np.testing.assert_allclose(np.std(block["attention"]["out"]["weight"]), 0.02 / 4, rtol=0.01)
+    np.testing.assert_allclose(np.std(params["embedding"]["table_VD"]), 0.02, rtol=0.02)
+    # Layers of a stack are drawn independently.
+    assert not np.allclose(block["feedforward"]["up"]["weight"][0], block["feedforward"]["up"]["weight"][1])
+
+
+def test_tied_head_is_the_embedding_and_a_separate_one_is_not():
+    tied = tiny.model_spec(tiny.MODEL)
+    params = tied.init(jax.random.key(0))
+    assert "head_weight_DV" not in params
+    np.testing.assert_array_equal(tied.bind(params).head().weight_DV, params["embedding"]["table_VD"].T)
+    separate = tiny.model_spec(dataclasses.replace(tiny.MODEL, tie_embeddings=False))
+    assert separate.shapes["head_weight_DV"].shape == (16, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"width": 30, "num_heads": 4}, "model.width=30 is not divisible by model.num_heads=4"),
+        ({"num_kv_heads": 3}, "model.num_heads=4 is not a multiple of model.num_kv_heads=3"),
+        ({"head_width": 5}, "rotary positions need an even head width"),
+        ({"dropout": 1.0}, "model.dropout=1.0"),
+        ({"windows": (0,)}, "model.windows"),
+        ({"num_layers": 0}, "model.num_layers=0"),
+        ({"logit_softcap": -1.0}, "model.logit_softcap=-1.0"),
+    ],
+)
+def test_impossible_architectures_are_refused_by_field(changes, words):
+    with pytest.raises(ValueError, match=words):
+        ModelConfig(**{"num_heads": 4, **changes})
+
+
+def test_vocabulary_is_padded_or_refused():
+    assert ModelConfig().with_vocabulary(300).vocab_size == 384
+    assert ModelConfig(vocab_size=512).with_vocabulary(300).vocab_size == 512
+    with pytest.raises(ValueError, match="model.vocab_size=200 is smaller than the tokenizer's 300"):
+        ModelConfig(vocab_size=200).with_vocabulary(300)

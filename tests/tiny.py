@@ -1,0 +1,94 @@
+"""Small things the tests share: a vocabulary, models, packed rows, a learner."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lmjax.models.config import ModelConfig
+from lmjax.models.parameters import ModuleSpec, module_spec
+from lmjax.models.transformer import Transformer
+from lmjax.objectives import CausalLM, Objective
+from lmjax.parallel.mesh import MeshConfig, make_mesh
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.train.optimizer import OptimizerConfig, build_optimizer
+from lmjax.train.schedule import ScheduleConfig, build_schedule
+from lmjax.train.step import Learner
+from lmjax.types import Rows
+
+VOCABULARY = Vocabulary(
+    size=64, pad_id=60, bos_id=61, eos_id=62, mask_id=63, byte_length_V=np.array([1] * 60 + [0] * 4, np.int32)
+)
+MODEL = ModelConfig(vocab_size=64, width=16, num_layers=2, num_heads=2, feedforward_width=32)
+
+
+def model_spec(config: ModelConfig = MODEL) -> ModuleSpec:
+    return module_spec(lambda key: Transformer(config, rngs=nnx.Rngs(params=key)))
+
+
+def random_params(spec: ModuleSpec, seed: int = 0, scale: float = 0.3):
+    """Parameters far from their initial values, so that no path of the model is near the identity."""
+    leaves, structure = jax.tree.flatten(spec.shapes)
+    rng = np.random.default_rng(seed)
+    values = [jnp.asarray(rng.normal(size=leaf.shape) * scale, jnp.float32) for leaf in leaves]
+    params = jax.tree.unflatten(structure, values)
+    return jax.tree.map(lambda value, kind: value + 1 if kind == "norm" else value, params, spec.kinds)
+
+
+def segments(lengths: list[list[int]], length: int) -> np.ndarray:
+    """Rows with documents of these lengths, then padding."""
+    rows = np.zeros((len(lengths), length), np.int32)
+    for row, document_lengths in zip(rows, lengths, strict=True):
+        bounds = np.cumsum([0, *document_lengths])
+        for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False), start=1):
+            row[start:end] = number
+    return rows
+
+
+def random_rows(length: int, *, num_rows: int = 8, packed: bool = True, seed: int = 0) -> Rows:
+    """Rows of random text ids; packed ones hold very different numbers of tokens."""
+    rng = np.random.default_rng(seed)
+    tokens_BT = rng.integers(0, 60, (num_rows, length)).astype(np.int32)
+    if not packed:
+        return Rows(tokens_BT=jnp.asarray(tokens_BT))
+    lengths = [[max(2, length // 4), max(1, (length // 2) * row // num_rows)] for row in range(num_rows)]
+    return Rows(tokens_BT=jnp.asarray(tokens_BT), segments_BT=jnp.asarray(segments(lengths, length)))
+
+
+def learner(
+    objective: Objective | None = None,
+    *,
+    model: ModelConfig = MODEL,
+    mesh: MeshConfig | None = None,
+    num_devices: int = 1,
+    optimizer: OptimizerConfig | None = None,
+    **options,
+) -> Learner:
+    objective = objective or CausalLM()
+    optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)
+    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    schedule = build_schedule(ScheduleConfig(kind="constant"), total_steps=100)
+    built = Learner(
+        spec=spec,
+        objective=objective,
+        vocabulary=VOCABULARY,
+        optimizer=build_optimizer(optimizer, schedule=schedule, kinds=spec.kinds, axes=spec.axes),
+        learning_rate=lambda step: optimizer.learning_rate * schedule(step),
+        mesh=make_mesh(mesh or MeshConfig(), jax.devices()[:num_devices]),
+        clip_norm=optimizer.clip_norm,
+    )
+    return dataclasses.replace(built, **options)
+
+
+def train_losses(built: Learner, *, steps: int, packed: bool = True, length: int = 16) -> list[float]:
+    """Losses of the first steps on fixed random rows, another batch each step."""
+    state = built.init(0)
+    losses = []
+    with jax.set_mesh(built.mesh):
+        for step in range(steps):
+            rows = random_rows(built.objective.row_length(length), packed=packed, seed=step)
+            state, metrics = built.train_step(state, jax.device_put(rows, built.row_sharding))
+            losses.append(float(metrics["loss"]))
+    return losses
