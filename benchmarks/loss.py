@@ -92,15 +92,14 @@ def measure(functions: dict[str, Callable], inputs, rounds: int) -> dict[str, di
 
 def report(console: Console, title: str, results: dict[str, dict[str, float]]) -> None:
     """A table of a pair, and the second row as a multiple of the first."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table = Table("")
     first, second = results.values()
     for column in first:
         table.add_column(column, justify="right")
     for name, row in results.items():
         table.add_row(name, *(f"{value:.3f}" for value in row.values()))
-    table.add_row("ratio", *(f"{second[column] / first[column]:.3f}" for column in first))
-    console.print(table)
+    table.add_row("second / first", *(f"{second[column] / first[column]:.3f}" for column in first))
+    console.print(f"\n{title}", table)
 
 
 def main(config: Config) -> None:

@@ -48,9 +48,9 @@ def segments(lengths: list[list[int]], length: int) -> np.ndarray:
 
 
 def random_rows(length: int, *, num_rows: int = 8, packed: bool = True, seed: int = 0) -> Rows:
-    """Rows of random text ids; packed ones hold very different numbers of tokens."""
+    """Rows of random text ids, small ones the likelier; packed ones hold very different numbers of tokens."""
     rng = np.random.default_rng(seed)
-    tokens_BT = rng.integers(0, 60, (num_rows, length)).astype(np.int32)
+    tokens_BT = (60 * rng.random((num_rows, length)) ** 3).astype(np.int32)
     if not packed:
         return Rows(tokens_BT=jnp.asarray(tokens_BT))
     lengths = [[max(2, length // 4), max(1, (length // 2) * row // num_rows)] for row in range(num_rows)]

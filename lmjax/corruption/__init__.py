@@ -4,7 +4,66 @@ Each function takes the key first, has static shapes and works within rows only,
 split over devices needs no communication and gives the same result as on one device.
 """
 
+from lmjax.corruption.denoise import DenoiseConfig, denoise
+from lmjax.corruption.diffusion import (
+    Noise,
+    absorb,
+    cosine_schedule,
+    diffusion_times,
+    linear_schedule,
+    log_linear_schedule,
+)
+from lmjax.corruption.features import PatchMask, mask_frames, mask_patches
+from lmjax.corruption.middle import fill_in_middle
+from lmjax.corruption.mixture import UL2_DENOISERS, Denoiser, ul2, ul2_joined
+from lmjax.corruption.negatives import corrupt_negatives, previous_candidates
+from lmjax.corruption.pairs import PairRows, next_sentence_pairs, sentence_order_pairs
 from lmjax.corruption.prefix import split_prefix
+from lmjax.corruption.replaced import replace_tokens
+from lmjax.corruption.scheduled import exponential_decay, inverse_sigmoid_decay, linear_decay, mix_predictions
+from lmjax.corruption.segmentation import span_counts, span_mask
+from lmjax.corruption.sentinels import join_spans, replace_spans
+from lmjax.corruption.spans import span_corrupt, span_corrupt_joined, span_lengths
 from lmjax.corruption.tokens import mask_tokens
+from lmjax.corruption.words import MaskedSpans, mask_spans, mask_words
 
-__all__ = ["mask_tokens", "split_prefix"]
+__all__ = [
+    "UL2_DENOISERS",
+    "DenoiseConfig",
+    "Denoiser",
+    "MaskedSpans",
+    "Noise",
+    "PairRows",
+    "PatchMask",
+    "absorb",
+    "corrupt_negatives",
+    "cosine_schedule",
+    "denoise",
+    "diffusion_times",
+    "exponential_decay",
+    "fill_in_middle",
+    "inverse_sigmoid_decay",
+    "join_spans",
+    "linear_decay",
+    "linear_schedule",
+    "log_linear_schedule",
+    "mask_frames",
+    "mask_patches",
+    "mask_spans",
+    "mask_tokens",
+    "mask_words",
+    "mix_predictions",
+    "next_sentence_pairs",
+    "previous_candidates",
+    "replace_spans",
+    "replace_tokens",
+    "sentence_order_pairs",
+    "span_corrupt",
+    "span_corrupt_joined",
+    "span_counts",
+    "span_lengths",
+    "span_mask",
+    "split_prefix",
+    "ul2",
+    "ul2_joined",
+]

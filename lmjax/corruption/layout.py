@@ -120,9 +120,12 @@ def place(
     Values whose position is ``length`` or more are dropped: a row is cut at its end.
     """
     target_BN = jnp.where(keep_BN, position_BN, length)
-    row_B1 = jnp.arange(values_BN.shape[0], dtype=jnp.int32)[:, None]
-    out_BT = jnp.full((values_BN.shape[0], length), fill, values_BN.dtype)
-    return out_BT.at[row_B1, target_BN].set(values_BN, mode="drop")
+
+    # Mapped over rows and not indexed by row: a batch that is split over devices scatters without talking.
+    def place_row(values_N: jax.Array, target_N: jax.Array) -> jax.Array:
+        return jnp.full((length,), fill, values_N.dtype).at[target_N].set(values_N, mode="drop")
+
+    return jax.vmap(place_row)(values_BN, target_BN)
 
 
 def compact(values_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill: int) -> jax.Array:

@@ -1,1 +1,1 @@
-"""Documents to token shards, shards to rows, rows to batches on devices; each step a pure function of the last."""
+"""Documents to token shards, shards to rows, rows to batches: each a pure function of the one before."""

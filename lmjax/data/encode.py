@@ -102,8 +102,6 @@ def _batches_of_documents(
             if characters >= BATCH_CHARACTERS:
                 yield batch
                 batch, characters = [], 0
-        if left:
-            advance(left)
     if batch:
         yield batch
 

@@ -65,6 +65,9 @@ def test_the_number_of_hosts_changes_nothing(rows, process_count):
 def test_first_row_moves_the_stream(rows):
     moved = take(batches(rows, global_batch_size=4, start_step=1, first_row=3), 1)[0]
     np.testing.assert_array_equal(moved.tokens_BT, rows.rows(range(7, 11)).tokens_BT)
+    ended = list(batches(rows, global_batch_size=4, first_row=3, num_rows=4))
+    assert len(ended) == 1
+    np.testing.assert_array_equal(ended[0].tokens_BT, rows.rows(range(3, 7)).tokens_BT)
 
 
 @pytest.mark.parametrize("process_count", [1, 2])

@@ -138,6 +138,8 @@ def test_weights_stay_with_their_tokens(make_shards, make):
     batch = epoch_of(rows, 1)
     assert batch.weights_BT.dtype == np.float32
     np.testing.assert_array_equal(batch.weights_BT, batch.tokens_BT % 8 / 4)
+    parts = epoch_of(make(rows.shards, row_length=4, block_length=16, seed=0), 1)
+    np.testing.assert_array_equal(parts.weights_BT.reshape(-1, 16), batch.weights_BT)
 
 
 def test_too_little_data_and_bad_lengths_are_named(make_shards):

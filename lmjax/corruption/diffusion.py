@@ -1,0 +1,113 @@
+"""Absorbing diffusion: at time t every token has turned into the mask with probability 1 - alpha(t).
+
+The forward process of MDLM (Sahoo et al. 2024, section 3) and of SEDD's absorbing case (Lou et al.
+2024, section 3.3). A schedule gives alpha and the factor of the loss in one record:
+
+    -alpha'(t) / (1 - alpha(t))    weighs MDLM's cross entropy over masked tokens, per token;
+    sigma(t) = -log alpha(t)       is SEDD's total noise, with rate sigma'(t) = -alpha'(t) / alpha(t).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Noise(NamedTuple):
+    """How far the process has gone at each row's time; float32, the shape of the times."""
+
+    alpha: jax.Array
+    """Probability of a token to be still itself."""
+    hidden: jax.Array
+    """Probability to be masked, ``1 - alpha``, exact where alpha is near 1."""
+    slope: jax.Array
+    """The derivative of ``hidden`` by time."""
+
+    @property
+    def weight(self) -> jax.Array:
+        """Factor of the cross entropy in MDLM's bound (its equation 10), ``-alpha' / (1 - alpha)``."""
+        return self.slope / self.hidden
+
+    @property
+    def total(self) -> jax.Array:
+        """SEDD's total noise sigma, ``-log alpha``."""
+        return -jnp.log(self.alpha)
+
+    @property
+    def rate(self) -> jax.Array:
+        """SEDD's noise rate, the derivative of sigma by time."""
+        return self.slope / self.alpha
+
+
+def linear_schedule(times: jax.Array) -> Noise:
+    """``alpha = 1 - t``: the share of masked tokens grows evenly, and ``weight`` is ``1 / t``."""
+    return Noise(1 - times, times, jnp.ones_like(times))
+
+
+def log_linear_schedule(times: jax.Array, *, floor: float = 1e-3) -> Noise:
+    """``sigma = -log(1 - (1 - floor) t)`` (SEDD, MDLM): linear, but sigma stays finite at time 1."""
+    hidden = (1 - floor) * times
+    return Noise(1 - hidden, hidden, jnp.full_like(times, 1 - floor))
+
+
+def cosine_schedule(times: jax.Array) -> Noise:
+    """``alpha = cos(pi t / 2)``: few masks at first, most of them late."""
+    angle = jnp.pi / 2 * times
+    return Noise(jnp.cos(angle), 2 * jnp.sin(angle / 2) ** 2, jnp.pi / 2 * jnp.sin(angle))
+
+
+def diffusion_times(
+    key: jax.Array, num_rows: int, *, least: float = 1e-3, low_discrepancy: bool = True
+) -> jax.Array:
+    """One time a row, uniform on [least, 1), float32 [B].
+
+    Args:
+      key: PRNG key.
+      num_rows: B.
+      least: no time is smaller: the weights grow as 1 / t.
+      low_discrepancy: the rows share one draw and are spread evenly over the interval (Kingma et al.
+        2021, section I.1), which takes most of the variance out of a batch's loss; every single time
+        is still uniform. ``False``: independent draws.
+
+    Raises:
+      ValueError: ``least`` is not in [0, 1).
+    """
+    if not 0 <= least < 1:
+        raise ValueError(f"diffusion_times: least={least}: must be 0 or more, and below 1")
+    if low_discrepancy:
+        offsets = jnp.arange(num_rows, dtype=jnp.float32) / num_rows
+        uniform_B = (jax.random.uniform(key) + offsets) % 1.0
+    else:
+        uniform_B = jax.random.uniform(key, (num_rows,))
+    return least + (1 - least) * uniform_B
+
+
+def absorb(
+    key: jax.Array,
+    tokens_BT: jax.Array,
+    alpha_B: jax.Array,
+    *,
+    mask_id: int,
+    special_ids: Sequence[int] = (),
+    segments_BT: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Masks each token with probability ``1 - alpha``, independently.
+
+    Args:
+      key: PRNG key.
+      tokens_BT: int32 ids.
+      alpha_B: float32, each row's probability of keeping a token.
+      mask_id: the mask token.
+      special_ids: ids that stay as they are.
+      segments_BT: document numbers, 0 for padding, which stays too; ``None``: no padding.
+
+    Returns:
+      ``(inputs_BT, masked_BT)``: the noisy tokens, and which of them were masked (bool).
+    """
+    untouched = jnp.asarray((*special_ids, mask_id), tokens_BT.dtype)
+    eligible_BT = ~jnp.isin(tokens_BT, untouched)
+    if segments_BT is not None:
+        eligible_BT &= segments_BT != 0
+    masked_BT = eligible_BT & (jax.random.uniform(key, tokens_BT.shape) >= alpha_B[:, None])
+    return jnp.where(masked_BT, mask_id, tokens_BT), masked_BT

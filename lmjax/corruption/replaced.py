@@ -1,0 +1,53 @@
+"""Replaced-token detection: a generator's samples in place of tokens.
+
+ELECTRA (Clark et al. 2020, section 2).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def replace_tokens(
+    key: jax.Array,
+    tokens_BT: jax.Array,
+    scored_BP: jax.Array,
+    logits_BPV: jax.Array,
+    *,
+    filled_BP: jax.Array | None = None,
+    temperature: float = 1.0,
+    forbidden_ids: Sequence[int] = (),
+) -> tuple[jax.Array, jax.Array]:
+    """Samples a token for each scored position from the generator's logits and puts it there.
+
+    A sample that happens to be the original token is labelled original. No gradient flows back to
+    the generator (sampling is by ``argmax(logits / temperature + Gumbel noise)``).
+
+    Args:
+      key: PRNG key.
+      tokens_BT: int32 ids before any masking.
+      scored_BP: int32, where the generator's input was masked.
+      logits_BPV: the generator's logits there.
+      filled_BP: bool, which of the P slots are in use; ``None``: all.
+      temperature: of the sampling distribution, above 0.
+      forbidden_ids: ids never sampled.
+
+    Returns:
+      ``(inputs_BT, replaced_BT)``: the discriminator's input, and which tokens are not the original
+      (bool).
+
+    Raises:
+      ValueError: ``temperature`` is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"replace_tokens: temperature={temperature}: must be above 0")
+    logits_BPV = jax.lax.stop_gradient(logits_BPV).astype(jnp.float32)
+    if forbidden_ids:
+        logits_BPV = logits_BPV.at[:, :, jnp.asarray(forbidden_ids)].set(-jnp.inf)
+    sampled_BP = jax.random.categorical(key, logits_BPV / temperature).astype(tokens_BT.dtype)
+    length = tokens_BT.shape[1]
+    target_BP = scored_BP if filled_BP is None else jnp.where(filled_BP, scored_BP, length)
+    put = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))
+    inputs_BT = put(tokens_BT, target_BP, sampled_BP)
+    return inputs_BT, inputs_BT != tokens_BT

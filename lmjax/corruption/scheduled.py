@@ -1,0 +1,79 @@
+"""Scheduled sampling: the model's own predictions mixed into what it reads.
+
+Bengio et al. 2015, section 2.4, in the two-pass form for transformers (Mihaylova and Martins 2019):
+the first pass predicts every token from the true ones, the second reads a mix of both.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.corruption.ids import check_rate
+from lmjax.corruption.layout import documents
+
+
+def linear_decay(step: jax.Array | int, *, num_steps: int, start: float = 1.0, end: float = 0.0) -> jax.Array:
+    """From ``start`` to ``end`` along a line over ``num_steps`` steps, then ``end``.
+
+    Raises:
+      ValueError: ``num_steps`` is below 1, or an end of the line is no probability.
+    """
+    check_rate("linear_decay", start=start, end=end)
+    if num_steps < 1:
+        raise ValueError(f"linear_decay: num_steps={num_steps}: must be at least 1")
+    progress = jnp.clip(jnp.asarray(step, jnp.float32) / num_steps, 0.0, 1.0)
+    return start + (end - start) * progress
+
+
+def exponential_decay(step: jax.Array | int, *, base: float) -> jax.Array:
+    """``base ** step``.
+
+    Raises:
+      ValueError: ``base`` is not in (0, 1).
+    """
+    if not 0 < base < 1:
+        raise ValueError(f"exponential_decay: base={base}: must be above 0 and below 1")
+    return jnp.power(jnp.float32(base), jnp.asarray(step, jnp.float32))
+
+
+def inverse_sigmoid_decay(step: jax.Array | int, *, k: float) -> jax.Array:
+    """``k / (k + exp(step / k))``: slow at first, fastest around step ``k log k``.
+
+    Raises:
+      ValueError: ``k`` is below 1.
+    """
+    if not k >= 1:
+        raise ValueError(f"inverse_sigmoid_decay: k={k}: must be at least 1")
+    # The same as a sigmoid, which does not overflow at late steps.
+    return jax.nn.sigmoid(jnp.log(jnp.float32(k)) - jnp.asarray(step, jnp.float32) / k)
+
+
+def mix_predictions(
+    key: jax.Array,
+    tokens_BT: jax.Array,
+    predictions_BT: jax.Array,
+    *,
+    teacher_rate: float | jax.Array,
+    segments_BT: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Puts the model's prediction in place of each token with probability ``1 - teacher_rate``.
+
+    Args:
+      key: PRNG key.
+      tokens_BT: int32, the true tokens.
+      predictions_BT: int32, what the first pass predicts at each position, for the next one.
+      teacher_rate: probability of the true token; may be traced.
+      segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
+
+    Returns:
+      ``(inputs_BT, predicted_BT)``: the tokens to read in the second pass, and which are predictions.
+      A document's first token is always the true one: nothing predicts it.
+
+    Raises:
+      ValueError: ``teacher_rate`` is not in [0, 1].
+    """
+    check_rate("mix_predictions", teacher_rate=teacher_rate)
+    where = documents(segments_BT, tokens_BT.shape)
+    predictable_BT = where.real_BT & (where.index_BT > where.start_BT)
+    predicted_BT = predictable_BT & (jax.random.uniform(key, tokens_BT.shape) >= teacher_rate)
+    prediction_BT = jnp.roll(predictions_BT, 1, axis=1).astype(tokens_BT.dtype)
+    return jnp.where(predicted_BT, prediction_BT, tokens_BT), predicted_BT

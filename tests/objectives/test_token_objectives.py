@@ -1,0 +1,167 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from lmjax.losses import cross_entropy
+from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
+from lmjax.objectives.base import next_token_targets
+from lmjax.objectives.masked_lm import IGNORE, scored_positions, slots
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Rows
+
+KEY = jax.random.key(0)
+OBJECTIVES = [CausalLM(), MaskedLM(), PrefixLM()]
+
+
+def test_causal_targets_never_cross_documents_and_padding_is_not_predicted():
+    rows = Rows(
+        tokens_BT=jnp.array([[5, 6, 7, 8, 9, 0]]),
+        segments_BT=jnp.array([[1, 1, 1, 2, 2, 0]]),
+    )
+    batch = CausalLM().corrupt(KEY, rows, tiny.VOCABULARY)
+    np.testing.assert_array_equal(batch.inputs.tokens_BT, [[5, 6, 7, 8, 9]])
+    np.testing.assert_array_equal(batch.targets_BP, [[6, 7, 8, 9, 0]])
+    np.testing.assert_array_equal(batch.weights["loss"], [[1, 1, 0, 1, 0]])
+    np.testing.assert_array_equal(batch.inputs.positions_BT, [[0, 1, 2, 0, 1]])
+
+
+def test_data_weights_follow_the_target_token():
+    rows = Rows(tokens_BT=jnp.array([[5, 6, 7]]), weights_BT=jnp.array([[0.25, 0.0, 2.0]]))
+    _, _, _, weights = next_token_targets(rows)
+    np.testing.assert_array_equal(weights, [[0.0, 2.0]])
+
+
+def test_prefix_scores_exactly_the_suffix_and_shows_exactly_the_prefix():
+    rows = tiny.random_rows(33, packed=True)
+    batch = PrefixLM().corrupt(KEY, rows, tiny.VOCABULARY)
+    visible = np.asarray(batch.inputs.mask.dense(32))
+    weights, segments = np.asarray(batch.weights["loss"]), np.asarray(rows.segments_BT)
+    for b, t in zip(*np.nonzero(weights), strict=True):
+        # What is predicted at t is the token at t + 1: nobody who predicts may see it.
+        assert not visible[b, t, t + 1 :].any()
+        assert segments[b, t] == segments[b, t + 1] > 0
+    for b, t in zip(*np.nonzero((weights == 0) & (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)), strict=True):
+        # Inside the prefix the next token is visible, so it is not scored.
+        assert visible[b, t, t + 1]
+
+
+def test_masked_positions_are_gathered_in_order_with_their_targets():
+    rows = tiny.random_rows(64, packed=True)
+    batch = MaskedLM(rate=0.3).corrupt(KEY, rows, tiny.VOCABULARY)
+    scored, weights = np.asarray(batch.scored_BP), np.asarray(batch.weights["loss"])
+    for b in range(scored.shape[0]):
+        real = scored[b][weights[b] > 0]
+        assert (np.diff(real) > 0).all()
+        np.testing.assert_array_equal(batch.targets_BP[b][weights[b] > 0], rows.tokens_BT[b][real])
+        assert (rows.segments_BT[b][real] > 0).all()
+        changed = np.nonzero(np.asarray(batch.inputs.tokens_BT[b] != rows.tokens_BT[b]))[0]
+        assert set(changed) <= set(real)
+
+
+def test_gathered_loss_equals_the_loss_over_all_positions():
+    objective = MaskedLM(rate=0.3)
+    spec = tiny.model_spec()
+    params = tiny.random_params(spec)
+    batch = objective.corrupt(KEY, tiny.random_rows(32), tiny.VOCABULARY)
+
+    @jax.jit
+    def both(params):
+        model = spec.bind(params)
+        logits = model.logits(model(batch.inputs))
+        losses = cross_entropy(jnp.take_along_axis(logits, batch.scored_BP[:, :, None], axis=1), batch.targets_BP)
+        return objective.terms(model, batch, None)["loss"], jnp.sum(losses * batch.weights["loss"])
+
+    gathered, plain = both(params)
+    np.testing.assert_allclose(gathered, plain, rtol=1e-5)
+
+
+def test_overflowing_slots_drop_the_last_positions_only():
+    is_scored = jnp.array([[True, False, True, True, True], [False, False, True, False, False]])
+    np.testing.assert_array_equal(scored_positions(is_scored, 3), [[0, 2, 3], [2, 5, 5]])
+
+
+def test_slots_are_rarely_too_few():
+    assert slots(512, 0.15) == 120
+    assert slots(16, 0.15) <= 16
+    counts = np.random.default_rng(0).binomial(512, 0.15, 100_000)
+    assert (counts > slots(512, 0.15)).sum() == 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+def test_targets_have_no_influence_on_their_own_prediction(objective):
+    """Changing the token to be predicted at one place changes no logit at that place."""
+    spec = tiny.model_spec()
+    params = tiny.random_params(spec)
+    rows = tiny.random_rows(objective.row_length(16), num_rows=4)
+    batch = objective.corrupt(KEY, rows, tiny.VOCABULARY)
+    if batch.scored_BP is not None:
+        # The input of a masked model is fixed by corruption: the row's own token is simply not there,
+        # but where it was kept or hit by chance.
+        hidden_tokens = np.take_along_axis(np.asarray(batch.inputs.tokens_BT), np.asarray(batch.scored_BP), axis=1)
+        kept = (hidden_tokens == batch.targets_BP) & (np.asarray(batch.weights["loss"]) > 0)
+        assert kept.sum() <= 0.5 * (np.asarray(batch.weights["loss"]) > 0).sum()
+        return
+
+    @jax.jit
+    def hidden(tokens_BT):
+        return spec.bind(params)(jax.tree.map(lambda x: x, batch.inputs).__class__(
+            tokens_BT=tokens_BT, positions_BT=batch.inputs.positions_BT, mask=batch.inputs.mask
+        ))
+
+    before = hidden(batch.inputs.tokens_BT)
+    scored = np.argwhere(np.asarray(batch.weights["loss"]) > 0)
+    for b, t in scored[:: max(1, len(scored) // 8)]:
+        if t + 1 >= batch.inputs.tokens_BT.shape[1]:
+            continue
+        after = hidden(batch.inputs.tokens_BT.at[b, t + 1].set(59))
+        np.testing.assert_array_equal(before[b, t], after[b, t])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+def test_corruption_is_the_same_jitted_and_not_and_repeats_with_its_key(objective):
+    rows = tiny.random_rows(objective.row_length(16))
+    corrupt = functools.partial(objective.corrupt, vocabulary=tiny.VOCABULARY)
+    plain, jitted = corrupt(KEY, rows), jax.jit(corrupt)(KEY, rows)
+    jax.tree.map(np.testing.assert_array_equal, plain, jitted)
+
+
+def test_smoothing_and_z_loss_regularise_training_and_leave_evaluation_alone():
+    plain, regular = CausalLM(), CausalLM(label_smoothing=0.1, z_loss=0.01)
+    spec = tiny.model_spec()
+    params = tiny.random_params(spec)
+    batch = plain.corrupt(KEY, tiny.random_rows(17), tiny.VOCABULARY)
+    loss = {o: float(o.terms(spec.bind(params), batch, None)["loss"]) for o in (plain, regular, regular.for_evaluation())}
+    assert loss[regular] != pytest.approx(loss[plain])
+    assert loss[regular.for_evaluation()] == loss[plain]
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: MaskedLM(rate=0.0), "objective.rate=0.0"),
+        (lambda: MaskedLM(mask_fraction=0.9, random_fraction=0.2), "objective.mask_fraction=0.9"),
+        (lambda: CausalLM(label_smoothing=1.0), "objective.label_smoothing=1.0"),
+        (lambda: CausalLM(z_loss=-1.0), "objective.z_loss=-1.0"),
+    ],
+)
+def test_impossible_hyperparameters_are_refused_by_field(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+def test_objective_refuses_a_tokenizer_without_a_mask_and_positions_that_are_too_few():
+    bare = Vocabulary(size=64, byte_length_V=np.ones(64, np.int32))
+    with pytest.raises(ValueError, match="MaskedLM needs a 'mask' token"):
+        MaskedLM().check(model=tiny.MODEL, vocabulary=bare, sequence_length=16)
+    import dataclasses
+
+    learned = dataclasses.replace(tiny.MODEL, positions="learned", max_length=8)
+    with pytest.raises(ValueError, match="train.sequence_length=16 is longer than the model's learned positions"):
+        CausalLM().check(model=learned, vocabulary=bare, sequence_length=16)
+
+
+def test_ignored_label_is_the_one_masking_uses():
+    assert IGNORE == -100
