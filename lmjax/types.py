@@ -10,6 +10,7 @@ Shapes are in names, one letter an axis::
 """
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from lmjax.masks import IntervalMask
 PyTree = object
 
 
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 def _record(cls: type) -> type:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 

@@ -2,9 +2,10 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Literal
 
 import grain
@@ -94,21 +95,12 @@ class _HostBatches:
 def _pad_batch(rows: Rows, size: int) -> Rows:
     """Adds rows of weight 0; weights are always there, so that every batch has one structure."""
     missing = size - len(rows.tokens_BT)
-
-    def pad(array_BT: np.ndarray) -> np.ndarray:
-        return np.pad(array_BT, ((0, missing), (0, 0)))
-
     weights_BT: Any = rows.weights_BT
-    if weights_BT is None and rows.segments_BT is None:
-        weights_BT = np.ones(rows.tokens_BT.shape, np.float32)
-    elif weights_BT is None:
-        weights_BT = np.asarray(rows.segments_BT != 0, np.float32)
-    arrays: dict[str, Any] = {
-        "tokens_BT": rows.tokens_BT,
-        "segments_BT": rows.segments_BT,
-        "weights_BT": weights_BT,
-    }
-    return Rows(**{name: None if array is None else pad(array) for name, array in arrays.items()})
+    if weights_BT is None:
+        real_BT = np.ones(rows.tokens_BT.shape) if rows.segments_BT is None else rows.segments_BT != 0
+        weights_BT = np.asarray(real_BT, np.float32)
+    whole = dataclasses.replace(rows, weights_BT=weights_BT)
+    return jax.tree.map(lambda array_BT: np.pad(array_BT, ((0, missing), (0, 0))), whole)
 
 
 def batches(
@@ -183,7 +175,7 @@ def process_share(sharding: jax.sharding.Sharding, global_batch_size: int) -> tu
 
 def device_batches(
     iterator: Iterator[Rows], sharding: jax.sharding.Sharding, *, depth: int = 2
-) -> Iterator[Rows]:
+) -> Generator[Rows]:
     """Global arrays on the devices, ``depth`` batches ahead of the consumer, made in one background thread.
 
     An exception of ``iterator`` is raised where its batch would have come. Closing the generator (or

@@ -1,6 +1,18 @@
 """Loss functions: pure, jittable, model-free, one value a position unless the name says otherwise."""
 
+from lmjax.losses.binary import pair_loss, replaced_token_loss
+from lmjax.losses.contrastive import info_nce
+from lmjax.losses.diffusion import (
+    cosine_schedule,
+    diffusion_weights,
+    linear_schedule,
+    masked_diffusion_loss,
+    score_entropy_loss,
+)
 from lmjax.losses.linear import linear_cross_entropy, linear_token_losses
+from lmjax.losses.multi_token import linear_multi_token_loss, multi_token_labels, multi_token_loss
+from lmjax.losses.preference import bradley_terry_loss, dpo_loss, reward_margins
+from lmjax.losses.reconstruction import masked_cluster_loss, masked_reconstruction_loss
 from lmjax.losses.token import (
     IGNORE_INDEX,
     bits_per_byte,
@@ -10,15 +22,35 @@ from lmjax.losses.token import (
     masked_lm_loss,
     perplexity,
 )
+from lmjax.losses.unlikelihood import context_candidates, corrupted_margin, unlikelihood
 
 __all__ = [
     "IGNORE_INDEX",
     "bits_per_byte",
     "bits_per_character",
+    "bradley_terry_loss",
     "causal_lm_loss",
+    "context_candidates",
+    "corrupted_margin",
+    "cosine_schedule",
     "cross_entropy",
+    "diffusion_weights",
+    "dpo_loss",
+    "info_nce",
     "linear_cross_entropy",
+    "linear_multi_token_loss",
+    "linear_schedule",
     "linear_token_losses",
+    "masked_cluster_loss",
+    "masked_diffusion_loss",
     "masked_lm_loss",
+    "masked_reconstruction_loss",
+    "multi_token_labels",
+    "multi_token_loss",
+    "pair_loss",
     "perplexity",
+    "replaced_token_loss",
+    "reward_margins",
+    "score_entropy_loss",
+    "unlikelihood",
 ]

@@ -25,7 +25,7 @@ def smoothing_weights(label_smoothing: float, smoothing: Smoothing, vocab_size: 
     Args:
       label_smoothing: the probability taken from the target, in [0, 1).
       smoothing: ``"uniform"`` spreads it over all V tokens (torch), ``"others"`` over the V - 1
-        tokens that are not the target (Szegedy et al. 2016 as T5X has it).
+        tokens that are not the target (T5X).
       vocab_size: V.
 
     Raises:

@@ -1,6 +1,7 @@
 """Multi-head attention with grouped keys (Ainslie et al. 2023), rotary positions and query-key norms."""
 
 import math
+from functools import partial
 
 import jax
 from flax import nnx
@@ -20,14 +21,14 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Builds the projections."""
         self.config = config
-        common = {"std": config.init_std, "bias": config.bias, "dtype": config.dtype, "rngs": rngs}
+        project = partial(Projection, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
         embed = {"embed": config.width}
         heads = {"heads": config.num_heads, "head_width": config.key_width}
         kv_heads = {"kv_heads": config.kv_heads, "head_width": config.key_width}
-        self.query = Projection(embed, heads, **common)
-        self.key = Projection(embed, kv_heads, **common)
-        self.value = Projection(embed, kv_heads, **common)
-        self.out = Projection(heads, embed, scale=1 / math.sqrt(2 * config.num_layers), **common)
+        self.query = project(embed, heads)
+        self.key = project(embed, kv_heads)
+        self.value = project(embed, kv_heads)
+        self.out = project(heads, embed, scale=1 / math.sqrt(2 * config.num_layers))
         if config.qk_norm:
             epsilon = config.norm_epsilon
             self.query_norm = Norm(config.key_width, kind="rmsnorm", epsilon=epsilon, bias=False)

@@ -7,6 +7,7 @@ which decides weight decay.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -123,11 +124,11 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Builds the projections."""
-        common = {"std": config.init_std, "bias": config.bias, "dtype": config.dtype, "rngs": rngs}
+        project = partial(Projection, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
         embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width}
-        self.up = Projection(embed, mlp, **common)
-        self.gate = nnx.data(Projection(embed, mlp, **common) if config.activation in GATED else None)
-        self.down = Projection(mlp, embed, scale=1 / math.sqrt(2 * config.num_layers), **common)
+        self.up = project(embed, mlp)
+        self.gate = nnx.data(project(embed, mlp) if config.activation in GATED else None)
+        self.down = project(mlp, embed, scale=1 / math.sqrt(2 * config.num_layers))
         self.activation = config.activation
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:

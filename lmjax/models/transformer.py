@@ -168,8 +168,9 @@ class Transformer(nnx.Module):
         for layer, (block, cache) in enumerate(zip(self.layers(), caches, strict=True)):
             window = self.config.windows[layer % len(self.config.windows)]
             mask = self._windowed(stream.mask, window, stream.positions_BT)
-            x_BTD, cache = block(x_BTD, stream.positions_BT, mask, position_bias=bias, cache=cache)
-            updated.append(cache)
+            x_BTD, written = block(x_BTD, stream.positions_BT, mask, position_bias=bias, cache=cache)
+            assert written is not None
+            updated.append(written)
         return self.final_norm(x_BTD), tuple(updated)
 
     def layers(self) -> list[Block]:

@@ -54,7 +54,9 @@ def from_json(kind: Any, value: Any, *, where: str = "config.json") -> Any:
         unknown = set(value) - {f.name for f in dataclasses.fields(kind)}
         if unknown:
             raise ValueError(f"{where}: unknown field {sorted(unknown)[0]!r}: written by another version of lmjax?")
-        return kind(**{name: from_json(hints[name], item, where=f"{where}: {name}") for name, item in value.items()})
+        fields = {name: from_json(hints[name], item, where=f"{where}: {name}") for name, item in value.items()}
+        make: Any = kind
+        return make(**fields)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None:

@@ -7,7 +7,7 @@ k + 1 is under way.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import jax
 import numpy as np
@@ -154,7 +154,7 @@ class _Loop:
             self._save(step)
         return step
 
-    def _training_rows(self) -> Iterator[Rows]:
+    def _training_rows(self) -> Generator[Rows]:
         train = self.config.train
         rows = self.corpus.rows("train", row_length=self.row_length, seed=train.seed)
         process_index, process_count = process_share(self.learner.row_sharding, train.batch_size)

@@ -13,7 +13,7 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorboardX
@@ -227,7 +227,7 @@ def peak_flops(device_kind: str) -> float | None:
     return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part.lower() in device_kind.lower()), None)
 
 
-def mfu(flops_per_token: float, tokens_per_second: float, devices: Sequence[Any]) -> float | None:
+def mfu(flops_per_token: float, tokens_per_second: float, devices: Iterable[Any]) -> float | None:
     """Model FLOPs utilisation (PaLM, appendix B): FLOPs the model needs over those the devices could do.
 
     Args:

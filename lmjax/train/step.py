@@ -53,10 +53,10 @@ class Learner:
     ema_decay: float | None = None
 
     @cached_property
-    def state_shardings(self) -> TrainState:
-        """The sharding of each leaf of the state; moments lie as their parameters do."""
+    def state_shardings(self) -> Any:
+        """A :class:`TrainState` holding each leaf's sharding; moments lie as their parameters do."""
         params = self.spec.shardings(self.mesh)
-        replicated = NamedSharding(self.mesh, PartitionSpec())
+        replicated: Any = NamedSharding(self.mesh, PartitionSpec())
         return TrainState(
             step=replicated,
             params=params,
@@ -178,7 +178,7 @@ class Learner:
 
     def _total(self, terms: Metrics) -> jax.Array:
         coefficients = self.objective.coefficients()
-        return sum(coefficients.get(name, 1.0) * value for name, value in terms.items())
+        return sum((coefficients.get(name, 1.0) * value for name, value in terms.items()), jnp.zeros(()))
 
 
 def _normalise(weights: jax.Array) -> jax.Array:

@@ -96,12 +96,8 @@ def test_eight_devices_draw_what_one_draws(rows):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharded = jax.device_put(rows[0][:16], NamedSharding(mesh, PartitionSpec("data")))
     compiled = jitted.lower(jax.random.key(6), sharded).compile().as_text()
-    assert not any(
-        name in compiled for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute")
-    )
-    for one, eight in zip(
-        jitted(jax.random.key(6), rows[0][:16]), jitted(jax.random.key(6), sharded), strict=True
-    ):
+    assert not any(name in compiled for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+    for one, eight in zip(jitted(jax.random.key(6), rows[0][:16]), jitted(jax.random.key(6), sharded), strict=True):
         np.testing.assert_array_equal(one, eight)
 
 

@@ -1,0 +1,50 @@
+"""Losses of two-way decisions: was this token replaced, does this pair belong together."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lmjax.losses.token import IGNORE_INDEX, cross_entropy
+
+
+def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike) -> jax.Array:
+    """Binary cross entropy of each position's "this token is not the original" (ELECTRA, §2).
+
+        loss = softplus(logit) - is_replaced logit
+
+    Args:
+      logits: [...], the discriminator's score that the token was replaced, any float dtype.
+      is_replaced: booleans (or 0 and 1) [...].
+
+    Returns:
+      float32 [...], in nats, unreduced; the caller weights out padding.
+
+    Raises:
+      ValueError: shapes that differ.
+    """
+    is_replaced = jnp.asarray(is_replaced)
+    if logits.shape != is_replaced.shape:
+        raise ValueError(
+            f"replaced_token_loss: logits {logits.shape} and is_replaced {is_replaced.shape} differ"
+        )
+    logits = logits.astype(jnp.float32)
+    return jax.nn.softplus(logits) - is_replaced.astype(jnp.float32) * logits
+
+
+def pair_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
+    """Cross entropy of whether two segments follow one another (BERT, §3.1) or are in order (ALBERT, §3.1).
+
+    Args:
+      logits: [..., 2].
+      labels: integers [...], 0 or 1, ``ignore_index`` for a row that holds no pair.
+      ignore_index: the label that gives 0.
+
+    Returns:
+      float32 [...], in nats, unreduced.
+
+    Raises:
+      ValueError: logits that are not two-way, or shapes that do not match.
+    """
+    if logits.shape[-1:] != (2,):
+        raise ValueError(f"pair_loss: logits {logits.shape} must end in an axis of 2")
+    return cross_entropy(logits, labels, ignore_index=ignore_index)

@@ -1,0 +1,105 @@
+"""Multi-token prediction: head k of position t names token t + 1 + k (Gloeckle et al. 2024, §2)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lmjax.losses.linear import linear_cross_entropy
+from lmjax.losses.token import IGNORE_INDEX, masked_lm_loss
+
+
+def multi_token_labels(
+    labels: ArrayLike,
+    num_heads: int,
+    *,
+    segments: ArrayLike | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> jax.Array:
+    """What each head must say: ``labels[t + 1 + k]``, ignored past the row's or the document's end.
+
+    Args:
+      labels: integers [..., T], the tokens themselves.
+      num_heads: K.
+      segments: integers [..., T], the document of each token; a head never crosses into another.
+      ignore_index: the label that is not scored.
+
+    Returns:
+      int32 [K, ..., T].
+    """
+    labels = jnp.asarray(labels, jnp.int32)
+
+    def ahead(array: jax.Array, steps: int, fill: int) -> jax.Array:
+        steps = min(steps, array.shape[-1])
+        padding = jnp.full_like(array[..., :steps], fill)
+        return jnp.concatenate([array[..., steps:], padding], axis=-1)
+
+    heads = [ahead(labels, k + 1, ignore_index) for k in range(num_heads)]
+    if segments is not None:
+        segments = jnp.asarray(segments, jnp.int32)
+        same = [ahead(segments, k + 1, -1) == segments for k in range(num_heads)]
+        heads = [jnp.where(keep, head, ignore_index) for keep, head in zip(same, heads, strict=True)]
+    return jnp.stack(heads)
+
+
+def multi_token_loss(
+    logits_per_head: jax.Array,
+    labels: ArrayLike,
+    *,
+    segments: ArrayLike | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> jax.Array:
+    """Mean over the heads of each head's mean cross entropy.
+
+    Args:
+      logits_per_head: [K, ..., T, V].
+      labels: integers [..., T], the tokens themselves (not shifted).
+      segments: integers [..., T], the document of each token.
+      ignore_index: the label that is not scored.
+
+    Returns:
+      A float32 scalar in nats.
+    """
+    targets = multi_token_labels(
+        labels, logits_per_head.shape[0], segments=segments, ignore_index=ignore_index
+    )
+
+    def head_loss(head):
+        return masked_lm_loss(*head, ignore_index=ignore_index)
+
+    return jnp.mean(jax.lax.map(head_loss, (logits_per_head, targets)))
+
+
+def linear_multi_token_loss(
+    hidden_per_head: jax.Array,
+    head: jax.Array,
+    labels: ArrayLike,
+    *,
+    segments: ArrayLike | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    **options: Any,
+) -> jax.Array:
+    """:func:`multi_token_loss` of ``hidden_per_head @ head``, in chunks: no head's logits exist whole.
+
+    Args:
+      hidden_per_head: [K, ..., T, D].
+      head: [D, V], shared by the K heads.
+      labels: integers [..., T], the tokens themselves (not shifted).
+      segments: integers [..., T], the document of each token.
+      ignore_index: the label that is not scored.
+      options: those of :func:`lmjax.losses.linear_cross_entropy`.
+
+    Returns:
+      A float32 scalar in nats.
+    """
+    num_heads = hidden_per_head.shape[0]
+    targets = multi_token_labels(labels, num_heads, segments=segments, ignore_index=ignore_index)
+    kept = (targets != ignore_index).astype(jnp.float32)
+    each = tuple(range(1, kept.ndim))
+    weights = kept / (num_heads * jnp.maximum(jnp.sum(kept, axis=each, keepdims=True), 1.0))
+    # The batch axis leads, so that flattening leaves each row on the device that has it.
+    hidden, targets, weights = (
+        jnp.moveaxis(x, 0, -2 - (x.ndim > kept.ndim)) for x in (hidden_per_head, targets, weights)
+    )
+    return linear_cross_entropy(hidden, head, targets, weights, **options)

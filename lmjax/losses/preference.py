@@ -1,0 +1,125 @@
+"""Losses of a preferred and a rejected answer: DPO, IPO, and the Bradley-Terry reward model.
+
+All are functions of one number a pair, how much better the chosen answer scores. For DPO (Rafailov
+et al. 2023, Eq. 7) the score is the implicit reward ``β (log π(y) - log π_ref(y))``.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+
+def _log_ratio_difference(policy_chosen, policy_rejected, reference_chosen, reference_rejected) -> jax.Array:
+    named = {
+        "policy_chosen": policy_chosen,
+        "policy_rejected": policy_rejected,
+        "reference_chosen": reference_chosen,
+        "reference_rejected": reference_rejected,
+    }
+    if len({jnp.shape(array) for array in named.values()}) > 1:
+        shapes = ", ".join(f"{name} {jnp.shape(array)}" for name, array in named.items())
+        raise ValueError(f"dpo_loss: log-probabilities must have one shape, not {shapes}")
+    chosen, rejected, base_chosen, base_rejected = (jnp.asarray(x, jnp.float32) for x in named.values())
+    return (chosen - base_chosen) - (rejected - base_rejected)
+
+
+def reward_margins(
+    policy_chosen: jax.Array,
+    policy_rejected: jax.Array,
+    reference_chosen: jax.Array,
+    reference_rejected: jax.Array,
+    *,
+    beta: float,
+) -> jax.Array:
+    """Implicit reward of the chosen answer less that of the rejected one; over 0, the pair is ranked right.
+
+    Args:
+      policy_chosen: [...], log-probability of each chosen answer, summed over its tokens.
+      policy_rejected: [...], of each rejected answer.
+      reference_chosen: [...], the chosen answers under the reference model.
+      reference_rejected: [...], the rejected answers under the reference model.
+      beta: scale of the rewards.
+
+    Returns:
+      float32 [...].
+
+    Raises:
+      ValueError: shapes that differ.
+    """
+    return beta * _log_ratio_difference(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+
+
+def dpo_loss(
+    policy_chosen: jax.Array,
+    policy_rejected: jax.Array,
+    reference_chosen: jax.Array,
+    reference_rejected: jax.Array,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+    variant: Literal["sigmoid", "ipo"] = "sigmoid",
+) -> jax.Array:
+    """Direct preference optimisation, one value a pair.
+
+    With ``h`` the chosen answer's log-ratio to the reference less the rejected one's, and ``ε`` the
+    label smoothing (conservative DPO: the label is wrong with probability ``ε``):
+
+        sigmoid: -(1 - ε) log σ(β h) - ε log σ(-β h)
+        ipo:     (h - 1 / (2 β))²         (Azar et al. 2023, Eq. 17)
+
+    Args:
+      policy_chosen: [...], log-probability of each chosen answer, summed over its tokens (for IPO in
+        the form of its authors' later note, averaged).
+      policy_rejected: [...], of each rejected answer.
+      reference_chosen: [...], the chosen answers under the reference model; a constant to the gradient
+        only if it comes from a frozen model.
+      reference_rejected: [...], the rejected answers under the reference model.
+      beta: strength of the pull to the reference, over 0.
+      label_smoothing: ``ε``, in [0, 0.5); 0 for IPO.
+      variant: which of the two.
+
+    Returns:
+      float32 [...], unreduced.
+
+    Raises:
+      ValueError: shapes that differ or a bad option.
+    """
+    if beta <= 0:
+        raise ValueError(f"dpo_loss: beta={beta}: must be over 0")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"dpo_loss: label_smoothing={label_smoothing}: must be at least 0 and under 0.5")
+    difference = _log_ratio_difference(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    if variant == "sigmoid":
+        preferred = (1 - label_smoothing) * jax.nn.softplus(-beta * difference)
+        return preferred + label_smoothing * jax.nn.softplus(beta * difference)
+    if variant == "ipo":
+        if label_smoothing:
+            raise ValueError(f"dpo_loss: label_smoothing={label_smoothing}: IPO has none, set it to 0")
+        return jnp.square(difference - 1 / (2 * beta))
+    raise ValueError(f"dpo_loss: variant={variant!r}: use 'sigmoid' or 'ipo'")
+
+
+def bradley_terry_loss(
+    chosen_rewards: jax.Array, rejected_rewards: jax.Array, *, margin: float = 0.0
+) -> jax.Array:
+    """``-log σ(r_chosen - r_rejected - margin)`` of each pair (Ouyang et al. 2022, Eq. 1).
+
+    Args:
+      chosen_rewards: [...], the reward model's score of each chosen answer.
+      rejected_rewards: [...], of each rejected answer.
+      margin: how much better the chosen answer should score (Llama 2, Eq. 2).
+
+    Returns:
+      float32 [...], in nats, unreduced.
+
+    Raises:
+      ValueError: shapes that differ.
+    """
+    if chosen_rewards.shape != rejected_rewards.shape:
+        raise ValueError(
+            f"bradley_terry_loss: chosen_rewards {chosen_rewards.shape} and rejected_rewards "
+            f"{rejected_rewards.shape} differ"
+        )
+    difference = chosen_rewards.astype(jnp.float32) - rejected_rewards.astype(jnp.float32)
+    return jax.nn.softplus(margin - difference)

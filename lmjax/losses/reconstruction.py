@@ -1,0 +1,61 @@
+"""Losses of masked feature sequences: regress the patch (MAE), or name its cluster (HuBERT)."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lmjax.losses.token import IGNORE_INDEX, cross_entropy
+
+
+def masked_reconstruction_loss(
+    predictions: jax.Array,
+    patches: jax.Array,
+    is_masked: ArrayLike,
+    *,
+    normalize_patches: bool = False,
+    epsilon: float = 1e-6,
+) -> jax.Array:
+    """Mean squared error of each masked patch (He et al. 2022, §3).
+
+    Args:
+      predictions: [..., T, D], any float dtype.
+      patches: [..., T, D], the true features; no gradient flows to them.
+      is_masked: booleans [..., T]; the others give 0.
+      normalize_patches: compare with the patch less its mean, over its standard deviation
+        (D - 1 in the variance, as the paper's code), which sharpens what is learned.
+      epsilon: added to the variance.
+
+    Returns:
+      float32 [..., T], unreduced.
+
+    Raises:
+      ValueError: shapes that do not match.
+    """
+    is_masked = jnp.asarray(is_masked)
+    if predictions.shape != patches.shape or is_masked.shape != patches.shape[:-1]:
+        raise ValueError(
+            f"masked_reconstruction_loss: predictions {predictions.shape}, patches {patches.shape} and is_masked "
+            f"{is_masked.shape} must be [..., T, D] twice and [..., T]"
+        )
+    patches = jax.lax.stop_gradient(patches.astype(jnp.float32))
+    if normalize_patches:
+        mean = jnp.mean(patches, axis=-1, keepdims=True)
+        variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
+        patches = (patches - mean) / jnp.sqrt(variance + epsilon)
+    errors = jnp.mean(jnp.square(predictions.astype(jnp.float32) - patches), axis=-1)
+    return jnp.where(is_masked, errors, 0.0)
+
+
+def masked_cluster_loss(logits: jax.Array, clusters: ArrayLike, is_masked: ArrayLike) -> jax.Array:
+    """Cross entropy of each masked frame's cluster (Hsu et al. 2021, HuBERT, §II-B with α = 1).
+
+    Args:
+      logits: [..., T, V] over the V clusters.
+      clusters: integers [..., T].
+      is_masked: booleans [..., T]; the others give 0.
+
+    Returns:
+      float32 [..., T], in nats, unreduced.
+    """
+    clusters = jnp.asarray(clusters, jnp.int32)
+    return cross_entropy(logits, jnp.where(jnp.asarray(is_masked), clusters, IGNORE_INDEX))

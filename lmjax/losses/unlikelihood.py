@@ -1,0 +1,100 @@
+"""What a language model must *not* say: unlikelihood of negative tokens, margin over corrupted text.
+
+Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training": add to the likelihood
+``Σ_c -log(1 - p(c))`` over negative candidates ``c``, given or taken from the context so far (§5.1).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+MAX_PROBABILITY = 1 - 1e-6
+"""A candidate's probability is held at this: float32 cannot tell what is left of 1 above it."""
+
+
+def _negative_log_complement(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """``-log(1 - p(token))`` of each of ``tokens`` [..., C] under ``logits`` [..., V]."""
+    logits = logits.astype(jnp.float32)
+    index = jnp.clip(tokens, 0, logits.shape[-1] - 1)
+    chosen = jnp.take_along_axis(logits, index, axis=-1)
+    probability = jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+    return -jnp.log1p(-jnp.minimum(probability, MAX_PROBABILITY))
+
+
+def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
+    """``Σ_c -log(1 - p(c))`` over the candidates given for each position.
+
+    Args:
+      logits: [..., T, V], any float dtype.
+      candidates: integers [..., T, C], tokens to push down; a negative one means "none", one that is
+        listed twice counts twice.
+
+    Returns:
+      float32 [..., T], in nats, unreduced; 0 where there is no candidate.
+
+    Raises:
+      ValueError: shapes that do not match.
+    """
+    candidates = jnp.asarray(candidates, jnp.int32)
+    if candidates.shape[:-1] != logits.shape[:-1]:
+        raise ValueError(
+            f"unlikelihood: logits {logits.shape} need candidates {(*logits.shape[:-1], 'C')}, not {candidates.shape}"
+        )
+    values = _negative_log_complement(logits, candidates)
+    return jnp.sum(jnp.where(candidates >= 0, values, 0.0), axis=-1)
+
+
+def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) -> jax.Array:
+    """The negative candidates of each position: the targets before it, without its own (§5.1, Eq. 5).
+
+    Each token is a candidate once, however often it occurred.
+
+    Args:
+      targets: integers [..., T]; negative ones (not scored) are never candidates.
+      segments: integers [..., T], the document of each position; candidates are of the same one.
+
+    Returns:
+      int32 [..., T, T] for :func:`unlikelihood`, -1 where there is none.
+    """
+    targets = jnp.asarray(targets, jnp.int32)
+    same = targets[..., :, None] == targets[..., None, :]
+    allowed = jnp.tri(targets.shape[-1], k=-1, dtype=bool)
+    allowed = jnp.broadcast_to(allowed, same.shape)
+    if segments is not None:
+        segments = jnp.asarray(segments)
+        allowed &= segments[..., :, None] == segments[..., None, :]
+    is_repeat = jnp.any(same & allowed, axis=-1)
+    allowed &= ~same & ~is_repeat[..., None, :]
+    candidates = jnp.broadcast_to(targets[..., None, :], same.shape)
+    return jnp.where(allowed, jnp.maximum(candidates, -1), -1)
+
+
+def corrupted_margin(
+    original_nats: jax.Array, corrupted_nats: jax.Array, *, margin: float = 1.0
+) -> jax.Array:
+    """Hinge that keeps a corrupted text at least ``margin`` nats less likely than the original.
+
+        loss = max(0, margin + original_nats - corrupted_nats)
+
+    The ranking form of Collobert and Weston (2008, §3.1), added to the likelihood of the original.
+
+    Args:
+      original_nats: [...], negative log-likelihood of each original (a sum or a mean, as the margin is).
+      corrupted_nats: [...], that of its corruption.
+      margin: in nats, at least 0.
+
+    Returns:
+      float32 [...], unreduced.
+
+    Raises:
+      ValueError: shapes that differ or a negative margin.
+    """
+    if original_nats.shape != corrupted_nats.shape:
+        raise ValueError(
+            f"corrupted_margin: original_nats {original_nats.shape} and corrupted_nats "
+            f"{corrupted_nats.shape} differ"
+        )
+    if margin < 0:
+        raise ValueError(f"corrupted_margin: margin={margin}: must be at least 0")
+    difference = original_nats.astype(jnp.float32) - corrupted_nats.astype(jnp.float32)
+    return jnp.maximum(0.0, margin + difference)
