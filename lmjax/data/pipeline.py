@@ -5,7 +5,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal
 
 import grain
@@ -201,7 +201,7 @@ def device_batches(
 
 def _drain(
     pool: concurrent.futures.ThreadPoolExecutor, waiting: collections.deque, load: Callable[[], Rows | None]
-) -> Iterator[Rows]:
+) -> Generator[Rows]:
     try:
         while (rows := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(load))

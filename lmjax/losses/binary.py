@@ -24,9 +24,7 @@ def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike) -> jax.Array:
     """
     is_replaced = jnp.asarray(is_replaced)
     if logits.shape != is_replaced.shape:
-        raise ValueError(
-            f"replaced_token_loss: logits {logits.shape} and is_replaced {is_replaced.shape} differ"
-        )
+        raise ValueError(f"replaced_token_loss: logits {logits.shape} and is_replaced {is_replaced.shape} differ")
     logits = logits.astype(jnp.float32)
     return jax.nn.softplus(logits) - is_replaced.astype(jnp.float32) * logits
 

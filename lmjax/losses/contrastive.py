@@ -33,26 +33,25 @@ def info_nce(
       float32 [B], in nats, unreduced.
 
     Raises:
-      ValueError: shapes that do not match, or no negatives left to choose from.
+      ValueError: shapes that do not match, no negatives left to choose from, or a temperature that is
+        a number and not over 0.
     """
     _check(queries, keys, hard_negatives, in_batch=in_batch, symmetric=symmetric)
-    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
-    scores_BS = jnp.einsum("bd,sd->bs", queries, keys) if in_batch else _own(queries, keys)[:, None]
-    own_B = jnp.diagonal(scores_BS) if in_batch else scores_BS[:, 0]
+    if isinstance(temperature, float | int) and temperature <= 0:
+        raise ValueError(f"info_nce: temperature={temperature}: must be over 0")
+    queries = queries.astype(jnp.float32) / temperature
+    keys = keys.astype(jnp.float32)
+    own_B = jnp.einsum("bd,bd->b", queries, keys)
+    scores_BS = jnp.einsum("bd,sd->bs", queries, keys) if in_batch else own_B[:, None]
     candidates = scores_BS
     if hard_negatives is not None:
         equation = "bd,bkd->bk" if hard_negatives.ndim == 3 else "bd,kd->bk"
         hard_BK = jnp.einsum(equation, queries, hard_negatives.astype(jnp.float32))
         candidates = jnp.concatenate([scores_BS, hard_BK], axis=1)
-    loss_B = jax.nn.logsumexp(candidates / temperature, axis=1) - own_B / temperature
+    loss_B = jax.nn.logsumexp(candidates, axis=1) - own_B
     if not symmetric:
         return loss_B
-    backward_B = jax.nn.logsumexp(scores_BS / temperature, axis=0) - own_B / temperature
-    return (loss_B + backward_B) / 2
-
-
-def _own(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    return jnp.einsum("bd,bd->b", queries, keys)
+    return (loss_B + jax.nn.logsumexp(scores_BS, axis=0) - own_B) / 2
 
 
 def _check(queries, keys, hard_negatives, *, in_batch: bool, symmetric: bool) -> None:
@@ -64,7 +63,8 @@ def _check(queries, keys, hard_negatives, *, in_batch: bool, symmetric: bool) ->
         per_query = len(shape) == 3 and shape[0] == rows
         if not (per_query or len(shape) == 2) or shape[-1] != width:
             raise ValueError(
-                f"info_nce: hard_negatives {shape} must be [{rows}, K, {width}] (each query's own) or [M, {width}]"
+                f"info_nce: hard_negatives {shape} must be [{rows}, K, {width}] (each query's own) "
+                f"or [M, {width}] (for all)"
             )
     if not in_batch and (hard_negatives is None or symmetric):
         raise ValueError("info_nce: in_batch=False needs hard_negatives, and cannot be symmetric")

@@ -1,9 +1,9 @@
 """Masked (absorbing) diffusion in continuous time: the ELBO of MDLM and the score entropy of SEDD.
 
-A noise schedule is the probability ``α(t)`` that a token is still unmasked at time ``t`` in (0, 1],
-falling from 1 to 0. Both losses are bounds on the negative log-likelihood of the whole text when
-averaged over ``t``, and are the same number when SEDD's scores come from normalised probabilities:
-the weight of a masked token's cross entropy is ``-α'(t) / (1 - α(t))``.
+A noise schedule is the probability ``m(t)`` that a token is masked at time ``t`` in (0, 1], rising from
+0 to 1 (the papers' ``1 - α``). Both losses bound the negative log-likelihood of the text when summed
+over it and averaged over ``t``, and are the same number when SEDD's scores are made of normalised
+probabilities: a masked token's cross entropy counts ``m'(t) / m(t)``.
 """
 
 import math
@@ -14,22 +14,22 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 Schedule = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-"""From times to ``(α, -dα/dt)``."""
+"""From times to ``(m, dm/dt)``."""
 
 
 def linear_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``α = 1 - t`` (what SEDD and MDLM call log-linear noise)."""
-    return 1 - times, jnp.ones_like(times)
+    """``m = t`` (what SEDD and MDLM call log-linear noise)."""
+    return times, jnp.ones_like(times)
 
 
 def cosine_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``α = 1 - cos(π/2 (1 - t))`` (MDLM, appendix E)."""
-    angle = math.pi / 2 * (1 - times)
-    return 1 - jnp.cos(angle), math.pi / 2 * jnp.sin(angle)
+    """``m = cos(π/2 (1 - t))`` (MDLM, appendix E), as a sine so that small times keep their digits."""
+    angle = math.pi / 2 * times
+    return jnp.sin(angle), math.pi / 2 * jnp.cos(angle)
 
 
 def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule) -> jax.Array:
-    """Weight ``-α'(t) / (1 - α(t))`` of a masked token's cross entropy in the ELBO (MDLM, Eq. 10).
+    """Weight ``m'(t) / m(t)`` of a masked token's cross entropy in the ELBO (MDLM, Eq. 10).
 
     Args:
       times: in (0, 1], any shape.
@@ -38,8 +38,8 @@ def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule)
     Returns:
       float32 of the same shape; 1 / t for the linear schedule.
     """
-    alpha, decay = schedule(jnp.asarray(times, jnp.float32))
-    return decay / (1 - alpha)
+    masked, rate = schedule(jnp.asarray(times, jnp.float32))
+    return rate / masked
 
 
 def masked_diffusion_loss(
@@ -62,9 +62,7 @@ def masked_diffusion_loss(
     """
     is_masked = jnp.asarray(is_masked)
     if token_nats.shape != is_masked.shape:
-        raise ValueError(
-            f"masked_diffusion_loss: token_nats {token_nats.shape}, is_masked {is_masked.shape} differ"
-        )
+        raise ValueError(f"masked_diffusion_loss: token_nats {token_nats.shape}, is_masked {is_masked.shape} differ")
     weights = diffusion_weights(_per_position(times, is_masked.shape), schedule=schedule)
     return jnp.where(is_masked, weights * token_nats.astype(jnp.float32), 0.0)
 
@@ -78,12 +76,12 @@ def score_entropy_loss(
     mask_id: int,
     schedule: Schedule = linear_schedule,
 ) -> jax.Array:
-    """SEDD's denoising score entropy for absorbing noise (Lou et al. 2024, Eq. 5 and §3.3).
+    """SEDD's denoising score entropy for absorbing noise (Lou et al. 2024, §3).
 
     At a masked position the score of token y estimates ``p(y here) / p(mask here)``, whose true value
-    is ``r = α / (1 - α)`` for the clean token and 0 for the others:
+    is ``r = (1 - m) / m`` for the clean token and 0 for the others:
 
-        loss = -α'/α (Σ_y exp(s_y) - r s_target + r (log r - 1)),   y over all but the mask
+        loss = m' / (1 - m) (Σ_y exp(s_y) - r s_target + r (log r - 1)),   y over all but the mask
 
     Args:
       log_scores: [..., T, V].
@@ -106,15 +104,14 @@ def score_entropy_loss(
             f"{is_masked.shape} must be [..., T, V] and [..., T] twice"
         )
     log_scores = log_scores.astype(jnp.float32)
-    alpha, decay = schedule(_per_position(times, targets.shape))
-    ratio = alpha / (1 - alpha)
+    masked, rate = schedule(_per_position(times, targets.shape))
+    ratio = (1 - masked) / masked
     index = jnp.where(is_masked, targets, 0)
     target_score = jnp.take_along_axis(log_scores, index[..., None], axis=-1)[..., 0]
-    is_mask = jnp.arange(log_scores.shape[-1]) == mask_id
-    is_mask = jnp.broadcast_to(is_mask, log_scores.shape)
-    total = jnp.sum(jnp.where(is_mask, 0.0, jnp.exp(jnp.where(is_mask, 0.0, log_scores))), axis=-1)
+    is_mask = jnp.broadcast_to(jnp.arange(log_scores.shape[-1]) == mask_id, log_scores.shape)
+    total = jnp.sum(jnp.exp(jnp.where(is_mask, -jnp.inf, log_scores)), axis=-1)
     entropy = total - ratio * target_score + ratio * (jnp.log(ratio) - 1)
-    return jnp.where(is_masked, decay / alpha * entropy, 0.0)
+    return jnp.where(is_masked, rate / (1 - masked) * entropy, 0.0)
 
 
 def _per_position(times: ArrayLike, shape: tuple[int, ...]) -> jax.Array:

@@ -61,9 +61,7 @@ def multi_token_loss(
     Returns:
       A float32 scalar in nats.
     """
-    targets = multi_token_labels(
-        labels, logits_per_head.shape[0], segments=segments, ignore_index=ignore_index
-    )
+    targets = multi_token_labels(labels, logits_per_head.shape[0], segments=segments, ignore_index=ignore_index)
 
     def head_loss(head):
         return masked_lm_loss(*head, ignore_index=ignore_index)
@@ -98,8 +96,7 @@ def linear_multi_token_loss(
     kept = (targets != ignore_index).astype(jnp.float32)
     each = tuple(range(1, kept.ndim))
     weights = kept / (num_heads * jnp.maximum(jnp.sum(kept, axis=each, keepdims=True), 1.0))
-    # The batch axis leads, so that flattening leaves each row on the device that has it.
-    hidden, targets, weights = (
-        jnp.moveaxis(x, 0, -2 - (x.ndim > kept.ndim)) for x in (hidden_per_head, targets, weights)
-    )
+    # With the batch axis first, flattening leaves each row on the device that has it.
+    hidden = jnp.moveaxis(hidden_per_head, 0, -3)
+    targets, weights = jnp.moveaxis(targets, 0, -2), jnp.moveaxis(weights, 0, -2)
     return linear_cross_entropy(hidden, head, targets, weights, **options)

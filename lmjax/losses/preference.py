@@ -21,7 +21,7 @@ def _log_ratio_difference(policy_chosen, policy_rejected, reference_chosen, refe
         shapes = ", ".join(f"{name} {jnp.shape(array)}" for name, array in named.items())
         raise ValueError(f"dpo_loss: log-probabilities must have one shape, not {shapes}")
     chosen, rejected, base_chosen, base_rejected = (jnp.asarray(x, jnp.float32) for x in named.values())
-    return (chosen - base_chosen) - (rejected - base_rejected)
+    return (chosen - rejected) - jax.lax.stop_gradient(base_chosen - base_rejected)
 
 
 def reward_margins(
@@ -69,11 +69,9 @@ def dpo_loss(
         ipo:     (h - 1 / (2 β))²         (Azar et al. 2023, Eq. 17)
 
     Args:
-      policy_chosen: [...], log-probability of each chosen answer, summed over its tokens (for IPO in
-        the form of its authors' later note, averaged).
+      policy_chosen: [...], log-probability of each chosen answer, summed over its tokens.
       policy_rejected: [...], of each rejected answer.
-      reference_chosen: [...], the chosen answers under the reference model; a constant to the gradient
-        only if it comes from a frozen model.
+      reference_chosen: [...], the chosen answers under the reference model, a constant to the gradient.
       reference_rejected: [...], the rejected answers under the reference model.
       beta: strength of the pull to the reference, over 0.
       label_smoothing: ``ε``, in [0, 0.5); 0 for IPO.
@@ -100,9 +98,7 @@ def dpo_loss(
     raise ValueError(f"dpo_loss: variant={variant!r}: use 'sigmoid' or 'ipo'")
 
 
-def bradley_terry_loss(
-    chosen_rewards: jax.Array, rejected_rewards: jax.Array, *, margin: float = 0.0
-) -> jax.Array:
+def bradley_terry_loss(chosen_rewards: jax.Array, rejected_rewards: jax.Array, *, margin: float = 0.0) -> jax.Array:
     """``-log σ(r_chosen - r_rejected - margin)`` of each pair (Ouyang et al. 2022, Eq. 1).
 
     Args:

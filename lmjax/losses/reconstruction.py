@@ -34,8 +34,8 @@ def masked_reconstruction_loss(
     is_masked = jnp.asarray(is_masked)
     if predictions.shape != patches.shape or is_masked.shape != patches.shape[:-1]:
         raise ValueError(
-            f"masked_reconstruction_loss: predictions {predictions.shape}, patches {patches.shape} and is_masked "
-            f"{is_masked.shape} must be [..., T, D] twice and [..., T]"
+            f"masked_reconstruction_loss: predictions {predictions.shape}, patches {patches.shape} and "
+            f"is_masked {is_masked.shape} must be [..., T, D] twice and [..., T]"
         )
     patches = jax.lax.stop_gradient(patches.astype(jnp.float32))
     if normalize_patches:
@@ -47,7 +47,7 @@ def masked_reconstruction_loss(
 
 
 def masked_cluster_loss(logits: jax.Array, clusters: ArrayLike, is_masked: ArrayLike) -> jax.Array:
-    """Cross entropy of each masked frame's cluster (Hsu et al. 2021, HuBERT, §II-B with α = 1).
+    """Cross entropy of each masked frame's cluster (HuBERT, Hsu et al. 2021, §II, with α = 1).
 
     Args:
       logits: [..., T, V] over the V clusters.

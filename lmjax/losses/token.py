@@ -71,8 +71,7 @@ def cross_entropy(
     targets = jnp.asarray(targets, jnp.int32)
     if logits.shape[:-1] != targets.shape:
         raise ValueError(
-            f"cross_entropy: logits {logits.shape} need targets of shape {logits.shape[:-1]}, "
-            f"not {targets.shape}"
+            f"cross_entropy: logits {logits.shape} need targets of shape {logits.shape[:-1]}, not {targets.shape}"
         )
     vocab_size = logits.shape[-1]
     on_target, spread = smoothing_weights(label_smoothing, smoothing, vocab_size)

@@ -8,17 +8,23 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-MAX_PROBABILITY = 1 - 1e-6
-"""A candidate's probability is held at this: float32 cannot tell what is left of 1 above it."""
-
 
 def _negative_log_complement(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    """``-log(1 - p(token))`` of each of ``tokens`` [..., C] under ``logits`` [..., V]."""
+    """``-log(1 - p(token))`` of each of ``tokens`` [..., C] under ``logits`` [..., V].
+
+    Only the likeliest token can have a probability near 1, where float32 has no digits left for
+    ``1 - p``; there the other tokens are summed instead, so it is exact and its gradient never fades.
+    """
     logits = logits.astype(jnp.float32)
+    log_normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    best = jnp.argmax(logits, axis=-1, keepdims=True)
+    is_best = jax.nn.one_hot(best[..., 0], logits.shape[-1], dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(is_best, -jnp.inf, logits), axis=-1, keepdims=True)
     index = jnp.clip(tokens, 0, logits.shape[-1] - 1)
-    chosen = jnp.take_along_axis(logits, index, axis=-1)
-    probability = jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
-    return -jnp.log1p(-jnp.minimum(probability, MAX_PROBABILITY))
+    probability = jnp.exp(jnp.take_along_axis(logits, index, axis=-1) - log_normaliser)
+    chosen_is_best = index == best
+    unlikely = -jnp.log1p(-jnp.where(chosen_is_best, 0.0, probability))
+    return jnp.where(chosen_is_best, log_normaliser - others, unlikely)
 
 
 def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
@@ -38,14 +44,15 @@ def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
     candidates = jnp.asarray(candidates, jnp.int32)
     if candidates.shape[:-1] != logits.shape[:-1]:
         raise ValueError(
-            f"unlikelihood: logits {logits.shape} need candidates {(*logits.shape[:-1], 'C')}, not {candidates.shape}"
+            f"unlikelihood: logits {logits.shape} need candidates of shape {logits.shape[:-1]} and one axis "
+            f"more, not {candidates.shape}"
         )
     values = _negative_log_complement(logits, candidates)
     return jnp.sum(jnp.where(candidates >= 0, values, 0.0), axis=-1)
 
 
 def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) -> jax.Array:
-    """The negative candidates of each position: the targets before it, without its own (§5.1, Eq. 5).
+    """The negative candidates of each position: the targets before it, without its own (§5.1).
 
     Each token is a candidate once, however often it occurred.
 
@@ -69,14 +76,12 @@ def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) ->
     return jnp.where(allowed, jnp.maximum(candidates, -1), -1)
 
 
-def corrupted_margin(
-    original_nats: jax.Array, corrupted_nats: jax.Array, *, margin: float = 1.0
-) -> jax.Array:
+def corrupted_margin(original_nats: jax.Array, corrupted_nats: jax.Array, *, margin: float = 1.0) -> jax.Array:
     """Hinge that keeps a corrupted text at least ``margin`` nats less likely than the original.
 
         loss = max(0, margin + original_nats - corrupted_nats)
 
-    The ranking form of Collobert and Weston (2008, §3.1), added to the likelihood of the original.
+    The ranking criterion of Collobert and Weston (2008), added to the likelihood of the original.
 
     Args:
       original_nats: [...], negative log-likelihood of each original (a sum or a mean, as the margin is).
@@ -91,8 +96,7 @@ def corrupted_margin(
     """
     if original_nats.shape != corrupted_nats.shape:
         raise ValueError(
-            f"corrupted_margin: original_nats {original_nats.shape} and corrupted_nats "
-            f"{corrupted_nats.shape} differ"
+            f"corrupted_margin: original_nats {original_nats.shape} and corrupted_nats {corrupted_nats.shape} differ"
         )
     if margin < 0:
         raise ValueError(f"corrupted_margin: margin={margin}: must be at least 0")

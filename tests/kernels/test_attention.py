@@ -238,9 +238,7 @@ def test_recomputed_and_scanned():
         return jnp.sum(jax.lax.scan(layer, query, None, length=2)[0] ** 2)
 
     gradient = jax.jit(jax.grad(functools.partial(total, lambda q, k, v: chunked(q, k, v, mask))))(query)
-    expected = jax.jit(jax.grad(functools.partial(total, lambda q, k, v: dense(q, k, v, mask.dense(T)))))(
-        query
-    )
+    expected = jax.jit(jax.grad(functools.partial(total, lambda q, k, v: dense(q, k, v, mask.dense(T)))))(query)
     assert_close(gradient, expected, 1e-4)
 
 
@@ -274,12 +272,9 @@ def test_dropout_is_a_function_of_its_key_and_differs_everywhere():
     first, other = dropped_weights(0) > 0, dropped_weights(1) > 0
     np.testing.assert_array_equal(first, dropped_weights(0) > 0)
     assert np.any(first != other)
-    # Keys 3..15 are visible to queries 7..15 in both rows: blocks, heads and rows must not repeat.
-    patches = [
-        first[row, t : t + 4, head, s : s + 4]
-        for row, t, s in ((0, 8, 7), (0, 8, 12), (1, 8, 7))
-        for head in (0, 1)
-    ]
+    # Patches at the same place of their blocks: blocks of queries and keys, rows and heads must not repeat.
+    places = ((1, 8, 7), (1, 16, 7), (1, 8, 13), (0, 8, 7))
+    patches = [first[row, t : t + 4, head, s : s + 5] for row, t, s in places for head in range(N)]
     assert len({patch.tobytes() for patch in patches}) == len(patches)
 
 
@@ -307,9 +302,7 @@ def test_no_key_means_no_dropout():
 
 def test_key_blocks_walked():
     # Blocks of 4 over 16 keys. Row 0 sees keys 5..11 (blocks 1, 2), row 1 keys 12, 13 (block 3).
-    blocks = KeyBlocks(
-        start_BT=jnp.array([[5, 6], [12, 0]]), end_BT=jnp.array([[9, 12], [14, 0]]), num_keys=16, size=4
-    )
+    blocks = KeyBlocks(start_BT=jnp.array([[5, 6], [12, 0]]), end_BT=jnp.array([[9, 12], [14, 0]]), num_keys=16, size=4)
     assert blocks.num_steps == 2
     last = blocks.at(jnp.int32(1))
     np.testing.assert_array_equal(last.index_BS, [[8, 9, 10, 11], [16, 17, 18, 19]])
@@ -387,9 +380,7 @@ def test_devices_need_no_communication():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     by_row_and_head = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
     inputs = [jax.device_put(array, by_row_and_head) for array in make_inputs(batch=4)]
-    segments = jax.device_put(
-        jnp.tile(SEGMENTS, (2, 1)), NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    )
+    segments = jax.device_put(jnp.tile(SEGMENTS, (2, 1)), NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
 
     @jax.jit
     def gradients(query, key, value, segments):
@@ -434,9 +425,7 @@ REFUSED = [
 @pytest.mark.parametrize(("backend", "options", "what"), REFUSED)
 def test_refusals_name_backend_and_feature(backend, options, what, monkeypatch):
     monkeypatch.setattr(attention_xla, "_nvidia_capability", lambda: 9.0)
-    with pytest.raises(
-        ValueError, match=f"attention backend '{backend}' cannot do {what}.*backend='chunked'"
-    ):
+    with pytest.raises(ValueError, match=f"attention backend '{backend}' cannot do {what}.*backend='chunked'"):
         request(backend=backend, **options)
 
 
@@ -449,7 +438,7 @@ def test_cudnn_is_refused_without_a_gpu():
 
 def test_cudnn_before_hopper_takes_narrower_heads(monkeypatch):
     monkeypatch.setattr(attention_xla, "_nvidia_capability", lambda: 8.0)
-    with pytest.raises(ValueError, match="head width 136 .*at most 128"):
+    with pytest.raises(ValueError, match=r"head width 136 .*at most 128"):
         request(backend="cudnn", width=136)
 
 

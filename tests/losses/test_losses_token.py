@@ -21,9 +21,7 @@ MASKED = jax.jit(losses.masked_lm_loss)
 
 
 def cases(golden, kind):
-    found = [
-        case for case in json.loads((golden / "losses.json").read_text())["cases"] if case["kind"] == kind
-    ]
+    found = [case for case in json.loads((golden / "losses.json").read_text())["cases"] if case["kind"] == kind]
     assert found, kind
     return found
 
