@@ -86,9 +86,7 @@ def test_windowed_bidirectional_cuts_both_sides():
 def test_windowed_packed():
     mask = masks.windowed(masks.packed(jnp.array(SEGMENTS), "bidirectional"), 2)
     assert_dense(mask, "xx.... xxx... .xx... ...xx. ...xx. .....x")
-    assert_dense(
-        masks.windowed(masks.packed(jnp.array(SEGMENTS)), 1), "x..... .x.... ..x... ...x.. ....x. .....x"
-    )
+    assert_dense(masks.windowed(masks.packed(jnp.array(SEGMENTS)), 1), "x..... .x.... ..x... ...x.. ....x. .....x")
 
 
 def test_windowed_at_given_indices():

@@ -57,9 +57,7 @@ def cosine_schedule(times: jax.Array) -> Noise:
     return Noise(jnp.cos(angle), 2 * jnp.sin(angle / 2) ** 2, jnp.pi / 2 * jnp.sin(angle))
 
 
-def diffusion_times(
-    key: jax.Array, num_rows: int, *, least: float = 1e-3, low_discrepancy: bool = True
-) -> jax.Array:
+def diffusion_times(key: jax.Array, num_rows: int, *, least: float = 1e-3, low_discrepancy: bool = True) -> jax.Array:
     """One time a row, uniform on [least, 1), float32 [B].
 
     Args:

@@ -14,9 +14,7 @@ def is_special(tokens: jax.Array, *, vocab_size: int, special_ids: Sequence[int]
     return jnp.asarray(special_V)[tokens]
 
 
-def random_ids(
-    key: jax.Array, shape: tuple[int, ...], *, vocab_size: int, special_ids: Sequence[int]
-) -> jax.Array:
+def random_ids(key: jax.Array, shape: tuple[int, ...], *, vocab_size: int, special_ids: Sequence[int]) -> jax.Array:
     """Ids drawn uniformly from the vocabulary without ``special_ids`` (int32).
 
     Raises:
@@ -24,9 +22,7 @@ def random_ids(
     """
     ordinary = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), np.asarray(special_ids, np.int32))
     if ordinary.size == 0:
-        raise ValueError(
-            f"special_ids cover all {vocab_size} ids of vocab_size: nothing is left to draw from"
-        )
+        raise ValueError(f"special_ids cover all {vocab_size} ids of vocab_size: nothing is left to draw from")
     # 32 random bits modulo the count: no id is favoured by more than count / 2^32.
     draws = jax.random.bits(key, shape, jnp.uint32) % jnp.uint32(ordinary.size)
     return jnp.asarray(ordinary)[draws.astype(jnp.int32)]
@@ -43,9 +39,7 @@ def check_ids(function: str, *, vocab_size: int, **named_ids: int | Sequence[int
             continue
         for token_id in np.atleast_1d(np.asarray(value, np.int64)):
             if not 0 <= token_id < vocab_size:
-                raise ValueError(
-                    f"{function}: {name} has id {token_id}: ids lie in 0 .. {vocab_size - 1} (vocab_size)"
-                )
+                raise ValueError(f"{function}: {name} has id {token_id}: ids lie in 0 .. {vocab_size - 1} (vocab_size)")
 
 
 def check_rate(function: str, **rates: float | jax.Array | None) -> None:

@@ -112,9 +112,7 @@ def count_within(flags_BT: jax.Array, start_BT: jax.Array, end_BT: jax.Array) ->
     return through_BT - _count_before(flags_BT, start_BT)
 
 
-def place(
-    values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill
-) -> jax.Array:
+def place(values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill) -> jax.Array:
     """Rows of ``length`` with each kept value at its position; ``fill`` elsewhere.
 
     Values whose position is ``length`` or more are dropped: a row is cut at its end.

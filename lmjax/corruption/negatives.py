@@ -81,9 +81,7 @@ def corrupt_negatives(
     check_ids("corrupt_negatives", vocab_size=vocab_size, special_ids=special_ids)
     ordinary = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), np.asarray(special_ids, np.int32))
     if ordinary.size < 2:
-        raise ValueError(
-            f"corrupt_negatives: special_ids leave {ordinary.size} ids of vocab_size={vocab_size}: need 2"
-        )
+        raise ValueError(f"corrupt_negatives: special_ids leave {ordinary.size} ids of vocab_size={vocab_size}: need 2")
     rank_V = np.zeros(vocab_size, np.int32)
     rank_V[ordinary] = np.arange(ordinary.size)
     choose_key, step_key = jax.random.split(key)

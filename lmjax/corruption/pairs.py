@@ -67,9 +67,7 @@ def sentence_order_pairs(
     wrong_BD = cuts.splits_BD & jax.random.bernoulli(swap_key, 0.5, tokens_BT.shape)
     own_BD = where.index_BT
     length = tokens_BT.shape[1] + 3 if length is None else length
-    return _write(
-        tokens_BT, where, cuts, own_BD, own_BD, wrong_BD, wrong_BD, (cls_id, sep_id, pad_id), length
-    )
+    return _write(tokens_BT, where, cuts, own_BD, own_BD, wrong_BD, wrong_BD, (cls_id, sep_id, pad_id), length)
 
 
 def next_sentence_pairs(

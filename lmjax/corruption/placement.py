@@ -23,9 +23,7 @@ class PlacedSpans(NamedTuple):
     """bool: a span of no units lies before this unit."""
 
 
-def draw_lengths(
-    key: jax.Array, shape: tuple[int, ...], probabilities: np.ndarray, *, least: int
-) -> jax.Array:
+def draw_lengths(key: jax.Array, shape: tuple[int, ...], probabilities: np.ndarray, *, least: int) -> jax.Array:
     """Lengths ``least, least + 1, ...`` drawn with the given (static) probabilities, int32."""
     cumulative = np.cumsum(probabilities)
     thresholds = jnp.asarray((cumulative / cumulative[-1])[:-1], jnp.float32)
@@ -33,9 +31,7 @@ def draw_lengths(
     return least + lengths.astype(jnp.int32)
 
 
-def place_spans(
-    key: jax.Array, lengths_BT: jax.Array, units_B1: jax.Array, rate: float | jax.Array
-) -> PlacedSpans:
+def place_spans(key: jax.Array, lengths_BT: jax.Array, units_B1: jax.Array, rate: float | jax.Array) -> PlacedSpans:
     """Covers ``rate`` of each row's units with spans.
 
     The budget is ``rate * units`` rounded up or down at random so that its mean is exact. Spans are

@@ -21,8 +21,8 @@ def replace_tokens(
 ) -> tuple[jax.Array, jax.Array]:
     """Samples a token for each scored position from the generator's logits and puts it there.
 
-    A sample that happens to be the original token is labelled original. No gradient flows back to
-    the generator (sampling is by ``argmax(logits / temperature + Gumbel noise)``).
+    Sampling is by ``argmax(logits / temperature + Gumbel noise)``, through which no gradient flows. A
+    sample that happens to be the original token is labelled original.
 
     Args:
       key: PRNG key.
@@ -42,7 +42,7 @@ def replace_tokens(
     """
     if not temperature > 0:
         raise ValueError(f"replace_tokens: temperature={temperature}: must be above 0")
-    logits_BPV = jax.lax.stop_gradient(logits_BPV).astype(jnp.float32)
+    logits_BPV = logits_BPV.astype(jnp.float32)
     if forbidden_ids:
         logits_BPV = logits_BPV.at[:, :, jnp.asarray(forbidden_ids)].set(-jnp.inf)
     sampled_BP = jax.random.categorical(key, logits_BPV / temperature).astype(tokens_BT.dtype)

@@ -4,6 +4,9 @@ Raffel et al. 2020, section 3.1.4, with the counts of t5's ``random_spans_noise_
 ``round(n * density)`` are noise in ``round(noise / mean_span)`` spans. Kept and noise tokens are each
 cut into that many parts, every choice of cuts equally likely, and the parts alternate, kept ones
 first. A mean span as long as the noise gives one span at the end: a prefix language model.
+
+A short document has few spans, at the default setting a single one, the last tokens, below 31 tokens:
+T5 itself corrupts whole rows of concatenated documents (``segments_BT=None``).
 """
 
 import jax

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.decode.logits import SamplingConfig, choose
+from lmjax.decode.logits import SamplingConfig, choose, penalize
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.parameters import ModuleSpec, Params
@@ -88,9 +88,7 @@ def generate(
     return [row[: row.index(vocabulary.eos_id)] if vocabulary.eos_id in row else row for row in rows]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("spec", "num_ids", "eos_id", "max_new_tokens", "sampling", "prefix")
-)
+@functools.partial(jax.jit, static_argnames=("spec", "num_ids", "eos_id", "max_new_tokens", "sampling", "prefix"))
 def _generate(
     params: Params,
     tokens_BT: jax.Array,
@@ -115,27 +113,33 @@ def _generate(
         mask = IntervalMask(start_BT=jnp.zeros_like(end_BT), end_BT=end_BT)
         return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask)
 
-    def pick(step: jax.Array, hidden_BD: jax.Array) -> jax.Array:
+    def pick(step: jax.Array, hidden_BD: jax.Array, text_BS: jax.Array) -> jax.Array:
         logits_BV = model.logits(hidden_BD)
         # Rows of the table beyond the tokenizer's ids stand for nothing.
         is_id_1V = (jnp.arange(logits_BV.shape[-1]) < num_ids)[None, :]
-        return choose(jax.random.fold_in(key, step), jnp.where(is_id_1V, logits_BV, -jnp.inf), sampling)
+        logits_BV = jnp.where(is_id_1V, logits_BV, -jnp.inf)
+        logits_BV = penalize(logits_BV, sampling, previous=text_BS, prompt_length=lengths_B, length=lengths_B + step)
+        return choose(jax.random.fold_in(key, step), logits_BV, sampling)
 
     hidden_BTD, caches = model.extend(stream(tokens_BT, positions_BT, prompt_end_BT), caches)
     last_BD = jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-    new_BT = jnp.full((batch_size, max_new_tokens), eos_id, jnp.int32)
+    # Prompt and new tokens of a row without a gap, over the prompt's padding.
+    text_BS = jnp.pad(tokens_BT, ((0, 0), (0, max_new_tokens)))
+    row_B = jnp.arange(batch_size)
 
     def unfinished(carry) -> jax.Array:
         step, _, _, done_B, _ = carry
         return (step < max_new_tokens) & ~jnp.all(done_B)
 
     def advance(carry):
-        step, hidden_BD, new_BT, done_B, caches = carry
-        token_B = jnp.where(done_B, eos_id, pick(step, hidden_BD))
-        new_BT = jax.lax.dynamic_update_index_in_dim(new_BT, token_B, step, axis=1)
+        step, hidden_BD, text_BS, done_B, caches = carry
+        token_B = jnp.where(done_B, eos_id, pick(step, hidden_BD, text_BS))
+        text_BS = text_BS.at[row_B, lengths_B + step].set(token_B)
         position_B1 = (lengths_B + step)[:, None]
         hidden_B1D, caches = model.extend(stream(token_B[:, None], position_B1, position_B1 + 1), caches)
-        return step + 1, hidden_B1D[:, 0], new_BT, done_B | (token_B == eos_id), caches
+        return step + 1, hidden_B1D[:, 0], text_BS, done_B | (token_B == eos_id), caches
 
-    start = (jnp.zeros((), jnp.int32), last_BD, new_BT, jnp.zeros((batch_size,), bool), caches)
-    return jax.lax.while_loop(unfinished, advance, start)[2]
+    start = (jnp.zeros((), jnp.int32), last_BD, text_BS, jnp.zeros((batch_size,), bool), caches)
+    text_BS = jax.lax.while_loop(unfinished, advance, start)[2]
+    new_1T = jnp.arange(max_new_tokens)[None, :]
+    return jnp.take_along_axis(text_BS, lengths_B[:, None] + new_1T, axis=1)

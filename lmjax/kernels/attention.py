@@ -19,11 +19,10 @@ from lmjax.masks import IntervalMask
 
 Backend = Literal["auto", "xla", "cudnn", "chunked"]
 
-DENSE_LIMIT = {"cpu": 128 * 128}
-DENSE_LIMIT_ELSEWHERE = 1024 * 1024
+DENSE_LIMIT = {"cpu": 128 * 128, "other": 1024 * 1024}
 """Logits a head (T * S), by platform, above which ``"auto"`` leaves dense attention for the chunked one.
 
-On a CPU they are even at 128 x 128 (``benchmarks/attention.py``); wide machines need more work a step.
+Measured on a CPU (``benchmarks/attention.py``), assumed elsewhere: wide machines need more work a step.
 """
 
 
@@ -130,13 +129,11 @@ def attend(
 def _choose(refusals: dict[str, str | None], num_logits: int) -> Backend:
     if refusals["cudnn"] is None:
         return "cudnn"
-    limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT_ELSEWHERE)
+    limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT["other"])
     return "xla" if refusals["xla"] is None and num_logits <= limit else "chunked"
 
 
-def _check_shapes(
-    query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask
-) -> None:
+def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:
     batch, num_queries, num_heads, width = query_BTNH.shape
     _, _, num_kv_heads, _ = key_BSKH.shape
     if key_BSKH.shape != value_BSKH.shape or key_BSKH.shape[0] != batch or key_BSKH.shape[-1] != width:
@@ -150,6 +147,4 @@ def _check_shapes(
         )
     for name, bound_BT in (("start_BT", mask.start_BT), ("end_BT", mask.end_BT)):
         if bound_BT.shape not in ((batch, num_queries), (1, num_queries)):
-            raise ValueError(
-                f"attend: mask.{name} is {bound_BT.shape}: must be [{batch} or 1, {num_queries}]"
-            )
+            raise ValueError(f"attend: mask.{name} is {bound_BT.shape}: must be [{batch} or 1, {num_queries}]")

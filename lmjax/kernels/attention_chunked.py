@@ -125,9 +125,7 @@ def _over_mesh(attention, query_BTNH, key_BSKH, value_BSKH, position_bias, rows:
     if rows.dropout_keys_QBN is not None:
         keys_spec = PartitionSpec(None, rows_axes, heads_axes)
         rows_specs = dataclasses.replace(rows_specs, dropout_keys_QBN=keys_spec)
-    bias_specs = jax.tree.map(
-        lambda leaf: PartitionSpec(*(None,) * (leaf.ndim - 1), heads_axes), position_bias
-    )
+    bias_specs = jax.tree.map(lambda leaf: PartitionSpec(*(None,) * (leaf.ndim - 1), heads_axes), position_bias)
     specs = (query_spec, key_spec, key_spec, bias_specs, rows_specs)
     # Without vma checks the transpose sums the gradients of what is replicated, as it must here.
     return jax.shard_map(attention, in_specs=specs, out_specs=query_spec, check_vma=False)(*operands)
@@ -207,9 +205,7 @@ def _attention_backward(plan, residuals, grad_output_QBKGTH):
             kept_BKGTS = _drop(plan, row, at, weights_BKGTS).astype(value_BKSH.dtype)
             grad_kept_BKGTS = _matmul("bkgth,bksh->bkgts", grad_output_BKGTH, at.take(value_BKSH))
             grad_weights_BKGTS = _drop(plan, row, at, grad_kept_BKGTS)
-            grad_scores_BKGTS, grad_bias_block = pull_back(
-                weights_BKGTS * (grad_weights_BKGTS - mean_BKGT[..., None])
-            )
+            grad_scores_BKGTS, grad_bias_block = pull_back(weights_BKGTS * (grad_weights_BKGTS - mean_BKGT[..., None]))
             grad_scores_BKGTS = (grad_scores_BKGTS * plan.scale).astype(query_BKGTH.dtype)
             return (
                 grad_query_BKGTH + _matmul("bkgts,bksh->bkgth", grad_scores_BKGTS, key_block_BKSH),
@@ -241,9 +237,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _walk(plan: _Plan, row: _Rows, key_BKSH: jax.Array) -> KeyBlocks:
-    return KeyBlocks(
-        start_BT=row.start_QBT, end_BT=row.end_QBT, num_keys=key_BKSH.shape[2], size=plan.key_block
-    )
+    return KeyBlocks(start_BT=row.start_QBT, end_BT=row.end_QBT, num_keys=key_BKSH.shape[2], size=plan.key_block)
 
 
 def _matmul(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:

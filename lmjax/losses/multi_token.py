@@ -31,7 +31,6 @@ def multi_token_labels(
     labels = jnp.asarray(labels, jnp.int32)
 
     def ahead(array: jax.Array, steps: int, fill: int) -> jax.Array:
-        steps = min(steps, array.shape[-1])
         padding = jnp.full_like(array[..., :steps], fill)
         return jnp.concatenate([array[..., steps:], padding], axis=-1)
 

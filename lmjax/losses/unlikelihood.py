@@ -17,14 +17,13 @@ def _negative_log_complement(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     """
     logits = logits.astype(jnp.float32)
     log_normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    best = jnp.argmax(logits, axis=-1, keepdims=True)
-    is_best = jax.nn.one_hot(best[..., 0], logits.shape[-1], dtype=bool)
+    is_best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(is_best, -jnp.inf, logits), axis=-1, keepdims=True)
     index = jnp.clip(tokens, 0, logits.shape[-1] - 1)
     probability = jnp.exp(jnp.take_along_axis(logits, index, axis=-1) - log_normaliser)
-    chosen_is_best = index == best
-    unlikely = -jnp.log1p(-jnp.where(chosen_is_best, 0.0, probability))
-    return jnp.where(chosen_is_best, log_normaliser - others, unlikely)
+    is_likely = probability > 0.5
+    unlikely = -jnp.log1p(-jnp.where(is_likely, 0.0, probability))
+    return jnp.where(is_likely, log_normaliser - others, unlikely)
 
 
 def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -20,6 +21,7 @@ import jax
 COORDINATOR_VARIABLE = "LMJAX_COORDINATOR"
 NUM_PROCESSES_VARIABLE = "LMJAX_NUM_PROCESSES"
 PROCESS_ID_VARIABLE = "LMJAX_PROCESS_ID"
+BARRIER_SECONDS = 7 * 24 * 3600
 
 
 class DistributedError(RuntimeError):
@@ -144,6 +146,9 @@ def _join(config: DistributedConfig) -> None:
         raise DistributedError(_startup_message(config, reason)) from error
     finally:
         alarm.cancel()
+    if threading.current_thread() is threading.main_thread():
+        # jax has taken SIGTERM for itself, and whoever does not ask it would not end until the loop listens.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _give_up_waiting(config: DistributedConfig) -> None:
@@ -184,6 +189,22 @@ def describe_processes() -> str:
 def is_primary() -> bool:
     """Whether this process prints, writes metrics and draws the progress bar."""
     return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has called this, however long the last one takes; for a single one at once.
+
+    A collective (``multihost_utils.sync_global_devices``) is no way to wait: on CPU the first one fails
+    when a peer is 30 s late (measured), and a process that waits in one cannot be told that a peer is gone.
+
+    Args:
+      name: the same in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    from orbax.checkpoint import multihost
+
+    multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * BARRIER_SECONDS)
 
 
 def leave(code: int) -> NoReturn:

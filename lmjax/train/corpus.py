@@ -6,9 +6,6 @@ import json
 import pathlib
 from collections.abc import Callable
 
-import jax
-from jax.experimental import multihost_utils
-
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import texts
 from lmjax.data.pipeline import open_rows
@@ -16,7 +13,7 @@ from lmjax.data.prepare import TOKENIZER, prepare
 from lmjax.data.rows import RowSource
 from lmjax.data.shards import MANIFEST, Manifest
 from lmjax.data.sources import find_files, fingerprint
-from lmjax.parallel.distributed import is_primary
+from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer, train_and_save
 from lmjax.tokenizers.folder import METADATA
 
@@ -73,10 +70,10 @@ def open_corpus(data: DataConfig, tokenizer: TokenizerConfig, *, progress: Progr
       ValueError: no or bad input, or shards made with another tokenizer.
     """
     if not is_primary():
-        multihost_utils.sync_global_devices("corpus prepared")
+        wait_for_all("corpus prepared")
     corpus = _open(data, tokenizer, progress)
-    if is_primary() and jax.process_count() > 1:
-        multihost_utils.sync_global_devices("corpus prepared")
+    if is_primary():
+        wait_for_all("corpus prepared")
     return corpus
 
 

@@ -135,7 +135,9 @@ class _Loop:
                 self._validate(step)
             self._save(step)
             self.checkpoints.wait()
-        return Finished(self.folder, step, self.exit.signal_name if step < train.steps else None, self.valid)
+        # The signal may have reached another process only.
+        stopped_by = None if step >= train.steps else self.exit.signal_name or "a signal to another process"
+        return Finished(self.folder, step, stopped_by, self.valid)
 
     def _step(self, step: int, rows: Rows) -> int:
         train = self.config.train

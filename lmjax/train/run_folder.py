@@ -11,7 +11,7 @@ import pathlib
 import jax
 
 from lmjax.models.parameters import Params
-from lmjax.parallel.distributed import is_primary
+from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -28,36 +28,46 @@ CHECKPOINTS = "checkpoints"
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
     """Makes the run folder, or makes sure that the one that is there is this run's.
 
+    With several processes the first does it, and nobody goes on before it is done.
+
     Raises:
       ValueError: the folder holds another run, or something that is no run.
     """
     folder = config.run_folder
-    if (folder / CONFIG).exists():
-        changed = {
-            path: values
-            for path, values in differences(read_config(folder / CONFIG), config).items()
-            if not any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME)
-        }
-        if changed:
-            path, (there, here) = next(iter(changed.items()))
-            raise ValueError(
-                f"{folder} holds another run: its {path} is {there!r}, here it is {here!r}"
-                + (f" (and {len(changed) - 1} more fields differ)" if len(changed) > 1 else "")
-                + ": choose another --folder, or delete that one to start anew"
-            )
-        saved = load_tokenizer(folder / TOKENIZER)
-        if saved.fingerprint != tokenizer.fingerprint:
-            raise ValueError(
-                f"{folder} was trained with another tokenizer than the data's: prepare the data with "
-                f"{folder / TOKENIZER} (tokenizer.path), or choose another --folder"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
     if is_primary():
+        _check_ours(folder, config, tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER)
         write_config(config, folder / CONFIG)
+    wait_for_all("run folder claimed")
     return folder
+
+
+def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
+    if not (folder / CONFIG).exists():
+        # What a run that was killed while it claimed the folder may leave.
+        ours = {TOKENIZER, (folder / CONFIG).with_suffix(".tmp").name}
+        if folder.exists() and any(path.name not in ours for path in folder.iterdir()):
+            raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
+        return
+    changed = {
+        path: values
+        for path, values in differences(read_config(folder / CONFIG), config).items()
+        if not any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME)
+    }
+    if changed:
+        path, (there, here) = next(iter(changed.items()))
+        raise ValueError(
+            f"{folder} holds another run: its {path} is {there!r}, here it is {here!r}"
+            + (f" (and {len(changed) - 1} more fields differ)" if len(changed) > 1 else "")
+            + ": choose another --folder, or delete that one to start anew"
+        )
+    saved = load_tokenizer(folder / TOKENIZER)
+    if saved.fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"{folder} was trained with another tokenizer than the data's: prepare the data with "
+            f"{folder / TOKENIZER} (tokenizer.path), or choose another --folder"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Learner:
             return jax.jit(self._init, out_shardings=self.state_shardings)(jax.random.key(seed))
 
     def _init(self, key: jax.Array) -> TrainState:
-        init_key, run_key = jax.random.split(key)
+        init_key, run_key = run_keys(key)
         params = self.spec.init(init_key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -118,7 +118,7 @@ class Learner:
         )
 
     def _train_step(self, state: TrainState, rows: Rows) -> tuple[TrainState, Metrics]:
-        corrupt_key, model_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        corrupt_key, model_key = step_keys(state.key, state.step)
         batch = self.objective.corrupt(corrupt_key, rows, self.vocabulary)
         scored_tokens = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
         batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights))
@@ -179,6 +179,18 @@ class Learner:
     def _total(self, terms: Metrics) -> jax.Array:
         coefficients = self.objective.coefficients()
         return sum((coefficients.get(name, 1.0) * value for name, value in terms.items()), jnp.zeros(()))
+
+
+def run_keys(seed_key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """From ``jax.random.key(seed)``: the key of the initial weights, and the run's key (``TrainState.key``)."""
+    init_key, run_key = jax.random.split(seed_key)
+    return init_key, run_key
+
+
+def step_keys(run_key: jax.Array, step: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    """The keys of a step's corruption and of its model; ``step`` counts the updates done before it."""
+    corrupt_key, model_key = jax.random.split(jax.random.fold_in(run_key, step))
+    return corrupt_key, model_key
 
 
 def _normalise(weights: jax.Array) -> jax.Array:

@@ -160,7 +160,6 @@ def test_documents_rotate_around_a_uniform_point(rows):
 
 
 def test_everything_at_once_keeps_documents_apart(rows):
-    tokens, segments, _ = rows
     config = dict.fromkeys(("infill", "mask", "delete", "replace", "insert"), 0.1)
     out, numbers = run(rows, length=90, permute_sentences=True, rotate=0.5, **config)
     for row in range(50):

@@ -192,6 +192,19 @@ def test_weightless_targets_may_be_anything_and_wrong_ones_are_not_silent():
     assert token_losses[0, 1] == 0
 
 
+def test_a_token_a_bias_of_minus_infinity_rules_out_has_no_part():
+    hidden, head, bias, weights, targets = inputs()
+    targets = jnp.where(targets == 5, 6, targets)
+    ruled_out = bias.at[5].set(-jnp.inf)
+    value, gradients = run(jax.value_and_grad(fused, BY_PARAMETERS), hidden, head, ruled_out, weights, targets)
+    keep = np.delete(np.arange(24), 5)
+    targets = jnp.where(targets > 5, targets - 1, targets)
+    without = run(plain, hidden, head[:, keep], bias[keep], weights, targets)
+    np.testing.assert_allclose(value, without, rtol=1e-5)
+    chex.assert_tree_all_finite(gradients)
+    assert not np.any(gradients[1][:, 5])
+
+
 def test_no_weight_at_all_gives_zero_and_no_gradient():
     hidden, head, bias, weights, targets = inputs(2)
     value_and_grad = jax.value_and_grad(fused, BY_PARAMETERS)

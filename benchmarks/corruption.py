@@ -1,0 +1,183 @@
+"""Speed of every corruption, beside other libraries' and beside a training step.
+
+    python benchmarks/corruption.py [--rows 64 --length 512 --rounds 20 --no-step]
+
+Prints million tokens a second (the best of the rounds, all functions in turn so that other load on
+the machine falls on all) and the share of the time of forward and backward pass of a model of ten
+million parameters. The masked-language collator of ``transformers`` and the span corruption of
+``t5`` run on the same rows where they are installed.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from lmjax import corruption
+from lmjax.losses import cross_entropy
+from lmjax.models.config import ModelConfig
+from lmjax.models.transformer import Transformer
+from lmjax.types import make_stream
+
+VOCAB = 32_000
+SENTINELS = tuple(range(VOCAB - 1, VOCAB - 301, -1))
+SPECIAL = {"vocab_size": VOCAB, "mask_id": 4, "special_ids": (0, 1, 2, 3, *SENTINELS)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to measure."""
+
+    rows: int = 64
+    """Rows of a batch."""
+    length: int = 512
+    """Tokens of a row."""
+    documents: int = 4
+    """Documents of a packed row."""
+    rounds: int = 20
+    """Timed calls of each function."""
+    step: bool = True
+    """Measure a training step too."""
+
+
+def functions(length: int) -> dict[str, Callable]:
+    """Each corruption as a function of key, tokens and segments (``None`` for whole rows)."""
+    word_start = np.random.default_rng(0).random(VOCAB) < 0.7
+    modes = {"R": 5, "S": 6, "X": 7}
+    all_noise = corruption.DenoiseConfig(permute_sentences=True, rotate=0.5, mask=0.1, delete=0.1, replace=0.1)
+    return {
+        "mask_tokens": lambda k, t, s: corruption.mask_tokens(k, t, segments=s, **SPECIAL),
+        "mask_words": lambda k, t, s: corruption.mask_words(k, t, segments_BT=s, word_start_V=word_start, **SPECIAL),
+        "mask_spans": lambda k, t, s: corruption.mask_spans(k, t, segments_BT=s, word_start_V=word_start, **SPECIAL),
+        "split_prefix": lambda k, t, s: corruption.split_prefix(k, jnp.ones_like(t) if s is None else s),
+        "span_corrupt": lambda k, t, s: corruption.span_corrupt(k, t, segments_BT=s, sentinel_ids=SENTINELS, eos_id=1),
+        "span_corrupt_joined": lambda k, t, s: corruption.span_corrupt_joined(
+            k, t, segments_BT=s, sentinel_ids=SENTINELS, eos_id=1
+        ),
+        "ul2": lambda k, t, s: corruption.ul2(k, t, segments_BT=s, sentinel_ids=SENTINELS, mode_ids=modes),
+        "denoise, infilling": lambda k, t, s: corruption.denoise(k, t, segments_BT=s, **SPECIAL),
+        "denoise, all kinds": lambda k, t, s: corruption.denoise(
+            k, t, all_noise, segments_BT=s, sentences_BT=t // 64, **SPECIAL
+        ),
+        "fill_in_middle": lambda k, t, s: corruption.fill_in_middle(
+            k, t, segments_BT=s, prefix_id=5, suffix_id=6, middle_id=7, length=length
+        ),
+        "sentence_order_pairs": lambda k, t, s: corruption.sentence_order_pairs(
+            k, t, segments_BT=s, cls_id=5, sep_id=6
+        ),
+        "absorb": lambda k, t, s: corruption.absorb(
+            k, t, corruption.diffusion_times(k, t.shape[0]), segments_BT=s, mask_id=4
+        ),
+        "corrupt_negatives": lambda k, t, s: corruption.corrupt_negatives(k, t, segments_BT=s, vocab_size=VOCAB),
+        "mix_predictions": lambda k, t, s: corruption.mix_predictions(k, t, t, segments_BT=s, teacher_rate=0.5),
+        "mask_frames": lambda k, t, s: corruption.mask_frames(k, t.shape, segments_BT=s),
+    }
+
+
+def peers(tokens: np.ndarray) -> dict[str, tuple[str, Callable[[], object]]]:
+    """Other libraries doing one of these jobs: what they stand beside, and a call over all rows."""
+    found = {}
+    try:
+        from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=_word_tokenizer(), mask_token="w4", pad_token="w0", unk_token="w1"
+        )
+        collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, return_tensors="np")
+        found["transformers, MLM collator"] = ("mask_tokens", lambda: collate.numpy_mask_tokens(tokens.copy()))
+    except ImportError:
+        print("transformers is not installed: its collator is left out")
+    try:
+        import tensorflow as tf
+        from t5.data import preprocessors
+
+        def corrupt():
+            for row in tokens:
+                mask = preprocessors.random_spans_noise_mask(len(row), 0.15, mean_noise_span_length=3.0)
+                ids = tf.constant(row)
+                preprocessors.noise_span_to_unique_sentinel(ids, mask, _T5Vocabulary(), ())
+                preprocessors.nonnoise_span_to_unique_sentinel(ids, mask, _T5Vocabulary(), ())
+
+        found["t5, random spans"] = ("span_corrupt", corrupt)
+    except ImportError:
+        print("t5 is not installed: its preprocessors are left out")
+    return found
+
+
+def _word_tokenizer():
+    from tokenizers import Tokenizer, models
+
+    return Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w1"))
+
+
+class _T5Vocabulary:
+    vocab_size = VOCAB
+    extra_ids = 300
+
+
+def best_times(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The shortest of the timed calls of each, in seconds, after one untimed call."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(call())
+            best[name] = min(best[name], time.perf_counter() - begin)
+    return best
+
+
+def step_seconds_per_token(length: int) -> float:
+    """Forward and backward pass of ten million parameters, the optimizer left out."""
+    config = ModelConfig(vocab_size=8192, width=320, num_layers=6, num_heads=5)
+    model = Transformer(config, rngs=nnx.Rngs(params=0))
+    tokens_BT = jax.random.randint(jax.random.key(0), (4, length), 0, 8192)
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(model))
+    print(f"step: {num_parameters / 1e6:.1f}M parameters, {tokens_BT.size} tokens")
+
+    def loss(model):
+        hidden_BTD = model(make_stream(tokens_BT, None, "causal"))
+        return cross_entropy(model.logits(hidden_BTD), tokens_BT).mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    return best_times({"step": lambda: gradient(model)}, rounds=3)["step"] / tokens_BT.size
+
+
+def main() -> None:
+    config = tyro.cli(Config, description=__doc__)
+    shape = config.rows, config.length
+    key = jax.random.key(0)
+    tokens = jax.random.randint(key, shape, 8, VOCAB - 300)
+    segments = jnp.broadcast_to((1 + jnp.arange(config.length) * config.documents // config.length)[None, :], shape)
+    calls: dict[str, Callable[[], object]] = {}
+    for name, function in functions(config.length).items():
+        jitted = jax.jit(function)
+        calls[name] = lambda f=jitted: f(key, tokens, None)  # type: ignore[misc]
+        calls[f"{name} packed"] = lambda f=jitted: f(key, tokens, segments)  # type: ignore[misc]
+    seconds = best_times(calls, config.rounds)
+    others = peers(np.asarray(tokens))
+    peer_seconds = best_times({name: call for name, (_, call) in others.items()}, rounds=2)
+    step = step_seconds_per_token(config.length) if config.step else None
+    table = Table(title=f"{config.rows} x {config.length} tokens on {jax.devices()[0].device_kind}")
+    for column in ("corruption", "Mtok/s", f"packed ({config.documents} a row)", "share of a step"):
+        table.add_column(column, justify="left" if column == "corruption" else "right")
+    for name in functions(config.length):
+        whole, packed = (f"{tokens.size / seconds[n] / 1e6:.1f}" for n in (name, f"{name} packed"))
+        share = "" if step is None else f"{seconds[f'{name} packed'] / tokens.size / step:.3%}"
+        table.add_row(name, whole, packed, share)
+    for name, (beside, _) in others.items():
+        ratio = peer_seconds[name] / seconds[beside]
+        table.add_row(f"{name} ({beside} is {ratio:.1f}x)", f"{tokens.size / peer_seconds[name] / 1e6:.1f}", "", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Training speed beside nanoGPT's own model on torch: the same shapes, the same cores, turn about.
+
+    git clone https://github.com/karpathy/nanoGPT
+    python benchmarks/nanogpt_cpu.py --nanogpt nanoGPT [--torch-python PYTHON]
+
+Both sides are one process each, started once and kept; they take turns at blocks of training steps
+(forward, backward, clipping, AdamW, a new batch each step), so that a machine whose speed drifts
+slows both alike. nanoGPT's side is its README's CPU setting: eager torch, batch 12, context 64, 4
+layers, 4 heads, width 128, no dropout; ours is configs/shakespeare_char.py with the same vocabulary.
+"""
+
+import argparse
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+BATCH, CONTEXT, VOCABULARY = 12, 64, 65
+
+
+def nanogpt_worker(folder: str) -> None:
+    """Trains nanoGPT's model on random characters, a block of steps for each number on standard input."""
+    sys.path.insert(0, folder)
+    import torch
+    from model import GPT, GPTConfig
+
+    torch.manual_seed(0)
+    config = GPTConfig(
+        block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False
+    )
+    model = GPT(config)
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    text = torch.randint(VOCABULARY, (100_000,))
+
+    def step() -> None:
+        starts = torch.randint(len(text) - CONTEXT, (BATCH,))
+        inputs = torch.stack([text[i : i + CONTEXT] for i in starts])
+        targets = torch.stack([text[i + 1 : i + 1 + CONTEXT] for i in starts])
+        _, loss = model(inputs, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    serve(lambda count: [step() for _ in range(count)])
+
+
+def lmjax_worker(_: str) -> None:
+    """The same with our step, corruption and data transfer included."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from lmjax.tokenizers.vocabulary import Vocabulary
+    from lmjax.train.config_file import load_recipe
+    from lmjax.train.setup import build_learner, resolve
+    from lmjax.types import Rows
+
+    vocabulary = Vocabulary(size=VOCABULARY, byte_length_V=np.ones(VOCABULARY, np.int32))
+    recipe = pathlib.Path(__file__).parents[1] / "configs" / "shakespeare_char.py"
+    config = resolve(load_recipe(recipe), vocabulary)
+    assert (config.train.batch_size, config.train.sequence_length) == (BATCH, CONTEXT)
+    learner = build_learner(dataclasses.replace(config), vocabulary, devices=jax.devices()[:1])
+    text = np.random.default_rng(0).integers(0, VOCABULARY, 100_000).astype(np.int32)
+    draw = np.random.default_rng(1)
+    state = learner.init(0)
+
+    def steps(count: int) -> None:
+        nonlocal state
+        metrics = None
+        for _ in range(count):
+            starts = draw.integers(0, len(text) - CONTEXT, BATCH)
+            tokens_BT = np.stack([text[i : i + CONTEXT + 1] for i in starts])
+            rows = jax.device_put(Rows(tokens_BT=tokens_BT), learner.row_sharding)
+            state, new_metrics = learner.train_step(state, rows)
+            if metrics is not None:
+                jax.device_get(metrics)
+            metrics = new_metrics
+        jax.device_get(metrics)
+
+    with jax.set_mesh(learner.mesh):
+        serve(steps)
+
+
+def serve(steps) -> None:
+    """Runs as many steps as each line of standard input says, and answers with the seconds."""
+    steps(3)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        begin = time.perf_counter()
+        steps(int(line))
+        print(time.perf_counter() - begin, flush=True)
+
+
+def start(python: str, worker: str, folder: str) -> subprocess.Popen:
+    """A worker process that has compiled and waits."""
+    process = subprocess.Popen(
+        [python, __file__, "--worker", worker, "--nanogpt", folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while (line := process.stdout.readline().strip()) != "ready":
+        if process.poll() is not None:
+            sys.exit(f"error: the {worker} worker ended: {line}")
+    return process
+
+
+def seconds(process: subprocess.Popen, steps: int) -> float:
+    """How long the worker takes for ``steps`` steps."""
+    process.stdin.write(f"{steps}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def main() -> None:
+    """Prints tokens a second of both and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nanogpt", required=True, help="a clone of nanoGPT")
+    parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has torch")
+    parser.add_argument("--blocks", type=int, default=15, help="turns each side gets")
+    parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
+    parser.add_argument("--worker", choices=["nanogpt", "lmjax"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        {"nanogpt": nanogpt_worker, "lmjax": lmjax_worker}[options.worker](options.nanogpt)
+        return
+    if not (pathlib.Path(options.nanogpt) / "model.py").is_file():
+        sys.exit(f"error: {options.nanogpt} is not a clone of nanoGPT: it has no model.py")
+    sides = {
+        "nanoGPT (torch, eager)": start(options.torch_python, "nanogpt", options.nanogpt),
+        "lmjax": start(sys.executable, "lmjax", options.nanogpt),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(options.blocks):
+        for name, process in sides.items():
+            times[name].append(seconds(process, options.steps))
+    for process in sides.values():
+        process.stdin.close()
+        process.wait()
+    tokens = options.steps * BATCH * CONTEXT
+    print(f"{options.blocks} turns of {options.steps} steps each, batch {BATCH} x {CONTEXT} tokens; medians")
+    for name, values in times.items():
+        print(f"{name:<24} {tokens / statistics.median(values):>10,.0f} tokens a second")
+    theirs, ours = times.values()
+    ratio = statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+    print(f"lmjax / nanoGPT          {ratio:>10.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Rows as the model sees them, ready to be shown as text or as a picture.
+
+Everything is read off the generic records (:class:`Rows`, :class:`Batch`), never off the kind of
+objective: documents from positions, prefixes from the mask, replaced tokens by comparing with the
+data wherever a document still lies at its place.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.analysis.preview_labels import token_label
+from lmjax.analysis.preview_structure import find_changed, find_directions, find_documents
+from lmjax.masks import IntervalMask
+from lmjax.tokenizers import Tokenizer
+from lmjax.types import Batch, Rows, Stream
+
+PADDING = 4
+"""Positions of padding to show at the end of a stream."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class StreamView:
+    """The first W positions of one row of a stream; of padding at its end, no more than a few.
+
+    Attributes:
+      name: what the stream is to the model.
+      length: T, of which W are shown.
+      tokens: a readable label of each token.
+      original: the label of the data's token where another one stands in its place, else "".
+      targets: the label of the token to predict, "" where none is.
+      weights: for each term, float [W] raw weights; NaN where the term has no value.
+      numbers: further values by name, [W].
+      documents_W: number of each position's document from 1, 0 for padding.
+      positions_W: what the model is told of each token's place.
+      special_W: special tokens.
+      changed_W: tokens that are not the data's.
+      prefix_W: positions of a span that is read in both directions, where the rest is not.
+      ahead_W: whether a position sees later ones.
+      scored_W: whether the target counts.
+      attention: for each mask, bool [W, W of its keys].
+    """
+
+    name: str
+    length: int
+    tokens: list[str]
+    original: list[str]
+    targets: list[str]
+    weights: dict[str, np.ndarray]
+    numbers: dict[str, np.ndarray]
+    documents_W: np.ndarray
+    positions_W: np.ndarray
+    special_W: np.ndarray
+    changed_W: np.ndarray
+    prefix_W: np.ndarray
+    ahead_W: np.ndarray
+    scored_W: np.ndarray
+    attention: dict[str, np.ndarray]
+
+    @property
+    def has_other_data(self) -> bool:
+        """Whether the data's tokens are to be seen nowhere else: neither here nor as targets."""
+        return any(o not in ("", target) for o, target in zip(self.original, self.targets, strict=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class RowView:
+    """One row: the data, the streams made of it, and whatever has no place at a position.
+
+    Attributes:
+      data: label of each of the first W tokens of the data.
+      data_documents_W: the document of each, 0 for padding.
+      streams: the encoder's first.
+      details: further arrays in words.
+    """
+
+    data: list[str]
+    data_documents_W: np.ndarray
+    streams: list[StreamView]
+    details: list[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Preview:
+    """The rows to show, under a heading."""
+
+    title: str
+    summary: str
+    rows: list[RowView]
+
+
+def preview_batch(
+    batch: Batch, rows: Rows, tokenizer: Tokenizer, *, title: str, num_rows: int = 2, width: int = 48
+) -> Preview:
+    """Describes the first rows of a batch.
+
+    Args:
+      batch: what an objective made of ``rows``; weights as it gave them, before normalisation.
+      rows: the data, [B, ...].
+      tokenizer: names the tokens.
+      title: the heading.
+      num_rows: rows to describe.
+      width: the most positions to show of each.
+
+    Raises:
+      ValueError: the model's input is not one token a position.
+    """
+    # Numpy from here on: a row is cheaper to read there, and nothing is compiled.
+    batch, rows = jax.device_get((batch, rows))
+    if batch.inputs.tokens_BT.ndim != 2:
+        shape = list(batch.inputs.tokens_BT.shape)
+        raise ValueError(f"preview shows rows of tokens, and the input of {title} has shape {shape}")
+    num_rows = min(num_rows, batch.inputs.tokens_BT.shape[0])
+    maker = _Maker(batch, rows, tokenizer, width)
+    batch_size, length = batch.inputs.tokens_BT.shape
+    encoder = "" if batch.encoder is None else f" (encoder {batch.encoder.tokens_BT.shape[1]})"
+    counts = [f"{name} {int((weights > 0).sum()):,}" for name, weights in batch.weights.items()]
+    summary = f"{batch_size} row{'s' * (batch_size > 1)} of {length}{encoder} positions; scored: {', '.join(counts) or 'nothing'}"
+    return Preview(title=title, summary=summary, rows=[maker.row(index) for index in range(num_rows)])
+
+
+def _of_row(array: Any, index: int) -> np.ndarray:
+    return array[index if array.shape[0] > 1 else 0]
+
+
+def _fits(array: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array has this shape, or a leading axis of 1 that stands for the batch."""
+    return array.shape in (shape, (1, *shape[1:]))
+
+
+class _Maker:
+    """Reads one row at a time off a batch of numpy arrays."""
+
+    def __init__(self, batch: Batch, rows: Rows, tokenizer: Tokenizer, width: int):
+        self.batch = batch
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.width = width
+        vocabulary = tokenizer.vocabulary
+        self.special_ids = vocabulary.special_ids
+        self.mask_id = -1 if vocabulary.mask_id is None else vocabulary.mask_id
+        self.pad_id = vocabulary.pad_id
+        self.shape = batch.inputs.tokens_BT.shape
+        self.target_shape = self.shape if batch.scored_BP is None else batch.scored_BP.shape
+
+    def row(self, index: int) -> RowView:
+        """The view of row ``index``."""
+        tokens_T = _of_row(self.rows.tokens_BT, index)
+        segments_T = np.ones_like(tokens_T)
+        if self.rows.segments_BT is not None:
+            segments_T = _of_row(self.rows.segments_BT, index)
+        shown = self._shown(segments_T)
+        batch, streams = self.batch, []
+        name = "input"
+        if batch.encoder is not None:
+            streams.append(self._stream("encoder input", batch.encoder, index, is_decoder=False))
+            name = "decoder input"
+        streams.append(self._stream(name, batch.inputs, index, is_decoder=True))
+        return RowView(
+            data=self._labels(tokens_T[shown]),
+            data_documents_W=segments_T[shown],
+            streams=streams,
+            details=[*self._details(index)],
+        )
+
+    def _labels(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        return [token_label(self.tokenizer, int(token_id)) for token_id in ids]
+
+    def _stream(self, name: str, stream: Stream, index: int, *, is_decoder: bool) -> StreamView:
+        tokens_T, positions_T = _of_row(stream.tokens_BT, index), _of_row(stream.positions_BT, index)
+        documents_T = self._documents(stream, index)
+        crop = self._shown(documents_T)
+        targets_T, scored_T = np.full(len(tokens_T), -1), np.zeros(len(tokens_T), bool)
+        weights = self._weights(stream, index, is_decoder=is_decoder)
+        if is_decoder and _fits(self.batch.targets_BP, self.target_shape):
+            targets_T, scored_T = self._targets(index)
+        original_T = np.full(len(tokens_T), -1)
+        data_T = _of_row(self.rows.tokens_BT, index)[: len(tokens_T)]
+        original_T[: len(data_T)] = data_T
+        explained_T = (tokens_T == self.mask_id) | (scored_T & (targets_T == original_T))
+        changed_T = find_changed(tokens_T, original_T, documents_T, explained_T)
+        ahead_T, prefix_T = find_directions(_of_row(stream.mask.end_BT, index), documents_T)
+        attention = {"self": _dense(stream.mask, index, crop, crop)}
+        if is_decoder and self.batch.cross_mask is not None and self.batch.encoder is not None:
+            keys = self._shown(self._documents(self.batch.encoder, index))
+            attention = {"cross": _dense(self.batch.cross_mask, index, crop, keys)} | attention
+        return StreamView(
+            name=name,
+            length=len(tokens_T),
+            tokens=self._labels(tokens_T[crop]),
+            original=[
+                label if changed else ""
+                for label, changed in zip(self._labels(original_T[crop]), changed_T[crop], strict=True)
+            ],
+            targets=["" if target < 0 else self._labels([target])[0] for target in targets_T[crop]],
+            weights={term: values_T[crop] for term, values_T in weights.items()},
+            numbers={
+                name: _of_row(array, index)[crop]
+                for name, array in self.batch.extras.items()
+                if self._lies_along(array, stream, is_decoder=is_decoder)
+            },
+            documents_W=documents_T[crop],
+            positions_W=positions_T[crop],
+            special_W=np.isin(tokens_T, self.special_ids)[crop],
+            changed_W=changed_T[crop],
+            prefix_W=prefix_T[crop],
+            ahead_W=ahead_T[crop],
+            scored_W=scored_T[crop],
+            attention=attention,
+        )
+
+    def _shown(self, documents_T: np.ndarray) -> slice:
+        """The positions to show."""
+        (real,) = np.nonzero(documents_T)
+        last = real[-1] + 1 if len(real) else 0
+        return slice(0, min(self.width, len(documents_T), last + PADDING))
+
+    def _documents(self, stream: Stream, index: int) -> np.ndarray:
+        tokens_T, positions_T = _of_row(stream.tokens_BT, index), _of_row(stream.positions_BT, index)
+        return find_documents(tokens_T, positions_T, self.pad_id)
+
+    def _spread(self, values_P: np.ndarray, index: int, *, empty: float) -> np.ndarray:
+        """Values of slots at the positions they belong to; slots that weigh nothing are unused ones."""
+        if self.batch.scored_BP is None:
+            return values_P
+        spread_T = np.full(self.shape[1], empty, values_P.dtype)
+        used_P = self._used_slots(index)
+        spread_T[_of_row(self.batch.scored_BP, index)[used_P]] = values_P[used_P]
+        return spread_T
+
+    def _used_slots(self, index: int) -> np.ndarray:
+        weights = [_of_row(w, index) for w in self.batch.weights.values() if _fits(w, self.target_shape)]
+        return np.any([w > 0 for w in weights], axis=0) if weights else np.ones(self.target_shape[1], bool)
+
+    def _targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        targets_T = self._spread(_of_row(self.batch.targets_BP, index), index, empty=-1)
+        return targets_T, self._spread(self._used_slots(index), index, empty=False)
+
+    def _weights(self, stream: Stream, index: int, *, is_decoder: bool) -> dict[str, np.ndarray]:
+        """Terms whose weights lie along this stream; where shapes leave a choice, along the targets."""
+        found = {}
+        for term, weights in self.batch.weights.items():
+            along_targets = _fits(weights, self.target_shape)
+            if along_targets and is_decoder:
+                found[term] = self._spread(_of_row(weights, index), index, empty=np.nan)
+            elif not along_targets and self._lies_along(weights, stream, is_decoder=is_decoder):
+                found[term] = _of_row(weights, index)
+        return found
+
+    def _lies_along(self, array: Any, stream: Stream, *, is_decoder: bool) -> bool:
+        return _fits(array, stream.tokens_BT.shape) and (is_decoder or not _fits(array, self.shape))
+
+    def _details(self, index: int) -> Iterator[str]:
+        """What has no place at a position: targets, weights and extras of other shapes."""
+        placed = [self.shape, *([] if self.batch.encoder is None else [self.batch.encoder.tokens_BT.shape])]
+        if not _fits(self.batch.targets_BP, self.target_shape):
+            yield _describe_array("targets", self.batch.targets_BP, index)
+        for term, weights in self.batch.weights.items():
+            if not any(_fits(weights, shape) for shape in [*placed, self.target_shape]):
+                yield _describe_array(f"weight {term}", weights, index)
+        for name, array in self.batch.extras.items():
+            if not any(_fits(array, shape) for shape in placed):
+                yield _describe_array(name, array, index)
+
+
+def _dense(mask: IntervalMask, index: int, queries: slice, keys: slice) -> np.ndarray:
+    start_W, end_W = (jnp.asarray(_of_row(bound, index)[queries]) for bound in (mask.start_BT, mask.end_BT))
+    row = IntervalMask(start_BT=start_W[None, :], end_BT=end_W[None, :])
+    return np.asarray(row.dense(keys.stop))[0]
+
+
+def _describe_array(name: str, array: Any, index: int) -> str:
+    row = _of_row(array, index) if array.ndim else array
+    if row.size > 8 or jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return f"{name}: {array.dtype} {list(array.shape)}"
+    return f"{name}: {' '.join(f'{value:.4g}' for value in np.ravel(row).astype(float))}"

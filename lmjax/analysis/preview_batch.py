@@ -1,0 +1,88 @@
+"""The batch of a training step without the training: the same rows, corrupted with the same key."""
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from lmjax.data.documents import texts
+from lmjax.data.pipeline import batches
+from lmjax.tokenizers import Tokenizer, Vocabulary, build_tokenizer
+from lmjax.train.config import RunConfig
+from lmjax.train.corpus import TOKENIZER, Corpus, automatic_folder, load_or_train_tokenizer
+from lmjax.train.setup import resolve
+from lmjax.train.step import run_keys, step_keys
+from lmjax.types import Batch, Rows
+
+
+def step_rows(config: RunConfig, corpus: Corpus, step: int) -> Rows:
+    """The global batch of rows that update number ``step`` (from 0) of a run of ``config`` reads."""
+    row_length = config.objective.row_length(config.train.sequence_length)
+    rows = corpus.rows("train", row_length=row_length, seed=config.train.seed)
+    return next(batches(rows, global_batch_size=config.train.batch_size, start_step=step))
+
+
+def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int) -> Batch:
+    """What the objective makes of ``rows`` at update number ``step`` (from 0), weights not yet normalised.
+
+    Raises:
+      ValueError: the objective refuses the recipe.
+    """
+    objective = config.objective
+    sequence_length = config.train.sequence_length
+    objective.check(model=resolve(config, vocabulary).model, vocabulary=vocabulary, sequence_length=sequence_length)
+    _, run_key = run_keys(jax.random.key(config.train.seed))
+    _, corrupt_key = step_keys(run_key, step)
+    return jax.jit(lambda key, rows: objective.corrupt(key, rows, vocabulary))(corrupt_key, rows)
+
+
+def text_documents(given: Sequence[str]) -> list[str]:
+    """The documents of texts in which blank lines divide documents."""
+    return [part for text in given for part in re.split(r"\n[ \t]*\n", text) if part]
+
+
+def text_rows(config: RunConfig, tokenizer: Tokenizer, documents: Sequence[str], *, num_rows: int) -> Rows:
+    """The documents, encoded as preparation does, end to end in a row; the row ``num_rows`` times.
+
+    The row is as short as the text allows and ``train.sequence_length`` at most: a longer text is
+    cut. Documents are kept apart as ``data.packing`` says, and where the row needs padding.
+
+    Raises:
+      ValueError: there is no text.
+    """
+    data, vocabulary = config.data, tokenizer.vocabulary
+    before = [vocabulary.require("bos", needed_by="data.add_bos=True")] if data.add_bos else []
+    after = [vocabulary.require("eos", needed_by="data.add_eos=True")] if data.add_eos else []
+    encoded = [[*before, *tokenizer.encode(document).tolist(), *after] for document in documents]
+    if not encoded:
+        raise ValueError("--text has no text: give some, or leave it out to see the recipe's own data")
+    tokens = [token_id for document in encoded for token_id in document]
+    length = config.train.sequence_length
+    row_length = config.objective.row_length
+    while length > 1 and row_length(length - 1) >= len(tokens):
+        length -= 1
+    tokens_T = np.full(row_length(length), vocabulary.pad_id or 0, np.int32)
+    segments_T = np.zeros_like(tokens_T)
+    num_tokens = min(len(tokens), len(tokens_T))
+    tokens_T[:num_tokens] = tokens[:num_tokens]
+    numbers = [number for number, document in enumerate(encoded, start=1) for _ in document]
+    segments_T[:num_tokens] = numbers[:num_tokens]
+    if data.packing == "windows":
+        segments_T = np.minimum(segments_T, 1)
+    has_segments = data.packing != "windows" or num_tokens < len(tokens_T)
+    return Rows(
+        tokens_BT=np.tile(tokens_T, (num_rows, 1)),  # type: ignore[arg-type]
+        segments_BT=np.tile(segments_T, (num_rows, 1)) if has_segments else None,  # type: ignore[arg-type]
+    )
+
+
+def recipe_tokenizer(config: RunConfig) -> Tokenizer:
+    """The recipe's tokenizer; the corpus is read only where it must be trained, and then it is kept."""
+    data, tokenizer = config.data, config.tokenizer
+    folder = data.mixture[0] if data.mixture else data.prepared
+    if folder is None and (tokenizer.path is not None or tokenizer.kind in (None, "bytes")):
+        return build_tokenizer(tokenizer, lambda: texts(data))
+    place = automatic_folder(data, tokenizer) if folder is None else pathlib.Path(folder)
+    return load_or_train_tokenizer(data, tokenizer, place / TOKENIZER)

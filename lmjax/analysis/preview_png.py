@@ -1,0 +1,289 @@
+"""A preview as a picture: strips of tokens with what each is to predict, and the masks as grids."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+
+from lmjax.analysis.preview import Preview, StreamView
+from lmjax.analysis.preview_text import number_label, short, stream_heading
+
+WIDTH = 10.0
+MARGIN = 0.3
+GUTTER = 0.85
+FONT = "DejaVu Sans Mono"
+TOKEN_POINTS = 8.0
+CELL_HEIGHT = 0.22
+LABEL_POINTS = 52.0
+"""Size of a mask's labels, for each inch of a cell."""
+
+INK, GREY, EDGE, EMPTY = "#1F2933", "#8A94A0", "#CBD2D9", "#F5F7FA"
+REPLACED, SPECIAL, PREFIX, SCORED = "#F7D9B8", "#7B3F98", "#D6E8F5", "#A8D5BA"
+SCORED_INK = "#2E7D52"
+PAST, AHEAD = "#3A7CA5", "#A9CCE3"
+
+
+def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
+    """Draws a preview.
+
+    Args:
+      preview: what to draw; legible up to about 48 positions a stream.
+      output: the file; its ending decides the format.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: matplotlib is not installed, or does not know the format.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError('pictures need matplotlib: pip install "lmjax[plot]"') from error
+    figure = Figure(figsize=(WIDTH, 1.0), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    sheet = _Sheet(figure.add_axes((0.0, 0.0, 1.0, 1.0)))
+    sheet.title(preview.title)
+    for number, row in enumerate(preview.rows):
+        if len(preview.rows) > 1:
+            sheet.heading(f"row {number}")
+        for stream in row.streams:
+            sheet.strip(stream, heading=stream_heading(stream) if len(row.streams) > 1 else "")
+        sheet.details(row.details)
+        sheet.grids(row.streams)
+    sheet.legend(preview)
+    figure.set_size_inches(WIDTH, sheet.finish())
+    output = pathlib.Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output)
+    return output
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Panel:
+    """One mask to draw: queries of ``stream`` down, keys of ``keys`` across."""
+
+    stream: StreamView
+    keys: StreamView
+    name: str
+    visible_TS: np.ndarray
+
+    @property
+    def targets(self) -> list[str]:
+        """What each query is scored on, beside the stream's own mask only."""
+        scored = zip(self.stream.targets, self.stream.scored_W, strict=True)
+        return [target if is_scored and self.name == "self" else "" for target, is_scored in scored]
+
+    @property
+    def columns(self) -> float:
+        """The panel's width in cells, labels included."""
+        return self.visible_TS.shape[1] + _label_width(self.stream.tokens) + _label_width(self.targets)
+
+
+class _Sheet:
+    """A page measured in inches from its top left corner, filled downwards."""
+
+    def __init__(self, axes: Any):
+        self.axes = axes
+        self.y = MARGIN
+        axes.set_axis_off()
+
+    def finish(self) -> float:
+        """Fits the axes to what was drawn; the page's height."""
+        height = self.y + MARGIN
+        self.axes.set_xlim(0, WIDTH)
+        self.axes.set_ylim(height, 0)
+        return height
+
+    def _text(self, x: float, y: float, text: str, *, points: float, colour: str = INK, **options: Any) -> None:
+        settings = {"va": "center_baseline", "ha": "left", "family": FONT} | options
+        # Tokens may hold dollar signs, which are no formulas here.
+        self.axes.text(x, y, text, fontsize=points, color=colour, parse_math=False, **settings)
+
+    def _box(self, x: float, y: float, width: float, height: float, *, fill: str, edge: str | None = None) -> None:
+        from matplotlib.patches import Rectangle
+
+        line = {"edgecolor": edge, "linewidth": 0.6} if edge else {"linewidth": 0}
+        self.axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, **line))
+
+    def title(self, text: str) -> None:
+        """The heading of the page."""
+        self._text(MARGIN, self.y + 0.05, text, points=13, family="DejaVu Sans", weight="bold")
+        self.y += 0.4
+
+    def heading(self, text: str) -> None:
+        """A heading within the page."""
+        self._text(MARGIN, self.y + 0.06, text, points=9.5, family="DejaVu Sans", weight="bold", colour=GREY)
+        self.y += 0.26
+
+    def strip(self, stream: StreamView, *, heading: str) -> None:
+        """A stream's tokens in boxes, their targets below, in as many lines as they need."""
+        if heading:
+            self.heading(heading)
+        widths = [_box_width(stream, i) for i in range(len(stream.tokens))]
+        start = 0
+        while start < len(widths):
+            end, used = start + 1, widths[start]
+            while end < len(widths) and used + widths[end] <= WIDTH - 2 * MARGIN - GUTTER:
+                used += widths[end]
+                end += 1
+            self._strip_line(stream, range(start, end), widths)
+            start = end
+        self.y += 0.1
+
+    def _strip_line(self, stream: StreamView, block: range, widths: Sequence[float]) -> None:
+        lefts = MARGIN + GUTTER + np.cumsum([0.0, *(widths[i] for i in block)])
+        self._positions(stream, block, lefts)
+        if stream.has_other_data:
+            self._lane("data", [(stream.original[i], "white", GREY) for i in block], lefts)
+        self._lane("input", [(stream.tokens[i], *_token_colours(stream, i)) for i in block], lefts)
+        if any(stream.targets):
+            shades = _shades(stream)
+            targets = [(stream.targets[i], _blend(SCORED, shades[i]), INK if shades[i] else GREY) for i in block]
+            self._lane("target", targets, lefts)
+        for term, values_W in stream.weights.items():
+            if len(stream.weights) > 1 or not np.isin(values_W[~np.isnan(values_W)], (0, 1)).all():
+                name = "weight" if len(stream.weights) == 1 else term
+                self._values(name, [values_W[i] for i in block], lefts, top=np.nanmax(values_W, initial=0))
+        for name, values_W in stream.numbers.items():
+            self._values(name, [values_W[i] for i in block], lefts, top=0)
+        self.y += 0.1
+
+    def details(self, details: Sequence[str]) -> None:
+        """What has no place at a position, in words."""
+        for detail in details:
+            self._text(MARGIN, self.y + 0.04, detail, points=7.5, colour=GREY, family="DejaVu Sans")
+            self.y += 0.17
+        self.y += 0.08 * bool(details)
+
+    def _positions(self, stream: StreamView, block: range, lefts: np.ndarray) -> None:
+        height = 0.14 + CELL_HEIGHT * (1 + stream.has_other_data + any(stream.targets))
+        for i, left, right in zip(block, lefts, lefts[1:], strict=False):
+            first = i == 0 or stream.documents_W[i] != stream.documents_W[i - 1]
+            if stream.documents_W[i] and (first or stream.positions_W[i] % 5 == 0):
+                middle, label = (left + right) / 2, str(stream.positions_W[i])
+                self._text(middle, self.y + 0.05, label, points=5.5, colour=GREY, ha="center")
+            if first and i:
+                self._box(left - 0.012, self.y, 0.024, height, fill=INK)
+        self.y += 0.12
+
+    def _lane(self, name: str, cells: Sequence[tuple[str, str, str]], lefts: np.ndarray) -> None:
+        self._text(MARGIN, self.y + CELL_HEIGHT / 2 - 0.01, name, points=8, colour=GREY, family="DejaVu Sans")
+        for (label, fill, colour), left, right in zip(cells, lefts, lefts[1:], strict=False):
+            if label:
+                self._box(left + 0.015, self.y, right - left - 0.03, CELL_HEIGHT - 0.02, fill=fill, edge=EDGE)
+                middle = self.y + CELL_HEIGHT / 2 - 0.01
+                self._text((left + right) / 2, middle, short(label), points=TOKEN_POINTS, colour=colour, ha="center")
+        self.y += CELL_HEIGHT
+
+    def _values(self, name: str, values: Sequence[float], lefts: np.ndarray, *, top: float) -> None:
+        self._text(MARGIN, self.y + 0.08, short(name, 16), points=6.5, colour=GREY, family="DejaVu Sans")
+        for value, left, right in zip(values, lefts, lefts[1:], strict=False):
+            if not np.isnan(value):
+                share = max(0.0, value / top) if top else 0.0
+                self._box(left + 0.015, self.y, right - left - 0.03, 0.15, fill=_blend(SCORED, share))
+                self._text((left + right) / 2, self.y + 0.08, number_label(value), points=5.5, ha="center")
+        self.y += 0.17
+
+    def grids(self, streams: Sequence[StreamView]) -> None:
+        """All masks side by side, as large as they can be drawn."""
+        panels = [
+            _Panel(stream=stream, keys=stream if name == "self" else streams[0], name=name, visible_TS=visible_TS)
+            for stream in streams
+            for name, visible_TS in stream.attention.items()
+        ]
+        gap = 0.35
+        room = WIDTH - 2 * MARGIN - gap * (len(panels) - 1)
+        cell = min(0.145, room / sum(panel.columns for panel in panels))
+        x, y = MARGIN, self.y + 0.3 + cell * max(_label_width(panel.keys.tokens) for panel in panels)
+        for panel in panels:
+            left = x + cell * _label_width(panel.stream.tokens)
+            title = f"{panel.stream.name}: {panel.name} attention" if len(panels) > 1 else "attention"
+            self._text(left, self.y + 0.06, title, points=8.5, family="DejaVu Sans", weight="bold", colour=GREY)
+            self._grid(panel, x=left, y=y, cell=cell)
+            x += cell * panel.columns + gap
+        self.y = y + cell * max(len(panel.visible_TS) for panel in panels) + 0.25
+
+    def _grid(self, panel: "_Panel", *, x: float, y: float, cell: float) -> None:
+        from matplotlib.colors import to_rgb
+
+        height, width = panel.visible_TS.shape
+        shown = np.where(panel.visible_TS[..., None], to_rgb(PAST), to_rgb(EMPTY))
+        if panel.name == "self":
+            later_TS = np.arange(width)[None, :] > np.arange(height)[:, None]
+            shown = np.where((panel.visible_TS & later_TS)[..., None], to_rgb(AHEAD), shown)
+        right, bottom = x + cell * width, y + cell * height
+        self.axes.imshow(shown, extent=(x, right, bottom, y), aspect="auto", interpolation="nearest", zorder=1)
+        lines = {"colors": "white", "linewidth": min(0.7, 4 * cell), "zorder": 2}
+        self.axes.vlines(x + cell * np.arange(width + 1), y, bottom, **lines)
+        self.axes.hlines(y + cell * np.arange(height + 1), x, right, **lines)
+        points, aside = LABEL_POINTS * cell, 0.4 * cell
+        for t, label in enumerate(map(_short, panel.stream.tokens)):
+            middle = y + cell * (t + 0.5)
+            self._text(x - aside, middle, label, points=points, colour=_token_colours(panel.stream, t)[1], ha="right")
+            self._text(right + aside, middle, _short(panel.targets[t]), points=points, colour=SCORED_INK)
+        for s, label in enumerate(map(_short, panel.keys.tokens)):
+            place, colour = (x + cell * (s + 0.5), y - aside), _token_colours(panel.keys, s)[1]
+            self._text(*place, label, points=points, colour=colour, rotation=90, rotation_mode="anchor")
+
+    def legend(self, preview: Preview) -> None:
+        """What the colours mean, of those there are."""
+        streams = [stream for row in preview.rows for stream in row.streams]
+        entries = {
+            "replaced": (REPLACED, any(s.changed_W.any() for s in streams)),
+            "prefix": (PREFIX, any(s.prefix_W.any() for s in streams)),
+            "scored target": (SCORED, any(s.scored_W.any() for s in streams)),
+            "attends to itself and before": (PAST, True),
+            "attends to later": (AHEAD, any(s.ahead_W.any() for s in streams)),
+        }
+        x = MARGIN
+        for name, (colour, there) in entries.items():
+            if there:
+                self._box(x, self.y, 0.12, 0.12, fill=colour)
+                self._text(x + 0.18, self.y + 0.06, name, points=7.5, colour=GREY, family="DejaVu Sans")
+                x += 0.45 + 0.05 * len(name)
+        self.y += 0.15
+
+
+def _box_width(stream: StreamView, i: int) -> float:
+    numbers = [number_label(values_W[i]) for values_W in [*stream.weights.values(), *stream.numbers.values()]]
+    longest = max(
+        cell_len(short(label)) for label in (stream.original[i], stream.tokens[i], stream.targets[i], *numbers)
+    )
+    return max(0.2, longest * TOKEN_POINTS * 0.602 / 72 + 0.11)
+
+
+def _short(label: str) -> str:
+    return short(label, 12)
+
+
+def _label_width(labels: Sequence[str]) -> float:
+    """Cells of a grid that the longest label takes."""
+    longest = max((cell_len(_short(label)) for label in labels), default=0)
+    return longest * LABEL_POINTS * 0.602 / 72 + 0.6 if longest else 0.0
+
+
+def _token_colours(stream: StreamView, i: int) -> tuple[str, str]:
+    """Fill and ink of a token."""
+    fill = REPLACED if stream.changed_W[i] else PREFIX if stream.prefix_W[i] else EMPTY
+    if stream.documents_W[i] == 0:
+        return "white", EDGE
+    return fill, SPECIAL if stream.special_W[i] else INK
+
+
+def _shades(stream: StreamView) -> np.ndarray:
+    """How much each target counts, from 0 to 1."""
+    weights = [np.nan_to_num(w) / max(np.nanmax(w, initial=0), 1e-9) for w in stream.weights.values()]
+    return stream.scored_W * (np.max(weights, axis=0) if weights else 1.0)
+
+
+def _blend(colour: str, share: float) -> str:
+    from matplotlib.colors import to_hex, to_rgb
+
+    ink, paper = np.asarray(to_rgb(colour)), np.ones(3)
+    return to_hex(np.clip(share * ink + (1 - share) * paper, 0, 1).tolist())

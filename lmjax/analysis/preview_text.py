@@ -1,0 +1,195 @@
+"""A preview as text: lanes of tokens one under the other, and masks as blocks, two queries a line."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from lmjax.analysis.preview import Preview, RowView, StreamView
+
+LONGEST = 18
+"""Terminal cells a token may take before it is cut."""
+
+STYLES = {
+    "special": "magenta",
+    "replaced": "black on yellow",
+    "prefix": "cyan",
+    "scored target": "bold green",
+    "not scored, padding": "bright_black",
+}
+_DIM, _EDGE = STYLES["not scored, padding"], "blue"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Lane:
+    name: str
+    labels: list[str]
+    styles: list[str]
+
+
+def print_preview(preview: Preview, console: Console) -> None:
+    """Prints a preview; in colour where the console is a terminal."""
+    for line in preview_lines(preview, width=console.width, legend=console.is_terminal):
+        console.print(line, soft_wrap=True)
+
+
+def preview_lines(preview: Preview, *, width: int, legend: bool = False) -> Iterator[Text]:
+    """The lines of a preview.
+
+    Args:
+      preview: what to show.
+      width: terminal cells of a line; only masks may be wider.
+      legend: explain the colours first.
+    """
+    yield Text(preview.title, style="bold")
+    yield Text(preview.summary)
+    if legend:
+        yield Text("  ").join(Text(name, style=style) for name, style in STYLES.items())
+    drawn: dict[str, np.ndarray] = {}
+    for number, row in enumerate(preview.rows):
+        yield Text("")
+        yield Text(f"row {number}", style="bold underline")
+        yield from _data_lines(row, width)
+        for stream in row.streams:
+            yield Text("")
+            yield from _stream_lines(stream, width)
+        for detail in row.details:
+            yield Text(detail)
+        for stream in row.streams:
+            for name, visible in stream.attention.items():
+                yield Text("")
+                yield from _attention_lines(stream, name, visible, drawn)
+
+
+def short(label: str, longest: int = LONGEST) -> str:
+    """A label cut to ``longest`` terminal cells."""
+    return label if cell_len(label) <= longest else set_cell_size(label, longest - 1) + "…"
+
+
+def stream_heading(stream: StreamView) -> str:
+    """The stream's name, and how much of it is shown where that is not all."""
+    shown = len(stream.tokens)
+    return stream.name if shown == stream.length else f"{stream.name}, {shown} of {stream.length} positions"
+
+
+def _data_lines(row: RowView, width: int) -> Iterator[Text]:
+    """The data's own tokens as running text, broken between tokens, with a stroke between documents."""
+    margin = 6
+    line, cells = Text("data".ljust(margin)), margin
+    before = None
+    for label, document in zip(row.data, row.data_documents_W.tolist(), strict=True):
+        stroke = "" if before in (None, document) else "│"
+        size = cell_len(label) + cell_len(stroke)
+        if cells > margin and cells + size > width:
+            yield line
+            line, cells = Text(" " * margin), margin
+        line.append(stroke, style=_EDGE)
+        line.append(label, style="" if document else _DIM)
+        cells, before = cells + size, document
+    yield line
+
+
+def stream_lanes(stream: StreamView) -> list[_Lane]:
+    """What there is to say of each position, from top to bottom; lanes with nothing to say are left out."""
+    token_styles = [_token_style(stream, i) for i in range(len(stream.tokens))]
+    target_styles = [STYLES["scored target"] if scored else _DIM for scored in stream.scored_W.tolist()]
+    plain = [""] * len(stream.tokens)
+    lanes = []
+    if stream.has_other_data:
+        lanes.append(_Lane(name="data", labels=stream.original, styles=plain))
+    lanes.append(_Lane(name="input", labels=stream.tokens, styles=token_styles))
+    if any(stream.targets):
+        lanes.append(_Lane(name="target", labels=stream.targets, styles=target_styles))
+    for term, values_W in stream.weights.items():
+        name = "weight" if len(stream.weights) == 1 else f"weight {term}"
+        styles = [_DIM if value == 0 else "" for value in values_W.tolist()]
+        lanes.append(_Lane(name=name, labels=[*map(number_label, values_W)], styles=styles))
+    for name, values_W in stream.numbers.items():
+        lanes.append(_Lane(name=name, labels=[*map(number_label, values_W)], styles=plain))
+    sees = ["↔" if ahead else "←" for ahead in stream.ahead_W.tolist()]
+    lanes.append(
+        _Lane(name="sees", labels=sees, styles=[_DIM if document == 0 else "" for document in stream.documents_W])
+    )
+    return [dataclasses.replace(lane, labels=[*map(short, lane.labels)]) for lane in lanes]
+
+
+def _token_style(stream: StreamView, i: int) -> str:
+    if stream.documents_W[i] == 0:
+        return _DIM
+    kinds = {"replaced": stream.changed_W, "special": stream.special_W, "prefix": stream.prefix_W}
+    return next((STYLES[kind] for kind, is_so_W in kinds.items() if is_so_W[i]), "")
+
+
+def number_label(value: float) -> str:
+    """A number in few characters; nothing for NaN."""
+    return "" if np.isnan(value) else f"{float(value):.3g}"
+
+
+def _stream_lines(stream: StreamView, width: int) -> Iterator[Text]:
+    """The lanes, a column a token, broken into as many blocks as the width asks for."""
+    lanes = stream_lanes(stream)
+    yield Text(stream_heading(stream), style="bold")
+    margin = max(cell_len(lane.name) for lane in [*lanes, _POSITION]) + 1
+    columns = [max(1, *(cell_len(lane.labels[i]) for lane in lanes)) for i in range(len(stream.tokens))]
+    begins = [i > 0 and d != stream.documents_W[i - 1] for i, d in enumerate(stream.documents_W.tolist())]
+    start = 0
+    while start < len(columns):
+        end, cells = start + 1, margin + 1 + columns[start]
+        while end < len(columns) and cells + 1 + columns[end] <= width:
+            cells += 1 + columns[end]
+            end += 1
+        block = range(start, end)
+        yield _ruler(stream, block, columns, margin)
+        for lane in lanes:
+            line = Text(lane.name.ljust(margin), style="")
+            for i in block:
+                line.append("│" if begins[i] else " ", style=_EDGE)
+                line.append(lane.labels[i], style=lane.styles[i])
+                line.append(" " * (columns[i] - cell_len(lane.labels[i])))
+            line.rstrip()
+            yield line
+        if end < len(columns):
+            yield Text("")
+        start = end
+
+
+_POSITION = _Lane(name="position", labels=[], styles=[])
+
+
+def _ruler(stream: StreamView, block: range, columns: Sequence[int], margin: int) -> Text:
+    """Positions within documents: all where there is room, else every fifth and the first of a document."""
+    labels = [str(position) for position in stream.positions_W.tolist()]
+    every = 1 if all(len(labels[i]) <= columns[i] for i in block) else 5
+    line = _POSITION.name.ljust(margin)
+    offset = margin + 1
+    for i in block:
+        first = i == 0 or stream.documents_W[i] != stream.documents_W[i - 1]
+        if (first or stream.positions_W[i] % every == 0) and (len(line) < offset or line[-1] == " "):
+            line = line.ljust(offset) + labels[i]
+        offset += columns[i] + 1
+    return Text(line, style=_DIM)
+
+
+def _attention_lines(
+    stream: StreamView, name: str, visible_TS: np.ndarray, drawn: dict[str, np.ndarray]
+) -> Iterator[Text]:
+    """The mask of a stream, unless the row before had the same."""
+    title = f"{stream.name}: {name} attention"
+    before = drawn.get(title)
+    drawn[title] = visible_TS
+    if before is not None and np.array_equal(before, visible_TS):
+        yield Text(f"{title}: as in the row before", style="bold")
+        return
+    yield Text(f"{title} (queries down, keys across)", style="bold")
+    for query, line in zip(range(0, len(visible_TS), 2), mask_blocks(visible_TS), strict=True):
+        yield Text(f"{query:>5} ", style=_DIM) + Text(line, style=_EDGE) + Text("▏", style=_DIM)
+
+
+def mask_blocks(visible_TS: np.ndarray) -> list[str]:
+    """A mask in half blocks: a character a key, a line for two queries, ``█ ▀ ▄`` or a space."""
+    blocks = np.array([" ", "▄", "▀", "█"])
+    even_TS = np.pad(visible_TS, ((0, len(visible_TS) % 2), (0, 0))).astype(int)
+    return ["".join(line) for line in blocks[2 * even_TS[::2] + even_TS[1::2]]]

@@ -1,0 +1,151 @@
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax.decode import logits as processors
+from lmjax.decode.logits import SamplingConfig, choose, penalize
+
+LOGITS = jnp.array([[2.0, 1.0, 0.0, -1.0, -2.0]])
+
+
+def run(case, logits, previous, length=None):
+    """An oracle case by the function of ours."""
+    args = dict(case["args"])
+    name = case["name"]
+    if name.startswith("top_p"):
+        return processors.top_p(logits, args["top_p"], keep=args.get("min_tokens_to_keep", 1))
+    if name == "repetition_penalty":
+        return processors.repetition_penalty(logits, previous, args["penalty"], length=length)
+    if name == "no_repeat_ngram":
+        return processors.no_repeat_ngram(logits, previous, args["ngram_size"], length=length)
+    if name == "frequency_presence":
+        frequency, presence = args["frequency_penalty"], args["presence_penalty"]
+        return processors.frequency_presence(logits, previous, frequency=frequency, presence=presence, length=length)
+    (value,) = args.values()
+    return getattr(processors, name)(logits, value)
+
+
+NAMES = (
+    "temperature", "top_k", "top_p", "top_p_min_keep", "min_p", "typical_p", "repetition_penalty",
+    "no_repeat_ngram", "epsilon_cutoff", "frequency_presence",
+)  # fmt: skip
+
+
+@pytest.fixture
+def cases(golden):
+    return {case["name"]: case for case in json.loads((golden / "logits_processors.json").read_text())["cases"]}
+
+
+def test_every_oracle_case_is_run(cases):
+    assert sorted(cases) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_gives_the_same(cases, name):
+    case = cases[name]
+    logits, previous = jnp.array(case["logits"], jnp.float32), jnp.array(case["previous_ids"], jnp.int32)
+    wanted = np.array([[-np.inf if x is None else x for x in row] for row in case["out"]], np.float32)
+    assert not np.array_equal(wanted, logits)
+    np.testing.assert_allclose(jax.jit(functools.partial(run, case))(logits, previous), wanted, rtol=1e-6)
+    # What follows the text in its buffer is not looked at, in rows of other leading shape and in one alone.
+    padded = jnp.pad(previous, ((0, 0), (0, 3)), constant_values=4)
+    length = jnp.full((3,), previous.shape[1])
+    np.testing.assert_allclose(run(case, logits, padded, length), wanted, rtol=1e-6)
+    deeper = run(case, logits[:, None], padded[:, None], length[:, None])
+    np.testing.assert_allclose(deeper[:, 0], wanted, rtol=1e-6)
+    np.testing.assert_allclose(run(case, logits[1], previous[1]), wanted[1], rtol=1e-6)
+
+
+def kept(logits):
+    return np.flatnonzero(np.isfinite(logits[0])).tolist()
+
+
+def test_what_is_kept_by_hand():
+    # Probabilities 0.636, 0.234, 0.086, 0.032, 0.012; surprises 0.45, 1.45, 2.45, 3.45, 4.45; entropy 1.00.
+    assert kept(processors.min_p(LOGITS, 0.3)) == [0, 1]
+    assert kept(processors.min_p(LOGITS, 0.3, keep=3)) == [0, 1, 2]
+    assert kept(processors.epsilon_cutoff(LOGITS, 0.05)) == [0, 1, 2]
+    assert kept(processors.epsilon_cutoff(LOGITS, 0.9)) == [0]
+    assert kept(processors.epsilon_cutoff(LOGITS, 0.9, keep=2)) == [0, 1]
+    # Token 1 is 0.45 from the entropy and token 0 is 0.55.
+    assert kept(processors.typical_p(LOGITS, 0.2)) == [1]
+    assert kept(processors.typical_p(LOGITS, 0.3)) == [0, 1]
+    assert kept(processors.typical_p(LOGITS, 0.2, keep=3)) == [0, 1, 2]
+    assert kept(processors.typical_p(LOGITS, 1.0)) == [0, 1, 2, 3, 4]
+
+
+def test_processors_pass_over_what_is_excluded_already():
+    cut = LOGITS.at[0, 1].set(-jnp.inf)
+    for process in (processors.top_p, processors.min_p, processors.typical_p, processors.epsilon_cutoff):
+        out = np.asarray(process(cut, 0.05))
+        assert not np.isnan(out).any() and out[0, 1] == -np.inf, process
+    penalised = processors.repetition_penalty(cut, jnp.array([[1, 0]]), 2.0)
+    np.testing.assert_array_equal(penalised, [[1.0, -np.inf, 0.0, -1.0, -2.0]])
+
+
+def test_counts_begin_after_the_prompt_and_end_with_the_text():
+    previous = jnp.array([[3, 3, 1, 3, 2, 2], [0, 0, 0, 0, 4, 9]])
+    counts = processors.token_counts(previous, 5, begin=jnp.array([1, 3]), length=jnp.array([4, 6]))
+    np.testing.assert_array_equal(counts, [[0, 1, 0, 2, 0], [1, 0, 0, 0, 1]])
+    np.testing.assert_array_equal(processors.token_counts(jnp.array([-1, 0]), 3), [1, 0, 0])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_no_repeated_ngram_against_looking_for_each(size):
+    rng = np.random.default_rng(size)
+    texts = rng.integers(0, 4, (40, 9))
+    lengths = rng.integers(0, 10, 40)
+    zeros = jnp.zeros((40, 4))
+    banned = np.isinf(jax.jit(processors.no_repeat_ngram, static_argnums=2)(zeros, texts, size, length=lengths))
+    for text, length, row in zip(texts.tolist(), lengths, banned, strict=True):
+        text = text[:length]
+        grams = {tuple(text[i : i + size]) for i in range(len(text) - size + 1)}
+        last = tuple(text[len(text) - size + 1 :]) if len(text) >= size - 1 else None
+        assert row.tolist() == [last is not None and (*last, token) in grams for token in range(4)]
+    assert banned.any() and not banned.all()
+
+
+def test_every_option_reaches_the_choice():
+    """With 4,000 draws each, which ids come up is what the option says."""
+    logits = jnp.broadcast_to(LOGITS, (4000, 5))
+    previous, prompt_length = jnp.array([[0, 2, 0, 0]] * 4000), jnp.full((4000,), 2)
+
+    def drawn(**options):
+        config = SamplingConfig(**options)
+        length = jnp.full((4000,), 3)
+        changed = penalize(logits, config, previous=previous, prompt_length=prompt_length, length=length)
+        return set(np.asarray(choose(jax.random.key(0), changed, config)).tolist())
+
+    assert drawn() == {0, 1, 2, 3, 4}
+    assert drawn(temperature=0.0) == {0}
+    assert drawn(temperature=0.05) == {0}
+    assert drawn(top_k=2) == drawn(top_p=0.7) == drawn(min_p=0.3) == drawn(epsilon=0.1) == {0, 1}
+    assert drawn(typical_p=0.2) == {1}
+    assert drawn(no_repeat_ngram=2) == {0, 1, 3, 4}
+    assert drawn(repetition_penalty=1e6, temperature=0.0) == {1}
+    assert drawn(frequency_penalty=1.5, temperature=0.0) == {1}
+    assert drawn(presence_penalty=1.5, temperature=0.0) == {1}
+    # Token 2 is in the prompt only.
+    assert drawn(frequency_penalty=50.0) == drawn(presence_penalty=50.0) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"min_p": 1.5}, "min_p=1.5"),
+        ({"typical_p": -0.1}, "typical_p=-0.1"),
+        ({"epsilon": 1.0}, "epsilon=1.0"),
+        ({"no_repeat_ngram": 0}, "no_repeat_ngram=0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+    ],
+)
+def test_impossible_options_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        SamplingConfig(**options)

@@ -1,0 +1,163 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lmjax import masks
+from lmjax.decode.logits import SamplingConfig
+from lmjax.decode.sample import generate
+from lmjax.types import Stream
+
+GREEDY = SamplingConfig(temperature=0.0)
+NO_EOS = dataclasses.replace(tiny.VOCABULARY, eos_id=None)
+PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10], [11], [5, 4, 3, 2]]
+NEW = 6
+MODELS = {
+    "rope_gqa": dataclasses.replace(tiny.MODEL, num_heads=4, num_kv_heads=2, head_width=8, tie_embeddings=False),
+    "learned": dataclasses.replace(tiny.MODEL, positions="learned", max_length=13, tie_embeddings=False, bias=True),
+    "alibi_windows": dataclasses.replace(
+        tiny.MODEL, positions="alibi", windows=(None, 3), num_layers=3, tie_embeddings=False, logit_softcap=20.0
+    ),
+}
+
+
+@functools.cache
+def built(name):
+    spec = tiny.model_spec(MODELS[name])
+    return spec, tiny.random_params(spec)
+
+
+def sample(name, prompts=PROMPTS, *, sampling=GREEDY, vocabulary=NO_EOS, new=NEW, params=None, **options):
+    spec, random = built(name)
+    return generate(
+        spec,
+        random if params is None else params,
+        prompts,
+        vocabulary=vocabulary,
+        max_new_tokens=new,
+        sampling=sampling,
+        **options,
+    )
+
+
+@functools.cache
+def last_logits(name):
+    """Logits that follow a text, by a forward pass over all of it; the row is padded to one length for all."""
+    spec, _ = built(name)
+
+    @jax.jit
+    def logits(params, tokens_1T, length, prefix_length):
+        mask = masks.prefix(tokens_1T.shape[1], prefix_length[None])
+        positions_1T = jnp.arange(tokens_1T.shape[1])[None, :]
+        mask = masks.IntervalMask(start_BT=mask.start_BT, end_BT=jnp.minimum(mask.end_BT, length))
+        model = spec.bind(params)
+        hidden = model(Stream(tokens_BT=tokens_1T, positions_BT=positions_1T, mask=mask))
+        return model.logits(hidden[0, length - 1])
+
+    return logits
+
+
+def argmax_loop(name, prompt, *, prefix):
+    """Greedy decoding with no cache, no batch and no padding of its own."""
+    text = list(prompt)
+    for _ in range(NEW):
+        row = np.zeros((1, 13), np.int32)
+        row[0, : len(text)] = text
+        prefix_length = jnp.array(len(prompt) if prefix else 0)
+        logits = last_logits(name)(built(name)[1], row, jnp.array(len(text)), prefix_length)
+        text.append(int(jnp.argmax(logits)))
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("attention", ["causal", "prefix"])
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_text_is_that_of_an_argmax_loop_over_the_whole_text(name, attention):
+    texts = sample(name, attention=attention, max_length=13)
+    assert texts == [argmax_loop(name, prompt, prefix=attention == "prefix") for prompt in PROMPTS]
+    # A prompt of one token has no direction; the others read otherwise.
+    assert len({tuple(text) for text in texts}) > 1
+
+
+def test_the_two_ways_to_read_a_prompt_differ():
+    assert sample("rope_gqa", attention="prefix") != sample("rope_gqa", attention="causal")
+
+
+def test_the_choice_among_one_is_greedy():
+    greedy = sample("rope_gqa")
+    for sampling in (SamplingConfig(top_k=1), SamplingConfig(top_p=1e-6), SamplingConfig(min_p=1.0)):
+        assert sample("rope_gqa", sampling=sampling, seed=3) == greedy
+    assert sample("rope_gqa", sampling=SamplingConfig(), seed=3) != greedy
+
+
+def test_eos_ends_its_row_and_no_other():
+    texts = sample("learned")
+    # A token that comes up at another step in each row, and in one not at all, is made the end of text.
+    eos = texts[0][3]
+    ends = [text.index(eos) if eos in text else NEW for text in texts]
+    assert len(set(ends)) == 4 and NEW in ends
+    wanted = [text[:end] for text, end in zip(texts, ends, strict=True)]
+    assert sample("learned", vocabulary=dataclasses.replace(NO_EOS, eos_id=eos)) == wanted
+
+
+def test_ids_that_no_tokenizer_has_are_never_chosen():
+    small = dataclasses.replace(NO_EOS, size=20, byte_length_V=NO_EOS.byte_length_V[:20])
+    flat = SamplingConfig(temperature=100.0)
+    ids = np.concatenate(sample("rope_gqa", [[1]] * 16, vocabulary=small, sampling=flat, new=24))
+    assert set(ids) == set(range(20))
+    assert np.concatenate(sample("rope_gqa", [[1]] * 16, sampling=flat, new=24)).max() > 20
+
+
+def test_the_seed_decides_the_text():
+    flat = SamplingConfig(temperature=3.0)
+    first = sample("rope_gqa", [[1, 2]] * 2, sampling=flat, seed=1)
+    assert first == sample("rope_gqa", [[1, 2]] * 2, sampling=flat, seed=1)
+    assert first != sample("rope_gqa", [[1, 2]] * 2, sampling=flat, seed=2)
+    assert first[0] != first[1]
+
+
+def test_sampling_follows_the_models_probabilities():
+    """The first token of 4,000 rows comes up as often as the softmax says, within 4 standard errors."""
+    name, prompt = "rope_gqa", PROMPTS[0]
+    row = np.zeros((1, 13), np.int32)
+    row[0, : len(prompt)] = prompt
+    logits = last_logits(name)(built(name)[1], row, jnp.array(len(prompt)), jnp.array(0))
+    probability = np.asarray(jax.nn.softmax(logits / 2.0))
+    texts = sample(name, [prompt] * 4000, sampling=SamplingConfig(temperature=2.0), new=1)
+    share = np.bincount(np.ravel(texts), minlength=64) / 4000
+    assert (np.abs(share - probability) <= 4 * np.sqrt(probability * (1 - probability) / 4000) + 1e-3).all()
+
+
+def test_penalties_see_prompt_and_text_of_their_own_row():
+    # All logits are alike: what is chosen is the lowest id that no penalty touches.
+    silent = jax.tree.map(jnp.zeros_like, built("rope_gqa")[1])
+    once = SamplingConfig(temperature=0.0, no_repeat_ngram=1)
+    assert sample("rope_gqa", [[0, 2], [1]], params=silent) == [[0] * NEW] * 2
+    texts = sample("rope_gqa", [[0, 2, 5], [1]], params=silent, sampling=once)
+    assert texts == [[1, 3, 4, 6, 7, 8], [0, 2, 3, 4, 5, 6]]
+    penalty = SamplingConfig(temperature=0.0, presence_penalty=1.0)
+    assert sample("rope_gqa", [[0, 2, 5], [1]], params=silent, sampling=penalty) == [[0, 1, 2, 3, 4, 5]] * 2
+    # Equal counts fall back to the lowest id, so a frequency penalty goes round a vocabulary of three.
+    three = dataclasses.replace(NO_EOS, size=3, byte_length_V=NO_EOS.byte_length_V[:3])
+    frequency = SamplingConfig(temperature=0.0, frequency_penalty=0.5)
+    assert sample("rope_gqa", [[0]], params=silent, vocabulary=three, sampling=frequency) == [[0, 1, 2, 0, 1, 2]]
+    repetition = SamplingConfig(temperature=0.0, repetition_penalty=1e6)
+    [text] = sample("rope_gqa", [[1, 2]], sampling=repetition)
+    assert text != sample("rope_gqa", [[1, 2]])[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "words"),
+    [
+        ([[1]], {"attention": "bidirectional"}, "trained bidirectionally"),
+        ([[1], []], {}, "at least one token"),
+        ([], {}, "at least one token"),
+        ([[1], [1] * 8], {"max_length": 13}, "make 14 positions and the model has learned 13"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(prompts, options, words):
+    with pytest.raises(ValueError, match=words):
+        sample("learned", prompts, **options)
