@@ -98,14 +98,17 @@ def peers(tokens: np.ndarray) -> dict[str, tuple[str, Callable[[], object]]]:
         import tensorflow as tf
         from t5.data import preprocessors
 
-        def corrupt():
-            for row in tokens:
-                mask = preprocessors.random_spans_noise_mask(len(row), 0.15, mean_noise_span_length=3.0)
-                ids = tf.constant(row)
-                preprocessors.noise_span_to_unique_sentinel(ids, mask, _T5Vocabulary(), ())
-                preprocessors.nonnoise_span_to_unique_sentinel(ids, mask, _T5Vocabulary(), ())
+        seeds, length = [(0, 1), (2, 3)], tokens.shape[1]
 
-        found["t5, random spans"] = ("span_corrupt", corrupt)
+        def corrupt(row):
+            mask = preprocessors.random_spans_noise_mask(length, 0.15, seeds, mean_noise_span_length=3.0)
+            return (
+                preprocessors.noise_span_to_unique_sentinel(row, mask, _T5Vocabulary(), seeds),
+                preprocessors.nonnoise_span_to_unique_sentinel(row, mask, _T5Vocabulary(), seeds),
+            )
+
+        rows = tf.data.Dataset.from_tensor_slices(tokens).map(corrupt, num_parallel_calls=tf.data.AUTOTUNE)
+        found["t5, random spans"] = ("span_corrupt", lambda: [len(inputs) for inputs, _ in rows])
     except ImportError:
         print("t5 is not installed: its preprocessors are left out")
     return found

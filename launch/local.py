@@ -92,6 +92,9 @@ def wait(processes: list[subprocess.Popen], grace: float) -> int:
     while any(process.poll() is None for process in processes):
         codes = [process.poll() for process in processes]
         if failed is None and any(codes):
+            # Process 0 holds the coordinator, and its end can bring another down before it is seen itself.
+            time.sleep(0.1)
+            codes = [process.poll() for process in processes]
             failed = next(i for i, code in enumerate(codes) if code)
             print(
                 f"process {failed} failed with {codes[failed]}: ending the others",

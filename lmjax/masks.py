@@ -137,10 +137,11 @@ def windowed(mask: IntervalMask, window: int, *, index_BT: jax.Array | None = No
     """
     if window < 1:
         raise ValueError(f"masks.windowed: window={window}: must be at least 1")
+    is_row = index_BT is None
     if index_BT is None:
         index_BT = _index_1T(mask.start_BT.shape[1])
     start_BT = jnp.maximum(*jnp.broadcast_arrays(mask.start_BT, index_BT - window + 1))
-    if mask.kind == "causal" and mask.window is None:
+    if mask.kind == "causal" and mask.window is None and is_row:
         return IntervalMask(start_BT=start_BT, end_BT=mask.end_BT, kind="causal", window=window)
     end_BT = jnp.minimum(*jnp.broadcast_arrays(mask.end_BT, index_BT + window))
     return IntervalMask(start_BT=start_BT, end_BT=end_BT)

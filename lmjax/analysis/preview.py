@@ -119,7 +119,8 @@ def preview_batch(
     batch_size, length = batch.inputs.tokens_BT.shape
     encoder = "" if batch.encoder is None else f" (encoder {batch.encoder.tokens_BT.shape[1]})"
     counts = [f"{name} {int((weights > 0).sum()):,}" for name, weights in batch.weights.items()]
-    summary = f"{batch_size} row{'s' * (batch_size > 1)} of {length}{encoder} positions; scored: {', '.join(counts) or 'nothing'}"
+    size = f"{batch_size} row{'s' * (batch_size > 1)} of {length}{encoder} positions"
+    summary = f"{size}; scored: {', '.join(counts) or 'nothing'}"
     return Preview(title=title, summary=summary, rows=[maker.row(index) for index in range(num_rows)])
 
 

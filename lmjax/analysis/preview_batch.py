@@ -34,7 +34,7 @@ def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int)
     sequence_length = config.train.sequence_length
     objective.check(model=resolve(config, vocabulary).model, vocabulary=vocabulary, sequence_length=sequence_length)
     _, run_key = run_keys(jax.random.key(config.train.seed))
-    _, corrupt_key = step_keys(run_key, step)
+    corrupt_key, _ = step_keys(run_key, step)
     return jax.jit(lambda key, rows: objective.corrupt(key, rows, vocabulary))(corrupt_key, rows)
 
 

@@ -8,14 +8,19 @@ code  meaning
 2     something for the user to change: a value, a path, a missing package
 130   Ctrl-C where there was nothing to save
 ====  =======================================================================================
+
+With ``LMJAX_DEBUG=1`` in the environment tracebacks are printed as well, ours and the libraries'.
 """
 
 import errno
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+from absl import logging as absl_logging
 
 from lmjax.parallel import distributed
 
@@ -34,11 +39,11 @@ USER_ERRORS = (
 def run_command(command: Callable[[], object]) -> NoReturn:
     """Runs a command and exits the process with its code.
 
-    With ``LMJAX_DEBUG=1`` in the environment the traceback is printed as well.
-
     Raises:
       SystemExit: always, with the code of the table above.
     """
+    if not _debugging():
+        _silence_libraries()
     try:
         command()
         sys.stdout.flush()
@@ -51,11 +56,22 @@ def run_command(command: Callable[[], object]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = 130
     except Exception as error:
-        if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+        if _debugging():
             traceback.print_exc()
         message, code = describe(error)
         print(f"error: {message}", file=sys.stderr)
     distributed.leave(code)
+
+
+def _debugging() -> bool:
+    return os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
+
+
+def _silence_libraries() -> None:
+    """Drops the stacks Orbax and asyncio log, a dozen for a full disk: the same failure reaches us as an exception."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
 
 
 def describe(error: Exception) -> tuple[str, int]:
@@ -63,6 +79,8 @@ def describe(error: Exception) -> tuple[str, int]:
     hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
     if isinstance(error, OSError):
         return _describe_os_error(error)
+    if type(error).__module__.startswith("lmjax."):
+        return str(error), 1
     if isinstance(error, USER_ERRORS):
         return str(error) or f"{type(error).__name__} without a message: {hint}", 2
     if isinstance(error, ImportError):
@@ -70,8 +88,6 @@ def describe(error: Exception) -> tuple[str, int]:
     if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
         remedy = "use a smaller batch, more microbatches, rematerialisation, or more devices"
         return f"out of memory: {_first_line(error)}; {remedy}", 1
-    if type(error).__module__.startswith("lmjax."):
-        return str(error), 1
     return f"unexpected {type(error).__name__}: {_first_line(error)} ({hint})", 1
 
 
@@ -80,13 +96,21 @@ def _describe_os_error(error: OSError) -> tuple[str, int]:
     if error.strerror is None:
         return str(error), code
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-    remedies = {
-        errno.ENOSPC: "; free some space and run the same command again (finished checkpoints are intact)",
-        errno.EDQUOT: "; free some space and run the same command again (finished checkpoints are intact)",
-        errno.EROFS: "; choose a folder that can be written",
-        errno.EACCES: "; check its permissions, or choose another path",
-    }
-    return f"{where}{error.strerror}{remedies.get(error.errno or 0, '')}", code
+    return f"{where}{error.strerror}{_REMEDIES.get(error.errno or 0, '')}", code
+
+
+_FREE_SPACE = "; free some space and run the same command again (finished checkpoints are intact)"
+_REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "; the file system or a limit (`ulimit -f`) forbids files of this size: use another folder",
+    errno.EROFS: "; choose a folder that can be written",
+    errno.EACCES: "; check its permissions, or choose another path",
+    errno.EPERM: "; check its permissions, or choose another path",
+    errno.ENOTDIR: "; a file is where a folder should be: choose another path",
+    errno.EEXIST: "; move it away, or choose another path",
+    errno.EISDIR: "; a folder is where a file should be: move it away, or choose another path",
+}
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.corruption.ids import check_ids, is_special, random_ids
-from lmjax.corruption.layout import Documents, compact, documents, running_count
+from lmjax.corruption.layout import Documents, arrangement, documents, running_count
 from lmjax.corruption.placement import PlacedSpans, draw_lengths, place_spans
 from lmjax.types import Rows
 
@@ -137,10 +137,8 @@ def _emit(
     values_BN, keep_BN, number_BN = (
         jnp.stack(parts, axis=-1).reshape(shape[0], -1) for parts in (values, keep, [number_BT] * len(values))
     )
-    return Rows(
-        tokens_BT=compact(values_BN, keep_BN, length=length, fill=pad_id),
-        segments_BT=compact(number_BN, keep_BN, length=length, fill=0),
-    )
+    lay_out = arrangement(running_count(keep_BN) - 1, keep_BN, length=length)
+    return Rows(tokens_BT=lay_out(values_BN, pad_id), segments_BT=lay_out(number_BN, 0))
 
 
 def _poisson(mean: float) -> np.ndarray:

@@ -4,6 +4,7 @@ Every function works along the last axis of [B, T] arrays only: counts by cumula
 one scatter, so rows that lie on different devices never meet.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -124,6 +125,19 @@ def place(values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, l
         return jnp.full((length,), fill, values_N.dtype).at[target_N].set(values_N, mode="drop")
 
     return jax.vmap(place_row)(values_BN, target_BN)
+
+
+def arrangement(position_BN: jax.Array, keep_BN: jax.Array, *, length: int) -> Callable[[jax.Array, int], jax.Array]:
+    """:func:`place` for several arrays of values that go to the same positions, at one scatter for all."""
+    size = position_BN.shape[1]
+    index_BN = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32)[None, :], position_BN.shape)
+    source_BT = place(index_BN, position_BN, keep_BN, length=length, fill=size)
+
+    def lay_out(values_BN: jax.Array, fill: int) -> jax.Array:
+        values_BT = jnp.take_along_axis(values_BN, source_BT, axis=1, mode="clip")
+        return jnp.where(source_BT < size, values_BT, jnp.asarray(fill, values_BN.dtype))
+
+    return lay_out
 
 
 def compact(values_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill: int) -> jax.Array:

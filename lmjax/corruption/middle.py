@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption.ids import check_rate
-from lmjax.corruption.layout import documents, place, running_count
+from lmjax.corruption.layout import arrangement, documents, running_count
 from lmjax.types import Rows
 
 
@@ -101,9 +101,10 @@ def fill_in_middle(
     number_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
     position_BN = jnp.concatenate(positions, axis=1)
     keep_BN = jnp.concatenate([where.real_BT, opens_BT, opens_BT, opens_BT], axis=1)
+    lay_out = arrangement(position_BN, keep_BN, length=length)
     return Rows(
-        tokens_BT=place(jnp.concatenate(values, axis=1), position_BN, keep_BN, length=length, fill=pad_id),
-        segments_BT=place(jnp.tile(number_BT, (1, 4)), position_BN, keep_BN, length=length, fill=0),
+        tokens_BT=lay_out(jnp.concatenate(values, axis=1), pad_id),
+        segments_BT=lay_out(jnp.tile(number_BT, (1, 4)), 0),
     )
 
 

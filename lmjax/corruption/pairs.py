@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import Documents, documents, place, running_count
+from lmjax.corruption.layout import Documents, arrangement, documents, place, running_count
 
 
 class PairRows(NamedTuple):
@@ -218,9 +218,10 @@ def _write(
     )
     keep_BN = jnp.concatenate([where.real_BT, exists_BD, exists_BD, exists_BD], axis=1)
 
+    arrange = arrangement(position_BN, keep_BN, length=length)
+
     def lay_out(token_values_BT: jax.Array, *marker_values_BD: jax.Array, fill: int) -> jax.Array:
-        values_BN = jnp.concatenate([token_values_BT, *marker_values_BD], axis=1)
-        return place(values_BN, position_BN, keep_BN, length=length, fill=fill)
+        return arrange(jnp.concatenate([token_values_BT, *marker_values_BD], axis=1), fill)
 
     second_BT = (in_a_BT == of_host(reversed_BD)).astype(jnp.int32)
     cls_BD, sep_BD = (jnp.full_like(tokens_BT, token_id) for token_id in (cls_id, sep_id))

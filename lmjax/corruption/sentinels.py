@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import Documents, compact, documents, place, running_count
+from lmjax.corruption.layout import Documents, arrangement, documents, running_count
 from lmjax.types import Rows
 
 
@@ -53,10 +53,8 @@ def replace_spans(
     def rows(stream: tuple[jax.Array, jax.Array], length: int) -> Rows:
         values_BTE, keep_BTE = stream
         keep_BN, number_BTE = _flat(keep_BTE), jnp.broadcast_to(number_BT[:, :, None], keep_BTE.shape)
-        return Rows(
-            tokens_BT=compact(_flat(values_BTE), keep_BN, length=length, fill=pad_id),
-            segments_BT=compact(_flat(number_BTE), keep_BN, length=length, fill=0),
-        )
+        lay_out = arrangement(running_count(keep_BN) - 1, keep_BN, length=length)
+        return Rows(tokens_BT=lay_out(_flat(values_BTE), pad_id), segments_BT=lay_out(_flat(number_BTE), 0))
 
     return rows(inputs, inputs_length), rows(targets, targets_length)
 
@@ -111,9 +109,7 @@ def join_spans(
     position_BN = rank_BN + emitted(earlier_targets_BT, inputs_through_BT)
     values_BN, keep_BN = (jnp.concatenate([_flat(s[i]) for s in streams], axis=1) for i in range(2))
 
-    def lay_out(values_BN: jax.Array, fill: int) -> jax.Array:
-        return place(values_BN, position_BN, keep_BN, length=length, fill=fill)
-
+    lay_out = arrangement(position_BN, keep_BN, length=length)
     zeros_BT = jnp.zeros(tokens_BT.shape, jnp.float32)
     rows = Rows(
         tokens_BT=lay_out(values_BN, pad_id),

@@ -156,7 +156,7 @@ def mask_spans(
     placed = place_spans(place_key, lengths_BT, word_BT[:, -1:], rate)
     word_span_BT = jnp.take_along_axis(placed.span_BT, jnp.maximum(word_BT - 1, 0), axis=1)
     span_BT = jnp.where(eligible_BT, word_span_BT, 0)
-    fate_BT = jnp.take_along_axis(jax.random.uniform(fate_key, tokens_BT.shape), span_BT - 1, axis=1, mode="clip")
+    fate_BT = jnp.take_along_axis(jax.random.uniform(fate_key, tokens_BT.shape), span_BT, axis=1, mode="clip")
     inputs_BT = hide(
         replace_key,
         tokens_BT,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.kernels.attention_chunked import chunked_attention
-from lmjax.kernels.attention_xla import cudnn_attention, cudnn_cannot, xla_attention, xla_cannot
+from lmjax.kernels.attention_xla import cudnn_attention, cudnn_cannot, xla_attention
 from lmjax.kernels.position_bias import PositionBias
 from lmjax.masks import IntervalMask
 
@@ -44,14 +44,14 @@ def attend(
 
     Backends:
 
-    - ``"xla"``: ``jax.nn.dot_product_attention``. Logits, and for masks of kind ``"interval"`` a
-      boolean mask, of [T, S] exist. No softcap, no dropout.
-    - ``"cudnn"``: the same on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats, causal (windowed or
-      not) and full masks only; no bias, softcap or dropout. O(T) memory.
+    - ``"xla"``: two dense products; logits of [T, S] exist. Everything this signature offers, fastest
+      for short sequences.
+    - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
+      causal (windowed or not) and full masks only; no bias, softcap or dropout. O(T) memory.
     - ``"chunked"``: plain JAX on any platform, everything this signature offers, O(T + S) memory;
       key blocks outside every query's interval cost nothing.
-    - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` where it can and the logits of a head are
-      few (:data:`DENSE_LIMIT`); else ``"chunked"``.
+    - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` while the logits of a head are few
+      (:data:`DENSE_LIMIT`); else ``"chunked"``.
 
     Args:
       query_BTNH: queries, any floating dtype; the softmax is always float32.
@@ -84,35 +84,18 @@ def attend(
     if query_index_BT is None:
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
 
-    refusals = {
-        "cudnn": cudnn_cannot(
-            query_BTNH,
-            key_BSKH,
-            mask,
-            softcap=softcap,
-            position_bias=position_bias,
-            dropout_rate=dropout_rate,
-        ),
-        "xla": xla_cannot(softcap=softcap, dropout_rate=dropout_rate),
-    }
+    refusal = cudnn_cannot(
+        query_BTNH, key_BSKH, mask, softcap=softcap, position_bias=position_bias, dropout_rate=dropout_rate
+    )
     if backend == "auto":
-        backend = _choose(refusals, query_BTNH.shape[1] * key_BSKH.shape[1])
-    if refusal := refusals.get(backend):
-        raise ValueError(f"attention backend {backend!r} cannot do {refusal}: use backend='chunked'")
-
+        limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT["other"])
+        num_logits = query_BTNH.shape[1] * key_BSKH.shape[1]
+        backend = "cudnn" if refusal is None else "xla" if num_logits <= limit else "chunked"
     if backend == "cudnn":
+        if refusal is not None:
+            raise ValueError(f"attention backend 'cudnn' cannot do {refusal}: use backend='chunked'")
         return cudnn_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale)
-    if backend == "xla":
-        return xla_attention(
-            query_BTNH,
-            key_BSKH,
-            value_BSKH,
-            mask,
-            scale=scale,
-            position_bias=position_bias,
-            query_index_BT=query_index_BT,
-        )
-    return chunked_attention(
+    return {"xla": xla_attention, "chunked": chunked_attention}[backend](
         query_BTNH,
         key_BSKH,
         value_BSKH,
@@ -124,13 +107,6 @@ def attend(
         dropout_rate=dropout_rate,
         key=key,
     )
-
-
-def _choose(refusals: dict[str, str | None], num_logits: int) -> Backend:
-    if refusals["cudnn"] is None:
-        return "cudnn"
-    limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT["other"])
-    return "xla" if refusals["xla"] is None and num_logits <= limit else "chunked"
 
 
 def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:

@@ -73,11 +73,13 @@ class Projection(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Contracts the last ``len(in_axes)`` axes of ``x``."""
         weight = self.weight[...].astype(self.dtype)
-        y = jnp.tensordot(x.astype(self.dtype), weight, axes=self.num_in)
+        batch_shape, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
+        # As one matrix product: XLA's CPU backend is half as fast on the gradients of the general form.
+        rows = x.astype(self.dtype).reshape(math.prod(batch_shape), -1)
+        y = rows @ weight.reshape(rows.shape[1], -1)
         if self.bias is not None:
-            bias = self.bias[...].astype(self.dtype)
-            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-        return y
+            y = y + self.bias[...].astype(self.dtype).reshape(1, -1)
+        return y.reshape(*batch_shape, *out_shape)
 
 
 class Norm(nnx.Module):

@@ -199,12 +199,20 @@ def wait_for_all(name: str) -> None:
 
     Args:
       name: the same in every process.
+
+    Raises:
+      DistributedError: a process has ended instead.
     """
     if jax.process_count() == 1:
         return
     from orbax.checkpoint import multihost
 
-    multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * BARRIER_SECONDS)
+    try:
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * BARRIER_SECONDS)
+    except RuntimeError as error:
+        raise DistributedError(
+            f"another process ended before all had come to {name!r}: its own message says why"
+        ) from error
 
 
 def leave(code: int) -> NoReturn:

@@ -36,8 +36,9 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
     folder = config.run_folder
     if is_primary():
         _check_ours(folder, config, tokenizer)
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder / TOKENIZER)
+        if not (folder / CONFIG).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(folder / TOKENIZER)
         write_config(config, folder / CONFIG)
     wait_for_all("run folder claimed")
     return folder

@@ -124,10 +124,14 @@ def test_blocks_draw_two_queries_a_line():
 
 
 def test_prefix_is_told_from_suffix_in_every_document():
-    view, batch, _ = preview_text(PrefixLM(), TEXT, "second one", length=40)
-    stream = view.rows[0].streams[0]
+    view, batch, _ = preview_text(PrefixLM(), TEXT, "second one", length=40, num_rows=3)
+    for end, row in zip(np.asarray(batch.inputs.mask.end_BT), view.rows, strict=True):
+        check_prefixes(row.streams[0], end)
+    assert len({tuple(row.streams[0].prefix_W.tolist()) for row in view.rows}) == 3
+
+
+def check_prefixes(stream, end):
     assert stream.documents_W.tolist() == [1] * 20 + [2] * (len(stream.tokens) - 20)
-    end = np.asarray(batch.inputs.mask.end_BT)[0]
     for document in (1, 2):
         here = np.flatnonzero(stream.documents_W == document)
         prefix_end = end[here[0]]
@@ -305,8 +309,11 @@ def test_rows_longer_than_the_text_are_padded():
         def row_length(self, sequence_length):
             return 2 * sequence_length
 
-    rows = text_rows(config(Even()), TOKENIZER, ["ab"], num_rows=1)
-    assert rows.tokens_BT[0].tolist() == [97, 98, EOS, PAD] and rows.segments_BT[0].tolist() == [1, 1, 1, 0]
+    rows = text_rows(config(Even()), TOKENIZER, ["ab", "c"], num_rows=1)
+    assert rows.tokens_BT[0].tolist() == [97, 98, EOS, 99, EOS, PAD]
+    assert rows.segments_BT[0].tolist() == [1, 1, 1, 1, 1, 0]
+    rows = text_rows(config(Even(), packing="segments"), TOKENIZER, ["ab", "c"], num_rows=1)
+    assert rows.segments_BT[0].tolist() == [1, 1, 1, 2, 2, 0]
 
 
 RECIPE = """
@@ -378,9 +385,9 @@ def test_pictures_are_written(recipe, tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("made/picture.png")
     assert (tmp_path / "made" / "picture.png").read_bytes().startswith(b"\x89PNG")
     batch, rows = encoder_decoder()
-    view = preview_batch(batch, rows, TOKENIZER, title="pairs")
+    view = preview_batch(batch, rows, TOKENIZER, title=r"pairs of $\frac$")
     svg = draw_preview(view, tmp_path / "pairs.svg").read_text()
-    for text in ("encoder input: self attention", "decoder input: cross attention", "time: 0.125"):
+    for text in (r"pairs of $\frac$", "encoder input: self attention", "decoder input: cross attention", "time: 0.125"):
         assert text in svg
 
 

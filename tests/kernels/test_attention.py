@@ -75,8 +75,8 @@ def chunked(query, keys, values, mask, bias=None, *, index=None, scale=None, **o
     )
 
 
-def xla(query, key, value, mask, bias=None, *, index=None, **options):
-    return attend(query, key, value, mask, position_bias=bias, query_index_BT=index, backend="xla", **options)
+def xla(query, keys, value, mask, bias=None, *, index=None, **options):
+    return attend(query, keys, value, mask, position_bias=bias, query_index_BT=index, backend="xla", **options)
 
 
 BACKENDS = {"xla": xla, "chunked": chunked}
@@ -150,11 +150,12 @@ def test_scale(backend):
     assert_close(value_and_gradients(BACKENDS[backend], *inputs, mask, None, (("scale", 0.7),)), expected)
 
 
-def test_softcap():
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_softcap(backend):
     inputs, mask, bias = make_inputs(), masks.packed(SEGMENTS), table_bias()
     options = (("scale", 3.0), ("softcap", 2.0))
     expected = value_and_gradients(dense, *inputs, mask.dense(T), bias, options)
-    assert_close(value_and_gradients(chunked, *inputs, mask, bias, options), expected)
+    assert_close(value_and_gradients(backend, *inputs, mask, bias, options), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -245,32 +246,35 @@ def test_recomputed_and_scanned():
 RATE = 0.3
 
 
-@functools.partial(jax.jit, static_argnames="rate")
-def weights_after_dropout(key, rate):
+@functools.partial(jax.jit, static_argnames=("backend", "rate"))
+def weights_after_dropout(backend, key, rate):
     """Attention weights [B, T, N, S], read off by values that are the identity matrix."""
     query, keys, _ = make_inputs(width=T)
     identity = jnp.broadcast_to(jnp.eye(T)[None, :, None, :], keys.shape)
-    return chunked(query, keys, identity, masks.packed(SEGMENTS, "bidirectional"), dropout_rate=rate, key=key)
+    mask = masks.packed(SEGMENTS, "bidirectional")
+    return BACKENDS[backend](query, keys, identity, mask, dropout_rate=rate, key=key)
 
 
-def dropped_weights(seed: int, rate: float = RATE) -> np.ndarray:
-    return np.asarray(weights_after_dropout(jax.random.key(seed), rate))
+def dropped_weights(backend: str, seed: int, rate: float = RATE) -> np.ndarray:
+    return np.asarray(weights_after_dropout(backend, jax.random.key(seed), rate))
 
 
-def test_dropout_drops_at_the_rate_and_scales_the_rest():
-    plain, dropped = dropped_weights(0, 0.0), dropped_weights(0)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_drops_at_the_rate_and_scales_the_rest(backend):
+    plain, dropped = dropped_weights(backend, 0, 0.0), dropped_weights(backend, 0)
     seen, kept = plain > 0, dropped > 0
     assert not np.any(kept & ~seen)
     np.testing.assert_allclose(dropped[kept], plain[kept] / (1 - RATE), rtol=1e-5)
     # Over many keys, as one call here has few weights.
-    rates = [1 - np.mean(dropped_weights(seed)[seen] > 0) for seed in range(20)]
+    rates = [1 - np.mean(dropped_weights(backend, seed)[seen] > 0) for seed in range(20)]
     standard_error = (RATE * (1 - RATE) / (20 * seen.sum())) ** 0.5
     assert abs(np.mean(rates) - RATE) < 3 * standard_error
 
 
-def test_dropout_is_a_function_of_its_key_and_differs_everywhere():
-    first, other = dropped_weights(0) > 0, dropped_weights(1) > 0
-    np.testing.assert_array_equal(first, dropped_weights(0) > 0)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_is_a_function_of_its_key_and_differs_everywhere(backend):
+    first, other = dropped_weights(backend, 0) > 0, dropped_weights(backend, 1) > 0
+    np.testing.assert_array_equal(first, dropped_weights(backend, 0) > 0)
     assert np.any(first != other)
     # Patches at the same place of their blocks: blocks of queries and keys, rows and heads must not repeat.
     places = ((1, 8, 7), (1, 16, 7), (1, 8, 13), (0, 8, 7))
@@ -278,15 +282,16 @@ def test_dropout_is_a_function_of_its_key_and_differs_everywhere():
     assert len({patch.tobytes() for patch in patches}) == len(patches)
 
 
-def test_dropout_gradient_equals_dense_with_the_same_weights_dropped():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_gradient_equals_dense_with_the_same_weights_dropped(backend):
     inputs, mask, key = make_inputs(), masks.packed(SEGMENTS, "bidirectional"), jax.random.key(3)
-    kept_BNTS = jnp.asarray(np.moveaxis(dropped_weights(3) > 0, 1, 2) / (1 - RATE), jnp.float32)
+    kept_BNTS = jnp.asarray(np.moveaxis(dropped_weights(backend, 3) > 0, 1, 2) / (1 - RATE), jnp.float32)
 
     def reference(*inputs):
         return dense(*inputs, kept_BNTS=kept_BNTS)
 
     def with_dropout(*inputs):
-        return chunked(*inputs, dropout_rate=RATE, key=key)
+        return BACKENDS[backend](*inputs, dropout_rate=RATE, key=key)
 
     expected = value_and_gradients(reference, *inputs, mask.dense(T), table_bias())
     # The weights were read off other queries and values: what is dropped must not depend on those.
@@ -409,8 +414,6 @@ def alibi():
 
 
 REFUSED = [
-    ("xla", {"softcap": 30.0}, "softcap"),
-    ("xla", {"dropout_rate": 0.1, "key": jax.random.key(0)}, "attention dropout"),
     ("cudnn", {"softcap": 30.0}, "softcap"),
     ("cudnn", {"dropout_rate": 0.1, "key": jax.random.key(0)}, "attention dropout"),
     ("cudnn", {"position_bias": alibi()}, "a position bias"),
@@ -468,9 +471,8 @@ def test_cudnn_is_asked_for_the_mask_meant(case, monkeypatch):
         ({}, T * T, "xla_attention"),
         ({"position_bias": alibi()}, T * T, "xla_attention"),
         ({}, T * T - 1, "chunked_attention"),
-        ({"softcap": 5.0}, T * T, "chunked_attention"),
-        ({"dropout_rate": 0.5, "key": jax.random.key(0)}, T * T, "chunked_attention"),
-        ({"dropout_rate": 0.5}, T * T, "xla_attention"),
+        ({"softcap": 5.0}, T * T, "xla_attention"),
+        ({"dropout_rate": 0.5, "key": jax.random.key(0)}, T * T - 1, "chunked_attention"),
     ],
 )
 def test_auto(options, limit, expected, monkeypatch):
