@@ -71,7 +71,13 @@ def _silence_libraries() -> None:
     """Drops the stacks Orbax and asyncio log, a dozen for a full disk: the same failure reaches us as an exception."""
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
+    shown = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            shown(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def describe(error: Exception) -> tuple[str, int]:
@@ -79,12 +85,13 @@ def describe(error: Exception) -> tuple[str, int]:
     hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
     if isinstance(error, OSError):
         return _describe_os_error(error)
-    if type(error).__module__.startswith("lmjax."):
-        return str(error), 1
     if isinstance(error, USER_ERRORS):
         return str(error) or f"{type(error).__name__} without a message: {hint}", 2
     if isinstance(error, ImportError):
         return f"{error}: is the package, or one of its extras, installed?", 2
+    # Before the next test: a checkpoint that finds the disk full says RESOURCE_EXHAUSTED too.
+    if type(error).__module__.startswith("lmjax."):
+        return str(error), 1
     if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
         remedy = "use a smaller batch, more microbatches, rematerialisation, or more devices"
         return f"out of memory: {_first_line(error)}; {remedy}", 1

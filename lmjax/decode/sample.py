@@ -12,6 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from lmjax.decode.logits import SamplingConfig, choose, penalize
 from lmjax.masks import IntervalMask
@@ -103,6 +104,8 @@ def _generate(
     prefix: bool,
 ) -> jax.Array:
     model: Transformer = spec.bind(params)
+    # Taken out of their stacks once: inside the loop that would copy every weight for every token.
+    model.tail, model.stacks = nnx.List(model.layers()), nnx.List()
     batch_size, padded = tokens_BT.shape
     caches = empty_cache(model.config, batch_size=batch_size, length=padded + max_new_tokens)
     prompt_end_BT = jnp.broadcast_to(lengths_B[:, None], tokens_BT.shape)

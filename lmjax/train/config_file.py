@@ -1,14 +1,19 @@
 """Configurations in files: recipes (Python functions) in, ``config.json`` of a run folder in and out."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import json
+import os
 import pathlib
+import sys
+import traceback
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from lmjax.objectives import Objective
@@ -44,29 +49,83 @@ def from_json(kind: Any, value: Any, *, where: str = "config.json") -> Any:
       where: what to call the place in messages.
 
     Raises:
-      ValueError: a field is unknown or missing, or a class cannot be found.
+      ValueError: a field is unknown, missing or of another type, or a class cannot be found.
     """
-    if isinstance(kind, type) and issubclass(kind, Objective):
-        kind = _objective_class(value.get("type"), where)
-        value = {name: item for name, item in value.items() if name != "type"}
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        unknown = set(value) - {f.name for f in dataclasses.fields(kind)}
-        if unknown:
-            raise ValueError(f"{where}: unknown field {sorted(unknown)[0]!r}: written by another version of lmjax?")
-        fields = {name: from_json(hints[name], item, where=f"{where}: {name}") for name, item in value.items()}
-        make: Any = kind
-        return make(**fields)
+        return _dataclass_from_json(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
         (kind,) = [arg for arg in args if arg is not type(None)][:1]
         return from_json(kind, value, where=where)
-    if origin is tuple:
+    if origin is tuple and isinstance(value, list):
         item_kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(item_kinds) != len(value):
+            raise ValueError(f"{where} is {value}: must be {len(item_kinds)} values")
         return tuple(from_json(k, item, where=where) for k, item in zip(item_kinds, value, strict=True))
-    return float(value) if kind is float else value
+    return float(value) if kind is float and type(value) is int else value
+
+
+def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}: must be an object of fields")
+    if issubclass(kind, Objective):
+        kind = _objective_class(value.get("type"), where)
+        value = {name: item for name, item in value.items() if name != "type"}
+    hints, fields = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+    for name in value.keys() - fields.keys():
+        raise ValueError(f"{where}: unknown field {name!r}: written by another version of lmjax?")
+    for name, field in fields.items():
+        no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if no_default and name not in value:
+            raise ValueError(f"{where}: field {name!r} is missing: restore it")
+    arguments = {name: from_json(hints[name], item, where=f"{where}: {name}") for name, item in value.items()}
+    for name, item in arguments.items():
+        _check_type(hints[name], item, f"{where}: {name}")
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def check_types(config: Any, *, where: str = "") -> None:
+    """Refuses a value of another type than its field's, which Python would let pass.
+
+    Args:
+      config: a configuration.
+      where: what comes before a field's name in messages.
+
+    Raises:
+      ValueError: naming the field, the value and the type.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        _check_type(hints[field.name], value, f"{where}{field.name}")
+        if dataclasses.is_dataclass(value):
+            check_types(value, where=f"{where}{field.name}.")
+
+
+def _check_type(kind: Any, value: Any, where: str) -> None:
+    if not _fits(kind, value):
+        raise ValueError(f"{where} is {value!r}: must be {kind.__name__ if isinstance(kind, type) else kind}")
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(arg, value) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if origin is tuple and isinstance(value, tuple):
+        item_kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return len(value) == len(item_kinds) and all(map(_fits, item_kinds, value))
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
 
 
 def _objective_class(name: Any, where: str) -> type[Objective]:
@@ -102,8 +161,13 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 def write_config(config: RunConfig, path: pathlib.Path) -> None:
     """Writes ``config`` as JSON, whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def read_config(path: pathlib.Path) -> RunConfig:
@@ -114,10 +178,10 @@ def read_config(path: pathlib.Path) -> RunConfig:
     """
     try:
         value = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise ValueError(f"{path} is damaged ({error}): restore it, or start the run anew in another folder") from None
     return from_json(RunConfig, value, where=str(path))
 
 
@@ -125,7 +189,7 @@ def load_recipe(path: pathlib.Path) -> RunConfig:
     """Runs the function named as the file (or ``recipe``) of a Python recipe.
 
     Raises:
-      ValueError: there is no such file, or it defines no recipe.
+      ValueError: there is no such file, it fails, or what it returns is not a sound configuration.
     """
     if not path.is_file():
         raise ValueError(f"no recipe {path}{_nearest(path)}")
@@ -135,20 +199,42 @@ def load_recipe(path: pathlib.Path) -> RunConfig:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    with _failures_of(path):
+        spec.loader.exec_module(module)
     recipe = getattr(module, path.stem, None) or getattr(module, "recipe", None)
     if not callable(recipe):
         raise ValueError(f"{path} must define a function {path.stem}() (or recipe()) that returns a RunConfig")
-    config = recipe()
+    with _failures_of(path):
+        config = recipe()
     if not isinstance(config, RunConfig):
         raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a RunConfig")
+    check_types(config, where=f"{path}: ")
+    if type(config.objective).__module__ == name:
+        raise ValueError(
+            f"{path}: objective {type(config.objective).__name__} is defined in the recipe: move it to a module that "
+            f"can be imported, for {path.stem}'s config.json names it"
+        )
     return config
 
 
+@contextlib.contextmanager
+def _failures_of(path: pathlib.Path) -> Iterator[None]:
+    """Says where in the recipe something failed."""
+    try:
+        yield
+    except Exception as error:
+        stack = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}" for frame in stack if frame.filename == os.path.abspath(path)]
+        told = isinstance(error, ValueError | ImportError | SyntaxError)
+        raise ValueError(f"{path}{lines[-1] if lines else ''}: {error if told else repr(error)}") from error
+
+
 def _nearest(path: pathlib.Path) -> str:
-    folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
-    there = sorted(p.stem for p in folder.glob("*.py"))
+    folder = path if path.is_dir() else path.parent
+    there = {file.stem: file for place in (pathlib.Path("configs"), folder) for file in sorted(place.glob("*.py"))}
     near = difflib.get_close_matches(path.stem, there, n=1)
     if near:
-        return f": did you mean {folder / near[0]}.py?"
-    return f": {folder} has {', '.join(there)}" if there else ""
+        return f": did you mean {there[near[0]]}?"
+    names = ", ".join(str(file) for file in there.values() if file.parent.name == "configs")
+    return f": there are {names}" if names else ": name a Python file, as in configs/stdlib_demo.py"

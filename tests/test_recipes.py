@@ -1,0 +1,109 @@
+"""Every recipe loads, says how it is run, and builds, abstractly: nothing of a large model is allocated."""
+
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax.tokenizers.config import TokenizerConfig
+from lmjax.tokenizers.special import assign_roles, ordered_sentinels
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import from_json, load_recipe, to_json
+from lmjax.train.corpus import open_corpus
+from lmjax.train.setup import build_learner, resolve
+from lmjax.types import Rows
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+RECIPES = sorted(CONFIGS.glob("*.py"))
+
+PARAMETERS = {
+    "shakespeare_char": (0.7e6, 0.9e6),
+    "stdlib_demo": (1.2e6, 1.7e6),
+    "gpt2_124m": (124.4e6, 124.5e6),
+    "llama_1b": (1.23e9, 1.24e9),
+    "bert_base": (108e6, 111e6),
+    "prefix_small": (1.2e6, 1.7e6),
+}
+PUBLISHED = {"gpt2_124m": 124_439_808, "llama_1b": 1_235_814_400}
+"""Parameters of the models the recipes are named after, as their authors' checkpoints have them."""
+
+
+def vocabulary_of(config: TokenizerConfig) -> Vocabulary:
+    """What the recipe's tokenizer will give, without training it."""
+    names = config.all_special_tokens
+    size = config.vocab_size or 256 + len(names)
+    ids = {name: size - len(names) + index for index, name in enumerate(names)}
+    return Vocabulary(
+        size=size,
+        **{f"{role}_id": token_id for role, token_id in assign_roles(ids).items()},
+        sentinel_ids=tuple(ordered_sentinels(ids).values()),
+        named_ids=ids,
+        byte_length_V=np.ones(size, np.int32),
+        word_start_V=np.ones(size, bool),
+    )
+
+
+def built(config: RunConfig):
+    vocabulary = vocabulary_of(config.tokenizer)
+    config = resolve(config, vocabulary)
+    devices = jax.devices()[: config.mesh.fsdp * config.mesh.tensor]
+    return config, build_learner(config, vocabulary, devices=devices)
+
+
+def num_parameters(learner) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(learner.spec.shapes))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_builds(path):
+    config, learner = built(load_recipe(path))
+    assert config.name == path.stem
+    if path.stem in PARAMETERS:
+        low, high = PARAMETERS[path.stem]
+        assert low <= num_parameters(learner) <= high
+    # The whole step is traced and checked, with its corruption, loss and optimizer.
+    train = config.train
+    shape = (train.batch_size, learner.objective.row_length(train.sequence_length))
+    ids = jax.ShapeDtypeStruct(shape, np.int32)
+    rows = Rows(tokens_BT=ids, segments_BT=None if config.data.packing == "windows" else ids)
+    with jax.set_mesh(learner.mesh):
+        state, metrics = jax.eval_shape(learner.train_step, learner.abstract_state, rows)
+    assert jax.tree.structure(state) == jax.tree.structure(learner.abstract_state)
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_has_the_size_of_the_model_it_is_named_after(name):
+    recipe = load_recipe(CONFIGS / f"{name}.py")
+    exact = to_json(recipe) | {"model": to_json(recipe.model) | {"pad_vocab_to": 1}}
+    assert num_parameters(built(from_json(RunConfig, exact))[1]) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_top_comment_gives_the_command(path):
+    comment = path.read_text().split('"""')[1]
+    assert f"\n    lmjax train configs/{path.name}" in comment
+    assert "parameters" in comment or "FLOPs" in comment
+    for line in comment.splitlines():
+        words = line.split()
+        if words[:1] == ["lmjax"] and words[1] != "train":
+            assert words[2] == f"runs/{path.stem}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_survives_json(path):
+    recipe = load_recipe(path)
+    assert from_json(RunConfig, json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+@pytest.mark.parametrize("name", ["gpt2_124m", "llama_1b", "bert_base"])
+def test_absent_data_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(CONFIGS / f"{name}.py")
+    with pytest.raises(ValueError, match=r"data\.path='data/.*': no file there.*name a file, a folder or a glob"):
+        open_corpus(recipe.data, recipe.tokenizer)
+    assert not list(tmp_path.iterdir())
