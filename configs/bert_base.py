@@ -6,8 +6,8 @@ Data: documents as JSON lines with a field "text"; both papers use Wikipedia and
 byte-level BPE tokenizer of 30k ids with <mask> is trained on them first. Whole documents are packed into rows
 of 512 and do not see each other; 15% of the tokens are predicted, others in every epoch.
 
-Cost: 1,000,000 steps of 256 rows are 131B tokens and 8e19 FLOPs, about a day on eight A100s at 40% of
-their peak.
+109M parameters. Cost: 1,000,000 steps of 256 rows are 131B tokens and 8e19 FLOPs, about a day on eight A100s
+at 40% of their peak.
 
 Expected: RoBERTa (table 3) reports a perplexity of 3.99 on held-out text for these steps, batch and learning
 rate, a loss of 1.38 nats a masked token, with a tokenizer of 50k ids. That figure is theirs; this recipe has

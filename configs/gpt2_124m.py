@@ -6,8 +6,9 @@ Data: documents as JSON lines with a field "text" (OpenWebText or another web co
 `data`), or text files with --data.document-separator. A byte-level BPE tokenizer of GPT-2's size is trained
 on them first.
 
-Cost: 600,000 steps of 491,520 tokens are 295B tokens and 2.5e20 FLOPs, about three days on eight A100s at
-40% of their peak. On eight devices each of the five microbatches is 12 rows a device, as in nanoGPT.
+124M parameters. Cost: 600,000 steps of 491,520 tokens are 295B tokens and 2.5e20 FLOPs, about three days on
+eight A100s at 40% of their peak. On eight devices each of the five microbatches is 12 rows a device, as in
+nanoGPT.
 
 Expected: nanoGPT reports a validation loss of about 2.85 nats a token on OpenWebText, with GPT-2's own
 tokenizer. That figure is theirs; this recipe has not been run to its end here.

@@ -5,10 +5,10 @@
 Data: documents as JSON lines with a field "text" (DCLM, FineWeb-Edu, Dolma, ...), 100B tokens or more. A
 byte-level BPE tokenizer of Llama's size is trained on them first. Documents do not see each other.
 
-Cost: 50,000 steps of 2.1M tokens are 105B tokens and 9.5e20 FLOPs, about eleven days on eight A100s at 40% of
-their peak, or ten hours on 64 H100s. Parameters and optimizer state, 20 GB, are split over mesh.fsdp devices.
-More devices join as mesh.data; train.microbatches x all devices must divide the batch of 512 rows, so that
-64 devices go with --train.microbatches 4.
+1.24B parameters. Cost: 50,000 steps of 2.1M tokens are 105B tokens and 9.5e20 FLOPs, about eleven days on
+eight A100s at 40% of their peak, or ten hours on 64 H100s. Parameters, gradients and optimizer state, 20 GB,
+are split over mesh.fsdp devices. More devices join as mesh.data; train.microbatches x all devices must divide
+the batch of 512 rows, so that 64 devices go with --train.microbatches 4.
 
 Expected: the fit of Hoffmann et al. (2022, approach 3) gives 2.36 nats a token for this size and these
 tokens, of their text and their smaller tokenizer. This recipe has not been run to its end here.

@@ -18,7 +18,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden() -> pathlib.Path:
     """The folder of reference data."""
     return GOLDEN

@@ -8,19 +8,20 @@ from typing import Literal
 
 import tyro
 
-from lmjax.train.corpus import open_corpus
-from lmjax.train.run_folder import open_run
+from lmjax.data.shards import Manifest
+from lmjax.train.corpus import Corpus, open_corpus
+from lmjax.train.run_folder import Run, open_run
 from lmjax.train.validate import fixed_batches, validate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
-    """Evaluate a run's model on all of a split."""
+    """Evaluate a run's model on all of a split; the last line is one JSON object."""
 
     run: tyro.conf.Positional[pathlib.Path]
     """The run folder."""
-    prepared: str | None = None
-    """Another prepared folder than the run's own data."""
+    prepared: pathlib.Path | None = None
+    """Another prepared folder than the run's own data, made with the run's tokenizer."""
     split: Literal["valid", "train"] = "valid"
     """Which documents."""
     batches: int = 0
@@ -28,21 +29,29 @@ class EvaluateArguments:
     step: int | None = None
     """The checkpoint to use; the newest when unset."""
 
+    def __post_init__(self):
+        if self.batches < 0:
+            raise ValueError(f"batches={self.batches}: must not be negative; 0 takes the whole split")
+
 
 def run(arguments: Sequence[str]) -> None:
-    """Runs the command; the last line is one JSON object."""
+    """Runs the command."""
     options = tyro.cli(EvaluateArguments, args=list(arguments), prog="lmjax evaluate")
     opened = open_run(options.run, step=options.step)
-    config = opened.config
-    data = config.data
-    if options.prepared is not None:
-        data = dataclasses.replace(data, prepared=options.prepared, mixture=(), mixture_weights=())
-    tokenizer = dataclasses.replace(config.tokenizer, path=str(options.run / "tokenizer"))
-    corpus = open_corpus(data, tokenizer if options.prepared is not None else config.tokenizer)
+    corpus = _corpus(opened, options.prepared)
     if options.split == "valid" and not corpus.has_validation:
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
-    train = config.train
-    rows = corpus.rows(options.split, row_length=config.objective.row_length(train.sequence_length), seed=None)
+    train, objective = opened.config.train, opened.config.objective
+    rows = corpus.rows(options.split, row_length=objective.row_length(train.sequence_length), seed=None)
     batches = fixed_batches(opened.learner, rows, batch_size=train.batch_size, num_batches=options.batches)
     numbers = validate(opened.learner, opened.params, batches)
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
+
+
+def _corpus(opened: Run, prepared: pathlib.Path | None) -> Corpus:
+    """The data to evaluate on; its rows refuse shards that another tokenizer than the run's has made."""
+    data = opened.config.data
+    if prepared is None:
+        return dataclasses.replace(open_corpus(data, opened.config.tokenizer), tokenizer=opened.tokenizer)
+    data = dataclasses.replace(data, prepared=str(prepared), mixture=(), mixture_weights=())
+    return Corpus(data, prepared, Manifest.load(prepared), opened.tokenizer)

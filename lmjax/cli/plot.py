@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tyro
 
+from lmjax.train.metrics import METRICS_FILE
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlotArguments:
@@ -24,4 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     options = tyro.cli(PlotArguments, args=list(arguments), prog="lmjax plot")
     if not options.runs:
         raise ValueError("name at least one run folder, as in `lmjax plot runs/stdlib_demo`")
+    for folder in options.runs:
+        if not (folder / METRICS_FILE).exists():
+            raise ValueError(f"{folder} is not the folder of a run that has begun: it has no {METRICS_FILE}")
     print(plot_loss(list(options.runs), options.output or options.runs[0] / "loss.png"))

@@ -10,8 +10,11 @@ from lmjax.train.corpus import open_corpus
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     config = parse_recipe("prepare", arguments)
+    if config.data.mixture:
+        folders = ", ".join(config.data.mixture)
+        raise ValueError(f"data.mixture names prepared folders ({folders}): prepare each from its own data.path")
     with bytes_bar("preparing") as progress:
-        corpus = open_corpus(config.data, config.tokenizer, progress=progress)
+        corpus = open_corpus(config.data, config.tokenizer, progress=progress, current=True)
     manifest = corpus.manifest
     for split in ("train", "valid"):
         documents, tokens = manifest.total(split, "documents"), manifest.total(split, "tokens")
@@ -22,7 +25,7 @@ def run(arguments: Sequence[str]) -> None:
         total = sum(manifest.undecodable.values())
         name, count = max(manifest.undecodable.items(), key=lambda item: item[1])
         print(
-            f"replaced {total:,} bytes that are not UTF-8 in {len(manifest.undecodable)} files "
+            f"replaced {total:,} bytes that are not UTF-8, in {len(manifest.undecodable)} of the files "
             f"({count:,} in {name}); data.decode_errors=strict refuses such files"
         )
     print(f"{corpus.tokenizer.kind} tokenizer of {corpus.tokenizer.vocabulary.size:,} ids; prepared: {corpus.folder}")

@@ -8,14 +8,24 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 
 @contextlib.contextmanager
-def bytes_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback ``(bytes done, bytes in all)``; the bar appears with the first call."""
-    console = Console(stderr=True)
+def bytes_bar(description: str, *, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A callback ``(bytes done, bytes in all)``: the bar appears with the first call, and goes when all is done.
+
+    Args:
+      description: what is being done.
+      console: where to draw; standard error by default, which leaves standard output to results.
+    """
+    console = console or Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, visible=False)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task(description)
 
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
+    def advance(done: int, total: int) -> None:
+        # Whatever follows may draw a bar of its own.
+        (bar.start if done < total else bar.stop)()
+        bar.update(task, completed=done, total=total)
 
+    try:
         yield advance
+    finally:
+        bar.stop()

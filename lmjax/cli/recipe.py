@@ -1,5 +1,6 @@
 """From a recipe and the command line's overrides to a run's configuration."""
 
+import ast
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -10,31 +11,50 @@ from lmjax.train.config import RunConfig
 from lmjax.train.config_file import differences, load_recipe
 
 
-def parse_recipe(command: str, arguments: Sequence[str]) -> RunConfig:
+def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -> RunConfig:
     """Reads ``RECIPE [--field value ...]`` and prints what the overrides changed.
 
     Args:
       command: the subcommand, for the usage line.
       arguments: what follows it.
+      options: lines of help on options of the command's own.
 
     Raises:
       ValueError: the recipe does not exist, or a value is impossible.
       SystemExit: with 2 for an unknown field (tyro names the nearest), with 0 for ``--help``.
     """
-    usage = f"usage: lmjax {command} RECIPE [--field value ...]"
     if not arguments or arguments[0].startswith("-"):
+        usage = f"usage: lmjax {command} RECIPE [--field value ...]"
         if set(arguments) & {"-h", "--help"}:
-            print(f"{usage}\n\n`lmjax {command} RECIPE --help` lists every field of the recipe with its value.")
+            print(f"{usage}\n{options}\n{_help(command)}")
             sys.exit(0)
         raise ValueError(f"name a recipe first, as in `lmjax {command} configs/stdlib_demo.py`\n{usage}")
-    recipe = load_recipe(pathlib.Path(arguments[0]))
+    path = pathlib.Path(arguments[0])
+    recipe = load_recipe(path)
+    description = (_top_comment(path), f"Objective: {type(recipe.objective).__name__}.", options.strip("\n"))
     config = tyro.cli(
         RunConfig,
         default=recipe,
         args=list(arguments[1:]),
-        prog=f"lmjax {command} {arguments[0]}",
+        prog=f"lmjax {command} {path}",
+        description="\n\n".join(part for part in description if part),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
-    for path, (old, new) in differences(recipe, config).items():
-        print(f"{path}: {old} -> {new}", flush=True)
+    for name, (old, new) in differences(recipe, config).items():
+        print(f"{name}: {old} -> {new}", flush=True)
     return config
+
+
+def _help(command: str) -> str:
+    recipes = sorted(str(path) for path in pathlib.Path("configs").glob("*.py"))
+    return (
+        f"A recipe is a Python file with a function that returns a RunConfig"
+        f"{': ' + ', '.join(recipes) if recipes else ''}.\n"
+        f"Any field of it is changed by its path:\n\n"
+        f"  lmjax {command} configs/stdlib_demo.py --train.steps 500 --optimizer.learning-rate 1e-3\n"
+        f"  lmjax {command} configs/stdlib_demo.py --help      every field, its help and its value"
+    )
+
+
+def _top_comment(path: pathlib.Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

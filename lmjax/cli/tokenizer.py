@@ -10,18 +10,23 @@ from lmjax.train.corpus import TOKENIZER, automatic_folder, load_or_train_tokeni
 
 EXAMPLE = "def greet(name: str) -> None:\n    print(f'Hello, {name}!')  # naïve café 😀"
 
+
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
-        prog="lmjax tokenizer", description=__doc__, epilog="Other options override the recipe, as for `lmjax train`."
+        prog="lmjax tokenizer",
+        description="Trains a recipe's tokenizer where there is none yet, and shows how it cuts a text.",
+        epilog="Other options override the recipe, as for `lmjax train`.",
+        allow_abbrev=False,
     )
-    parser.add_argument("source", help="a recipe, or a folder that holds a tokenizer")
+    parser.add_argument("source", help="a recipe, a run, a prepared folder, or the folder of a tokenizer")
     parser.add_argument("--text", default=EXAMPLE, help="text to cut into tokens")
     options, overrides = parser.parse_known_args(list(arguments))
-    if pathlib.Path(options.source).is_dir():
+    folder = pathlib.Path(options.source)
+    if folder.is_dir():
         if overrides:
             parser.error(f"{overrides[0]}: a saved tokenizer has no options")
-        tokenizer = load_tokenizer(options.source)
+        tokenizer = load_tokenizer(folder / TOKENIZER if (folder / TOKENIZER).is_dir() else folder)
     else:
         config = parse_recipe("tokenizer", [options.source, *overrides])
         prepared = config.data.prepared

@@ -1,17 +1,28 @@
 """`lmjax train RECIPE [--field value ...]`: trains, or goes on where the same command stopped."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
 
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
 from lmjax.parallel.distributed import is_primary
+from lmjax.train.config import RunConfig
 from lmjax.train.loop import train
+
+PROFILE = "--profile"
+PROFILED_STEPS = (10, 15)
+OPTIONS = f"""
+  {PROFILE}    write a jax profile of steps {PROFILED_STEPS[0]} to {PROFILED_STEPS[1]} to RUN/profile
+               (--train.profile FIRST LAST chooses others)
+"""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    config = parse_recipe("train", arguments)
+    config = parse_recipe("train", [word for word in arguments if word != PROFILE], options=OPTIONS)
+    if PROFILE in arguments:
+        config = _profiled(config)
     with bytes_bar("preparing") as progress:
         finished = train(config, progress=progress)
     if not is_primary():
@@ -24,3 +35,10 @@ def run(arguments: Sequence[str]) -> None:
         from lmjax.analysis.plots import plot_loss
 
         print(f"loss curve: {plot_loss([finished.folder], finished.folder / 'loss.png')}")
+
+
+def _profiled(config: RunConfig) -> RunConfig:
+    """Asks for a profile of steps that have compiled and settled, where the recipe names none."""
+    first, last = (min(step, config.train.steps) for step in PROFILED_STEPS)
+    steps = config.train.profile or (first, last)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, profile=steps))

@@ -76,6 +76,7 @@ def prepare(
     _require_special_tokens(config, vocabulary)
     files = find_files(config)
     plan = _plan(config, vocabulary, files)
+    refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Asked before the lock too: a finished folder may be one we cannot write to.
     if (manifest := _finished(folder, plan)) is not None:
@@ -151,16 +152,25 @@ def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
     return manifest
 
 
-def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Makes the folder ready, whether it is new or a preparation was stopped in it."""
-    plan_path = folder / PLAN
-    ours = (".lock", TOKENIZER)
-    if not plan_path.exists() and any(
-        n not in ours and not n.endswith(".partial") for n in os.listdir(folder)
-    ):
+def refuse_foreign(folder: pathlib.Path) -> None:
+    """Refuses a folder that holds anything but a preparation, before anything is written to it.
+
+    Raises:
+      ValueError: it does.
+    """
+    if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, PLAN)):
+        return
+    # What a preparation that was killed before it had a plan may leave.
+    ours = (".lock", TOKENIZER, ENTRIES)
+    if any(name not in ours and not name.endswith(".partial") for name in os.listdir(folder)):
         raise ValueError(
             f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)"
         )
+
+
+def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Makes the folder ready, whether it is new or a preparation was stopped in it."""
+    plan_path = folder / PLAN
     if plan_path.exists() and json.loads(plan_path.read_text(encoding="utf-8")) != plan:
         # Stopped, and then the data or the settings were changed: nothing of it can be kept.
         _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts")

@@ -136,7 +136,7 @@ def _generate(
 
     def advance(carry):
         step, hidden_BD, text_BS, done_B, caches = carry
-        token_B = jnp.where(done_B, eos_id, pick(step, hidden_BD, text_BS))
+        token_B = pick(step, hidden_BD, text_BS)
         text_BS = text_BS.at[row_B, lengths_B + step].set(token_B)
         position_B1 = (lengths_B + step)[:, None]
         hidden_B1D, caches = model.extend(stream(token_B[:, None], position_B1, position_B1 + 1), caches)

@@ -1,12 +1,20 @@
 """How large a model is and what a token costs: parameters, FLOPs, bytes of training state."""
 
+import collections
 import dataclasses
+import io
 import math
+import re
+from collections.abc import Mapping
 
 import jax
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import ModuleSpec
+from lmjax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,21 +22,26 @@ class ModelSummary:
     """Sizes of a model under training.
 
     Attributes:
-      parameters: number of parameters.
-      embedding_parameters: of those, rows that are looked up and take part in no product.
+      components: number of parameters by part of the model (``attention``: that of all layers).
+      embedding_parameters: of all, those in rows that are looked up and take part in no product.
       flops_per_token: floating point operations of forward and backward pass for one token.
-      state_bytes: parameters, gradients and optimizer state, over all devices.
-      largest: path and shape of the largest leaves.
+      held_bytes: bytes on the device that holds most, by what they are of.
     """
 
-    parameters: int
+    components: dict[str, int]
     embedding_parameters: int
-    flops_per_token: float
-    state_bytes: int
-    largest: list[tuple[str, tuple[int, ...]]]
+    flops_per_token: int
+    held_bytes: dict[str, int]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(self.components.values())
 
 
-def summarize(spec: ModuleSpec, config: ModelConfig, *, sequence_length: int, opt_state=()) -> ModelSummary:
+def summarize(
+    spec: ModuleSpec, config: ModelConfig, *, sequence_length: int, held: Mapping[str, PyTree] | None = None
+) -> ModelSummary:
     """Counts what there is to count.
 
     FLOPs are ``6 n + 12 L N H s`` for a token (PaLM, appendix B): ``n`` parameters that multiply
@@ -39,15 +52,17 @@ def summarize(spec: ModuleSpec, config: ModelConfig, *, sequence_length: int, op
       spec: the module.
       config: its configuration.
       sequence_length: T.
-      opt_state: optimizer state, as arrays or shapes.
+      held: what training keeps on the devices, by name, as arrays or shapes.
     """
-    leaves = [
-        ("/".join(str(entry.key) for entry in path), math.prod(leaf.shape), leaf.shape)
+    sizes = {
+        tuple(entry.key for entry in path): math.prod(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(spec.shapes)
-    ]
+    }
+    components: collections.Counter[str] = collections.Counter()
+    for path, size in sizes.items():
+        components[_component(path)] += size
     kinds = jax.tree.leaves(spec.kinds)
-    parameters = sum(size for _, size, _ in leaves)
-    embedding = sum(size for (_, size, _), kind in zip(leaves, kinds, strict=True) if kind == "embedding")
+    embedding = sum(size for size, kind in zip(sizes.values(), kinds, strict=True) if kind == "embedding")
     head = config.vocab_size * config.width if config.tie_embeddings else 0
     seen_keys = sum(
         min(sequence_length, config.windows[layer % len(config.windows)] or sequence_length)
@@ -55,18 +70,56 @@ def summarize(spec: ModuleSpec, config: ModelConfig, *, sequence_length: int, op
     )
     attention = 12 * config.num_heads * config.key_width * seen_keys
     return ModelSummary(
-        parameters=parameters,
+        components=dict(components),
         embedding_parameters=embedding,
-        flops_per_token=6 * (parameters - embedding + head) + attention,
-        state_bytes=8 * parameters + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(opt_state)),
-        largest=[(path, shape) for path, _, shape in sorted(leaves, key=lambda leaf: -leaf[1])[:5]],
+        flops_per_token=6 * (components.total() - embedding + head) + attention,
+        held_bytes={name: _bytes_on_a_device(tree) for name, tree in (held or {}).items()},
     )
+
+
+def _component(path: tuple[str, ...]) -> str:
+    """``attention`` of ``stacks/000/attention/query/weight``, ``head`` of ``head_bias_V``, ``norms`` of any norm."""
+    name = next(part for part in path if not part.isdecimal() and part not in ("stacks", "tail"))
+    if name.endswith("norm"):
+        return "norms"
+    return re.sub(r"_(weight|bias)(_[A-Z]+)?$", "", name)
+
+
+def _bytes_on_a_device(tree: PyTree) -> int:
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def table(summary: ModelSummary) -> Table:
+    """The summary for people: parameters by component, FLOPs of a token, memory by use."""
+    rows = Table("model", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows.add_column("number", justify="right")
+    rows.add_column("share", justify="right")
+    for name, number in sorted(summary.components.items(), key=lambda item: -item[1]):
+        rows.add_row(name.replace("_", " "), f"{number:,}", f"{number / summary.parameters:.1%}")
+    rows.add_row("all parameters", f"{summary.parameters:,}", "100%", style="bold", end_section=True)
+    rows.add_row("FLOPs of a token", f"{summary.flops_per_token:,}", end_section=True)
+    total = sum(summary.held_bytes.values())
+    for name, size in summary.held_bytes.items():
+        if size:
+            rows.add_row(f"memory: {name}", _in_units(size), f"{size / total:.1%}")
+    if total:
+        rows.add_row("memory of a device", _in_units(total), "100%", style="bold")
+    return rows
 
 
 def describe(summary: ModelSummary) -> str:
-    """The summary in a line."""
-    return (
-        f"{summary.parameters:,} parameters ({summary.embedding_parameters:,} in embeddings), "
-        f"{summary.flops_per_token / 1e6:,.1f} MFLOP a token, "
-        f"{summary.state_bytes / 2**20:,.0f} MiB of parameters, gradients and optimizer state"
-    )
+    """The :func:`table` as lines of plain text."""
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(table(summary))
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+
+
+def _in_units(size: int) -> str:
+    power = min(int(math.log(max(size, 1), 1024)), 4)
+    return f"{size / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

@@ -41,7 +41,7 @@ class TrainConfig:
     eval_batches: int = 20
     """Batches of the fixed validation set; 0 takes all of it."""
     profile: tuple[int, int] | None = None
-    """First and last step to record a jax profile of."""
+    """First and last step to record a jax profile of, counted from where the run starts or goes on."""
     watchdog_minutes: float = 0.0
     """Ends a process that has finished no step for so long, with all threads' stacks; 0 never does."""
     tensorboard: bool = True
@@ -62,8 +62,8 @@ class TrainConfig:
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1")
-        if self.profile is not None and not 0 <= self.profile[0] <= self.profile[1]:
-            raise ValueError(f"train.profile={self.profile}: give the first and the last step, in that order")
+        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
+            raise ValueError(f"train.profile={self.profile}: give the first step, from 1, and the last")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import texts
 from lmjax.data.pipeline import open_rows
-from lmjax.data.prepare import TOKENIZER, prepare
+from lmjax.data.prepare import TOKENIZER, prepare, refuse_foreign
 from lmjax.data.rows import RowSource
 from lmjax.data.shards import MANIFEST, Manifest
 from lmjax.data.sources import find_files, fingerprint
 from lmjax.parallel.distributed import is_primary, wait_for_all
-from lmjax.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer, train_and_save
+from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
 from lmjax.tokenizers.folder import METADATA
+from lmjax.tokenizers.special import role_of
+from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
 
@@ -55,7 +57,9 @@ class Corpus:
         return self.manifest.total("valid", "documents") > 0
 
 
-def open_corpus(data: DataConfig, tokenizer: TokenizerConfig, *, progress: Progress | None = None) -> Corpus:
+def open_corpus(
+    data: DataConfig, tokenizer: TokenizerConfig, *, progress: Progress | None = None, current: bool = False
+) -> Corpus:
     """Opens a recipe's data, preparing what is not there yet.
 
     With several processes the first prepares and the others wait; a process that then does not see
@@ -65,28 +69,44 @@ def open_corpus(data: DataConfig, tokenizer: TokenizerConfig, *, progress: Progr
       data: where the text or the shards are.
       tokenizer: what the shards should be made with.
       progress: called with the bytes of input done and in all.
+      current: refuse shards of ``data.prepared`` that the text has changed since; otherwise the text
+        need not be there any more.
 
     Raises:
-      ValueError: no or bad input, or shards made with another tokenizer.
+      ValueError: no or bad input, or shards made with another tokenizer or in another way.
     """
     if not is_primary():
         wait_for_all("corpus prepared")
-    corpus = _open(data, tokenizer, progress)
+    corpus = _open(data, tokenizer, progress, current)
     if is_primary():
         wait_for_all("corpus prepared")
     return corpus
 
 
-def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None) -> Corpus:
+def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None, current: bool) -> Corpus:
     given = data.mixture[0] if data.mixture else data.prepared
-    if given is not None and (data.mixture or (pathlib.Path(given) / MANIFEST).exists()):
-        folder = pathlib.Path(given)
+    folder = pathlib.Path(given) if given is not None else automatic_folder(data, tokenizer)
+    if data.mixture or (given is not None and not current and (folder / MANIFEST).exists()):
+        manifest = Manifest.load(folder)
+        if not data.mixture:
+            _check_same_preparation(data, manifest, folder)
         saved = load_tokenizer(folder / TOKENIZER)
         _check_same_tokenizer(tokenizer, saved, folder)
-        return Corpus(data, folder, Manifest.load(folder), saved)
-    folder = pathlib.Path(given) if given is not None else automatic_folder(data, tokenizer)
-    made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
-    return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
+        return Corpus(data, folder, manifest, saved)
+    with naming(folder):
+        made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
+        return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
+
+
+def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathlib.Path) -> None:
+    """Refuses a recipe that says other things of the text than what the shards were made of."""
+    found = {"path": manifest.source.get("path"), **manifest.settings}
+    for name, wanted in {"path": data.path, **data.preparation()}.items():
+        if found.get(name) != wanted:
+            raise ValueError(
+                f"{folder} was prepared with data.{name}={found.get(name)!r}, here it is {wanted!r}: set it to that, "
+                f"or prepare into another folder (data.prepared)"
+            )
 
 
 def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
@@ -104,18 +124,21 @@ def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: p
         saved = load_tokenizer(folder)
         _check_same_tokenizer(config, saved, folder)
         return saved
+    refuse_foreign(folder.parent)
     return train_and_save(config, lambda: texts(data), folder)
 
 
 def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pathlib.Path) -> None:
     """Refuses a recipe whose tokenizer cannot be the one the shards were made with."""
     if config.path is not None:
-        asked = load_tokenizer(config.path) if (pathlib.Path(config.path) / METADATA).exists() else None
-        differs = asked is not None and asked.fingerprint != saved.fingerprint
+        differs = build_tokenizer(config, lambda: ()).fingerprint != saved.fingerprint
     else:
         kinds_differ = (config.kind or "bytes") != saved.kind
         sizes_differ = config.vocab_size not in (None, saved.vocabulary.size)
-        names_differ = set(config.all_special_tokens) != set(saved.special_tokens)
+        asked = config.all_special_tokens
+        saved_names = sorted(saved.special_tokens, key=saved.special_tokens.__getitem__)
+        # SentencePiece adds an unknown token nobody asks for.
+        names_differ = list(asked) != [name for name in saved_names if name in asked or role_of(name) != "unk"]
         differs = kinds_differ or sizes_differ or names_differ
     if differs:
         raise ValueError(

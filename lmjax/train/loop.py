@@ -7,12 +7,13 @@ k + 1 is under way.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 
 import jax
 import numpy as np
 
 from lmjax.data.pipeline import batches, device_batches, process_share
+from lmjax.data.rows import RowSource
 from lmjax.models.summary import describe, summarize
 from lmjax.parallel import distributed
 from lmjax.train.checkpoint import Checkpoints
@@ -20,9 +21,10 @@ from lmjax.train.config import RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
 from lmjax.train.guard import GracefulExit, Watchdog, check_finite
 from lmjax.train.metrics import MetricWriters, Throughput, mfu
+from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
-from lmjax.train.run_folder import CHECKPOINTS, claim
-from lmjax.train.setup import build_learner, resolve
+from lmjax.train.run_folder import CHECKPOINTS, claim, naming
+from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, Metrics
 from lmjax.train.validate import fixed_batches, validate
@@ -60,12 +62,24 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[
     """
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
+    check_layout(config)  # Preparing the data may take hours.
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     config = resolve(config, corpus.tokenizer.vocabulary)
     learner = build_learner(config, corpus.tokenizer.vocabulary)
-    folder = claim(config, corpus.tokenizer)
-    with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
-        return _Loop(config, corpus, learner, folder, checkpoints, say).run()
+    # Before the folder is claimed: data that cannot be used should not leave a run behind.
+    rows = _open_rows(config, corpus)
+    with naming(config.run_folder):
+        folder = claim(config, corpus.tokenizer)
+        with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
+            return _Loop(config, corpus, rows, learner, folder, checkpoints, say).run()
+
+
+def _open_rows(config: RunConfig, corpus: Corpus) -> dict[str, RowSource]:
+    length = config.objective.row_length(config.train.sequence_length)
+    rows = {"train": corpus.rows("train", row_length=length, seed=config.train.seed)}
+    if corpus.has_validation:
+        rows["valid"] = corpus.rows("valid", row_length=length, seed=None)
+    return rows
 
 
 class _Loop:
@@ -75,17 +89,17 @@ class _Loop:
         self,
         config: RunConfig,
         corpus: Corpus,
+        rows: dict[str, RowSource],
         learner: Learner,
         folder: pathlib.Path,
         checkpoints: Checkpoints,
         say: Callable[[str], None],
     ):
         self.config = config
-        self.corpus = corpus
+        self.rows = rows
         self.learner = learner
         self.folder = folder
         self.checkpoints = checkpoints
-        self.row_length = config.objective.row_length(config.train.sequence_length)
         self.valid: dict[str, float] = {}
         self.pending: tuple[int, Metrics] | None = None
         self.throughput = Throughput()
@@ -95,17 +109,24 @@ class _Loop:
             learner.spec,
             config.model,
             sequence_length=config.train.sequence_length,
-            opt_state=self.state.opt_state,
+            held={
+                "parameters": self.state.params,
+                "gradients": self.state.params,
+                "optimizer": self.state.opt_state,
+                "average": self.state.ema,
+            },
         )
         tokens = corpus.manifest.total("train", "tokens")
-        epochs = config.train.steps * config.train.batch_size * self.row_length / tokens
-        say(f"{folder}: {describe(self.summary)}")
-        say(f"{corpus.folder}: {short_number(tokens)} training tokens, {epochs:.2f} epochs in {config.train.steps} steps")
+        row_length = config.objective.row_length(config.train.sequence_length)
+        epochs = config.train.steps * config.train.batch_size * row_length / tokens
+        say(describe(self.summary))
+        say(f"data: {corpus.folder}, {short_number(tokens)} training tokens, {epochs:.2f} epochs in all")
+        say(f"run: {folder}, {config.train.steps} steps")
 
     def _initial_state(self, say: Callable[[str], None]) -> tuple[TrainState, int]:
         if self.checkpoints.latest_step() is None:
             return self.learner.init(self.config.train.seed), 0
-        state, data = self.checkpoints.restore(self.learner.abstract_state)
+        state, _ = self.checkpoints.restore(self.learner.abstract_state)
         step = int(state.step)
         say(f"continuing after step {step} of {self.config.train.steps}")
         return state, step
@@ -125,9 +146,18 @@ class _Loop:
             stack.enter_context(jax.set_mesh(self.learner.mesh))
             rows = stack.enter_context(contextlib.closing(self._training_rows()))
             step = self.first_step
+            profiler = stack.enter_context(
+                Profiler(
+                    self.folder / "profile",
+                    train.profile,
+                    steps_left=train.steps - step,
+                    note=self.progress.note,
+                )
+            )
             while step < train.steps:
-                with self._profiled(step):
-                    step = self._step(step, next(rows))
+                profiler.before_step()
+                step = self._step(step, next(rows))
+                profiler.after_step(self.state.step)
                 if self.exit.should_stop(step):
                     break
             self._read_pending()
@@ -158,10 +188,9 @@ class _Loop:
 
     def _training_rows(self) -> Generator[Rows]:
         train = self.config.train
-        rows = self.corpus.rows("train", row_length=self.row_length, seed=train.seed)
         process_index, process_count = process_share(self.learner.row_sharding, train.batch_size)
         local = batches(
-            rows,
+            self.rows["train"],
             global_batch_size=train.batch_size,
             start_step=self.first_step,
             process_index=process_index,
@@ -191,14 +220,13 @@ class _Loop:
             self.writers.write(step, shown)
 
     def _validate(self, step: int) -> None:
-        if not self.corpus.has_validation:
+        if "valid" not in self.rows:
             return
         train = self.config.train
-        rows = self.corpus.rows("valid", row_length=self.row_length, seed=None)
         params = self.state.params if self.state.ema is None else self.state.ema
         with self.throughput.paused():
             batches = fixed_batches(
-                self.learner, rows, batch_size=train.batch_size, num_batches=train.eval_batches
+                self.learner, self.rows["valid"], batch_size=train.batch_size, num_batches=train.eval_batches
             )
             self.valid = validate(self.learner, params, batches)
         self.watchdog.touch(step)
@@ -211,15 +239,3 @@ class _Loop:
                 self.progress.note(f"step {step}: saving to {self.folder / CHECKPOINTS / str(step)}")
         self.saved_step = step
         self.watchdog.touch(step)
-
-    @contextlib.contextmanager
-    def _profiled(self, step: int) -> Iterator[None]:
-        """Records a jax profile from the first to the last step asked for."""
-        first, last = self.config.train.profile or (-1, -1)
-        if step == first:
-            jax.profiler.start_trace(str(self.folder / "profile"))
-        yield
-        if step == last:
-            jax.block_until_ready(self.state.step)
-            jax.profiler.stop_trace()
-            self.progress.note(f"step {step}: profile written to {self.folder / 'profile'}")

@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from lmjax.parallel import distributed
 
@@ -77,7 +79,7 @@ class MetricWriters:
     ):
         folder = pathlib.Path(folder)
         self._file: JsonLines | None = None
-        self._tensorboard: tensorboardX.SummaryWriter | None = None
+        self._tensorboard: EventFile | None = None
         self._wandb: Any = None
         if not distributed.is_primary():
             return
@@ -86,9 +88,7 @@ class MetricWriters:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = JsonLines(folder / METRICS_FILE, first_step=first_step)
         if tensorboard:
-            self._tensorboard = tensorboardX.SummaryWriter(
-                str(folder / "tensorboard"), purge_step=first_step or None, flush_secs=10
-            )
+            self._tensorboard = EventFile(folder / "tensorboard", first_step=first_step)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds the numbers of a step; a second call for the same step adds to its line.
@@ -101,8 +101,7 @@ class MetricWriters:
         if self._file is not None:
             self._file.write(step, numbers)
         if self._tensorboard is not None:
-            for name, number in numbers.items():
-                self._tensorboard.add_scalar(name, number, step)
+            self._tensorboard.write(step, numbers)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
@@ -154,6 +153,34 @@ class JsonLines:
     def close(self) -> None:
         """Closes the file."""
         os.close(self._descriptor)
+
+
+class EventFile:
+    """A new TensorBoard event file; what older ones hold from ``first_step`` on is hidden.
+
+    Written in the caller's thread. The library's own writer leaves that to another, which dies in
+    silence when the disk is full and then keeps its caller waiting for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, first_step: int, flush_seconds: float = 10.0):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{os.getpid()}")
+        self._flush_seconds = flush_seconds
+        self._flushed_at = time.monotonic()
+        if first_step:
+            self._writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Adds the numbers of a step; on disk within ``flush_seconds`` and a step."""
+        values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
+        self._writer.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=values)))
+        if time.monotonic() - self._flushed_at >= self._flush_seconds:
+            self._writer.flush()
+            self._flushed_at = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
 
 
 def _start_wandb(folder: pathlib.Path) -> Any:

@@ -5,8 +5,10 @@
     config.json   tokenizer/   checkpoints/   metrics.jsonl   tensorboard/   loss.png   profile/
 """
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 import jax
 
@@ -71,6 +73,17 @@ def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -
         )
 
 
+@contextlib.contextmanager
+def naming(folder: pathlib.Path) -> Iterator[None]:
+    """Names ``folder`` in an ``OSError`` that names no file, as that of a write to a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(folder)
+        raise
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A trained run, opened to be used.
@@ -94,7 +107,7 @@ def open_run(folder: pathlib.Path | str, *, step: int | None = None) -> Run:
     """Loads a run's parameters from its newest intact checkpoint, or from that of ``step``.
 
     Raises:
-      ValueError: the folder is not a run, or has no such step.
+      ValueError: the folder is not a run, has no checkpoint yet, or none of that step.
       CheckpointError: it has no checkpoint that is intact.
     """
     folder = pathlib.Path(folder)
@@ -104,5 +117,7 @@ def open_run(folder: pathlib.Path | str, *, step: int | None = None) -> Run:
     config = dataclasses.replace(config, train=train)
     learner = build_learner(config, tokenizer.vocabulary, devices=jax.local_devices()[:1])
     with Checkpoints(folder / CHECKPOINTS, CheckpointConfig(), read_only=True) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise ValueError(f"{folder} has no checkpoint yet: train it until its first save (checkpoint.every_steps)")
         params, step = checkpoints.restore_params(learner.abstract_state.params, step=step)
     return Run(config, tokenizer, learner, params, step)

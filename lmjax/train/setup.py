@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from lmjax.models.parameters import module_spec
 from lmjax.parallel.mesh import make_mesh
@@ -18,6 +19,29 @@ from lmjax.train.step import Learner
 def resolve(config: RunConfig, vocabulary: Vocabulary) -> RunConfig:
     """The configuration with what depends on the tokenizer filled in."""
     return dataclasses.replace(config, model=config.model.with_vocabulary(vocabulary.size))
+
+
+def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a configuration, once batch and heads are known to divide over it.
+
+    Raises:
+      ValueError: they do not, or the mesh is not of as many devices as there are.
+    """
+    model, train = config.model, config.train
+    mesh = make_mesh(config.mesh, devices)
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if train.batch_size % (ways * train.microbatches):
+        raise ValueError(
+            f"train.batch_size={train.batch_size} cannot be split over {ways} devices (mesh.data x mesh.fsdp) in "
+            f"train.microbatches={train.microbatches} parts: make it a multiple of {ways * train.microbatches}"
+        )
+    for field, size in (("num_heads", model.num_heads), ("num_kv_heads", model.kv_heads)):
+        if size % mesh.shape["tensor"]:
+            raise ValueError(
+                f"model.{field}={size} cannot be split over mesh.tensor={mesh.shape['tensor']}: "
+                f"lower mesh.tensor, or change the number of heads"
+            )
+    return mesh
 
 
 def build_learner(
@@ -40,19 +64,7 @@ def build_learner(
             f"train.microbatches={train.microbatches}: {type(objective).__name__} compares the examples of a batch "
             f"with each other, which cannot be done in parts: set it to 1"
         )
-    mesh = make_mesh(config.mesh, devices)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if train.batch_size % (ways * train.microbatches):
-        raise ValueError(
-            f"train.batch_size={train.batch_size} cannot be split over {ways} devices (mesh.data x mesh.fsdp) in "
-            f"train.microbatches={train.microbatches} parts: make it a multiple of {ways * train.microbatches}"
-        )
-    for field, size in (("num_heads", model.num_heads), ("num_kv_heads", model.kv_heads)):
-        if size % mesh.shape["tensor"]:
-            raise ValueError(
-                f"model.{field}={size} cannot be split over mesh.tensor={mesh.shape['tensor']}: "
-                f"lower mesh.tensor, or change the number of heads"
-            )
+    mesh = check_layout(config, devices=devices)
     spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(config.schedule, total_steps=train.steps)
     return Learner(

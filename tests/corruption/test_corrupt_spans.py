@@ -26,11 +26,9 @@ TOKENS = np.arange(3 * 64, dtype=np.int32).reshape(3, 64)
 
 
 @pytest.fixture(scope="module")
-def oracle():
+def oracle(golden):
     """Figures of t5 0.9.4; regenerate by running its preprocessors' span functions on random inputs."""
-    from conftest import GOLDEN
-
-    return json.loads((GOLDEN / "t5_spans.json").read_text())
+    return json.loads((golden / "t5_spans.json").read_text())
 
 
 def restore(inputs, targets, sentinels=SENTINELS):

@@ -83,6 +83,8 @@ def test_processors_pass_over_what_is_excluded_already():
     for process in (processors.top_p, processors.min_p, processors.typical_p, processors.epsilon_cutoff):
         out = np.asarray(process(cut, 0.05))
         assert not np.isnan(out).any() and out[0, 1] == -np.inf, process
+    # Of 0.83, 0, 0.11, 0.04, 0.02, with entropy 0.59, token 0 is the nearest by far.
+    assert kept(processors.typical_p(cut, 0.2)) == [0]
     penalised = processors.repetition_penalty(cut, jnp.array([[1, 0]]), 2.0)
     np.testing.assert_array_equal(penalised, [[1.0, -np.inf, 0.0, -1.0, -2.0]])
 

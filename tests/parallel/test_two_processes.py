@@ -35,14 +35,14 @@ def leave_a_trace(*args, **options):
     pathlib.Path({folder!r}, f"prepared by {{jax.process_index()}}").touch()
     return prepare_units(*args, **options)
 
-write_config = lmjax.train.run_folder.write_config
+check_ours = lmjax.train.run_folder._check_ours
 
-def write_late(*args):
-    time.sleep(0.5)  # the other process must not look at the folder meanwhile
-    write_config(*args)
+def check_late(*args):
+    time.sleep(0.5)  # the other process must not touch the folder meanwhile
+    check_ours(*args)
 
 lmjax.data.prepare._do_units = leave_a_trace
-lmjax.train.run_folder.write_config = write_late
+lmjax.train.run_folder._check_ours = check_late
 
 def recipe():
     return two_process_config(pathlib.Path({folder!r}))

@@ -1,0 +1,110 @@
+"""Masked diffusion language modelling: MDLM (Sahoo et al. 2024, sections 3.2 to 3.4).
+
+Each row gets a time t; each of its tokens is the mask token with probability ``1 - alpha(t)``, and a
+bidirectional model names what the masks hide. The loss of a row x of N tokens,
+
+    1/N  -alpha'(t) / (1 - alpha(t))  sum over masked i of  - log p(x_i | x_t),
+
+is in expectation over t the negative evidence lower bound per token, so a validation's ``loss`` bounds
+the nats of a token from above, and its ``perplexity`` the perplexity.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.corruption import absorb, cosine_schedule, diffusion_times, linear_schedule, log_linear_schedule
+from lmjax.losses import linear_cross_entropy
+from lmjax.models.config import ModelConfig
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Objective, token_weights
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows, make_stream
+
+SCHEDULES = {"linear": linear_schedule, "log_linear": log_linear_schedule, "cosine": cosine_schedule}
+
+EXCLUDED = -1e9
+"""Added to a logit to take a token out of the softmax; finite, so that no product of it is NaN."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedDiffusion(Objective):
+    """Absorbing diffusion in continuous time, trained and evaluated on its variational bound.
+
+    The model is MDLM's substitution parameterisation: visible tokens carry over, so only masked
+    positions are scored, and the mask token has no probability. It is not told the time, which the
+    share of masks shows anyway (the paper's section 5.2 finds no use in telling it).
+    """
+
+    schedule: Literal["linear", "log_linear", "cosine"] = "linear"
+    """How alpha falls with time: `1 - t`, `1 - 0.999 t`, or `cos(pi t / 2)`."""
+    least_time: float = 1e-3
+    """Times are uniform on [least_time, 1): weights grow as 1 / t."""
+    low_discrepancy: bool = True
+    """Spread the times of a batch evenly (less variance), rather than draw each on its own."""
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"objective.schedule={self.schedule!r}: use one of {', '.join(SCHEDULES)}")
+        if not 0 < self.least_time < 1:
+            raise ValueError(f"objective.least_time={self.least_time}: must lie between 0 and 1")
+
+    def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
+        """Refuses a tokenizer without a mask token, and capped logits."""
+        super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
+        vocabulary.require("mask", needed_by="MaskedDiffusion")
+        if model.logit_softcap is not None:
+            raise ValueError(
+                f"model.logit_softcap={model.logit_softcap}: MaskedDiffusion gives the mask token no probability, "
+                f"which a capped logit cannot: set it to None"
+            )
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """Masks every token that has a loss weight, special ones too: sampling begins with masks alone.
+
+        The extras hold ``noise_weight``, the factor of the cross entropy at each position (0 where a
+        token is visible), and ``mask_id``. The weights stay those of the tokens: their sum, the number of
+        tokens, is what the bound is divided by.
+        """
+        mask_id = vocabulary.require("mask", needed_by="MaskedDiffusion")
+        time_key, mask_key = jax.random.split(key)
+        num_rows = rows.tokens_BT.shape[0]
+        times_B = diffusion_times(
+            time_key, num_rows, least=self.least_time, low_discrepancy=self.low_discrepancy
+        )
+        noise = SCHEDULES[self.schedule](times_B)
+        weights_BT = token_weights(rows) * (rows.tokens_BT != mask_id)
+        is_noised_BT = (weights_BT > 0).astype(jnp.int32)
+        inputs_BT, masked_BT = absorb(
+            mask_key, rows.tokens_BT, noise.alpha, mask_id=mask_id, segments_BT=is_noised_BT
+        )
+        return Batch(
+            inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
+            targets_BP=rows.tokens_BT,
+            weights={"loss": weights_BT},
+            extras={
+                "noise_weight": jnp.where(masked_BT, noise.weight[:, None], 0.0),
+                "mask_id": jnp.full((num_rows,), mask_id, jnp.int32),
+            },
+        )
+
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """The bound; the head runs on all positions, as any number of them may be masked."""
+        head = model.head()
+        is_mask_V = jnp.arange(head.weight_DV.shape[1]) == batch.extras["mask_id"][0]
+        excluded_V = jnp.where(is_mask_V, EXCLUDED, 0.0)
+        loss = linear_cross_entropy(
+            model(batch.inputs, key=key),
+            head.weight_DV,
+            batch.targets_BP,
+            batch.weights["loss"] * batch.extras["noise_weight"],
+            bias=excluded_V if head.bias_V is None else head.bias_V + excluded_V,
+        )
+        return {"loss": loss}
+
+    @property
+    def attention(self) -> Literal["bidirectional"]:
+        """Masks are filled in any order."""
+        return "bidirectional"

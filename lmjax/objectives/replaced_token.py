@@ -1,0 +1,269 @@
+"""Replaced-token detection: ELECTRA (Clark et al. 2020, sections 2 and 3.2).
+
+A small generator is trained as a masked language model; its samples take the places of the masked
+tokens; the discriminator says of *every* token whether it is the original:
+
+    loss = mean over masked of - log p_G(x_i | masked x)  +  50  mean over all of BCE(D(replaced x)_i, replaced_i)
+
+Nothing flows back through the sampling. A sample that happens to be the original is original.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.corruption import mask_tokens, replace_tokens
+from lmjax.losses import linear_cross_entropy, replaced_token_loss
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import Embedding, Projection, parameter, split_key
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Objective, gather_scored, token_weights
+from lmjax.objectives.masked_lm import IGNORE, scored_positions, scored_targets, slots
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows, Stream, make_stream
+
+SAMPLED_SLOTS = 8
+"""Slots of a row whose logits exist at a time while replacements are sampled."""
+
+
+class BorrowedEmbedding(Embedding):
+    """An embedding over a table that belongs to another module."""
+
+    def __init__(self, table_VD: jax.Array):
+        """Wraps the table as it is in this trace."""
+        self.table_VD = parameter(table_VD, ("vocab", "embed"), "embedding")
+
+
+class ReplacedTokenModel(nnx.Module):
+    """A generator and a discriminator; the latter is what is kept after training."""
+
+    def __init__(
+        self, config: ModelConfig, generator: ModelConfig, *, share_embeddings: bool, rngs: nnx.Rngs
+    ):
+        """Builds both; with ``share_embeddings`` the generator's table is the discriminator's, projected."""
+        self.config = config
+        # The discriminator names no token.
+        self.discriminator = Transformer(dataclasses.replace(config, head_bias=False), rngs=rngs)
+        self.generator = Transformer(generator, rngs=rngs)
+        self.shares_embeddings = share_embeddings
+        if share_embeddings:
+            del self.generator.embedding
+        needs_projection = share_embeddings and generator.width != config.width
+        self.to_generator = nnx.data(
+            Projection(
+                {"embed": config.width},
+                {"generator_embed": generator.width},
+                std=None,
+                bias=False,
+                dtype=config.dtype,
+                rngs=rngs,
+            )
+            if needs_projection
+            else None
+        )
+        self.classifier = Projection(
+            {"embed": config.width},
+            {"replaced": 1},
+            std=config.init_std,
+            bias=True,
+            dtype=config.dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
+        """The discriminator's hidden states, [B, T, D]."""
+        return self.discriminator(stream, key=key)
+
+    def whole_generator(self) -> Transformer:
+        """The generator with its embedding in place.
+
+        The projection of the table serves at both ends: the lookup gives ``P e``, the head ``e^T (P^T h)``.
+        """
+        if not self.shares_embeddings:
+            return self.generator
+        generator = nnx.clone(self.generator)
+        table_VD = self.discriminator.embedding.table_VD[...]
+        generator.embedding = BorrowedEmbedding(
+            table_VD if self.to_generator is None else self.to_generator(table_VD)
+        )
+        return generator
+
+    def replaced_logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """The discriminator's float32 score that each token was replaced, [B, T]."""
+        return self.classifier(hidden_BTD)[..., 0].astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplacedToken(Objective):
+    """ELECTRA; `model` describes the discriminator."""
+
+    rate: float = 0.15
+    """Share of tokens the generator is to fill in."""
+    generator_ratio: float = 0.25
+    """Size of the generator: its width, heads and feed-forward width over the discriminator's."""
+    share_embeddings: bool = True
+    """Whether the generator uses the discriminator's token embeddings, projected to its width."""
+    discriminator_weight: float = 50.0
+    """Factor of the discriminator's loss."""
+    temperature: float = 1.0
+    """Of the distribution replacements are sampled from."""
+
+    def __post_init__(self):
+        if not 0 < self.rate < 1:
+            raise ValueError(f"objective.rate={self.rate}: must lie between 0 and 1")
+        if not 0 < self.generator_ratio <= 1:
+            raise ValueError(
+                f"objective.generator_ratio={self.generator_ratio}: must be above 0 and at most 1"
+            )
+        if self.discriminator_weight < 0:
+            raise ValueError(
+                f"objective.discriminator_weight={self.discriminator_weight}: must not be negative"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
+
+    def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
+        """Refuses a tokenizer without a mask, an untied head, and a ratio that cuts through a head."""
+        super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
+        vocabulary.require("mask", needed_by="ReplacedToken")
+        if not model.tie_embeddings:
+            raise ValueError(
+                "model.tie_embeddings=False: ReplacedToken's discriminator has no token head, and its generator's is "
+                "its embedding: set it to True"
+            )
+        self.generator_config(model)
+
+    def generator_config(self, model: ModelConfig) -> ModelConfig:
+        """The discriminator's configuration with widths and heads scaled, depth and head width kept.
+
+        Raises:
+          ValueError: a scaled size is not whole.
+        """
+        sizes = {
+            "num_heads": model.num_heads,
+            "num_kv_heads": model.kv_heads,
+            "width": model.width,
+            "feedforward_width": model.hidden_width,
+        }
+        scaled: dict[str, Any] = {}
+        for field, size in sizes.items():
+            scaled[field] = round(size * self.generator_ratio)
+            if scaled[field] < 1 or abs(scaled[field] - size * self.generator_ratio) > 1e-3 * size:
+                raise ValueError(
+                    f"objective.generator_ratio={self.generator_ratio} of model.{field}={size} is not a whole number: "
+                    f"choose a ratio that divides it"
+                )
+        return dataclasses.replace(model, head_width=model.key_width, **scaled)
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Generator and discriminator."""
+        generator = self.generator_config(model)
+        return ReplacedTokenModel(model, generator, share_embeddings=self.share_embeddings, rngs=rngs)
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """Masks for the generator; what the discriminator reads is sampled in ``terms``.
+
+        Each row takes its own seed along, so the samples do not depend on the cut into microbatches, and
+        a validation repeats them.
+        """
+        mask_key, sample_key = jax.random.split(key)
+        num_rows, length = rows.tokens_BT.shape
+        inputs_BT, labels_BT = mask_tokens(
+            mask_key,
+            rows.tokens_BT,
+            segments=rows.segments_BT,
+            vocab_size=vocabulary.size,
+            mask_id=vocabulary.require("mask", needed_by="ReplacedToken"),
+            special_ids=vocabulary.special_ids,
+            rate=self.rate,
+            mask_fraction=1.0,
+            random_fraction=0.0,
+            ignore_index=IGNORE,
+        )
+        weights_BT = token_weights(rows)
+        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, self.rate))
+        fields = scored_targets(scored_BP, labels_BT, weights_BT)
+        return Batch(
+            inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
+            scored_BP=fields["scored_BP"],
+            targets_BP=fields["targets_BP"],
+            weights={"generator": fields["weights"]["loss"], "discriminator": weights_BT},
+            extras={
+                "original": rows.tokens_BT,
+                "is_masked": (scored_BP < length).astype(jnp.int32),
+                "seed": jax.random.bits(sample_key, (num_rows,), jnp.uint32),
+            },
+        )
+
+    def terms(self, model: ReplacedTokenModel, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """The generator's loss at the masked positions, the discriminator's at all."""
+        generator_key, discriminator_key = split_key(key, 2)
+        generator = model.whole_generator()
+        hidden_BPD = gather_scored(generator(batch.inputs, key=generator_key), batch.scored_BP)
+        head = generator.head()
+        generator_loss = linear_cross_entropy(
+            hidden_BPD,
+            head.weight_DV,
+            batch.targets_BP,
+            batch.weights["generator"],
+            bias=head.bias_V,
+            softcap=head.softcap,
+        )
+        replaced_BT, is_replaced_BT = self.sample(generator, hidden_BPD, batch)
+        stream = dataclasses.replace(batch.inputs, tokens_BT=replaced_BT)
+        logits_BT = model.replaced_logits(model(stream, key=discriminator_key))
+        losses_BT = replaced_token_loss(logits_BT, is_replaced_BT)
+        return {
+            "generator": generator_loss,
+            "discriminator": jnp.sum(batch.weights["discriminator"] * losses_BT),
+        }
+
+    def sample(
+        self, generator: Transformer, hidden_BPD: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the discriminator reads, int32 [B, T], and where it is not the original, bool [B, T].
+
+        The logits exist for a chunk of slots at a time.
+        """
+        hidden_BPD = jax.lax.stop_gradient(hidden_BPD)
+        assert batch.scored_BP is not None
+        scored_BP, num_slots = batch.scored_BP, batch.scored_BP.shape[1]
+        # Not made of the batch size: a row's samples are the same in any microbatch.
+        length = math.gcd(num_slots, SAMPLED_SLOTS)
+
+        def place(tokens_BT: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
+            def cut(array_BP: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(array_BP, start, length, axis=1)
+
+            logits_BCV = jax.lax.stop_gradient(generator.logits(cut(hidden_BPD)))
+
+            def of_row(seed, tokens_T, scored_C, is_masked_C, logits_CV):
+                placed_1T, _ = replace_tokens(
+                    jax.random.fold_in(jax.random.key(seed), start),
+                    tokens_T[None],
+                    scored_C[None],
+                    logits_CV[None],
+                    filled_BP=is_masked_C[None] > 0,
+                    temperature=self.temperature,
+                )
+                return placed_1T[0]
+
+            chunk = (cut(scored_BP), cut(batch.extras["is_masked"]), logits_BCV)
+            return jax.vmap(of_row)(batch.extras["seed"], tokens_BT, *chunk), None
+
+        original_BT = batch.extras["original"]
+        replaced_BT, _ = jax.lax.scan(place, original_BT, jnp.arange(0, num_slots, length))
+        return replaced_BT, replaced_BT != original_BT
+
+    def coefficients(self) -> dict[str, float]:
+        """The discriminator's weight."""
+        return {"discriminator": self.discriminator_weight}
+
+    @property
+    def attention(self) -> Literal["bidirectional"]:
+        """Encoders see the whole text."""
+        return "bidirectional"

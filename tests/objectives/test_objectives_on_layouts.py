@@ -1,0 +1,47 @@
+"""Jitted or not, on one device or eight, in one part or four: the same."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from lmjax.objectives import UL2, FillInMiddle, SpanCorruption, SpanMaskedLM, WholeWordMaskedLM
+from lmjax.parallel.mesh import MeshConfig
+
+MODEL = dataclasses.replace(tiny.MODEL, vocab_size=96, num_layers=1, num_heads=4)
+VOCABULARY = dataclasses.replace(
+    tiny.VOCABULARY,
+    size=96,
+    sentinel_ids=tuple(range(95, 79, -1)),
+    named_ids={"<fim_prefix>": 64, "<fim_suffix>": 65, "<fim_middle>": 66, "[R]": 67, "[S]": 68, "[X]": 69},
+    byte_length_V=np.ones(96, np.int32),
+    word_start_V=np.arange(96) % 3 == 0,
+)
+OBJECTIVES = [
+    FillInMiddle(documents_per_row=2),
+    SpanCorruption(documents_per_row=2),
+    UL2(documents_per_row=2),
+    WholeWordMaskedLM(rate=0.3),
+    SpanMaskedLM(rate=0.3),
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
+def test_same_losses_on_eight_devices_and_in_four_microbatches(objective):
+    """Three steps on ragged packed rows; a mean of microbatches' means, or of devices', would be off."""
+    options = {"model": MODEL, "vocabulary": VOCABULARY}
+    reference = tiny.train_losses(tiny.learner(objective, **options), steps=3, length=24)
+    assert reference[-1] != pytest.approx(reference[0], abs=1e-3)
+    split = tiny.learner(objective, mesh=MeshConfig(fsdp=2, tensor=4), num_devices=8, microbatches=4, **options)
+    np.testing.assert_allclose(tiny.train_losses(split, steps=3, length=24), reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
+def test_jit_changes_nothing(objective):
+    corrupt = functools.partial(objective.corrupt, vocabulary=VOCABULARY)
+    rows = tiny.random_rows(24, packed=True)
+    plain, jitted = corrupt(jax.random.key(3), rows), jax.jit(corrupt)(jax.random.key(3), rows)
+    jax.tree.map(np.testing.assert_array_equal, plain, jitted)
