@@ -5,7 +5,7 @@
 Data: windows over the standard library's own sources, end to end. 15% of a window's tokens are cut out in spans
 of 3 on average; the model reads the rest in both directions and writes what was cut.
 
-0.9M parameters, TIME. Validation loss about LOSS.
+0.9M parameters, about two minutes on two CPU cores.
 """
 
 from lmjax.data.config import DataConfig

@@ -5,7 +5,7 @@
 Data: windows over the standard library's own sources, end to end, of which 15% of the words are hidden in runs
 of 1 to 10; a word is whatever stands between white space.
 
-0.9M parameters, TIME. Validation loss about LOSS.
+0.9M parameters, about two minutes on two CPU cores.
 """
 
 from lmjax.data.config import DataConfig

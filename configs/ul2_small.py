@@ -5,7 +5,7 @@
 Data: windows over the standard library's own sources, end to end. Each is given one of the denoisers, named by
 its first token: [R] regular spans, [X] long spans or many, [S] the window's last quarter.
 
-0.9M parameters, TIME. Validation loss about LOSS.
+0.9M parameters, about two minutes on two CPU cores.
 """
 
 from lmjax.data.config import DataConfig

@@ -77,8 +77,10 @@ def test_a_recipe_has_the_size_of_the_model_it_is_named_after(name):
 def test_the_top_comment_gives_the_command_and_the_size(path):
     comment = path.read_text().split('"""')[1]
     assert f"\n    lmjax train configs/{path.name}" in comment
-    number, unit = re.search(r"([\d.]+)([MB]) parameters", comment).groups()
-    stated = float(number) * {"M": 1e6, "B": 1e9}[unit]
+    assert not re.search(r"\b(COST|TIME|LOSS|TODO)\b", comment), "figures are still to be filled in"
+    size = re.search(r"([\d.]+)([MB]) parameters", comment)
+    assert size, "state the size, as in '1.6M parameters'"
+    stated = float(size[1]) * {"M": 1e6, "B": 1e9}[size[2]]
     assert num_parameters(built(load_recipe(path))[1]) == pytest.approx(stated, rel=0.04)
     for line in comment.splitlines():
         words = line.split()

@@ -106,7 +106,7 @@ def _describe_os_error(error: OSError) -> tuple[str, int]:
     return f"{where}{error.strerror}{_REMEDIES.get(error.errno or 0, '')}", code
 
 
-_FREE_SPACE = "; free some space and run the same command again (finished checkpoints are intact)"
+_FREE_SPACE = "; free some space and run the same command again (what was finished is intact)"
 _REMEDIES = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,

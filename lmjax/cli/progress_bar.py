@@ -21,9 +21,9 @@ def bytes_bar(description: str, *, console: Console | None = None) -> Iterator[C
     task = bar.add_task(description)
 
     def advance(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
         # Whatever follows may draw a bar of its own.
         (bar.start if done < total else bar.stop)()
-        bar.update(task, completed=done, total=total)
 
     try:
         yield advance

@@ -1,4 +1,4 @@
-"""Masked diffusion language modelling: MDLM (Sahoo et al. 2024, sections 3.2 to 3.4).
+"""Masked diffusion language modelling: MDLM (Sahoo et al. 2024, section 3).
 
 Each row gets a time t; each of its tokens is the mask token with probability ``1 - alpha(t)``, and a
 bidirectional model names what the masks hide. The loss of a row x of N tokens,
@@ -35,7 +35,7 @@ class MaskedDiffusion(Objective):
 
     The model is MDLM's substitution parameterisation: visible tokens carry over, so only masked
     positions are scored, and the mask token has no probability. It is not told the time, which the
-    share of masks shows anyway (the paper's section 5.2 finds no use in telling it).
+    share of masks shows anyway.
     """
 
     schedule: Literal["linear", "log_linear", "cosine"] = "linear"

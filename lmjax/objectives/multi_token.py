@@ -9,14 +9,13 @@ The first head is the last layer of an ordinary model: without the others, it de
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from lmjax import masks
 from lmjax.losses import linear_cross_entropy
-from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
-from lmjax.models.transformer import Block, Head, Transformer
+from lmjax.models.transformer import Block, Transformer
 from lmjax.objectives.base import Objective, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
@@ -30,65 +29,44 @@ class Unchanged(nnx.Module):
         return x
 
 
-class MultiTokenTransformer(nnx.Module):
-    """A trunk of ``num_layers - 1`` layers and heads of one layer each.
-
-    Called, or decoding, it is the next-token model of ``num_layers`` layers.
-    """
+class MultiTokenTransformer(Transformer):
+    """An ordinary transformer, whose last layer is the first head, and the further heads."""
 
     def __init__(self, config: ModelConfig, *, num_heads: int, rngs: nnx.Rngs):
-        """Builds the trunk without its final norm, which comes after the heads."""
+        """Builds the layers, the last of them outside of any stack, and ``num_heads - 1`` more."""
+        super().__init__(dataclasses.replace(config, num_layers=config.num_layers - 1), rngs=rngs)
         self.config = config
-        self.trunk = Transformer(dataclasses.replace(config, num_layers=config.num_layers - 1), rngs=rngs)
-        self.final_norm = self.trunk.final_norm
-        self.trunk.final_norm = Unchanged()  # type: ignore[assignment]
-        keys = jax.random.split(rngs.params(), num_heads)
-        self.heads = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(params=key)))(keys)
-        self.num_heads = num_heads
+        self.tail.append(Block(config, rngs=rngs))
+        self.further_heads = nnx.data(self._stack(num_heads - 1, rngs) if num_heads > 1 else None)
 
     def __call__(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
         """Hidden states of the next-token head, [B, T, D]."""
         trunk_key, head_key = split_key(key, 2)
         return self.ahead(self.trunk(stream, key=trunk_key), stream, 0, key=head_key)
 
-    def ahead(self, trunk_BTD: jax.Array, stream: Stream, index: int, *, key: jax.Array | None) -> jax.Array:
-        """Hidden states of head ``index`` (which names the token ``index + 1`` ahead), for the unembedding."""
+    def trunk(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
+        """What the heads start from: the states before the last layer, not normalised, [B, T, D]."""
+        trunk = nnx.clone(self)
+        trunk.config = dataclasses.replace(self.config, num_layers=self.config.num_layers - 1)
+        trunk.tail = nnx.List(trunk.tail[:-1])
+        trunk.final_norm = Unchanged()  # type: ignore[assignment]
+        return Transformer.__call__(trunk, stream, key=key)
+
+    def ahead(
+        self, trunk_BTD: jax.Array, stream: Stream, index: int, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Hidden states of head ``index``, which names the token ``index + 1`` ahead, for the unembedding."""
+        window = self.config.windows[(self.config.num_layers - 1) % len(self.config.windows)]
+        mask, bias = self._windowed(stream.mask, window), self._position_bias()
 
         def apply(x_BTD: jax.Array, scanned):
             block, block_key = scanned
-            bias = self.trunk._position_bias()
-            return block(x_BTD, stream.positions_BT, self._mask(stream), position_bias=bias, key=block_key)[
-                0
-            ], None
+            return block(x_BTD, stream.positions_BT, mask, position_bias=bias, key=block_key)[0], None
 
-        return self.final_norm(self.trunk._remat(apply)(trunk_BTD, (self._block(index), key))[0])
-
-    def extend(
-        self, stream: Stream, caches: tuple[LayerCache, ...]
-    ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
-        """As :meth:`Transformer.extend`; the last cache is the next-token head's."""
-        x_BTD, updated = self.trunk.extend(stream, caches[:-1])
-        mask, bias = self._mask(stream, index_BT=stream.positions_BT), self.trunk._position_bias()
-        x_BTD, written = self._block(0)(
-            x_BTD, stream.positions_BT, mask, position_bias=bias, cache=caches[-1]
+        block = (
+            self.tail[-1] if index == 0 else jax.tree.map(lambda leaf: leaf[index - 1], self.further_heads)
         )
-        assert written is not None
-        return self.final_norm(x_BTD), (*updated, written)
-
-    def head(self) -> Head:
-        """The unembedding all heads share."""
-        return self.trunk.head()
-
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """float32 logits [..., V]."""
-        return self.trunk.logits(hidden)
-
-    def _block(self, index: int) -> Block:
-        return jax.tree.map(lambda leaf: leaf[index], self.heads)
-
-    def _mask(self, stream: Stream, index_BT: jax.Array | None = None) -> masks.IntervalMask:
-        window = self.config.windows[(self.config.num_layers - 1) % len(self.config.windows)]
-        return stream.mask if window is None else masks.windowed(stream.mask, window, index_BT=index_BT)
+        return self.final_norm(self._remat(apply)(trunk_BTD, (block, key))[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,18 +107,19 @@ class MultiTokenLM(Objective):
         del key, vocabulary
         tokens_BS, weights_BS, segments_BS = rows.tokens_BT, token_weights(rows), rows.segments_BT
         length = tokens_BS.shape[1] - self.num_heads
-        targets, weights = {}, {}
+        targets, weights = [], {}
         for ahead in range(1, self.num_heads + 1):
             name, there = _term(ahead), slice(ahead, ahead + length)
-            targets[name], weights[name] = tokens_BS[:, there], weights_BS[:, there]
+            targets.append(tokens_BS[:, there])
+            weights[name] = weights_BS[:, there]
             if segments_BS is not None:
                 weights[name] *= segments_BS[:, there] == segments_BS[:, :length]
         segments_BT = None if segments_BS is None else segments_BS[:, :length]
         return Batch(
             inputs=make_stream(tokens_BS[:, :length], segments_BT, "causal"),
-            targets_BP=targets.pop("loss"),
+            targets_BP=targets[0],
             weights=weights,
-            extras=targets,
+            extras={"targets_BTK": jnp.stack(targets, axis=-1)},
         )
 
     def terms(
@@ -150,7 +129,6 @@ class MultiTokenLM(Objective):
         trunk_key, *head_keys = split_key(key, 1 + self.num_heads)
         trunk_BTD = model.trunk(batch.inputs, key=trunk_key)
         head = model.head()
-        targets = {"loss": batch.targets_BP, **batch.extras}
         losses = {}
         for index, head_key in enumerate(head_keys):
             name = _term(index + 1)
@@ -158,7 +136,7 @@ class MultiTokenLM(Objective):
             losses[name] = linear_cross_entropy(
                 hidden_BTD,
                 head.weight_DV,
-                targets[name],
+                batch.extras["targets_BTK"][:, :, index],
                 batch.weights[name],
                 bias=head.bias_V,
                 softcap=head.softcap,

@@ -226,8 +226,8 @@ def _failures_of(path: pathlib.Path) -> Iterator[None]:
     except Exception as error:
         stack = traceback.extract_tb(error.__traceback__)
         lines = [f", line {frame.lineno}" for frame in stack if frame.filename == os.path.abspath(path)]
-        told = isinstance(error, ValueError | ImportError | SyntaxError)
-        raise ValueError(f"{path}{lines[-1] if lines else ''}: {error if told else repr(error)}") from error
+        kind = "" if isinstance(error, ValueError | ImportError | SyntaxError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}{lines[-1] if lines else ''}: {kind}{error}") from error
 
 
 def _nearest(path: pathlib.Path) -> str:

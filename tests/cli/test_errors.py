@@ -59,17 +59,13 @@ def test_a_full_disk_is_a_fault(capsys):
 
 
 def test_out_of_memory_says_what_to_do(capsys):
-    code, text = run(
-        fail(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore")), capsys
-    )
+    code, text = run(fail(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore")), capsys)
     assert code == 1 and "smaller batch" in text and "more\n" not in text
 
 
 def test_what_nobody_foresaw_is_one_line_and_a_hint(capsys):
     code, text = run(fail(KeyError("tokens")), capsys)
-    assert (
-        code == 1 and text == "error: unexpected KeyError: 'tokens' (set LMJAX_DEBUG=1 for the traceback)\n"
-    )
+    assert code == 1 and text == "error: unexpected KeyError: 'tokens' (set LMJAX_DEBUG=1 for the traceback)\n"
 
 
 def test_ctrl_c_is_130_and_success_is_0(capsys):

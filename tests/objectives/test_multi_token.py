@@ -29,13 +29,6 @@ def params_of(num_heads: int):
     return tiny.random_params(spec_of(num_heads), scale=0.5)
 
 
-def as_plain_transformer(params):
-    """The next-token model alone, as an ordinary transformer of two layers."""
-    trunk = params["trunk"]
-    first_head = jax.tree.map(lambda leaf: leaf[0], params["heads"])
-    return {**trunk, "final_norm": params["final_norm"], "tail": {"000": trunk["tail"]["000"], "001": first_head}}
-
-
 def test_each_head_has_its_own_targets_and_none_crosses_a_document():
     rows = Rows(
         tokens_BT=jnp.array([[1, 2, 3, 4, 5, 6, 0, 0]]),
@@ -45,8 +38,8 @@ def test_each_head_has_its_own_targets_and_none_crosses_a_document():
     batch = MultiTokenLM(num_heads=3).corrupt(KEY, rows, tiny.VOCABULARY)
     np.testing.assert_array_equal(batch.inputs.tokens_BT, [[1, 2, 3, 4, 5]])
     np.testing.assert_array_equal(batch.targets_BP, [[2, 3, 4, 5, 6]])
-    np.testing.assert_array_equal(batch.extras["token_2"], [[3, 4, 5, 6, 0]])
-    np.testing.assert_array_equal(batch.extras["token_3"], [[4, 5, 6, 0, 0]])
+    of_heads = np.moveaxis(batch.extras["targets_BTK"][0], -1, 0)
+    np.testing.assert_array_equal(of_heads, [[2, 3, 4, 5, 6], [3, 4, 5, 6, 0], [4, 5, 6, 0, 0]])
     np.testing.assert_array_equal(batch.weights["loss"], [[1, 1, 0.5, 0, 1]])
     np.testing.assert_array_equal(batch.weights["token_2"], [[1, 0.5, 0, 0, 0]])
     np.testing.assert_array_equal(batch.weights["token_3"], [[0.5, 0, 0, 0, 0]])
@@ -60,11 +53,13 @@ def test_terms_are_the_cross_entropies_of_the_heads():
     def both(params):
         model = spec_of(3).bind(params)
         trunk = model.trunk(batch.inputs)
-        targets = [batch.targets_BP, batch.extras["token_2"], batch.extras["token_3"]]
+        targets = jnp.moveaxis(batch.extras["targets_BTK"], -1, 0)
         expected = []
         for index, (targets_BT, weights_BT) in enumerate(zip(targets, batch.weights.values(), strict=True)):
-            log_p = jax.nn.log_softmax(model.logits(model.ahead(trunk, batch.inputs, index, key=None)))
-            expected.append(-jnp.sum(weights_BT * jnp.take_along_axis(log_p, targets_BT[..., None], axis=-1)[..., 0]))
+            log_p = jax.nn.log_softmax(model.logits(model.ahead(trunk, batch.inputs, index)))
+            expected.append(
+                -jnp.sum(weights_BT * jnp.take_along_axis(log_p, targets_BT[..., None], axis=-1)[..., 0])
+            )
         return objective.terms(model, batch, None), expected
 
     terms, expected = both(params_of(3))
@@ -82,7 +77,7 @@ def test_no_head_sees_what_it_is_to_name():
     def states(tokens_BT):
         changed = dataclasses.replace(stream, tokens_BT=tokens_BT)
         trunk = model.trunk(changed)
-        return jnp.stack([model.ahead(trunk, changed, index, key=None) for index in range(3)])
+        return jnp.stack([model.ahead(trunk, changed, index) for index in range(3)])
 
     before, after = states(stream.tokens_BT), states(stream.tokens_BT.at[0, 5].set(40))
     np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
@@ -98,8 +93,7 @@ def test_one_head_is_a_causal_model_in_loss_and_in_decoding():
         return objective.terms(spec.bind(params), objective.corrupt(KEY, rows, tiny.VOCABULARY), None)["loss"]
 
     multi = loss(MultiTokenLM(num_heads=1), spec_of(1), params_of(1))
-    plain_params = as_plain_transformer(params_of(1))
-    np.testing.assert_allclose(multi, loss(CausalLM(), plain_spec, plain_params), rtol=1e-5)
+    np.testing.assert_allclose(multi, loss(CausalLM(), plain_spec, params_of(1)), rtol=1e-5)
     continue_text = functools.partial(
         generate,
         prompts=[[1, 2, 3], [4]],
@@ -107,7 +101,7 @@ def test_one_head_is_a_causal_model_in_loss_and_in_decoding():
         max_new_tokens=8,
         sampling=SamplingConfig(temperature=0.0),
     )
-    assert continue_text(spec_of(1), params_of(1)) == continue_text(plain_spec, plain_params)
+    assert continue_text(spec_of(1), params_of(1)) == continue_text(plain_spec, params_of(1))
 
 
 def test_impossible_settings_are_refused():

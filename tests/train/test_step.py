@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +100,8 @@ def test_state_is_born_sharded_and_equal_to_one_device():
     largest = max(moment, key=lambda leaf: leaf.size)
     assert largest.sharding.shard_shape(largest.shape) != largest.shape
     alone = tiny.learner(model=MODEL).init(3)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(alone.params), jax.device_get(state.params))
+    # To the last bit with jax 0.10; jax 0.12 compiles the normal distribution otherwise for other shards.
+    chex.assert_trees_all_close(jax.device_get(alone.params), jax.device_get(state.params), rtol=1e-6)
 
 
 def test_average_of_parameters_follows_its_formula():

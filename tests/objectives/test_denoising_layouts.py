@@ -1,4 +1,4 @@
-"""Jitted or not, on one device or eight, in one part or four: the same."""
+"""Objectives that move or hide spans: jitted or not, on one device or eight, in one part or four, the same."""
 
 import dataclasses
 import functools
@@ -27,6 +27,15 @@ OBJECTIVES = [
     WholeWordMaskedLM(rate=0.3),
     SpanMaskedLM(rate=0.3),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiles():
+    """Ten training steps are compiled here, each to run three times."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
