@@ -24,12 +24,17 @@ def write_folder(folder: pathlib.Path, metadata: Mapping[str, object], files: Ma
             )
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        _write_whole(folder / name, content)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     text = json.dumps({"format": _FORMAT, **metadata, "files": digests}, indent=1, ensure_ascii=False)
-    part = folder / (METADATA + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(folder / METADATA)
+    _write_whole(folder / METADATA, (text + "\n").encode())
+
+
+def _write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file such that a kill leaves what was there before, or all of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def read_folder(folder: pathlib.Path) -> tuple[dict, dict[str, bytes]]:
