@@ -39,9 +39,7 @@ def make_folder(folder: pathlib.Path, num_tokens: int) -> pathlib.Path:
     bounds.tofile(folder / "train-00000.idx")
     with open(folder / "train-00000.bin", "wb") as file:
         file.truncate(2 * num_tokens)
-    files = {
-        path.name: FileRecord(size=path.stat().st_size, sha256="") for path in folder.glob("train-00000.*")
-    }
+    files = {path.name: FileRecord(size=path.stat().st_size, sha256="") for path in folder.glob("train-00000.*")}
     num_documents = len(bounds) - 1
     shard = Shard(
         name="train-00000",

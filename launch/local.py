@@ -29,9 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="number of processes (2)")
     parser.add_argument("--devices", type=int, default=1, help="CPU devices of each process (1)")
     parser.add_argument("--platform", default="cpu", help="JAX_PLATFORMS of the processes (cpu)")
-    parser.add_argument(
-        "--grace", type=float, default=5.0, help="seconds the others get once one has failed (5)"
-    )
+    parser.add_argument("--grace", type=float, default=5.0, help="seconds the others get once one has failed (5)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the command, after --")
     options = parser.parse_args(arguments)
     options.command = options.command[1:] if options.command[:1] == ["--"] else options.command

@@ -43,13 +43,13 @@ class IntervalMask:
         return (self.start_BT[:, :, None] <= key_11S) & (key_11S < self.end_BT[:, :, None])
 
 
-def _index_1T(length: int) -> jax.Array:
+def _indices(length: int) -> jax.Array:
     return jnp.arange(length, dtype=jnp.int32)[None, :]
 
 
 def causal(length: int) -> IntervalMask:
     """Each position sees itself and what came before: ``[0, t + 1)``."""
-    index_1T = _index_1T(length)
+    index_1T = _indices(length)
     return IntervalMask(start_BT=jnp.zeros_like(index_1T), end_BT=index_1T + 1, kind="causal")
 
 
@@ -66,7 +66,7 @@ def prefix(length: int, prefix_length: jax.Array) -> IntervalMask:
       length: T.
       prefix_length: int32 [B] or a scalar; 0 gives the causal mask, T the bidirectional one.
     """
-    index_1T = _index_1T(length)
+    index_1T = _indices(length)
     prefix_B1 = jnp.reshape(jnp.asarray(prefix_length, jnp.int32), (-1, 1))
     start_1T, end_1T = jnp.zeros_like(index_1T), index_1T + 1
     end_BT = jnp.maximum(*jnp.broadcast_arrays(prefix_B1, end_1T))
@@ -76,7 +76,7 @@ def prefix(length: int, prefix_length: jax.Array) -> IntervalMask:
 def document_bounds(segments_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """First index, and one past the last, of the document each position belongs to (int32 [B, T] both)."""
     length = segments_BT.shape[1]
-    index_BT = jnp.broadcast_to(_index_1T(length), segments_BT.shape)
+    index_BT = jnp.broadcast_to(_indices(length), segments_BT.shape)
     change_BT = segments_BT[:, 1:] != segments_BT[:, :-1]
     begins_BT = jnp.pad(change_BT, ((0, 0), (1, 0)), constant_values=True)
     ends_BT = jnp.pad(change_BT, ((0, 0), (0, 1)), constant_values=True)
@@ -88,7 +88,7 @@ def document_bounds(segments_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
 def document_positions(segments_BT: jax.Array) -> jax.Array:
     """Position of each token within its own document (int32 [B, T], from 0)."""
     start_BT, _ = document_bounds(segments_BT)
-    return _index_1T(segments_BT.shape[1]) - start_BT
+    return _indices(segments_BT.shape[1]) - start_BT
 
 
 def packed(
@@ -111,7 +111,7 @@ def packed(
     if (kind == "prefix") != (prefix_end_BT is not None):
         raise ValueError(f"masks.packed: kind={kind!r}: prefix_end_BT goes with kind='prefix' and only with it")
     start_BT, document_end_BT = document_bounds(segments_BT)
-    causal_end_BT = jnp.broadcast_to(_index_1T(segments_BT.shape[1]) + 1, segments_BT.shape)
+    causal_end_BT = jnp.broadcast_to(_indices(segments_BT.shape[1]) + 1, segments_BT.shape)
     if kind == "causal":
         end_BT = causal_end_BT
     elif kind == "bidirectional":
@@ -139,7 +139,7 @@ def windowed(mask: IntervalMask, window: int, *, index_BT: jax.Array | None = No
         raise ValueError(f"masks.windowed: window={window}: must be at least 1")
     is_row = index_BT is None
     if index_BT is None:
-        index_BT = _index_1T(mask.start_BT.shape[1])
+        index_BT = _indices(mask.start_BT.shape[1])
     start_BT = jnp.maximum(*jnp.broadcast_arrays(mask.start_BT, index_BT - window + 1))
     if mask.kind == "causal" and mask.window is None and is_row:
         return IntervalMask(start_BT=start_BT, end_BT=mask.end_BT, kind="causal", window=window)

@@ -1,6 +1,7 @@
 """Small things the tests share: a vocabulary, models, packed rows, a learner."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def segments(lengths: list[list[int]], length: int) -> np.ndarray:
     rows = np.zeros((len(lengths), length), np.int32)
     for row, document_lengths in zip(rows, lengths, strict=True):
         bounds = np.cumsum([0, *document_lengths])
-        for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False), start=1):
+        for number, (start, end) in enumerate(itertools.pairwise(bounds), start=1):
             row[start:end] = number
     return rows
 

@@ -175,9 +175,7 @@ def _json_document(config: DataConfig, line: bytes, name: str) -> Document:
     try:
         record = json.loads(decoded)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"not valid JSON ({error.msg} at column {error.colno}): correct or remove it"
-        ) from None
+        raise ValueError(f"not valid JSON ({error.msg} at column {error.colno}): correct or remove it") from None
     except RecursionError:
         raise ValueError("JSON nested too deeply: correct or remove it") from None
     if not isinstance(record, dict):
@@ -204,9 +202,7 @@ def _field(record: dict, field: str, option: str) -> object:
 def _text_of(record: dict, field: str, option: str) -> str:
     value = _field(record, field, option)
     if not isinstance(value, str):
-        raise ValueError(
-            f"field {field!r} is {_short(value)}, not text: correct the record, or set data.{option}"
-        )
+        raise ValueError(f"field {field!r} is {_short(value)}, not text: correct the record, or set data.{option}")
     return value
 
 
@@ -217,11 +213,7 @@ def _weighted_parts(config: DataConfig, record: dict) -> list[tuple[str, float]]
     if not isinstance(weights, list):
         return [(_text_of(record, config.text_field, "text_field"), _weight(weights, config.weight_field))]
     texts = _field(record, config.text_field, "text_field")
-    if (
-        not isinstance(texts, list)
-        or len(texts) != len(weights)
-        or not all(isinstance(t, str) for t in texts)
-    ):
+    if not isinstance(texts, list) or len(texts) != len(weights) or not all(isinstance(t, str) for t in texts):
         raise ValueError(
             f"field {config.text_field!r} must be a list of {len(weights)} texts, one for each weight in "
             f"{config.weight_field!r}; it is {_short(texts)}: correct the record"
@@ -232,9 +224,7 @@ def _weighted_parts(config: DataConfig, record: dict) -> list[tuple[str, float]]
 def _weight(value: object, field: str) -> float:
     valid = isinstance(value, int | float) and not isinstance(value, bool)
     if not valid or not (math.isfinite(value) and 0 <= value <= MAX_WEIGHT):  # type: ignore[arg-type,operator]
-        raise ValueError(
-            f"field {field!r} is {_short(value)}: a loss weight is a number from 0 to {MAX_WEIGHT:.0f}"
-        )
+        raise ValueError(f"field {field!r} is {_short(value)}: a loss weight is a number from 0 to {MAX_WEIGHT:.0f}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -277,9 +267,7 @@ def split_document(config: DataConfig, document: Document) -> dict[str, Document
         shares = {"train": text[:cut], "valid": text[cut:]}
         bad = document.undecodable_bytes
         return {
-            split: Document(
-                name=document.name, parts=((share, 1.0),), undecodable_bytes=bad if split == "train" else 0
-            )
+            split: Document(name=document.name, parts=((share, 1.0),), undecodable_bytes=bad if split == "train" else 0)
             for split, share in shares.items()
             if share
         }

@@ -55,13 +55,9 @@ class MixtureRows(RowSource):
           ValueError: no sources, a weight for each is not given, or the row lengths differ.
         """
         if not sources or len(sources) != len(weights) or not all(weight > 0 for weight in weights):
-            raise ValueError(
-                f"a mixture of {len(sources)} sources with weights {list(weights)}: give each one above 0"
-            )
+            raise ValueError(f"a mixture of {len(sources)} sources with weights {list(weights)}: give each one above 0")
         if len({source.row_length for source in sources}) != 1:
-            raise ValueError(
-                f"a mixture of row lengths {[s.row_length for s in sources]}: they must be equal"
-            )
+            raise ValueError(f"a mixture of row lengths {[s.row_length for s in sources]}: they must be equal")
         self.sources = tuple(sources)
         self.row_length = sources[0].row_length
         self.has_segments = any(source.has_segments for source in sources)

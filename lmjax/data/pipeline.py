@@ -55,15 +55,11 @@ def open_rows(
         # Sources of one mixture must not visit their blocks in step.
         own_seed = None if seed is None else seed + (number << 32)
         if config.packing == "best_fit":
-            sources.append(
-                PackedRows(shards, row_length=row_length, block_length=block_length, seed=own_seed)
-            )
+            sources.append(PackedRows(shards, row_length=row_length, block_length=block_length, seed=own_seed))
         else:
             segments = config.packing == "segments"
             sources.append(
-                WindowRows(
-                    shards, row_length=row_length, block_length=block_length, seed=own_seed, segments=segments
-                )
+                WindowRows(shards, row_length=row_length, block_length=block_length, seed=own_seed, segments=segments)
             )
     return MixtureRows(sources, config.mixture_weights) if config.mixture else sources[0]
 
@@ -71,9 +67,7 @@ def open_rows(
 class _HostBatches:
     """This process's rows of each global batch, by step: random access for Grain."""
 
-    def __init__(
-        self, rows: RowSource, *, local_batch_size: int, stride: int, first_row: int, end_row: int | None
-    ):
+    def __init__(self, rows: RowSource, *, local_batch_size: int, stride: int, first_row: int, end_row: int | None):
         self._rows = rows
         self._local_batch_size = local_batch_size
         self._stride = stride
@@ -148,9 +142,7 @@ def batches(
     )
     num_steps = len(source) if num_rows is None else -(-num_rows // global_batch_size)
     steps = grain.MapDataset.source(source)[start_step:num_steps]
-    return iter(
-        steps.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
-    )
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)))
 
 
 def process_share(sharding: jax.sharding.Sharding, global_batch_size: int) -> tuple[int, int]:
@@ -173,9 +165,7 @@ def process_share(sharding: jax.sharding.Sharding, global_batch_size: int) -> tu
     return begin // (end - begin), global_batch_size // (end - begin)
 
 
-def device_batches(
-    iterator: Iterator[Rows], sharding: jax.sharding.Sharding, *, depth: int = 2
-) -> Generator[Rows]:
+def device_batches(iterator: Iterator[Rows], sharding: jax.sharding.Sharding, *, depth: int = 2) -> Generator[Rows]:
     """Global arrays on the devices, ``depth`` batches ahead of the consumer, made in one background thread.
 
     An exception of ``iterator`` is raised where its batch would have come. Closing the generator (or

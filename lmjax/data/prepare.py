@@ -87,9 +87,7 @@ def prepare(
         _begin(folder, plan, tokenizer)
         units = plan_units(files, config.shard_bytes)
         job = Job(config=config, vocabulary=vocabulary, folder=folder)
-        _do_units(
-            job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer
-        )
+        _do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
         manifest = _collect(job, plan, len(units))
         _refuse_empty(config, manifest)
         manifest.save(folder)
@@ -146,8 +144,7 @@ def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
             name = f"data.{key}" if section == "settings" else f"source {key}"
             what = f"{name} ({found.get(key)!r}, now {wanted[key]!r})"
         raise ValueError(
-            f"{folder} holds data prepared with another {what}: choose another folder (data.prepared), or "
-            f"delete it"
+            f"{folder} holds data prepared with another {what}: choose another folder (data.prepared), or delete it"
         )
     return manifest
 
@@ -163,9 +160,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
     # What a preparation that was killed before it had a plan may leave.
     ours = (".lock", TOKENIZER, ENTRIES)
     if any(name not in ours and not name.endswith(".partial") for name in os.listdir(folder)):
-        raise ValueError(
-            f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)"
-        )
+        raise ValueError(f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)")
 
 
 def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:

@@ -138,8 +138,7 @@ def open_shards(
     if not shards:
         there = sorted({shard.split for shard in manifest.shards})
         raise ValueError(
-            f"{folder}: no {split!r} data, only {', '.join(there)}: prepare it again with "
-            f"data.valid_fraction above 0"
+            f"{folder}: no {split!r} data, only {', '.join(there)}: prepare it again with data.valid_fraction above 0"
         )
     _verify_sizes(folder, shards)
     if verify == "checksum":

@@ -94,9 +94,7 @@ class _BlockRows(RowSource):
         """(epoch, block, offset within the block) of the first token of row ``index``."""
         epoch, within = divmod(index, len(self))
         number, part = divmod(within, self.block_length // self.row_length)
-        block = (
-            number if self._seed is None else epoch_permutation(self._num_blocks, self._seed, epoch)(number)
-        )
+        block = number if self._seed is None else epoch_permutation(self._num_blocks, self._seed, epoch)(number)
         return epoch, block, part * self.row_length
 
 
@@ -157,9 +155,7 @@ class PackedRows(_BlockRows):
 
     has_segments = True
 
-    def __init__(
-        self, shards: TokenShards, *, row_length: int, block_length: int | None = None, seed: int | None
-    ):
+    def __init__(self, shards: TokenShards, *, row_length: int, block_length: int | None = None, seed: int | None):
         """Rows of ``row_length``, cut from packed blocks; in plan order when ``seed`` is ``None``."""
         super().__init__(shards, row_length=row_length, block_length=block_length, seed=seed)
 

@@ -102,18 +102,14 @@ class Manifest:
         except FileNotFoundError:
             raise ValueError(f"{path}: not found: make the shards first, with lmjax prepare") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise ValueError(
-                f"{path}: damaged (not JSON): delete the folder and prepare the data again"
-            ) from None
+            raise ValueError(f"{path}: damaged (not JSON): delete the folder and prepare the data again") from None
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"{path}: not of format {FORMAT}: prepare the data again with this version")
         try:
             shards = tuple(shard_from_json(shard) for shard in content.pop("shards"))
             return cls(shards=shards, **content)
         except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}: damaged ({error}): delete the folder and prepare the data again"
-            ) from None
+            raise ValueError(f"{path}: damaged ({error}): delete the folder and prepare the data again") from None
 
 
 def _digests(shard: Shard) -> list[str]:
@@ -173,9 +169,7 @@ class _HashedFile:
 class ShardWriter:
     """Writes one shard, document by document, in memory that does not grow with its tokens."""
 
-    def __init__(
-        self, folder: pathlib.Path | str, name: str, *, split: str, vocabulary_size: int, weighted: bool
-    ):
+    def __init__(self, folder: pathlib.Path | str, name: str, *, split: str, vocabulary_size: int, weighted: bool):
         """Opens the files of the shard ``name`` in ``folder``, aside until :meth:`finish`."""
         self._folder = pathlib.Path(folder)
         self._name = name
@@ -187,9 +181,7 @@ class ShardWriter:
         self._bounds = [0]
         self._text_bytes = 0
 
-    def add(
-        self, ids: Iterable[int] | np.ndarray, *, text_bytes: int = 0, weights: np.ndarray | None = None
-    ) -> None:
+    def add(self, ids: Iterable[int] | np.ndarray, *, text_bytes: int = 0, weights: np.ndarray | None = None) -> None:
         """Adds a document of at least one token.
 
         Raises:
@@ -197,9 +189,7 @@ class ShardWriter:
         """
         array = np.asarray(ids, np.int64)
         assert array.size, "an empty document has no place in a shard"
-        assert (weights is None) == (self._weights is None), (
-            "weights go with weighted shards and only with them"
-        )
+        assert (weights is None) == (self._weights is None), "weights go with weighted shards and only with them"
         if array.min() < 0 or array.max() >= self._vocabulary_size:
             raise ValueError(
                 f"the tokenizer gave ids from {array.min()} to {array.max()} and says its vocabulary has "

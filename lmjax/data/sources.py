@@ -69,9 +69,7 @@ def find_files(config: DataConfig) -> list[SourceFile]:
     files = []
     for name, path in sorted(names.items()):
         status = os.stat(path)
-        files.append(
-            SourceFile(name=name, path=str(path), size=status.st_size, modified_ns=status.st_mtime_ns)
-        )
+        files.append(SourceFile(name=name, path=str(path), size=status.st_size, modified_ns=status.st_mtime_ns))
     if not files:
         raise ValueError(
             f"data.path={config.path!r}: no file there"
@@ -79,18 +77,14 @@ def find_files(config: DataConfig) -> list[SourceFile]:
             + ': name a file, a folder or a glob, or "stdlib"'
         )
     if not any(file.size for file in files):
-        raise ValueError(
-            f"data.path={config.path!r}: the corpus is empty: all {len(files)} files have no content"
-        )
+        raise ValueError(f"data.path={config.path!r}: the corpus is empty: all {len(files)} files have no content")
     return files
 
 
 def _candidates(config: DataConfig) -> tuple[str, list[str]]:
     if config.path == STDLIB:
         root = pathlib.Path(sysconfig.get_path("stdlib"))
-        return str(root), [
-            str(path) for path in root.rglob("*.py") if _is_stdlib_source(path.relative_to(root))
-        ]
+        return str(root), [str(path) for path in root.rglob("*.py") if _is_stdlib_source(path.relative_to(root))]
     path = os.path.expanduser(config.path)
     if os.path.isdir(path):
         found = pathlib.Path(path).glob(config.document_glob)
@@ -98,16 +92,12 @@ def _candidates(config: DataConfig) -> tuple[str, list[str]]:
     if os.path.isfile(path):
         return os.path.dirname(path) or ".", [path]
     matches = glob.glob(path, recursive=True)
-    root_of_all = (
-        os.path.commonpath([os.path.dirname(os.path.abspath(m)) for m in matches]) if matches else "."
-    )
+    root_of_all = os.path.commonpath([os.path.dirname(os.path.abspath(m)) for m in matches]) if matches else "."
     return root_of_all, matches
 
 
 def _is_stdlib_source(name: pathlib.PurePath) -> bool:
-    return not STDLIB_SKIPPED_FOLDERS & set(name.parts[:-1]) and not name.name.startswith(
-        STDLIB_SKIPPED_PREFIXES
-    )
+    return not STDLIB_SKIPPED_FOLDERS & set(name.parts[:-1]) and not name.name.startswith(STDLIB_SKIPPED_PREFIXES)
 
 
 def plan_units(files: Sequence[SourceFile], shard_bytes: int) -> list[list[Piece]]:

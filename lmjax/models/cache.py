@@ -33,6 +33,5 @@ def empty_cache(config: ModelConfig, *, batch_size: int, length: int) -> tuple[L
     """
     shape = (batch_size, length, config.kv_heads, config.key_width)
     return tuple(
-        LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-        for _ in range(config.num_layers)
+        LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.num_layers)
     )

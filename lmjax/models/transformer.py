@@ -87,9 +87,7 @@ class Transformer(nnx.Module):
         assert config.vocab_size > 0, "resolve the configuration with ModelConfig.with_vocabulary first"
         self.config = config
         std = config.width**-0.5 if config.init_std is None else config.init_std
-        self.embedding = Embedding(
-            config.vocab_size, config.width, axes=("vocab", "embed"), std=std, rngs=rngs
-        )
+        self.embedding = Embedding(config.vocab_size, config.width, axes=("vocab", "embed"), std=std, rngs=rngs)
         self.position_embedding = nnx.data(
             Embedding(config.max_length, config.width, axes=("positions", "embed"), std=std, rngs=rngs)
             if config.positions == "learned"
@@ -143,12 +141,10 @@ class Transformer(nnx.Module):
             num_groups = self.config.num_layers // len(self.stacks)
             keys = None if scan_key is None else jax.random.split(scan_key, num_groups)
             x_BTD, _ = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), keys))
-        for layer, (block, block_key) in enumerate(
-            zip(self.tail, split_key(tail_key, len(self.tail)), strict=True)
-        ):
-            x_BTD, _ = self._remat(
-                lambda x, scanned, layer=layer: (apply(scanned[0], x, layer, scanned[1]), None)
-            )(x_BTD, (block, block_key))
+        for layer, (block, block_key) in enumerate(zip(self.tail, split_key(tail_key, len(self.tail)), strict=True)):
+            x_BTD, _ = self._remat(lambda x, scanned, layer=layer: (apply(scanned[0], x, layer, scanned[1]), None))(
+                x_BTD, (block, block_key)
+            )
         return self.final_norm(x_BTD)
 
     def extend(self, stream: Stream, caches: tuple[LayerCache, ...]) -> tuple[jax.Array, tuple[LayerCache, ...]]:
@@ -195,10 +191,7 @@ class Transformer(nnx.Module):
 
     def head(self) -> Head:
         """The output map, tied or not, in the dtype of the arithmetic."""
-        if self.head_weight_DV is None:
-            weight_DV = self.embedding.table_VD[...].T
-        else:
-            weight_DV = self.head_weight_DV[...]
+        weight_DV = self.embedding.table_VD[...].T if self.head_weight_DV is None else self.head_weight_DV[...]
         bias_V = None if self.head_bias_V is None else self.head_bias_V[...]
         return Head(weight_DV.astype(self.config.dtype), bias_V, self.config.logit_softcap)
 

@@ -229,7 +229,6 @@ class ReplacedToken(Objective):
 
         The logits exist for a chunk of slots at a time.
         """
-        hidden_BPD = jax.lax.stop_gradient(hidden_BPD)
         assert batch.scored_BP is not None
         scored_BP, num_slots = batch.scored_BP, batch.scored_BP.shape[1]
         # Not made of the batch size: a row's samples are the same in any microbatch.

@@ -61,9 +61,7 @@ class Tokenizer(abc.ABC):
         self.kind = kind
         following = sorted(token_id for token_id in special_tokens.values() if token_id >= len(token_bytes))
         if following != [*range(len(token_bytes), len(token_bytes) + len(following))]:
-            raise ValueError(
-                f"special token ids {following} do not follow the {len(token_bytes)} ids of text"
-            )
+            raise ValueError(f"special token ids {following} do not follow the {len(token_bytes)} ids of text")
         self.token_bytes = [*token_bytes, *[b""] * len(following)]
         self.special_tokens = dict(special_tokens)
         roles = {**special.assign_roles(special_tokens), **(roles or {})}
@@ -121,9 +119,7 @@ class Tokenizer(abc.ABC):
         """
         numbers = [int(token_id) for token_id in ids]
         if outside := [number for number in numbers if not 0 <= number < self.vocabulary.size]:
-            raise ValueError(
-                f"token id {outside[0]} is not in the tokenizer's vocabulary of {self.vocabulary.size}"
-            )
+            raise ValueError(f"token id {outside[0]} is not in the tokenizer's vocabulary of {self.vocabulary.size}")
         if skip_special:
             return self._text_bytes([number for number in numbers if number not in self._name_of])
         parts: list[bytes] = []

@@ -121,9 +121,7 @@ class BytePairTokenizer(Tokenizer):
         tokenizer.pre_tokenizer = _pre_tokenizer(self.pattern)
         tokenizer.decoder = decoders.ByteLevel()
         names = sorted(self.special_tokens, key=self.special_tokens.__getitem__)
-        tokenizer.add_special_tokens(
-            [tokenizers.AddedToken(name, special=True, normalized=False) for name in names]
-        )
+        tokenizer.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in names])
         return tokenizer
 
 

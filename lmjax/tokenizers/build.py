@@ -41,14 +41,10 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
     from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
     algorithm = "bpe" if config.kind == "sentencepiece_bpe" else "unigram"
-    return SentencePieceTokenizer.train(
-        sample, algorithm=algorithm, num_text_ids=num_text_ids, special_names=names
-    )
+    return SentencePieceTokenizer.train(sample, algorithm=algorithm, num_text_ids=num_text_ids, special_names=names)
 
 
-def train_and_save(
-    config: TokenizerConfig, texts: Callable[[], Iterable[str]], folder: str | os.PathLike
-) -> Tokenizer:
+def train_and_save(config: TokenizerConfig, texts: Callable[[], Iterable[str]], folder: str | os.PathLike) -> Tokenizer:
     """:func:`build_tokenizer`, saved to ``folder``.
 
     Raises:

@@ -56,9 +56,7 @@ class TokenizerConfig:
                     raise ValueError(f"tokenizer.{field} has {name!r}: set tokenizer.num_sentinels instead")
         names = (*self.special_tokens, *self.named)
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(
-                f"tokenizer.special_tokens and tokenizer.named repeat {repeated}: name each once"
-            )
+            raise ValueError(f"tokenizer.special_tokens and tokenizer.named repeat {repeated}: name each once")
 
     def _check_trainable(self) -> None:
         num_special = len(self.all_special_tokens)

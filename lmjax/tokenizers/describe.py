@@ -34,9 +34,7 @@ def describe(tokenizer: Tokenizer, text: str | None = None) -> str:
     for position, token_id in enumerate(ids):
         starts = vocabulary.word_start_V is not None and vocabulary.word_start_V[token_id]
         token = tokenizer.token_bytes[token_id]
-        lines.append(
-            f"{position:>8}  {token_id:>7}  {len(token):>5}  {'*' if starts else '':^4}  {_readable(token)!r}"
-        )
+        lines.append(f"{position:>8}  {token_id:>7}  {len(token):>5}  {'*' if starts else '':^4}  {_readable(token)!r}")
     return "\n".join(lines)
 
 

@@ -19,9 +19,7 @@ def write_folder(folder: pathlib.Path, metadata: Mapping[str, object], files: Ma
     if (folder / METADATA).exists():
         held = _read_metadata(folder)["fingerprint"]
         if held != metadata["fingerprint"]:
-            raise ValueError(
-                f"{folder} holds another tokenizer ({held[:12]}): choose another folder, or delete it"
-            )
+            raise ValueError(f"{folder} holds another tokenizer ({held[:12]}): choose another folder, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write_whole(folder / name, content)
@@ -44,9 +42,7 @@ def read_folder(folder: pathlib.Path) -> tuple[dict, dict[str, bytes]]:
       ValueError: no tokenizer there, or a file that is missing or changed.
     """
     metadata = _read_metadata(folder)
-    return metadata, {
-        name: _read_checked(folder / name, digest) for name, digest in metadata["files"].items()
-    }
+    return metadata, {name: _read_checked(folder / name, digest) for name, digest in metadata["files"].items()}
 
 
 def _read_metadata(folder: pathlib.Path) -> dict:
@@ -71,9 +67,7 @@ def _well_formed(metadata: object) -> bool:
         return False
     return (
         all(isinstance(metadata.get(name), kind) for name, kind in _TYPES.items())
-        and all(
-            isinstance(token_id, int) and token_id >= 0 for token_id in metadata["special_tokens"].values()
-        )
+        and all(isinstance(token_id, int) and token_id >= 0 for token_id in metadata["special_tokens"].values())
         and all(name == pathlib.Path(name).name for name in metadata["files"])
     )
 
@@ -84,7 +78,5 @@ def _read_checked(path: pathlib.Path, digest: str) -> bytes:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: restore it, or train the tokenizer again") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(
-            f"{path} is damaged (sha256 not as recorded): restore it, or train the tokenizer again"
-        )
+        raise ValueError(f"{path} is damaged (sha256 not as recorded): restore it, or train the tokenizer again")
     return content

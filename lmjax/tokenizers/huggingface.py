@@ -76,9 +76,7 @@ class HuggingFaceTokenizer(Tokenizer):
           ValueError: the definition is missing or not readable.
         """
         if _FILE not in files:
-            raise ValueError(
-                f"the tokenizer's metadata lists no {_FILE}: restore it, or save the tokenizer again"
-            )
+            raise ValueError(f"the tokenizer's metadata lists no {_FILE}: restore it, or save the tokenizer again")
         return cls(files[_FILE], special_tokens)
 
     def files(self) -> dict[str, bytes]:

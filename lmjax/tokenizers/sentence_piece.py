@@ -59,9 +59,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._adds_space = self._processor.encode_as_pieces("a")[0].startswith(SPACE)
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], *, algorithm: str, num_text_ids: int, special_names: Sequence[str]
-    ) -> Self:
+    def train(cls, texts: Iterable[str], *, algorithm: str, num_text_ids: int, special_names: Sequence[str]) -> Self:
         """Learns ``num_text_ids - 257`` pieces (256 are bytes, one is unknown) from ``texts``.
 
         Args:
@@ -122,9 +120,7 @@ class SentencePieceTokenizer(Tokenizer):
           ValueError: the model is missing or not readable.
         """
         if _FILE not in files:
-            raise ValueError(
-                f"the tokenizer's metadata lists no {_FILE}: restore it, or train the tokenizer again"
-            )
+            raise ValueError(f"the tokenizer's metadata lists no {_FILE}: restore it, or train the tokenizer again")
         return cls(files[_FILE], special_tokens)
 
     def files(self) -> dict[str, bytes]:

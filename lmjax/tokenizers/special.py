@@ -56,9 +56,7 @@ def ordered_sentinels(special_tokens: Mapping[str, int]) -> dict[str, int]:
     return {name: special_tokens[name] for _, name in sorted(numbered)}
 
 
-def append_special_tokens(
-    present: Mapping[str, int], wanted: Iterable[str], *, first_id: int
-) -> dict[str, int]:
+def append_special_tokens(present: Mapping[str, int], wanted: Iterable[str], *, first_id: int) -> dict[str, int]:
     """``present`` and, with ids from ``first_id`` on, each of ``wanted`` it does not have already.
 
     A token whose role is taken under another name (``<eos>`` where there is ``</s>``) counts as had.

@@ -216,17 +216,13 @@ class Checkpoints:
         try:
             json.dumps(data)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"checkpoint of step {step}: its data cannot be written as JSON: {error}"
-            ) from error
+            raise ValueError(f"checkpoint of step {step}: its data cannot be written as JSON: {error}") from error
         with self._failures_of(step), jax.transfer_guard("allow"):
             leaves = named_leaves(state)
             keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
             contents = {"leaves": described(leaves), "keys": keys, "data": data}
             raw = {n: jax.random.key_data(leaf) if n in keys else leaf for n, leaf in leaves.items()}
-            response = self._writer.save_checkpointables_async(
-                step, {CONTENTS: contents, **by_part(raw)}, force=True
-            )
+            response = self._writer.save_checkpointables_async(step, {CONTENTS: contents, **by_part(raw)}, force=True)
             assert response is not None
         sealer = threading.Thread(target=self._seal, args=(step, response), name=f"checksums of step {step}")
         sealer.start()
@@ -275,11 +271,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {_first_line(error)}; "
                 f"free space there or choose another run folder; "
-                + (
-                    f"the checkpoints of steps {intact} are intact"
-                    if intact
-                    else "there is no earlier checkpoint"
-                )
+                + (f"the checkpoints of steps {intact} are intact" if intact else "there is no earlier checkpoint")
             ) from error
 
     def restore(self, abstract_state: Tree, step: int | None = None) -> tuple[Tree, Any]:
@@ -351,9 +343,7 @@ class Checkpoints:
         sums = read_sums(folder) or {}
         sealed = _from_primary(bool(sums))
         if not sealed:
-            self._notify(
-                f"checkpoint of step {step}: no {SUMS} (the run ended before it was written); not verified"
-            )
+            self._notify(f"checkpoint of step {step}: no {SUMS} (the run ended before it was written); not verified")
         # The list of contents first: to be told that the model is another must not take reading the weights.
         _verify(folder, sums, {CONTENTS})
         try:

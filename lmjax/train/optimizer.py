@@ -73,13 +73,9 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.clip_norm={self.clip_norm}: must be above 0, or None not to clip")
         for field in ("beta1", "beta2", "epsilon", "momentum", "min_factored_size"):
             if getattr(self, field) is not None and field not in _DEFAULTS[self.name]:
-                raise ValueError(
-                    f"optimizer.{field}={getattr(self, field)}: {self.name} has no such option; unset it"
-                )
+                raise ValueError(f"optimizer.{field}={getattr(self, field)}: {self.name} has no such option; unset it")
         if self.moment_dtype is not None and self.name == "adafactor":
-            raise ValueError(
-                f"optimizer.moment_dtype={self.moment_dtype}: adafactor has no first moment; unset it"
-            )
+            raise ValueError(f"optimizer.moment_dtype={self.moment_dtype}: adafactor has no first moment; unset it")
         for field in ("beta1", "beta2", "momentum"):
             value = getattr(self, field)
             if value is not None and not 0 <= value < 1:
@@ -122,9 +118,7 @@ def build_optimizer(
         direction = _scale_by_adafactor(axes, int(config.value_of("min_factored_size")))
     return optax.chain(
         direction,
-        optax.add_decayed_weights(
-            config.weight_decay, mask=decays(kinds, embeddings=config.decay_embeddings)
-        ),
+        optax.add_decayed_weights(config.weight_decay, mask=decays(kinds, embeddings=config.decay_embeddings)),
         optax.scale_by_learning_rate(lambda step: config.learning_rate * schedule(step)),
     )
 
@@ -166,10 +160,7 @@ def _scale_by_adafactor(axes: PyTree, min_factored_size: int) -> optax.GradientT
     def init(params):
         # optax.tree.map_params calls this with a placeholder that has no leaves.
         leaves, structure = jax.tree.flatten(params)
-        moments = [
-            _vmapped(lambda p: tuple(layer.init(p)[0][1:]), n)(p)
-            for n, p in zip(depths, leaves, strict=False)
-        ]
+        moments = [_vmapped(lambda p: tuple(layer.init(p)[0][1:]), n)(p) for n, p in zip(depths, leaves, strict=False)]
         columns = zip(*moments, strict=True) if moments else ((), (), ())
         v_row, v_col, v = (jax.tree.unflatten(structure, column) for column in columns)
         return optax.FactoredState(count=jnp.zeros((), jnp.int32), v_row=v_row, v_col=v_col, v=v)
@@ -189,9 +180,7 @@ def _scale_by_adafactor(axes: PyTree, min_factored_size: int) -> optax.GradientT
         leaves = map(jax.tree.leaves, (grads, state.v_row, state.v_col, state.v, params))
         results = [_vmapped(layer_update, n)(*leaf) for n, *leaf in zip(depths, *leaves, strict=True)]
         structure = jax.tree.structure(grads)
-        updates, v_row, v_col, v = (
-            jax.tree.unflatten(structure, column) for column in zip(*results, strict=True)
-        )
+        updates, v_row, v_col, v = (jax.tree.unflatten(structure, column) for column in zip(*results, strict=True))
         return updates, optax.FactoredState(optax.safe_increment(state.count), v_row, v_col, v)
 
     return optax.GradientTransformation(init, update)
@@ -249,9 +238,7 @@ def _moment_spec(moment: tuple[int, ...], param: tuple[int, ...], spec: Partitio
     dropped = [i for i in range(len(param)) if param[:i] + param[i + 1 :] == moment]
     candidates = [entries[:i] + entries[i + 1 :] for i in dropped] or [(None,) * len(moment)]
     # Between equal dimensions the shape does not say which one went: keep what holds either way.
-    return PartitionSpec(
-        *(same[0] if len(set(same)) == 1 else None for same in zip(*candidates, strict=True))
-    )
+    return PartitionSpec(*(same[0] if len(set(same)) == 1 else None for same in zip(*candidates, strict=True)))
 
 
 def clip_by_norm(grads: Tree, *, norm: jax.Array, max_norm: float | None) -> Tree:

@@ -82,9 +82,7 @@ class ProgressReport:
         self._bar: Progress | None = None
         if self._active and self._console.is_terminal and not os.environ.get("CI"):
             self._bar = _bar(self._console)
-            self._task = self._bar.add_task(
-                "train", total=total_steps, completed=first_step, text="compiling"
-            )
+            self._task = self._bar.add_task("train", total=total_steps, completed=first_step, text="compiling")
 
     def __enter__(self) -> "ProgressReport":
         if self._bar is not None:

@@ -43,9 +43,7 @@ class ScheduleConfig:
 
     def __post_init__(self):
         if self.kind not in ("constant", "inverse_sqrt", *_DEFAULT_FINAL):
-            raise ValueError(
-                f"schedule.kind={self.kind!r}: must be constant, linear, cosine, wsd or inverse_sqrt"
-            )
+            raise ValueError(f"schedule.kind={self.kind!r}: must be constant, linear, cosine, wsd or inverse_sqrt")
         if self.warmup_steps < 0:
             raise ValueError(f"schedule.warmup_steps={self.warmup_steps}: must be 0 or more")
         for name in ("final_fraction", "end_step"):

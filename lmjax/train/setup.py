@@ -44,9 +44,7 @@ def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = No
     return mesh
 
 
-def build_learner(
-    config: RunConfig, vocabulary: Vocabulary, *, devices: Sequence[jax.Device] | None = None
-) -> Learner:
+def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequence[jax.Device] | None = None) -> Learner:
     """The learner of a resolved configuration.
 
     Args:

@@ -349,12 +349,13 @@ def test_a_file_where_a_folder_should_be(tiny, copy, tmp_path):
     refused(tiny("train", "--folder", copy), "checkpoints cannot be written to", "choose another run folder", code=1)
 
 
-def test_a_disk_that_is_full_when_a_checkpoint_is_written(tiny, copy):
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(tiny, copy, caplog):
     before = checkpoints(copy)
     with no_file_above(20_000):
         result = tiny("train", "--folder", copy, "--train.steps", 8)
     refused(result, "the checkpoint of step 6 could not be written", "checkpoints of steps [2, 4] are intact", code=1)
     assert "out of memory" not in result.message
+    assert not [record for record in caplog.records if record.exc_info], "a library logs tracebacks"
     assert checkpoints(copy) == before
     result = tiny("train", "--folder", copy, "--train.steps", 6)
     assert result.code == 0 and "continuing after step 4 of 6" in result.out

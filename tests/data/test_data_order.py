@@ -18,9 +18,7 @@ def test_permutation_is_a_bijection(size):
 
 def test_permutation_mixes_and_depends_on_the_key():
     size = 5000
-    images = {
-        key: np.array([*map(Permutation(size, key=key), range(size))]) for key in [(0, 0), (0, 1), (1, 0)]
-    }
+    images = {key: np.array([*map(Permutation(size, key=key), range(size))]) for key in [(0, 0), (0, 1), (1, 0)]}
     place = np.arange(size)
     for key, image in images.items():
         # A random permutation's correlation with the identity has standard deviation 1 / sqrt(size).

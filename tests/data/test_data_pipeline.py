@@ -53,9 +53,7 @@ def test_resuming_twice_gives_the_uninterrupted_stream(rows, num_threads):
 def test_the_number_of_hosts_changes_nothing(rows, process_count):
     whole = take(batches(rows, global_batch_size=8, start_step=2), 6)
     hosts = [
-        take(
-            batches(rows, global_batch_size=8, start_step=2, process_index=h, process_count=process_count), 6
-        )
+        take(batches(rows, global_batch_size=8, start_step=2, process_index=h, process_count=process_count), 6)
         for h in range(process_count)
     ]
     joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *step) for step in zip(*hosts, strict=True)]

@@ -51,9 +51,7 @@ def test_text_to_shards_to_text(tmp_path, tokenizer, corpus):
     path, texts = corpus
     config = DataConfig(path=str(path), shard_bytes=2000, add_bos=True, valid_fraction=0.2)
     seen = []
-    manifest = prepare(
-        config, tokenizer, tmp_path / "out", num_workers=1, progress=lambda *amount: seen.append(amount)
-    )
+    manifest = prepare(config, tokenizer, tmp_path / "out", num_workers=1, progress=lambda *amount: seen.append(amount))
     found = {}
     for split in ("train", "valid"):
         documents = documents_of(open_shards(tmp_path / "out", split))
@@ -105,9 +103,7 @@ def run_killed(tmp_path, **values):
     script.write_text(KILLED.format(**values))
     root = pathlib.Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     return done.stdout
 
@@ -235,9 +231,7 @@ def test_truncated_and_flipped_shards_are_named(tmp_path, tokenizer, corpus, suf
     path = folder / f"train-00000.{suffix}"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(
-        ValueError, match=rf"train-00000.{suffix}: has {len(whole) - 1} bytes and should have"
-    ):
+    with pytest.raises(ValueError, match=rf"train-00000.{suffix}: has {len(whole) - 1} bytes and should have"):
         open_shards(folder, "train", verify="size")
     path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     with pytest.raises(ValueError, match=rf"train-00000.{suffix}: damaged"):
@@ -283,9 +277,7 @@ def test_damaged_manifests_are_named(tmp_path, content):
 
 @pytest.mark.parametrize("vocabulary_size,dtype", [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
 def test_token_type_holds_the_largest_id(tmp_path, vocabulary_size, dtype):
-    writer = ShardWriter(
-        tmp_path, "train-00000", split="train", vocabulary_size=vocabulary_size, weighted=False
-    )
+    writer = ShardWriter(tmp_path, "train-00000", split="train", vocabulary_size=vocabulary_size, weighted=False)
     writer.add([0, vocabulary_size - 1])
     with pytest.raises(ValueError, match=f"ids from 0 to {vocabulary_size}"):
         writer.add([0, vocabulary_size])

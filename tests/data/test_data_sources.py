@@ -183,9 +183,7 @@ def test_split_by_document_keeps_copies_together():
 
 def test_tail_split_is_nanogpts():
     text = "".join(chr(97 + n % 26) for n in range(1003))
-    shares = split_document(
-        DataConfig(split="tail", valid_fraction=0.1), Document(name="x", parts=((text, 1.0),))
-    )
+    shares = split_document(DataConfig(split="tail", valid_fraction=0.1), Document(name="x", parts=((text, 1.0),)))
     assert shares["train"].text == text[: int(1003 * 0.9)]
     assert shares["valid"].text == text[int(1003 * 0.9) :]
 

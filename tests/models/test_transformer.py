@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+
 from lmjax import masks
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
@@ -97,7 +98,7 @@ def test_rows_of_different_length_decode_side_by_side():
 @pytest.mark.parametrize("kind", ["causal", "bidirectional", "prefix"])
 @pytest.mark.parametrize("name", ["rope_gqa", "alibi_windows"])
 def test_no_position_sees_what_it_must_not(kind, name):
-    """d hidden[t] / d embedding[s] is zero exactly where the mask says so, in packed rows."""
+    """D hidden[t] / d embedding[s] is zero exactly where the mask says so, in packed rows."""
     config = dataclasses.replace(VARIANTS[name], windows=(None,))
     spec = tiny.model_spec(config)
     params = tiny.random_params(spec)

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def test_terms_are_the_cross_entropies_of_the_heads():
 
 
 def test_no_head_sees_what_it_is_to_name():
-    """The Jacobian of all heads at a position by the embeddings of later ones is zero."""
+    """Changing a token changes every head from its place on, and none before it."""
     model = spec_of(3).bind(params_of(3))
     stream = make_stream(jnp.arange(8, dtype=jnp.int32)[None, :], None, "causal")
 
@@ -82,6 +83,8 @@ def test_no_head_sees_what_it_is_to_name():
     before, after = states(stream.tokens_BT), states(stream.tokens_BT.at[0, 5].set(40))
     np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
     assert (before[:, :, 5] != after[:, :, 5]).any(axis=-1).all()
+    for one, other in itertools.combinations(before, 2):
+        assert np.abs(one - other).max() > 0.1
 
 
 def test_one_head_is_a_causal_model_in_loss_and_in_decoding():

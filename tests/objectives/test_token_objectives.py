@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+
 from lmjax.losses import cross_entropy
 from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
 from lmjax.objectives.base import next_token_targets
@@ -43,7 +44,8 @@ def test_prefix_scores_exactly_the_suffix_and_shows_exactly_the_prefix():
         # What is predicted at t is the token at t + 1: nobody who predicts may see it.
         assert not visible[b, t, t + 1 :].any()
         assert segments[b, t] == segments[b, t + 1] > 0
-    for b, t in zip(*np.nonzero((weights == 0) & (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)), strict=True):
+    inside = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    for b, t in zip(*np.nonzero((weights == 0) & inside), strict=True):
         # Inside the prefix the next token is visible, so it is not scored.
         assert visible[b, t, t + 1]
 
@@ -133,7 +135,8 @@ def test_smoothing_and_z_loss_regularise_training_and_leave_evaluation_alone():
     spec = tiny.model_spec()
     params = tiny.random_params(spec)
     batch = plain.corrupt(KEY, tiny.random_rows(17), tiny.VOCABULARY)
-    loss = {o: float(o.terms(spec.bind(params), batch, None)["loss"]) for o in (plain, regular, regular.for_evaluation())}
+    objectives = (plain, regular, regular.for_evaluation())
+    loss = {o: float(o.terms(spec.bind(params), batch, None)["loss"]) for o in objectives}
     assert loss[regular] != pytest.approx(loss[plain])
     assert loss[regular.for_evaluation()] == loss[plain]
 

@@ -78,10 +78,7 @@ def test_vocabulary_larger_than_the_text_allows_is_refused():
     config = TokenizerConfig(kind="bpe", vocab_size=300)
     with pytest.raises(ValueError, match=r"vocab_size=300: the training text has pairs for 265 at most"):
         build_tokenizer(config, lambda: ["abcd"])
-    assert (
-        build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=265), lambda: ["abcd"]).encode("abcd").size
-        == 1
-    )
+    assert build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=265), lambda: ["abcd"]).encode("abcd").size == 1
 
 
 def test_a_definition_that_is_not_ours_is_refused(bpe):

@@ -59,9 +59,7 @@ def test_a_taken_role_is_not_added_twice():
 
 
 def test_importing_the_package_loads_no_tokenizer_library():
-    code = (
-        "import sys, lmjax.tokenizers; print({'tiktoken', 'tokenizers', 'sentencepiece'} & set(sys.modules))"
-    )
+    code = "import sys, lmjax.tokenizers; print({'tiktoken', 'tokenizers', 'sentencepiece'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -26,9 +26,7 @@ def test_special_ids_follow_text_and_are_found_by_role(tokenizer, configs):
     first = vocabulary.size - len(names)
     assert [tokenizer.special_tokens[name] for name in names] == list(range(first, vocabulary.size))
     roles = ("pad", "bos", "eos", "mask", "cls", "sep")
-    assert [vocabulary.require(role, needed_by="this test") for role in roles] == list(
-        range(first, first + 6)
-    )
+    assert [vocabulary.require(role, needed_by="this test") for role in roles] == list(range(first, first + 6))
     assert vocabulary.require("<eos>", needed_by="this test") == first + 2
     assert vocabulary.require("<fim_prefix>", needed_by="this test") == first + 6
     assert vocabulary.sentinel_ids == (first + 7, first + 8, first + 9)

@@ -110,9 +110,7 @@ def test_round_trip_is_bit_equal_with_shardings(saved):
         assert state.params["blocks"]["up"].sharding.spec == SPECS["blocks"]["up"]
         assert state.opt_state[0].mu["blocks"]["up"].dtype == jnp.bfloat16
         assert isinstance(state.opt_state[0], optax.ScaleByAdamState)
-        np.testing.assert_array_equal(
-            jax.random.bits(state.key, (3,)), jax.random.bits(jax.random.key(20), (3,))
-        )
+        np.testing.assert_array_equal(jax.random.bits(state.key, (3,)), jax.random.bits(jax.random.key(20), (3,)))
         older, data = checkpoints.restore(abstract(make_state(10)), step=10)
         assert_same(older, make_state(10))
         assert data == {"rows": 30}
@@ -137,9 +135,7 @@ def test_other_devices(saved):
 def test_parameters_alone(saved, monkeypatch):
     read = []
     load = checkpoint.ocp.load_checkpointables
-    monkeypatch.setattr(
-        checkpoint.ocp, "load_checkpointables", lambda f, parts: read.extend(parts) or load(f, parts)
-    )
+    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", lambda f, parts: read.extend(parts) or load(f, parts))
     flip_bit(arrays_of(saved / "20", "training"))
     wanted = abstract(make_state(20).params)
     with Checkpoints(saved, read_only=True) as checkpoints:
@@ -213,12 +209,8 @@ def test_when_to_save(tmp_path, monkeypatch):
 
 def test_sums_are_what_sha256sum_reads(saved):
     listed = {line.split("  ", 1)[1] for line in (saved / "20" / SUMS).read_text().splitlines()}
-    assert listed == {
-        p.relative_to(saved / "20").as_posix() for p in (saved / "20").rglob("*") if p.is_file()
-    } - {SUMS}
-    check = subprocess.run(
-        ["sha256sum", "-c", "--quiet", SUMS], cwd=saved / "20", capture_output=True, check=False
-    )
+    assert listed == {p.relative_to(saved / "20").as_posix() for p in (saved / "20").rglob("*") if p.is_file()} - {SUMS}
+    check = subprocess.run(["sha256sum", "-c", "--quiet", SUMS], cwd=saved / "20", capture_output=True, check=False)
     assert check.returncode == 0, check.stdout
 
 
@@ -322,24 +314,18 @@ def test_data_that_is_not_json_is_refused(tmp_path):
 
 def test_a_full_disk_is_reported_and_spares_the_past(saved):
     """A file-size limit stands in for the full disk; the write fails in the background."""
-    big = dataclasses.replace(
-        make_state(30), opt_state={"m": jax.random.normal(jax.random.key(0), (1 << 18,))}
-    )
+    big = dataclasses.replace(make_state(30), opt_state={"m": jax.random.normal(jax.random.key(0), (1 << 18,))})
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Checkpoints(saved) as checkpoints:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
         try:
-            with pytest.raises(
-                CheckpointError, match=r"step 30 could not be written to .*\[10, 20\] are intact"
-            ):
+            with pytest.raises(CheckpointError, match=r"step 30 could not be written to .*\[10, 20\] are intact"):
                 checkpoints.save(30, big)
                 checkpoints.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         checkpoints.wait()
-        assert sorted(p.name for p in saved.iterdir() if p.is_dir()) == ["10", "20"], (
-            "no half-written step stays"
-        )
+        assert sorted(p.name for p in saved.iterdir() if p.is_dir()) == ["10", "20"], "no half-written step stays"
         assert_same(checkpoints.restore(abstract(make_state(20)))[0], make_state(20))
         assert checkpoints.save(30, big)
         checkpoints.wait()
@@ -382,9 +368,7 @@ def test_a_failed_save_does_not_hide_the_error_that_ended_the_run(tmp_path, noti
 
 def test_a_folder_that_cannot_be_written_is_named_at_once(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(
-        CheckpointError, match=r"checkpoints cannot be written to .*run: .*another run folder"
-    ):
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be written to .*run: .*another run folder"):
         Checkpoints(tmp_path / "run")
 
 
@@ -409,9 +393,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
     expected = np.ones(1 << 24) if last == 1 else np.random.default_rng(0).random(1 << 24, dtype=np.float32)
     target = {"params": {"w": jax.ShapeDtypeStruct((1 << 24,), jnp.float32)}}
     with Checkpoints(tmp_path) as checkpoints:
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"][:last], (
-            "unfinished steps are cleared away"
-        )
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"][:last], "unfinished steps are cleared away"
         state, data = checkpoints.restore(target)
         np.testing.assert_array_equal(state["params"]["w"], expected)
         assert data == last

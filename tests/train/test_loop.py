@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+
 from lmjax.cli.errors import describe
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM
@@ -27,14 +28,14 @@ from lmjax.train.optimizer import OptimizerConfig
 from lmjax.train.run_folder import open_run
 from lmjax.train.schedule import ScheduleConfig
 
-RECIPE = '''
+RECIPE = """
 import pathlib, sys
 sys.path.insert(0, {tests!r})
 from train.test_loop import config
 
 def recipe():
     return config(pathlib.Path({folder!r}), objective_name={objective!r})
-'''
+"""
 
 
 def write_corpus(folder: pathlib.Path) -> pathlib.Path:
@@ -86,7 +87,8 @@ def numbers(folder: pathlib.Path) -> list[tuple]:
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """The runs of this file use one device: eight would only cost time."""
-    monkeypatch.setattr(jax, "devices", lambda *_, devices=jax.devices()[:1]: devices)
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_learns_and_leaves_what_it_promises(finished):
-    folder, result = finished
+    _, result = finished
     lines = read_metrics(result.folder)
     assert result.step == 24 and result.stopped_by is None
     assert lines[-1]["train/loss"] < 0.8 * lines[0]["train/loss"]
@@ -118,7 +120,7 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
 
 def test_stopping_twice_and_going_on_repeats_every_number(finished, tmp_path, monkeypatch):
     """Three processes' worth of training, two epochs, the second stop between two checkpoints."""
-    folder, result = finished
+    _, result = finished
     write_corpus(tmp_path / "text")
     monkeypatch.setattr("lmjax.train.guard.GracefulExit.should_stop", lambda self, step: step in (7, 18))
     base = config(tmp_path)
@@ -196,8 +198,7 @@ def test_a_folder_that_is_no_run_is_not_used(tmp_path):
         train(dataclasses.replace(config(tmp_path), folder=str(tmp_path / "text")))
 
 
-def test_a_finished_run_can_be_made_longer(finished, tmp_path):
-    folder, _ = finished
+def test_a_finished_run_can_be_made_longer(tmp_path):
     write_corpus(tmp_path / "text")
     short = with_train(config(tmp_path), steps=4)
     train(short)
@@ -223,13 +224,11 @@ def test_opened_run_has_the_average_it_was_validated_with(finished):
     from lmjax.train.corpus import open_corpus
     from lmjax.train.validate import fixed_batches, validate
 
-    folder, result = finished
+    _, result = finished
     opened = open_run(result.folder)
     corpus = open_corpus(opened.config.data, opened.config.tokenizer)
     rows = corpus.rows("valid", row_length=32, seed=None)
-    again = validate(
-        opened.learner, opened.params, fixed_batches(opened.learner, rows, batch_size=8, num_batches=2)
-    )
+    again = validate(opened.learner, opened.params, fixed_batches(opened.learner, rows, batch_size=8, num_batches=2))
     assert opened.step == 24
     assert again["loss"] == pytest.approx(result.valid["loss"], rel=1e-6)
 

@@ -152,9 +152,7 @@ def test_wandb_gets_the_same_run_after_a_resume(tmp_path, monkeypatch):
 
     def init(**arguments):
         ids.append(arguments["id"])
-        return types.SimpleNamespace(
-            log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None
-        )
+        return types.SimpleNamespace(log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None)
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     for step in (0, 1):

@@ -68,9 +68,7 @@ def test_first_adamw_step_by_hand():
         "positions": {"table": 0.0},
         "blocks": {"up": 0.5, "scale": 0.0, "bias": 0.0},
     }
-    expected = jax.tree.map(
-        lambda p, g, d: p - 0.01 * (g / (jnp.abs(g) + 0.25) + d * p), params, grads, decayed
-    )
+    expected = jax.tree.map(lambda p, g, d: p - 0.01 * (g / (jnp.abs(g) + 0.25) + d * p), params, grads, decayed)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new, expected)
 
 

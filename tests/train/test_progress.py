@@ -31,9 +31,7 @@ def test_short_number(value, text):
     assert short_number(value) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (123, "2:03"), (3723, "1:02:03")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (123, "2:03"), (3723, "1:02:03")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
+
 from lmjax.losses import causal_lm_loss
 from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
 from lmjax.parallel.mesh import MeshConfig
@@ -111,7 +112,9 @@ def test_average_of_parameters_follows_its_formula():
     for seed in range(3):
         state, _ = built.train_step(state, jax.device_put(tiny.random_rows(17, seed=seed), built.row_sharding))
         kept = min(0.5, (1 + seed) / (10 + seed))
-        average = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * np.asarray(new), average, state.params)
+        average = jax.tree.map(
+            lambda old, new, kept=kept: kept * old + (1 - kept) * np.asarray(new), average, state.params
+        )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), average, state.ema)
 
 
