@@ -24,9 +24,7 @@ def electra_small() -> RunConfig:
     return RunConfig(
         name="electra_small",
         objective=ReplacedToken(generator_ratio=0.25),
-        model=ModelConfig(
-            width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none", init_std=None
-        ),
+        model=ModelConfig(width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none", init_std=None),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(path="stdlib", packing="best_fit"),
         optimizer=OptimizerConfig(learning_rate=1e-3, beta2=0.98),

@@ -23,9 +23,7 @@ def masked_diffusion_small() -> RunConfig:
     return RunConfig(
         name="masked_diffusion_small",
         objective=MaskedDiffusion(),
-        model=ModelConfig(
-            width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none", init_std=None
-        ),
+        model=ModelConfig(width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none", init_std=None),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(path="stdlib", packing="windows"),
         optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),

@@ -23,9 +23,12 @@ def linear_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def cosine_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``m = cos(π/2 (1 - t))`` (MDLM, appendix E), as a sine so that small times keep their digits."""
+    """``m = 1 - cos(π t / 2)``, as ``2 sin²(π t / 4)`` so that small times keep their digits.
+
+    The same noise as :func:`lmjax.corruption.cosine_schedule`: few masks at first, most of them late.
+    """
     angle = math.pi / 2 * times
-    return jnp.sin(angle), math.pi / 2 * jnp.cos(angle)
+    return 2 * jnp.sin(angle / 2) ** 2, math.pi / 2 * jnp.sin(angle)
 
 
 def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule) -> jax.Array:

@@ -71,15 +71,11 @@ class MaskedDiffusion(Objective):
         mask_id = vocabulary.require("mask", needed_by="MaskedDiffusion")
         time_key, mask_key = jax.random.split(key)
         num_rows = rows.tokens_BT.shape[0]
-        times_B = diffusion_times(
-            time_key, num_rows, least=self.least_time, low_discrepancy=self.low_discrepancy
-        )
+        times_B = diffusion_times(time_key, num_rows, least=self.least_time, low_discrepancy=self.low_discrepancy)
         noise = SCHEDULES[self.schedule](times_B)
         weights_BT = token_weights(rows) * (rows.tokens_BT != mask_id)
         is_noised_BT = (weights_BT > 0).astype(jnp.int32)
-        inputs_BT, masked_BT = absorb(
-            mask_key, rows.tokens_BT, noise.alpha, mask_id=mask_id, segments_BT=is_noised_BT
-        )
+        inputs_BT, masked_BT = absorb(mask_key, rows.tokens_BT, noise.alpha, mask_id=mask_id, segments_BT=is_noised_BT)
         return Batch(
             inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
             targets_BP=rows.tokens_BT,

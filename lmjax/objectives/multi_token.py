@@ -52,9 +52,7 @@ class MultiTokenTransformer(Transformer):
         trunk.final_norm = Unchanged()  # type: ignore[assignment]
         return Transformer.__call__(trunk, stream, key=key)
 
-    def ahead(
-        self, trunk_BTD: jax.Array, stream: Stream, index: int, *, key: jax.Array | None = None
-    ) -> jax.Array:
+    def ahead(self, trunk_BTD: jax.Array, stream: Stream, index: int, *, key: jax.Array | None = None) -> jax.Array:
         """Hidden states of head ``index``, which names the token ``index + 1`` ahead, for the unembedding."""
         window = self.config.windows[(self.config.num_layers - 1) % len(self.config.windows)]
         mask, bias = self._windowed(stream.mask, window), self._position_bias()
@@ -63,9 +61,7 @@ class MultiTokenTransformer(Transformer):
             block, block_key = scanned
             return block(x_BTD, stream.positions_BT, mask, position_bias=bias, key=block_key)[0], None
 
-        block = (
-            self.tail[-1] if index == 0 else jax.tree.map(lambda leaf: leaf[index - 1], self.further_heads)
-        )
+        block = self.tail[-1] if index == 0 else jax.tree.map(lambda leaf: leaf[index - 1], self.further_heads)
         return self.final_norm(self._remat(apply)(trunk_BTD, (block, key))[0])
 
 
@@ -122,9 +118,7 @@ class MultiTokenLM(Objective):
             extras={"targets_BTK": jnp.stack(targets, axis=-1)},
         )
 
-    def terms(
-        self, model: MultiTokenTransformer, batch: Batch, key: jax.Array | None
-    ) -> dict[str, jax.Array]:
+    def terms(self, model: MultiTokenTransformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
         """One head after the other, each through the fused loss: no head's logits exist whole."""
         trunk_key, *head_keys = split_key(key, 1 + self.num_heads)
         trunk_BTD = model.trunk(batch.inputs, key=trunk_key)

@@ -41,9 +41,7 @@ class BorrowedEmbedding(Embedding):
 class ReplacedTokenModel(nnx.Module):
     """A generator and a discriminator; the latter is what is kept after training."""
 
-    def __init__(
-        self, config: ModelConfig, generator: ModelConfig, *, share_embeddings: bool, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: ModelConfig, generator: ModelConfig, *, share_embeddings: bool, rngs: nnx.Rngs):
         """Builds both; with ``share_embeddings`` the generator's table is the discriminator's, projected."""
         self.config = config
         # The discriminator names no token.
@@ -87,9 +85,7 @@ class ReplacedTokenModel(nnx.Module):
             return self.generator
         generator = nnx.clone(self.generator)
         table_VD = self.discriminator.embedding.table_VD[...]
-        generator.embedding = BorrowedEmbedding(
-            table_VD if self.to_generator is None else self.to_generator(table_VD)
-        )
+        generator.embedding = BorrowedEmbedding(table_VD if self.to_generator is None else self.to_generator(table_VD))
         return generator
 
     def replaced_logits(self, hidden_BTD: jax.Array) -> jax.Array:
@@ -116,13 +112,9 @@ class ReplacedToken(Objective):
         if not 0 < self.rate < 1:
             raise ValueError(f"objective.rate={self.rate}: must lie between 0 and 1")
         if not 0 < self.generator_ratio <= 1:
-            raise ValueError(
-                f"objective.generator_ratio={self.generator_ratio}: must be above 0 and at most 1"
-            )
+            raise ValueError(f"objective.generator_ratio={self.generator_ratio}: must be above 0 and at most 1")
         if self.discriminator_weight < 0:
-            raise ValueError(
-                f"objective.discriminator_weight={self.discriminator_weight}: must not be negative"
-            )
+            raise ValueError(f"objective.discriminator_weight={self.discriminator_weight}: must not be negative")
         if self.temperature <= 0:
             raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
 
@@ -222,9 +214,7 @@ class ReplacedToken(Objective):
             "discriminator": jnp.sum(batch.weights["discriminator"] * losses_BT),
         }
 
-    def sample(
-        self, generator: Transformer, hidden_BPD: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, jax.Array]:
+    def sample(self, generator: Transformer, hidden_BPD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """What the discriminator reads, int32 [B, T], and where it is not the original, bool [B, T].
 
         The logits exist for a chunk of slots at a time.

@@ -36,9 +36,7 @@ class UnlikelihoodLM(Objective):
         if self.alpha < 0:
             raise ValueError(f"objective.alpha={self.alpha}: must not be negative")
         if self.window is not None and self.window < 1:
-            raise ValueError(
-                f"objective.window={self.window}: must be at least 1, or None for the whole context"
-            )
+            raise ValueError(f"objective.window={self.window}: must be at least 1, or None for the whole context")
 
     def row_length(self, sequence_length: int) -> int:
         """T inputs and the token after the last of them."""

@@ -161,7 +161,7 @@ class _Loop:
                 if self.exit.should_stop(step):
                     break
             self._read_pending()
-            if self.first_step < step == train.steps and "loss" not in self.valid:
+            if self.first_step < step == train.steps and not self.valid:
                 self._validate(step)
             self._save(step)
             self.checkpoints.wait()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax import corruption, losses
 from lmjax.corruption import absorb, cosine_schedule, diffusion_times, linear_schedule, log_linear_schedule
 
 SCHEDULES = [linear_schedule, log_linear_schedule, cosine_schedule]
@@ -66,3 +67,14 @@ def test_each_row_is_masked_at_its_own_rate():
 def test_impossible_least_time_is_refused():
     with pytest.raises(ValueError, match="least=1"):
         diffusion_times(jax.random.key(0), 4, least=1.0)
+
+
+@pytest.mark.parametrize("name", ["linear_schedule", "cosine_schedule"])
+def test_noise_and_loss_follow_the_same_schedule(name):
+    """What hides tokens and what weighs their loss are in two packages that do not know each other."""
+    times = jnp.linspace(0.05, 0.95, 7)
+    noise = getattr(corruption, name)(times)
+    masked, _ = getattr(losses, name)(times)
+    np.testing.assert_allclose(masked, 1 - noise.alpha, rtol=1e-5)
+    weights = losses.diffusion_weights(times, schedule=getattr(losses, name))
+    np.testing.assert_allclose(weights, noise.weight, rtol=1e-5)

@@ -70,9 +70,7 @@ def test_rows_are_masked_to_evenly_spread_degrees_with_the_weight_of_the_bound(s
     seen = row_weights > 0
     times = np.interp(-row_weights[seen], -of_grid, grid)
     # One time in each of the 256 parts of [0.001, 1): that is what low discrepancy means.
-    parts = np.floor(
-        (np.sort(times) - 1e-3) / 0.999 * 256 + 1e-3 - ((np.sort(times)[-1] - 1e-3) / 0.999 * 256) % 1
-    )
+    parts = np.floor((np.sort(times) - 1e-3) / 0.999 * 256 + 1e-3 - ((np.sort(times)[-1] - 1e-3) / 0.999 * 256) % 1)
     assert len(set(parts)) == seen.sum() >= 230
     expected = hidden_share(schedule, times)
     usual = expected > 0.05
@@ -110,9 +108,7 @@ def test_bound_of_a_perfect_predictor_is_zero_even_if_it_would_rather_say_mask()
 def test_loss_of_two_tokens_by_hand():
     """A row at time t, one of three tokens masked: -1/t log p, over the three."""
     batch = MaskedDiffusion().corrupt(KEY, Rows(tokens_BT=jnp.array([[3, 4, 5]])), tiny.VOCABULARY)
-    batch = dataclasses.replace(
-        batch, extras={**batch.extras, "noise_weight": jnp.array([[0.0, 1 / 0.4, 0.0]])}
-    )
+    batch = dataclasses.replace(batch, extras={**batch.extras, "noise_weight": jnp.array([[0.0, 1 / 0.4, 0.0]])})
     logits = jnp.zeros((1, 3, 64)).at[0, 1, 4].set(2.0)
     expected = -(2 - math.log(62 + math.exp(2))) / 0.4 / 3
     assert elbo(FixedLogits(logits), batch) == pytest.approx(expected, rel=1e-5)
@@ -137,9 +133,7 @@ def test_a_masked_token_leaves_no_trace_in_the_input():
     corrupt = functools.partial(MaskedDiffusion().corrupt, KEY, vocabulary=tiny.VOCABULARY)
     before = corrupt(rows)
     hidden = before.extras["noise_weight"] > 0
-    others = Rows(
-        tokens_BT=jnp.where(hidden, 59 - rows.tokens_BT, rows.tokens_BT), segments_BT=rows.segments_BT
-    )
+    others = Rows(tokens_BT=jnp.where(hidden, 59 - rows.tokens_BT, rows.tokens_BT), segments_BT=rows.segments_BT)
     jax.tree.map(np.testing.assert_array_equal, before.inputs, corrupt(others).inputs)
     visible = (before.inputs.tokens_BT != MASK) & (before.weights["loss"] > 0)
     assert not np.asarray(before.extras["noise_weight"])[np.asarray(visible)].any()

@@ -58,9 +58,7 @@ def test_terms_are_the_cross_entropies_of_the_heads():
         expected = []
         for index, (targets_BT, weights_BT) in enumerate(zip(targets, batch.weights.values(), strict=True)):
             log_p = jax.nn.log_softmax(model.logits(model.ahead(trunk, batch.inputs, index)))
-            expected.append(
-                -jnp.sum(weights_BT * jnp.take_along_axis(log_p, targets_BT[..., None], axis=-1)[..., 0])
-            )
+            expected.append(-jnp.sum(weights_BT * jnp.take_along_axis(log_p, targets_BT[..., None], axis=-1)[..., 0]))
         return objective.terms(model, batch, None), expected
 
     terms, expected = both(params_of(3))

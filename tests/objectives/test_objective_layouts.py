@@ -26,9 +26,7 @@ def test_same_losses_on_eight_devices_in_four_parts(objective):
     model = dataclasses.replace(MODEL, num_layers=layers)
     reference = tiny.train_losses(tiny.learner(objective, model=model), steps=3)
     assert max(reference) - min(reference) > 1e-2
-    split = tiny.learner(
-        objective, model=model, mesh=MeshConfig(fsdp=2, tensor=4), num_devices=8, microbatches=4
-    )
+    split = tiny.learner(objective, model=model, mesh=MeshConfig(fsdp=2, tensor=4), num_devices=8, microbatches=4)
     np.testing.assert_allclose(tiny.train_losses(split, steps=3), reference, rtol=1e-6, atol=1e-5)
 
 

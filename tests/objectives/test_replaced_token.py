@@ -125,12 +125,8 @@ def test_masked_tokens_reach_the_generator_in_no_way():
     rows = tiny.random_rows(32)
     before = OBJECTIVE.corrupt(KEY, rows, tiny.VOCABULARY)
     hidden = before.inputs.tokens_BT == tiny.VOCABULARY.mask_id
-    others = Rows(
-        tokens_BT=jnp.where(hidden, 59 - rows.tokens_BT, rows.tokens_BT), segments_BT=rows.segments_BT
-    )
-    jax.tree.map(
-        np.testing.assert_array_equal, before.inputs, OBJECTIVE.corrupt(KEY, others, tiny.VOCABULARY).inputs
-    )
+    others = Rows(tokens_BT=jnp.where(hidden, 59 - rows.tokens_BT, rows.tokens_BT), segments_BT=rows.segments_BT)
+    jax.tree.map(np.testing.assert_array_equal, before.inputs, OBJECTIVE.corrupt(KEY, others, tiny.VOCABULARY).inputs)
 
 
 def test_embeddings_are_borrowed_projected_or_separate():
@@ -139,9 +135,7 @@ def test_embeddings_are_borrowed_projected_or_separate():
 
     assert shapes(generator_ratio=0.5)["to_generator"]["weight"].shape == (16, 8)
     assert "to_generator" not in shapes(generator_ratio=1.0)
-    assert shapes(generator_ratio=0.5, share_embeddings=False)["generator"]["embedding"][
-        "table_VD"
-    ].shape == (64, 8)
+    assert shapes(generator_ratio=0.5, share_embeddings=False)["generator"]["embedding"]["table_VD"].shape == (64, 8)
     model = spec_of(OBJECTIVE).bind(params := tiny.random_params(spec_of(OBJECTIVE)))
     table = params["discriminator"]["embedding"]["table_VD"] @ params["to_generator"]["weight"]
     ids = jnp.array([[3, 7]])
@@ -152,9 +146,9 @@ def test_embeddings_are_borrowed_projected_or_separate():
 def test_logits_of_all_slots_never_exist():
     batch = ReplacedToken(rate=0.5, generator_ratio=0.5).corrupt(KEY, tiny.random_rows(32), tiny.VOCABULARY)
     shapes = array_shapes(
-        jax.make_jaxpr(
-            lambda batch: OBJECTIVE.sample(FixedGenerator(np.zeros(64)), jnp.zeros((8, 32, 4)), batch)
-        )(batch)
+        jax.make_jaxpr(lambda batch: OBJECTIVE.sample(FixedGenerator(np.zeros(64)), jnp.zeros((8, 32, 4)), batch))(
+            batch
+        )
     )
     assert batch.scored_BP.shape == (8, 32)
     assert max(math.prod(shape) for shape in shapes if 64 in shape) == 8 * 8 * 64
@@ -181,7 +175,5 @@ def test_tokenizer_and_model_that_do_not_fit_are_refused():
         check(model=MODEL, vocabulary=bare)
     with pytest.raises(ValueError, match=r"model.tie_embeddings=False: .*set it to True"):
         check(model=dataclasses.replace(MODEL, tie_embeddings=False), vocabulary=tiny.VOCABULARY)
-    with pytest.raises(
-        ValueError, match=r"objective.generator_ratio=0.5 of model.num_heads=1 is not a whole number"
-    ):
+    with pytest.raises(ValueError, match=r"objective.generator_ratio=0.5 of model.num_heads=1 is not a whole number"):
         check(model=dataclasses.replace(MODEL, num_heads=1), vocabulary=tiny.VOCABULARY)

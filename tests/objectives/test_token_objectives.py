@@ -109,9 +109,11 @@ def test_targets_have_no_influence_on_their_own_prediction(objective):
 
     @jax.jit
     def hidden(tokens_BT):
-        return spec.bind(params)(jax.tree.map(lambda x: x, batch.inputs).__class__(
-            tokens_BT=tokens_BT, positions_BT=batch.inputs.positions_BT, mask=batch.inputs.mask
-        ))
+        return spec.bind(params)(
+            jax.tree.map(lambda x: x, batch.inputs).__class__(
+                tokens_BT=tokens_BT, positions_BT=batch.inputs.positions_BT, mask=batch.inputs.mask
+            )
+        )
 
     before = hidden(batch.inputs.tokens_BT)
     scored = np.argwhere(np.asarray(batch.weights["loss"]) > 0)

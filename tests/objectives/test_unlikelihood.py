@@ -83,9 +83,7 @@ def test_gradient_lowers_what_was_said_raises_the_target_and_looks_at_no_later_t
 
     def gradient(tokens):
         batch = objective.corrupt(KEY, Rows(tokens_BT=jnp.array([tokens])), tiny.VOCABULARY)
-        return jax.grad(lambda logits: sum(terms(objective, logits, batch).values()))(jnp.zeros((1, 4, 16)))[
-            0
-        ]
+        return jax.grad(lambda logits: sum(terms(objective, logits, batch).values()))(jnp.zeros((1, 4, 16)))[0]
 
     first, other = gradient([5, 6, 7, 8, 9]), gradient([5, 6, 7, 10, 11])
     assert (first[2, jnp.array([5, 6, 7])] > first[2, 4]).all()
