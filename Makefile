@@ -33,7 +33,7 @@ $(VENV)/.lmjax-dev: pyproject.toml | $(BIN)/python
 train: $(VENV)/.lmjax-test
 	$(BIN)/lmjax train $(RECIPE) --folder $(RUN)
 	$(BIN)/lmjax plot $(RUN)
-	$(BIN)/lmjax sample $(RUN)
+	$(BIN)/lmjax sample $(RUN) --prompt "def " --num-samples 3 --temperature 0.7 --top-p 0.95
 
 test: $(VENV)/.lmjax-test
 	$(BIN)/python -m pytest -n $(JOBS)
