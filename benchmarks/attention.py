@@ -1,8 +1,8 @@
-"""Times chunked attention against the dense one of ``jax.nn``, on packed documents.
+"""Times our dense and chunked attention, and ``jax.nn``'s dense one, on packed documents.
 
     python benchmarks/attention.py [--lengths 256 1024 4096 --documents 4 --kind causal]
 
-Both run in turn, so that whatever else the machine does falls on both; a figure is the median over
+All run in turn, so that whatever else the machine does falls on all; a figure is the median over
 the rounds of output and gradients by query, key and value. Memory is XLA's temporary allocation.
 """
 
@@ -21,12 +21,14 @@ from rich.table import Table
 from lmjax import masks
 from lmjax.kernels import attend
 
+BACKENDS = ("jax.nn", "xla", "chunked")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """What to measure."""
 
-    lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
+    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
     """Positions a row."""
     tokens: int = 4096
     """Tokens a batch: rows times length."""
@@ -58,7 +60,12 @@ def make_inputs(config: Config, length: int):
 def compile_backend(config: Config, backend: str, inputs):
     def loss(query, key, value, segments):
         mask = masks.packed(segments, config.kind)
-        return jnp.sum(attend(query, key, value, mask, backend=backend).astype(jnp.float32) ** 2)
+        if backend == "jax.nn":
+            visible_B1TS = mask.dense(key.shape[1])[:, None]
+            output = jax.nn.dot_product_attention(query, key, value, mask=visible_B1TS, implementation="xla")
+        else:
+            output = attend(query, key, value, mask, backend=backend)
+        return jnp.sum(output.astype(jnp.float32) ** 2)
 
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*inputs).compile()
 
@@ -82,14 +89,15 @@ def main(config: Config) -> None:
         f"{config.kind}, about {config.documents:g} documents a row; median of {config.rounds} rounds; jax "
         f"{jax.__version__} on {jax.devices()[0].device_kind} ({os.cpu_count()} cores, {platform.machine()})"
     )
-    columns = ("rows x length", "xla ms", "chunked ms", "ratio", "xla MiB", "chunked MiB", "ratio")
-    table = Table(*columns, title="Chunked against dense attention (below 1: chunked is better)", title_justify="left")
+    columns = ("rows x length", *(f"{name} {unit}" for unit in ("ms", "MiB") for name in BACKENDS), "ms", "MiB")
+    table = Table(*columns, title="Attention; the last two columns are chunked / xla", title_justify="left")
     for length in config.lengths:
         inputs = make_inputs(config, length)
-        functions = {backend: compile_backend(config, backend, inputs) for backend in ("xla", "chunked")}
-        dense, chunked = measure(functions, inputs, config.rounds).values()
-        memory = [f.memory_analysis().temp_size_in_bytes / 2**20 for f in functions.values()]
-        figures = (dense, chunked, chunked / dense, *memory, memory[1] / memory[0])
+        functions = {backend: compile_backend(config, backend, inputs) for backend in BACKENDS}
+        times = measure(functions, inputs, config.rounds)
+        memory = {name: f.memory_analysis().temp_size_in_bytes / 2**20 for name, f in functions.items()}
+        ratios = (times["chunked"] / times["xla"], memory["chunked"] / memory["xla"])
+        figures = (*times.values(), *memory.values(), *ratios)
         table.add_row(f"{inputs[0].shape[0]} x {length}", *(f"{figure:.3g}" for figure in figures))
     console.print(table)
 
