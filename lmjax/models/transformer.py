@@ -190,15 +190,16 @@ class Transformer(nnx.Module):
         return constrain(x_BTD, "batch", None, None)
 
     def head(self) -> Head:
-        """The output map, tied or not, in the dtype of the arithmetic."""
+        """The output map, tied or not, in float32, so that a loss can sum its gradient in float32."""
         weight_DV = self.embedding.table_VD[...].T if self.head_weight_DV is None else self.head_weight_DV[...]
         bias_V = None if self.head_bias_V is None else self.head_bias_V[...]
-        return Head(weight_DV.astype(self.config.dtype), bias_V, self.config.logit_softcap)
+        return Head(weight_DV, bias_V, self.config.logit_softcap)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32 logits [..., V]; for decoding and small tests (losses use :meth:`head` instead)."""
         head = self.head()
-        logits = jnp.tensordot(hidden, head.weight_DV, axes=1, preferred_element_type=jnp.float32)
+        weight_DV = head.weight_DV.astype(hidden.dtype)
+        logits = jnp.tensordot(hidden, weight_DV, axes=1, preferred_element_type=jnp.float32)
         if head.bias_V is not None:
             logits = logits + head.bias_V.reshape((1,) * (logits.ndim - 1) + (-1,))
         return logits if head.softcap is None else head.softcap * jnp.tanh(logits / head.softcap)

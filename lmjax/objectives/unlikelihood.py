@@ -100,7 +100,9 @@ def _with_gathered_head(model: Transformer) -> Callable[[jax.Array], jax.Array]:
     weight_DV = constrain(head.weight_DV, None, "vocab")
 
     def logits(hidden_BCD: jax.Array) -> jax.Array:
-        logits_BCV = jnp.einsum("bcd,dv->bcv", hidden_BCD, weight_DV, preferred_element_type=jnp.float32)
+        logits_BCV = jnp.einsum(
+            "bcd,dv->bcv", hidden_BCD, weight_DV.astype(hidden_BCD.dtype), preferred_element_type=jnp.float32
+        )
         if head.bias_V is not None:
             logits_BCV = logits_BCV + head.bias_V[None, None, :]
         return logits_BCV if head.softcap is None else head.softcap * jnp.tanh(logits_BCV / head.softcap)

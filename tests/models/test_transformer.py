@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from lmjax import masks
+from lmjax.losses import linear_cross_entropy
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
@@ -247,3 +248,23 @@ def test_vocabulary_is_padded_or_refused():
     assert ModelConfig(vocab_size=512).with_vocabulary(300).vocab_size == 512
     with pytest.raises(ValueError, match="model.vocab_size=200 is smaller than the tokenizer's 300"):
         ModelConfig(vocab_size=200).with_vocabulary(300)
+
+
+def test_bfloat16_models_sum_the_gradient_of_the_head_in_float32():
+    """Thousands of equal contributions, each of which bfloat16 would lose beside the sum of the others."""
+    config = dataclasses.replace(tiny.MODEL, dtype="bfloat16", tie_embeddings=False)
+    spec = tiny.model_spec(config)
+    params = tiny.random_params(spec)
+    hidden_BTD = jnp.ones((1, 3000, 16), jnp.bfloat16)
+
+    def loss(params):
+        head = spec.bind(params).head()
+        return linear_cross_entropy(hidden_BTD, head.weight_DV, jnp.zeros((1, 3000), jnp.int32), jnp.ones((1, 3000)))
+
+    grad_DV = jax.jit(jax.grad(loss))(params)["head_weight_DV"]
+    assert grad_DV.dtype == jnp.float32
+    weight = params["head_weight_DV"].astype(jnp.bfloat16).astype(jnp.float32)
+    probability_V = jax.nn.softmax(weight.sum(0))
+    expected_V = 3000 * (probability_V - jnp.eye(64)[0])
+    np.testing.assert_allclose(grad_DV[0], expected_V, rtol=2e-2, atol=1.0)
+    assert not np.array_equal(grad_DV, grad_DV.astype(jnp.bfloat16).astype(jnp.float32))
