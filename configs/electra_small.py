@@ -5,9 +5,9 @@
 Data: the standard library's own sources, whole files (or as much as fits a row) packed into rows of 128 tokens.
 A generator a quarter as wide fills in masked tokens; the discriminator finds out which tokens it replaced.
 
-0.95M parameters; 400 steps at some 4,500 tokens a second on two busy CPU cores. Validation loss after 160 steps:
-6.81 for the generator, where a uniform guess has 7.62, and 0.39 for the discriminator, where calling every token
-as likely replaced as any other has 0.42.
+0.95M parameters, 400 steps, under a minute on two CPU cores. Validation loss: 6.48 for the generator (6.62 at step
+200), where a uniform guess has 7.62, and 0.41 for the discriminator, where calling every token as likely replaced
+as any other has 0.42: longer training is needed for it to be of use.
 """
 
 from lmjax.data.config import DataConfig

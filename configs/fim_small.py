@@ -6,7 +6,7 @@
 Data: the standard library's own sources, whole files (or as much as fits a row) packed into rows. Half of them
 are cut in three and told middle last, half of those in PSM and half in SPM order.
 
-0.9M parameters, about two minutes on two CPU cores.
+0.9M parameters, 800 steps, about a minute on two CPU cores. Validation loss: 3.90 nats a token (4.82 at step 200).
 """
 
 from lmjax.data.config import DataConfig

@@ -5,8 +5,8 @@
 Data: the standard library's own sources in rows of 128 tokens. Each row is masked to a degree of its own, and the
 model names what is hidden; the validation loss bounds the nats of a token from above.
 
-0.9M parameters; 500 steps at some 8,000 tokens a second on two busy CPU cores. Validation loss, the bound: 6.68
-after 160 steps, where a uniform guess has 7.62.
+0.9M parameters, 500 steps, under a minute on two CPU cores. Validation loss, the bound: 6.25 (6.54 at step 200),
+where a uniform guess has 7.62.
 """
 
 from lmjax.data.config import DataConfig

@@ -6,8 +6,8 @@
 Data: the standard library's own sources in rows of 128 tokens. Validation reports the next token's loss as
 `loss` and that of the tokens after it as `token_2/loss` and so on; sampling uses the first head alone.
 
-1.5M parameters; 400 steps at some 11,000 tokens a second on two CPU cores. Validation loss of the next token: 6.84
-after 20 steps, 6.55 after 80.
+1.5M parameters, 400 steps, about a minute on two CPU cores. Validation loss: 5.09 for the next token (5.69 at step
+200), 5.75, 6.05 and 6.18 for those after it.
 """
 
 from lmjax.data.config import DataConfig

@@ -5,8 +5,8 @@
 Data: windows over the standard library's own sources, end to end. 15% of a window's tokens are cut out in spans
 of 3 on average; the model reads the rest in both directions and writes what was cut.
 
-0.9M parameters, about two minutes on two CPU cores. Validation loss: 5.16 nats a token of the targets after 200
-steps, 4.51 after 800.
+0.9M parameters, 800 steps, about a minute on two CPU cores. Validation loss: 4.51 nats a token of the targets (5.16
+at step 200).
 """
 
 from lmjax.data.config import DataConfig

@@ -6,8 +6,7 @@
 Data: the standard library's own sources in rows of 128 tokens. Beside the next token's likelihood, the
 unlikelihood of all tokens of the context so far.
 
-0.9M parameters; 400 steps at some 5,000 tokens a second on two busy CPU cores. Validation loss: 7.37 after 10
-steps, 5.77 after 80.
+0.9M parameters, 400 steps, under a minute on two CPU cores. Validation loss: 4.20 nats a token (4.79 at step 200).
 """
 
 from lmjax.data.config import DataConfig

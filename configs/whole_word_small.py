@@ -5,7 +5,8 @@
 Data: windows over the standard library's own sources, end to end, of which 15% of the words are hidden; a word
 is whatever stands between white space.
 
-0.9M parameters, about two minutes on two CPU cores.
+0.9M parameters, 800 steps, about a minute on two CPU cores. Validation loss: 4.68 nats a hidden token (5.73 at step
+200).
 """
 
 from lmjax.data.config import DataConfig
