@@ -146,8 +146,10 @@ def test_closing_ends_the_thread_and_it_reads_no_further_than_depth():
 def test_prefetching_is_allowed_under_a_transfer_guard(rows):
     iterator = device_batches(batches(rows, global_batch_size=8), sharding_of())
     with jax.transfer_guard("disallow"):
-        take(iterator, 3)
+        guarded = take(iterator, 3)
     iterator.close()
+    for there, expected in zip(guarded, take(batches(rows, global_batch_size=8), 3), strict=True):
+        np.testing.assert_array_equal(there.tokens_BT, expected.tokens_BT)
 
 
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "tensor": 4}])

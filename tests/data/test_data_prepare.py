@@ -244,9 +244,9 @@ def test_truncated_and_flipped_shards_are_named(tmp_path, tokenizer, corpus, suf
 def test_checksums_are_read_once(tmp_path, tokenizer, corpus, monkeypatch):
     folder = tmp_path / "out"
     prepare(DataConfig(path=str(corpus[0])), tokenizer, folder)
-    open_shards(folder, "train")
+    first = open_shards(folder, "train")
     monkeypatch.setattr("lmjax.data.reader._sha256", lambda path: pytest.fail("read again"))
-    open_shards(folder, "train")
+    assert open_shards(folder, "train").num_tokens == first.num_tokens
 
 
 def test_a_shard_cut_while_it_is_read_is_an_error(tmp_path, tokenizer, corpus):

@@ -22,7 +22,7 @@ def test_a_number_that_is_not_finite_names_step_metric_and_checkpoint(value):
 
 
 def test_finite_numbers_pass():
-    check_finite({"train/loss": 1.0, "grad_norm": 0.0}, step=12, last_checkpoint=None)
+    assert check_finite({"train/loss": 1.0, "grad_norm": 0.0}, step=12, last_checkpoint=None) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -123,6 +123,7 @@ def test_the_watchdog_leaves_a_live_process_alone():
             time.sleep(0.1)
             watchdog.touch(step)
     time.sleep(0.4)  # and one that is done
+    assert not any(thread.name == "watchdog" for thread in threading.enumerate())
 
 
 def test_zero_minutes_switch_the_watchdog_off():
