@@ -65,6 +65,10 @@ class Objective:
         """Factor of each term in the total loss; 1 for those not named."""
         return {}
 
+    def at(self, step: jax.Array) -> "Objective":
+        """This objective at a training step (int32 scalar, traced): what follows a schedule has its value there."""
+        return self
+
     def for_evaluation(self) -> "Objective":
         """This objective without what only regularises training (smoothing, auxiliary losses)."""
         return self

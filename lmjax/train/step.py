@@ -119,10 +119,11 @@ class Learner:
 
     def _train_step(self, state: TrainState, rows: Rows) -> tuple[TrainState, Metrics]:
         corrupt_key, model_key = step_keys(state.key, state.step)
-        batch = self.objective.corrupt(corrupt_key, rows, self.vocabulary)
+        objective = self.objective.at(state.step)
+        batch = objective.corrupt(corrupt_key, rows, self.vocabulary)
         scored_tokens = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
         batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights))
-        grads, terms = self._gradients(state.params, batch, model_key)
+        grads, terms = self._gradients(objective, state.params, batch, model_key)
         grad_norm = optax.tree.norm(grads)
         grads = clip_by_norm(grads, norm=grad_norm, max_norm=self.clip_norm)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -137,14 +138,14 @@ class Learner:
         for name, value in terms.items():
             prefix = f"{name}/" if len(terms) > 1 else ""
             metrics |= {f"{prefix}loss": value, f"{prefix}scored_tokens": scored_tokens[name]}
-        metrics["loss"] = self._total(terms)
+        metrics["loss"] = _total(objective, terms)
         state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, key=state.key)
         return state, metrics
 
-    def _gradients(self, params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+    def _gradients(self, objective: Objective, params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
         def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-            terms = self.objective.terms(self.spec.bind(params), batch, key)
-            return self._total(terms), terms
+            terms = objective.terms(self.spec.bind(params), batch, key)
+            return _total(objective, terms), terms
 
         gradient = jax.grad(loss, has_aux=True)
         if self.microbatches == 1:
@@ -176,9 +177,10 @@ class Learner:
             sums["bytes"] = jnp.sum(byte_length_V[batch.targets_BP] * (batch.weights["loss"] > 0))
         return sums
 
-    def _total(self, terms: Metrics) -> jax.Array:
-        coefficients = self.objective.coefficients()
-        return sum((coefficients.get(name, 1.0) * value for name, value in terms.items()), jnp.zeros(()))
+
+def _total(objective: Objective, terms: Metrics) -> jax.Array:
+    coefficients = objective.coefficients()
+    return sum((coefficients.get(name, 1.0) * value for name, value in terms.items()), jnp.zeros(()))
 
 
 def run_keys(seed_key: jax.Array) -> tuple[jax.Array, jax.Array]:
