@@ -124,6 +124,24 @@ def packed(
     return IntervalMask(start_BT=start_BT, end_BT=end_BT)
 
 
+def cross(query_segments_BT: jax.Array, key_segments_BS: jax.Array) -> IntervalMask:
+    """Each position of one row sees the document of the same number in another row, whole.
+
+    Cross attention of packed pairs: the decoder's document 2 reads the encoder's document 2. A
+    document without a counterpart sees nothing, and padding (0) sees the other row's padding.
+
+    Args:
+      query_segments_BT: int32 document numbers, each document contiguous.
+      key_segments_BS: the same of the row that is read; numbers rise along the row, padding last.
+    """
+    # Padding comes last in a row but has the lowest number.
+    highest = jnp.iinfo(jnp.int32).max
+    query_BT, key_BS = (jnp.where(n == 0, highest, n) for n in (query_segments_BT, key_segments_BS))
+    start_BT = jax.vmap(lambda keys, queries: jnp.searchsorted(keys, queries, side="left"))(key_BS, query_BT)
+    end_BT = jax.vmap(lambda keys, queries: jnp.searchsorted(keys, queries, side="right"))(key_BS, query_BT)
+    return IntervalMask(start_BT=start_BT.astype(jnp.int32), end_BT=end_BT.astype(jnp.int32))
+
+
 def windowed(mask: IntervalMask, window: int, *, index_BT: jax.Array | None = None) -> IntervalMask:
     """The mask cut to ``window`` keys on each side: ``t - window < s < t + window``.
 

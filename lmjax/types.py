@@ -45,11 +45,20 @@ class Rows:
 
 @_record
 class Stream:
-    """One sequence a stack of layers reads: tokens, their positions, and who sees whom."""
+    """One sequence a stack of layers reads: tokens, their positions, and who sees whom.
+
+    Attributes:
+      tokens_BT: int32 ids.
+      positions_BT: int32, from 0 in each document.
+      mask: which of the sequence's own positions each position sees.
+      types_BT: int32 segment ids (BERT: 0 for the first text of a pair, 1 for the second), for models
+        with segment embeddings; ``None`` is 0 everywhere.
+    """
 
     tokens_BT: jax.Array
     positions_BT: jax.Array
     mask: IntervalMask
+    types_BT: jax.Array | None = None
 
 
 @_record
@@ -84,6 +93,7 @@ def make_stream(
     kind: str,
     *,
     prefix_end_BT: jax.Array | None = None,
+    types_BT: jax.Array | None = None,
 ) -> Stream:
     """A stream whose mask and positions both come from ``segments_BT`` and so cannot disagree.
 
@@ -92,14 +102,16 @@ def make_stream(
       segments_BT: document numbers, or ``None`` for one document filling the row.
       kind: ``"causal"``, ``"bidirectional"`` or ``"prefix"`` within each document.
       prefix_end_BT: for ``"prefix"``, see :func:`lmjax.masks.packed`.
+      types_BT: segment ids of the tokens.
     """
     num_rows, length = tokens_BT.shape
     if segments_BT is None and kind != "prefix":
         mask = masks.causal(length) if kind == "causal" else masks.bidirectional(length)
         positions_1T = jnp.arange(length, dtype=jnp.int32)[None, :]
         positions_BT = jnp.broadcast_to(positions_1T, (num_rows, length))
-        return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask)
+        return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask, types_BT=types_BT)
     if segments_BT is None:
         segments_BT = jnp.ones_like(tokens_BT)
     mask = masks.packed(segments_BT, kind, prefix_end_BT=prefix_end_BT)  # type: ignore[arg-type]
-    return Stream(tokens_BT=tokens_BT, positions_BT=masks.document_positions(segments_BT), mask=mask)
+    positions_BT = masks.document_positions(segments_BT)
+    return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask, types_BT=types_BT)

@@ -10,29 +10,39 @@ from lmjax.kernels.attention import attend
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig
-from lmjax.models.layers import Norm, Projection
-from lmjax.models.positions import rotate
+from lmjax.models.layers import Norm, Projection, residual_scale
+from lmjax.models.rope import RopeScaling, rope_frequencies, rotate
 from lmjax.parallel.mesh import constrain
 
 
 class Attention(nnx.Module):
-    """Self-attention of one layer."""
+    """Attention of one layer: to its own sequence, or to another one."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the projections."""
+    def __init__(self, config: ModelConfig, *, source_width: int | None = None, rngs: nnx.Rngs):
+        """Builds the projections; ``source_width`` is that of the other sequence, for cross attention."""
         self.config = config
-        project = partial(Projection, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+        project = partial(Projection, std=config.init_std, bias=qkv_bias, dtype=config.dtype, rngs=rngs)
         embed = {"embed": config.width}
+        source = {"embed": source_width or config.width}
         heads = {"heads": config.num_heads, "head_width": config.key_width}
         kv_heads = {"kv_heads": config.kv_heads, "head_width": config.key_width}
-        self.query = project(embed, heads)
-        self.key = project(embed, kv_heads)
-        self.value = project(embed, kv_heads)
-        self.out = project(heads, embed, scale=1 / math.sqrt(2 * config.num_layers))
-        if config.qk_norm:
-            epsilon = config.norm_epsilon
-            self.query_norm = Norm(config.key_width, kind="rmsnorm", epsilon=epsilon, bias=False)
-            self.key_norm = Norm(config.key_width, kind="rmsnorm", epsilon=epsilon, bias=False)
+        # Queries make up for a scale that is not the usual one, so that initial logits have the usual size.
+        usual = 1 / math.sqrt(config.key_width)
+        scale = config.attention_scale
+        self.query = project(embed, heads, scale=1.0 if scale is None or config.init_std else usual / scale)
+        self.key = project(source, kv_heads)
+        self.value = project(source, kv_heads)
+        out = partial(Projection, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        self.out = out(heads, embed, scale=residual_scale(config))
+        self.is_cross = source_width is not None
+        if config.qk_norm != "none":
+            whole = config.qk_norm == "projection"
+            norm = partial(
+                Norm, kind="rmsnorm", epsilon=config.norm_epsilon, bias=False, offset=config.norm_scale_offset
+            )
+            self.query_norm = norm(config.key_width * (config.num_heads if whole else 1))
+            self.key_norm = norm(config.key_width * (config.kv_heads if whole else 1))
 
     def __call__(
         self,
@@ -40,16 +50,21 @@ class Attention(nnx.Module):
         positions_BT: jax.Array,
         mask: IntervalMask,
         *,
+        source: jax.Array | LayerCache | None = None,
+        local: bool = False,
         position_bias=None,
         cache: LayerCache | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
-        """Attends within ``x_BTD``, or, given a cache, to everything in it.
+        """Attends within ``x_BTD``, to everything in a cache, or to a source.
 
         Args:
           x_BTD: normalised input.
           positions_BT: position of each token; with a cache also the slot it is written to.
-          mask: intervals over the keys: the row's own, or the cache's slots.
+          mask: intervals over the keys: the row's own, the cache's slots, or the source's.
+          source: for cross attention, the other sequence [B, S, D'], or its keys and values
+            (:meth:`remember`).
+          local: whether the layer has a window, for its rotary base.
           position_bias: added to the logits, see :mod:`lmjax.kernels.attention`.
           cache: keys and values so far.
           key: PRNG key of attention dropout; None for none.
@@ -58,14 +73,13 @@ class Attention(nnx.Module):
           [B, T, D], and the cache with this call's keys and values in it.
         """
         config = self.config
-        query_BTNH = constrain(self.query(x_BTD), "batch", None, "heads", None)
-        key_BSKH = constrain(self.key(x_BTD), "batch", None, "kv_heads", None)
-        value_BSKH = constrain(self.value(x_BTD), "batch", None, "kv_heads", None)
-        if config.qk_norm:
-            query_BTNH, key_BSKH = self.query_norm(query_BTNH), self.key_norm(key_BSKH)
-        if config.positions == "rope":
-            query_BTNH = rotate(query_BTNH, positions_BT, theta=config.rope_theta)
-            key_BSKH = rotate(key_BSKH, positions_BT, theta=config.rope_theta)
+        query_BTNH = constrain(self._normalise(self.query(x_BTD), "query"), "batch", None, "heads", None)
+        source = x_BTD if source is None else source
+        remembered = source if isinstance(source, LayerCache) else self.remember(source)
+        key_BSKH, value_BSKH = remembered.key_BSKH, remembered.value_BSKH
+        if config.positions == "rope" and not self.is_cross:
+            rope = self._rope(local)
+            query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, positions_BT, **rope)
         if cache is not None:
             cache = cache.write(key_BSKH, value_BSKH, positions_BT)
             key_BSKH, value_BSKH = cache.key_BSKH, cache.value_BSKH
@@ -74,6 +88,7 @@ class Attention(nnx.Module):
             key_BSKH,
             value_BSKH,
             mask,
+            scale=config.attention_scale,
             softcap=config.attention_softcap,
             position_bias=position_bias,
             query_index_BT=positions_BT if cache is not None else None,
@@ -82,3 +97,26 @@ class Attention(nnx.Module):
             backend=config.attention,
         )
         return self.out(out_BTNH), cache
+
+    def remember(self, source_BSD: jax.Array) -> LayerCache:
+        """Keys, not rotated yet, and values of a sequence."""
+        key_BSKH = constrain(self._normalise(self.key(source_BSD), "key"), "batch", None, "kv_heads", None)
+        value_BSKH = constrain(self.value(source_BSD), "batch", None, "kv_heads", None)
+        return LayerCache(key_BSKH, value_BSKH)
+
+    def _normalise(self, x_BTNH: jax.Array, name: str) -> jax.Array:
+        if self.config.qk_norm == "none":
+            return x_BTNH
+        norm = self.query_norm if name == "query" else self.key_norm
+        if self.config.qk_norm == "head":
+            return norm(x_BTNH)
+        return norm(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)
+
+    def _rope(self, local: bool) -> dict:
+        config = self.config
+        if local and config.local_rope_theta is not None:
+            theta, scaling = config.local_rope_theta, RopeScaling()
+        else:
+            theta, scaling = config.rope_theta, config.rope_scaling
+        frequencies = rope_frequencies(config.rotated_width, theta=theta, scaling=scaling)
+        return {"frequencies": frequencies, "magnitude": scaling.magnitude}

@@ -1,13 +1,17 @@
 """The one configuration of the one transformer; what tells GPT-2 from Llama from BERT is here."""
 
 import dataclasses
-from typing import Literal
+import math
+from typing import Literal, get_args
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu"]
-Positions = Literal["rope", "learned", "sinusoidal", "alibi", "none"]
+from lmjax.models.rope import RopeScaling
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_exact", "reglu"]
+Positions = Literal["rope", "learned", "sinusoidal", "alibi", "relative", "none"]
+Residual = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_two_norms"]
 Remat = Literal["none", "dots", "full"]
 
-GATED: tuple[Activation, ...] = ("swiglu", "geglu")
+GATED: tuple[Activation, ...] = ("swiglu", "geglu", "geglu_exact", "reglu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,17 @@ class ModelConfig:
     width: int = 256
     """Model width D."""
     num_layers: int = 4
-    """Number of blocks L."""
+    """Number of blocks L; of the decoder, where there is an encoder."""
+    encoder_layers: int = 0
+    """Blocks of the encoder of an encoder-decoder; 0 is a single stack."""
+    encoder_width: int | None = None
+    """Model width of the encoder; `width` when unset."""
+    encoder_heads: int | None = None
+    """Query heads of the encoder (and its key-value heads); those of the decoder when unset."""
+    encoder_feedforward_width: int | None = None
+    """Hidden width of the encoder; by the decoder's rule when unset."""
+    share_encoder_embedding: bool = True
+    """One token table for encoder and decoder."""
     num_heads: int = 4
     """Query heads N."""
     num_kv_heads: int | None = None
@@ -33,27 +47,73 @@ class ModelConfig:
     max_length: int = 1024
     """Longest sequence learned positions have a row for; other positions ignore it."""
     positions: Positions = "rope"
-    """How positions enter: rotary, learned or sinusoidal embeddings, ALiBi, or none."""
+    """How positions enter: rotary, learned or sinusoidal embeddings, ALiBi, T5's relative buckets, or none."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    rope_fraction: float = 1.0
+    """Share of a head's dimensions that turn; the others carry no position."""
+    rope_scaling: RopeScaling = RopeScaling()
+    """Stretching of the rotary frequencies over a longer context."""
+    local_rope_theta: float | None = None
+    """Base in layers with a window, which are then not stretched; `rope_theta`, stretched, when unset."""
+    relative_buckets: int = 32
+    """Buckets of relative positions."""
+    relative_max_distance: int = 128
+    """Distance from which on all share the last bucket."""
+    relative_past_only: bool = False
+    """All buckets for the past, as in T5's decoder; else half of them for the future."""
+    residual: Residual = "pre"
+    """Where norms stand: x + f(n(x)) (`pre`), n(x + f(x)) (`post`: BERT), x + n(f(n(x))) (`sandwich`: Gemma 2),
+    x + n(f(x)) (`output`: OLMo 2), or attention and feed-forward side by side on one norm (`parallel`: GPT-J) or on
+    one each (`parallel_two_norms`: GPT-NeoX)."""
     activation: Activation = "swiglu"
-    """Feed-forward non-linearity; `swiglu` and `geglu` are gated."""
+    """Feed-forward non-linearity; those that end in `glu`, and `geglu_exact` (without tanh), are gated."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Normalisation before each sublayer and before the head."""
+    """Normalisation of the sublayers and before the head."""
     norm_epsilon: float = 1e-5
     """Added to the variance."""
+    norm_bias: bool | None = None
+    """Bias of layer norms; `bias` when unset."""
+    norm_scale_offset: bool = False
+    """Scales are kept as their difference from 1 (Gemma)."""
+    final_norm: bool = True
+    """Norm after the last block; BERT, being post-norm, has none."""
+    embedding_norm: bool = False
+    """Norm on the sum of the embeddings (BERT, ModernBERT, BART)."""
+    skip_first_norm: bool = False
+    """No norm before the first attention, for models with a norm on the embeddings (ModernBERT)."""
     bias: bool = False
     """Bias vectors in projections, and in layer norms."""
+    qkv_bias: bool | None = None
+    """Bias of queries, keys and values; `bias` when unset."""
     head_bias: bool = False
     """A bias on the logits."""
+    head_transform: bool = False
+    """A dense layer, the activation and a norm before the output map (BERT)."""
     tie_embeddings: bool = True
     """Whether the head is the transposed embedding table."""
-    qk_norm: bool = False
-    """RMS-normalise queries and keys per head, with learned scales."""
+    embedding_width: int | None = None
+    """Width of the token table, mapped to the model's by a matrix (ALBERT, ELECTRA); `width` when unset."""
+    scale_embeddings: bool = False
+    """Token embeddings are multiplied with sqrt(width) (Gemma)."""
+    num_types: int = 0
+    """Rows of the segment embedding (BERT: 2); 0 is none."""
+    pooler: bool = False
+    """A dense layer with tanh on the state of a text's first token (BERT)."""
+    pair_head: bool = False
+    """Two classes of a text pair on the pooled state (BERT's next sentence, ALBERT's sentence order)."""
+    share_layers: bool = False
+    """All blocks are one and the same (ALBERT)."""
+    qk_norm: Literal["none", "head", "projection"] = "none"
+    """RMS norm of queries and keys with learned scales: of each head (Qwen 3), or of all heads together (OLMo 2)."""
+    attention_scale: float | None = None
+    """Factor of the attention logits; 1 / sqrt(head width) when unset, 1 in T5."""
     attention_softcap: float | None = None
     """Attention logits become `c tanh(x / c)`."""
     logit_softcap: float | None = None
     """Output logits become `c tanh(x / c)`."""
+    logit_scale: float = 1.0
+    """Factor of the states the output map is applied to (T5 with tied embeddings: width^-0.5)."""
     dropout: float = 0.0
     """Dropout rate on the embedding and on each sublayer's output."""
     attention_dropout: float = 0.0
@@ -61,8 +121,11 @@ class ModelConfig:
     windows: tuple[int | None, ...] = (None,)
     """Sliding windows of successive layers, repeated to the depth; None sees everything its mask allows."""
     init_std: float | None = 0.02
-    """Standard deviation of initial weights; None takes 1/sqrt(fan-in). Projections into the residual
-    stream are divided by sqrt(2 L) (GPT-2, section 2.3)."""
+    """Standard deviation of initial weights; None takes 1/sqrt(fan-in)."""
+    embedding_init_std: float | None = None
+    """Standard deviation of initial embeddings; when unset `init_std`, or 1/sqrt(width)."""
+    residual_init: Literal["scaled", "plain"] = "scaled"
+    """Whether initial projections into the residual stream are divided by sqrt(2 L) (GPT-2, section 2.3)."""
     scan_layers: bool = True
     """One compiled block scanned over the depth; False unrolls (slower to compile, sometimes faster to run)."""
     remat: Remat = "full"
@@ -88,19 +151,78 @@ class ModelConfig:
                 f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}: "
                 f"each key-value head serves the same number of query heads"
             )
-        if self.positions == "rope" and self.key_width % 2:
-            raise ValueError(f"model.head_width={self.key_width}: rotary positions need an even head width")
+        if self.positions == "rope" and (self.rotated_width % 2 or not 0 < self.rope_fraction <= 1):
+            raise ValueError(
+                f"model.rope_fraction={self.rope_fraction} of model.head_width={self.key_width}: rotary positions turn "
+                f"an even number of dimensions, not {self.rotated_width}: change one of them"
+            )
         if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(f"model.width={self.width}: sinusoidal positions need an even width")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 0 and below 1")
-        for name in ("attention_softcap", "logit_softcap", "init_std", "norm_epsilon", "rope_theta"):
+        for name in (
+            "attention_softcap", "logit_softcap", "init_std", "embedding_init_std", "norm_epsilon", "rope_theta",
+            "local_rope_theta", "logit_scale", "attention_scale",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"model.{name}={value}: must be positive")
         if not self.windows or any(w is not None and w < 1 for w in self.windows):
             raise ValueError(f"model.windows={self.windows}: a non-empty list of positive window sizes or None")
+        for name, allowed in (
+            ("activation", Activation), ("positions", Positions), ("residual", Residual), ("remat", Remat),
+        ):  # fmt: skip
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"model.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(allowed))}")
+        self._check_relative()
+        self._check_embedding()
+        self._check_encoder()
+
+    def _check_relative(self):
+        exact = self.relative_buckets // (2 if self.relative_past_only else 4)
+        if exact < 1 or self.relative_max_distance <= exact:
+            raise ValueError(
+                f"model.relative_buckets={self.relative_buckets} with model.relative_max_distance="
+                f"{self.relative_max_distance}: take at least 4 buckets, and a distance above {exact}"
+            )
+
+    def _check_embedding(self):
+        if self.embedding_width is not None and self.tie_embeddings and not self.head_transform:
+            raise ValueError(
+                f"model.embedding_width={self.embedding_width}: a tied head has that width too: set "
+                f"model.head_transform to True, or model.tie_embeddings to False"
+            )
+        if self.pair_head and not self.pooler:
+            raise ValueError("model.pair_head=True classifies the pooled state: set model.pooler to True")
+        if self.skip_first_norm and self.residual not in ("pre", "sandwich"):
+            raise ValueError(
+                f"model.skip_first_norm=True: there is no norm before attention with model.residual={self.residual!r}"
+            )
+        if self.share_layers and len(self.windows) > 1:
+            raise ValueError(f"model.windows={self.windows}: with model.share_layers all layers have one window")
+
+    def _check_encoder(self):
+        if self.encoder_layers < 0:
+            raise ValueError(f"model.encoder_layers={self.encoder_layers}: must be positive, or 0 for a single stack")
+        if not self.encoder_layers:
+            for name in ("encoder_width", "encoder_heads", "encoder_feedforward_width"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"model.{name}={getattr(self, name)}: there is no encoder: set model.encoder_layers"
+                    )
+            return
+        if "parallel" in self.residual:
+            raise ValueError(
+                f"model.residual={self.residual!r}: a decoder with cross attention has three sublayers one after the "
+                f"other: use pre, post, sandwich or output, or model.encoder_layers=0"
+            )
+        if self.share_encoder_embedding and self.encoder_width not in (None, self.width):
+            raise ValueError(
+                f"model.encoder_width={self.encoder_width} and model.width={self.width} cannot share a token table: "
+                f"set model.share_encoder_embedding to False"
+            )
+        _ = self.encoder  # Its own checks.
 
     @property
     def kv_heads(self) -> int:
@@ -111,6 +233,43 @@ class ModelConfig:
     def key_width(self) -> int:
         """H."""
         return self.width // self.num_heads if self.head_width is None else self.head_width
+
+    @property
+    def rotated_width(self) -> int:
+        """Dimensions of a head that rotary positions turn."""
+        return int(self.key_width * self.rope_fraction)
+
+    @property
+    def table_width(self) -> int:
+        """E, width of the token table."""
+        return self.width if self.embedding_width is None else self.embedding_width
+
+    @property
+    def period(self) -> int:
+        """Layers after which the pattern of layers repeats."""
+        return math.lcm(len(self.windows))
+
+    @property
+    def encoder(self) -> "ModelConfig":
+        """The encoder's stack as a configuration of its own."""
+        heads = self.num_heads if self.encoder_heads is None else self.encoder_heads
+        return dataclasses.replace(
+            self,
+            num_layers=self.encoder_layers,
+            encoder_layers=0,
+            encoder_width=None,
+            encoder_heads=None,
+            encoder_feedforward_width=None,
+            width=self.width if self.encoder_width is None else self.encoder_width,
+            num_heads=heads,
+            num_kv_heads=self.num_kv_heads if self.encoder_heads is None else heads,
+            feedforward_width=(
+                self.encoder_feedforward_width
+                if self.encoder_feedforward_width is not None or self.encoder_width is not None
+                else self.feedforward_width
+            ),
+            relative_past_only=False,
+        )
 
     @property
     def hidden_width(self) -> int:

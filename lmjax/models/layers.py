@@ -85,9 +85,10 @@ class Projection(nnx.Module):
 class Norm(nnx.Module):
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
 
-    def __init__(self, width: int, *, kind: str, epsilon: float, bias: bool):
-        """Scale starts at one, bias (layer norm only) at zero."""
-        self.scale = parameter(jnp.ones((width,)), ("norm",), "norm")
+    def __init__(self, width: int, *, kind: str, epsilon: float, bias: bool, offset: bool = False):
+        """Scale starts at one (``offset``: kept as its difference from one), bias (layer norm only) at zero."""
+        self.scale = parameter(jnp.zeros((width,)) if offset else jnp.ones((width,)), ("norm",), "norm")
+        self.offset = offset
         use_bias = bias and kind == "layernorm"
         self.bias = nnx.data(parameter(jnp.zeros((width,)), ("norm",), "bias") if use_bias else None)
         self.centred = kind == "layernorm"
@@ -100,7 +101,8 @@ class Norm(nnx.Module):
             wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         broadcast = (1,) * (x.ndim - 1) + (-1,)
-        y = wide * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...].reshape(broadcast)
+        scale = 1 + self.scale[...] if self.offset else self.scale[...]
+        y = wide * jax.lax.rsqrt(variance + self.epsilon) * scale.reshape(broadcast)
         if self.bias is not None:
             y = y + self.bias[...].reshape(broadcast)
         return y.astype(x.dtype)
@@ -108,17 +110,34 @@ class Norm(nnx.Module):
 
 def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
     """The norm a configuration asks for, over ``width`` (the model's when unset)."""
-    return Norm(width or config.width, kind=config.norm, epsilon=config.norm_epsilon, bias=config.bias)
+    bias = config.bias if config.norm_bias is None else config.norm_bias
+    return Norm(
+        width or config.width,
+        kind=config.norm,
+        epsilon=config.norm_epsilon,
+        bias=bias,
+        offset=config.norm_scale_offset,
+    )
 
 
-_ACTIVATIONS = {
+def residual_scale(config: ModelConfig) -> float:
+    """Factor of the initial projections into the residual stream: ``1 / sqrt(number of sublayers)``, or 1."""
+    sublayers = (3 if config.encoder_layers else 2) * config.num_layers
+    return 1 / math.sqrt(sublayers) if config.residual_init == "scaled" else 1.0
+
+
+ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
     "silu": jax.nn.silu,
     "swiglu": jax.nn.silu,
     "geglu": lambda x: jax.nn.gelu(x, approximate=True),
+    "geglu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "reglu": jax.nn.relu,
 }
+"""By name; a gated one is what the gate goes through."""
 
 
 class FeedForward(nnx.Module):
@@ -130,12 +149,12 @@ class FeedForward(nnx.Module):
         embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width}
         self.up = project(embed, mlp)
         self.gate = nnx.data(project(embed, mlp) if config.activation in GATED else None)
-        self.down = project(mlp, embed, scale=1 / math.sqrt(2 * config.num_layers))
+        self.down = project(mlp, embed, scale=residual_scale(config))
         self.activation = config.activation
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]."""
-        activation = _ACTIVATIONS[self.activation]
+        activation = ACTIVATIONS[self.activation]
         up_BTF = self.up(x_BTD)
         hidden_BTF = activation(up_BTF) if self.gate is None else activation(self.gate(x_BTD)) * up_BTF
         return self.down(constrain(hidden_BTF, "batch", None, "mlp"))

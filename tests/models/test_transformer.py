@@ -13,23 +13,61 @@ from lmjax.losses import linear_cross_entropy
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
+from lmjax.models.rope import RopeScaling
 from lmjax.types import Stream, make_stream
 
 T = 12
 LLAMA = dataclasses.replace(tiny.MODEL, num_heads=4, num_kv_heads=2, head_width=8, num_layers=3)
 VARIANTS = {
     "rope_gqa": LLAMA,
-    "learned_layernorm_bias": dataclasses.replace(
-        tiny.MODEL, positions="learned", norm="layernorm", bias=True, activation="gelu", max_length=32
+    "partial_yarn_sandwich": dataclasses.replace(
+        LLAMA,
+        rope_fraction=0.5,
+        rope_scaling=RopeScaling(kind="yarn", factor=4.0, original_length=8),
+        windows=(3, None),
+        local_rope_theta=100.0,
+        residual="sandwich",
+        norm_scale_offset=True,
+        scale_embeddings=True,
+        qk_norm="head",
     ),
-    "sinusoidal_mqa_relu": dataclasses.replace(
-        tiny.MODEL, positions="sinusoidal", num_kv_heads=1, activation="relu", head_bias=True
+    "learned_post_norm_types": dataclasses.replace(
+        tiny.MODEL,
+        positions="learned",
+        norm="layernorm",
+        residual="post",
+        final_norm=False,
+        embedding_norm=True,
+        num_types=2,
+        bias=True,
+        activation="gelu",
+        max_length=32,
+    ),
+    "sinusoidal_mqa_parallel": dataclasses.replace(
+        tiny.MODEL, positions="sinusoidal", num_kv_heads=1, residual="parallel", activation="relu2", head_bias=True
     ),
     "alibi_windows": dataclasses.replace(
         tiny.MODEL, positions="alibi", windows=(None, 3), num_layers=3, activation="geglu"
     ),
-    "none_caps_qk_norm": dataclasses.replace(
-        tiny.MODEL, positions="none", attention_softcap=5.0, logit_softcap=9.0, qk_norm=True, tie_embeddings=False
+    "shared_factorised_caps": dataclasses.replace(
+        tiny.MODEL,
+        positions="none",
+        share_layers=True,
+        embedding_width=8,
+        head_transform=True,
+        attention_softcap=5.0,
+        logit_softcap=9.0,
+        qk_norm="projection",
+        residual="output",
+    ),
+    "relative_two_norms": dataclasses.replace(
+        tiny.MODEL,
+        positions="relative",
+        relative_buckets=8,
+        relative_max_distance=12,
+        residual="parallel_two_norms",
+        attention_scale=1.0,
+        tie_embeddings=False,
     ),
 }
 SEGMENTS = tiny.segments([[5, 4], [3, 9]], T)
@@ -231,7 +269,7 @@ def test_tied_head_is_the_embedding_and_a_separate_one_is_not():
     [
         ({"width": 30, "num_heads": 4}, "model.width=30 is not divisible by model.num_heads=4"),
         ({"num_kv_heads": 3}, "model.num_heads=4 is not a multiple of model.num_kv_heads=3"),
-        ({"head_width": 5}, "rotary positions need an even head width"),
+        ({"head_width": 5}, "rotary positions turn an even number"),
         ({"dropout": 1.0}, "model.dropout=1.0"),
         ({"windows": (0,)}, "model.windows"),
         ({"num_layers": 0}, "model.num_layers=0"),

@@ -1,0 +1,126 @@
+"""One block of the transformer: its sublayers, and where their norms stand."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.kernels.position_bias import PositionBias
+from lmjax.masks import IntervalMask
+from lmjax.models.attention import Attention
+from lmjax.models.cache import LayerCache
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import FeedForward, dropout, make_norm, split_key
+from lmjax.parallel.mesh import constrain
+
+
+class Block(nnx.Module):
+    """Attention, cross attention where there is an encoder, and feed-forward, each added to the residual stream.
+
+    ``attention_norm`` stands before, after or behind the sum as ``config.residual`` says; a sandwich
+    has ``attention_output_norm`` as well. The other sublayers follow suit.
+    """
+
+    def __init__(self, config: ModelConfig, *, source_width: int | None = None, rngs: nnx.Rngs):
+        """Builds the sublayers; ``source_width`` is the encoder's, if there is one."""
+        self.config = config
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config, rngs=rngs)
+        self.has_cross = source_width is not None
+        if source_width is not None:
+            self.cross_norm = make_norm(config)
+            self.cross_attention = Attention(config, source_width=source_width, rngs=rngs)
+        if config.residual != "parallel":
+            self.feedforward_norm = make_norm(config)
+        self.feedforward = FeedForward(config, rngs=rngs)
+        if config.residual == "sandwich":
+            self.attention_output_norm = make_norm(config)
+            self.feedforward_output_norm = make_norm(config)
+            if self.has_cross:
+                self.cross_output_norm = make_norm(config)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        positions_BT: jax.Array,
+        mask: IntervalMask,
+        *,
+        local: bool = False,
+        is_first: jax.Array | bool = False,
+        position_bias: PositionBias | None = None,
+        source: jax.Array | LayerCache | None = None,
+        cross_mask: IntervalMask | None = None,
+        cache: LayerCache | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """[B, T, D] to [B, T, D], and the updated cache.
+
+        Args:
+          x_BTD: the residual stream.
+          positions_BT: see :class:`Attention`.
+          mask: see :class:`Attention`.
+          local: see :class:`Attention`.
+          is_first: whether it is the first block of its stack, for ``config.skip_first_norm``.
+          position_bias: see :class:`Attention`.
+          source: what cross attention reads.
+          cross_mask: intervals over the source.
+          cache: keys and values so far.
+          key: PRNG key of dropout; None for none.
+        """
+        attention_key, *keys = split_key(key, 4 if self.has_cross else 3)
+        first_key, second_key = keys[:2]
+        updated: list[LayerCache | None] = []
+
+        def attention(x_BTD: jax.Array) -> jax.Array:
+            attended_BTD, written = self.attention(
+                x_BTD,
+                positions_BT,
+                mask,
+                local=local,
+                position_bias=position_bias,
+                cache=cache,
+                key=attention_key,
+            )
+            updated.append(written)
+            return attended_BTD
+
+        def cross(x_BTD: jax.Array) -> jax.Array:
+            assert cross_mask is not None
+            return self.cross_attention(x_BTD, positions_BT, cross_mask, source=source)[0]
+
+        skipped = is_first if self.config.skip_first_norm else False
+        if "parallel" in self.config.residual:
+            attended_BTD = attention(self.attention_norm(x_BTD))
+            feedforward_norm = self.attention_norm if self.config.residual == "parallel" else self.feedforward_norm
+            fed_BTD = self.feedforward(feedforward_norm(x_BTD))
+            x_BTD = x_BTD + self._drop(attended_BTD, first_key) + self._drop(fed_BTD, second_key)
+        else:
+            x_BTD = self._add(x_BTD, attention, "attention", first_key, skipped)
+            if self.has_cross:
+                x_BTD = self._add(x_BTD, cross, "cross", keys[2])
+            x_BTD = self._add(x_BTD, self.feedforward, "feedforward", second_key)
+        return constrain(x_BTD, "batch", None, None), updated[0]
+
+    def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+        return dropout(x_BTD, self.config.dropout, key)
+
+    def _add(
+        self,
+        x_BTD: jax.Array,
+        sublayer: Callable[[jax.Array], jax.Array],
+        name: str,
+        key: jax.Array | None,
+        skipped: jax.Array | bool = False,
+    ) -> jax.Array:
+        """The residual stream with a sublayer's output in it."""
+        norm = getattr(self, f"{name}_norm")
+        match self.config.residual:
+            case "post":
+                return norm(x_BTD + self._drop(sublayer(x_BTD), key))
+            case "output":
+                return x_BTD + self._drop(norm(sublayer(x_BTD)), key)
+        out_BTD = sublayer(norm(x_BTD) if skipped is False else jnp.where(skipped, x_BTD, norm(x_BTD)))
+        if self.config.residual == "sandwich":
+            out_BTD = getattr(self, f"{name}_output_norm")(out_BTD)
+        return x_BTD + self._drop(out_BTD, key)

@@ -1,0 +1,109 @@
+"""Rotary positions (RoFormer: Su et al. 2021, section 3.2) and what stretches them over longer contexts."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies change when a model is to read further than it was trained to."""
+
+    kind: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
+    """Positions divided (Chen et al. 2023), base raised (NTK-aware), by parts (YaRN: Peng et al. 2023), Llama 3.1's."""
+    factor: float = 1.0
+    """Times the original context."""
+    original_length: int = 8192
+    """The context the frequencies were trained for (`yarn`, `llama3`)."""
+    low_frequency_factor: float = 1.0
+    """`llama3`: wavelengths above original_length / this are divided by the whole factor."""
+    high_frequency_factor: float = 4.0
+    """`llama3`: wavelengths below original_length / this stay."""
+    beta_fast: float = 32.0
+    """`yarn`: dimensions that turn more often than this in the original context stay."""
+    beta_slow: float = 1.0
+    """`yarn`: those that turn less often are divided by the whole factor."""
+    attention_factor: float | None = None
+    """`yarn`: factor of queries and keys both; 0.1 ln(factor) + 1 when unset."""
+
+    def __post_init__(self):
+        if self.kind not in ("none", "linear", "ntk", "yarn", "llama3"):
+            raise ValueError(f"model.rope_scaling.kind={self.kind!r}: use none, linear, ntk, yarn or llama3")
+        if self.factor < 1:
+            raise ValueError(f"model.rope_scaling.factor={self.factor}: must be at least 1")
+        if self.original_length < 1:
+            raise ValueError(f"model.rope_scaling.original_length={self.original_length}: must be at least 1")
+        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
+            raise ValueError(
+                f"model.rope_scaling.low_frequency_factor={self.low_frequency_factor}: must lie between 0 and "
+                f"high_frequency_factor={self.high_frequency_factor}"
+            )
+
+    @property
+    def magnitude(self) -> float:
+        """What sines and cosines are multiplied with."""
+        if self.kind != "yarn":
+            return 1.0
+        return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
+
+
+def rope_frequencies(rotated: int, *, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """Radians a position turns each pair by: ``theta^(-2i / rotated)``, scaled (float32 [rotated / 2]).
+
+    - linear: all divided by the factor s.
+    - ntk: the base becomes ``theta * s^(rotated / (rotated - 2))``, so that the slowest is divided by s
+      and the fastest stays.
+    - yarn (section 3.2): pairs that turn more than ``beta_fast`` times within the original context stay,
+      those that turn less than ``beta_slow`` times are divided by s, linear in the index between.
+    - llama3: the same idea by wavelength, linear in its inverse between the two bounds.
+
+    Args:
+      rotated: how many of a head's dimensions turn; even.
+      theta: the base.
+      scaling: see :class:`RopeScaling`.
+    """
+    kind, factor = scaling.kind, scaling.factor
+    if kind == "ntk":
+        theta = theta * factor ** (rotated / (rotated - 2))
+    index = np.arange(0, rotated, 2, dtype=np.float32) / rotated
+    frequencies = 1.0 / (np.float32(theta) ** index)
+    if kind == "linear":
+        frequencies = frequencies / factor
+    elif kind == "llama3":
+        wavelengths = 2 * math.pi / frequencies
+        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+        kept = np.clip((scaling.original_length / wavelengths - low) / (high - low), 0, 1)
+        frequencies = kept * frequencies + (1 - kept) * frequencies / factor
+    elif kind == "yarn":
+
+        def index_of(turns: float) -> float:
+            return rotated * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+        first = max(math.floor(index_of(scaling.beta_fast)), 0)
+        last = min(math.ceil(index_of(scaling.beta_slow)), rotated - 1)
+        ramp = np.clip((np.arange(rotated // 2) - first) / max(last - first, 1e-3), 0, 1)
+        frequencies = (1 - ramp) * frequencies + ramp * frequencies / factor
+    return frequencies.astype(np.float32)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray, *, magnitude: float = 1.0) -> jax.Array:
+    """Turns pairs ``(x[i], x[i + R/2])`` of the first R dimensions by ``position * frequency_i``.
+
+    The half-split layout of GPT-NeoX and Llama; dimensions from R on pass unchanged.
+
+    Args:
+      x_BTNH: queries or keys.
+      positions_BT: int32 position of each token in its document.
+      frequencies: [R / 2], see :func:`rope_frequencies`.
+      magnitude: factor of the turned dimensions.
+    """
+    rotated = 2 * len(frequencies)
+    angle_BT1H = positions_BT.astype(jnp.float32)[:, :, None, None] * jnp.asarray(frequencies)[None, None, None, :]
+    sin, cos = magnitude * jnp.sin(angle_BT1H), magnitude * jnp.cos(angle_BT1H)
+    left, right = jnp.split(x_BTNH[..., :rotated].astype(jnp.float32), 2, axis=-1)
+    turned = [left * cos - right * sin, right * cos + left * sin]
+    return jnp.concatenate([part.astype(x_BTNH.dtype) for part in (*turned, x_BTNH[..., rotated:])], axis=-1)
