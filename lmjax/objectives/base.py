@@ -7,6 +7,8 @@ before it calls ``terms``, so a term is then a mean, whatever the microbatches o
 """
 
 import dataclasses
+import typing
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -16,6 +18,7 @@ from flax import nnx
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
+from lmjax.objectives.schedules import Ramp, current
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 
@@ -26,6 +29,16 @@ class Objective:
 
     couples_examples: ClassVar[bool] = False
     """Whether a term depends on several rows at once; such objectives cannot be microbatched."""
+
+    def __post_init__(self):
+        """Refuses a schedule for a field that cannot follow one; subclasses that check fields call it first."""
+        kinds = typing.get_type_hints(type(self)) if self._ramps else {}
+        able = [name for name, kind in kinds.items() if Ramp in typing.get_args(kind)]
+        for name in self._ramps.keys() - able:
+            raise ValueError(
+                f"objective.{name}={self._ramps[name]}: {type(self).__name__}'s {name} cannot follow a schedule: give "
+                f"a number" + (f" ({', '.join(able)} can)" if able else "")
+            )
 
     def row_length(self, sequence_length: int) -> int:
         """Tokens a row must hold for the model to see ``sequence_length`` of them."""
@@ -41,6 +54,15 @@ class Objective:
             raise ValueError(
                 f"train.sequence_length={sequence_length} is longer than the model's learned positions: "
                 f"set model.max_length to at least {sequence_length}, or model.positions to 'rope'"
+            )
+        if model.encoder_layers and not self.reads_with_encoder:
+            raise ValueError(
+                f"model.encoder_layers={model.encoder_layers}: {type(self).__name__} trains a single stack: set it to 0"
+            )
+        if self.reads_with_encoder and not model.encoder_layers:
+            raise ValueError(
+                f"model.encoder_layers=0: {type(self).__name__} as configured trains an encoder-decoder: set it to the "
+                f"number of the encoder's blocks"
             )
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -61,17 +83,58 @@ class Objective:
         """For each name in ``batch.weights``, the scalar sum of weight times loss."""
         raise TypeError(f"{type(self).__name__} does not define terms")
 
-    def coefficients(self) -> dict[str, float]:
+    def coefficients(self) -> Mapping[str, float | jax.Array]:
         """Factor of each term in the total loss; 1 for those not named."""
         return {}
 
+    def total(self, terms: dict[str, jax.Array]) -> jax.Array:
+        """The loss to minimise: the terms times their coefficients."""
+        coefficients = self.coefficients()
+        return sum((coefficients.get(name, 1.0) * value for name, value in terms.items()), jnp.zeros(()))
+
+    def metrics(self, terms: dict[str, jax.Array], scored: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """What a training step reports: losses, how many values each is the mean of, what schedules have come to.
+
+        Args:
+          terms: the terms.
+          scored: for each term, how many of its weights are above 0.
+        """
+        metrics = {name: jnp.asarray(current(ramp)) for name, ramp in self._ramps.items()}
+        for name, value in terms.items():
+            prefix = f"{name}/" if len(terms) > 1 else ""
+            metrics |= {f"{prefix}loss": value, f"{prefix}scored_tokens": scored[name]}
+        return metrics | {"loss": self.total(terms)}
+
+    @property
+    def _ramps(self) -> dict[str, Ramp]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Ramp)}
+
     def at(self, step: jax.Array) -> "Objective":
         """This objective at a training step (int32 scalar, traced): what follows a schedule has its value there."""
-        return self
+        return dataclasses.replace(self, **{name: ramp.at(step) for name, ramp in self._ramps.items()})
+
+    def members(self) -> dict[str, "Objective"]:
+        """What is validated, each by itself: this objective, named "", or those it is made of, by name."""
+        return {"": self}
+
+    def turn(self, step: int) -> tuple[str, int]:
+        """The member whose turn a step is, and how many turns it had; "" if all of this is trained at each step."""
+        return "", step
+
+    @property
+    def row_multiple(self) -> int:
+        """What the rows of a microbatch on a device must be a multiple of."""
+        return 1
+
+    @property
+    def reads_with_encoder(self) -> bool:
+        """Whether batches have a stream for an encoder, so that the model must have one."""
+        return False
 
     def for_evaluation(self) -> "Objective":
-        """This objective without what only regularises training (smoothing, auxiliary losses)."""
-        return self
+        """Without what only regularises training (smoothing, auxiliary losses), and past all schedules."""
+        return dataclasses.replace(self, **{name: ramp.end for name, ramp in self._ramps.items()})
 
     @property
     def attention(self) -> Literal["causal", "bidirectional", "prefix"]:
@@ -89,6 +152,7 @@ class TokenObjective(Objective):
     """Weight of the squared log-normaliser, which keeps logits from drifting (PaLM, section 5)."""
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"objective.label_smoothing={self.label_smoothing}: must be at least 0 and below 1")
         if self.z_loss < 0:
@@ -96,10 +160,11 @@ class TokenObjective(Objective):
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
         """Runs the stack, gathers the scored positions, applies head and loss together."""
-        hidden_BPD = gather_scored(model(batch.inputs, key=key), batch.scored_BP)
+        hidden_BTD = model(batch.inputs, encoder=batch.encoder, cross_mask=batch.cross_mask, key=key)
+        hidden_BPD = gather_scored(hidden_BTD, batch.scored_BP)
         head = model.head()
         loss = linear_cross_entropy(
-            hidden_BPD,
+            model.head_states(hidden_BPD),
             head.weight_DV,
             batch.targets_BP,
             batch.weights["loss"],
@@ -112,7 +177,7 @@ class TokenObjective(Objective):
 
     def for_evaluation(self) -> "TokenObjective":
         """Plain cross entropy, so that perplexity and bits per byte are what they say."""
-        return dataclasses.replace(self, label_smoothing=0.0, z_loss=0.0)
+        return dataclasses.replace(super().for_evaluation(), label_smoothing=0.0, z_loss=0.0)  # type: ignore[return-value]
 
 
 def gather_scored(hidden_BTD: jax.Array, scored_BP: jax.Array | None) -> jax.Array:

@@ -92,7 +92,7 @@ class MaskedDiffusion(Objective):
         is_mask_V = jnp.arange(head.weight_DV.shape[1]) == batch.extras["mask_id"][0]
         excluded_V = jnp.where(is_mask_V, EXCLUDED, 0.0)
         loss = linear_cross_entropy(
-            model(batch.inputs, key=key),
+            model.head_states(model(batch.inputs, key=key)),
             head.weight_DV,
             batch.targets_BP,
             batch.weights["loss"] * batch.extras["noise_weight"],

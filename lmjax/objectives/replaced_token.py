@@ -198,7 +198,7 @@ class ReplacedToken(Objective):
         hidden_BPD = gather_scored(generator(batch.inputs, key=generator_key), batch.scored_BP)
         head = generator.head()
         generator_loss = linear_cross_entropy(
-            hidden_BPD,
+            generator.head_states(hidden_BPD),
             head.weight_DV,
             batch.targets_BP,
             batch.weights["generator"],
