@@ -9,24 +9,39 @@ from flax import nnx
 from lmjax.kernels.position_bias import PositionBias
 from lmjax.masks import IntervalMask
 from lmjax.models.attention import Attention
-from lmjax.models.cache import LayerCache
+from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import FeedForward, dropout, make_norm, split_key
+from lmjax.models.mamba import Mamba2
+from lmjax.models.recurrent import Mixer
+from lmjax.models.rwkv import Rwkv6
 from lmjax.parallel.mesh import constrain
 
 
 class Block(nnx.Module):
-    """Attention, cross attention where there is an encoder, and feed-forward, each added to the residual stream.
+    """Attention or a recurrence, cross attention where there is an encoder, and feed-forward, each added up.
 
     ``attention_norm`` stands before, after or behind the sum as ``config.residual`` says; a sandwich
     has ``attention_output_norm`` as well. The other sublayers follow suit.
     """
 
-    def __init__(self, config: ModelConfig, *, source_width: int | None = None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        mixer: Mixer = "attention",
+        source_width: int | None = None,
+        rngs: nnx.Rngs,
+    ):
         """Builds the sublayers; ``source_width`` is the encoder's, if there is one."""
-        self.config = config
+        self.config, self.mixer = config, mixer
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config, rngs=rngs)
+        if mixer == "attention":
+            self.attention = Attention(config, rngs=rngs)
+        elif mixer == "mamba2":
+            self.mamba2 = Mamba2(config, rngs=rngs)
+        else:
+            self.rwkv6 = Rwkv6(config, rngs=rngs)
         self.has_cross = source_width is not None
         if source_width is not None:
             self.cross_norm = make_norm(config)
@@ -51,9 +66,9 @@ class Block(nnx.Module):
         position_bias: PositionBias | None = None,
         source: jax.Array | LayerCache | None = None,
         cross_mask: IntervalMask | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache | None = None,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, LayerCache | None]:
+    ) -> tuple[jax.Array, Cache | None]:
         """[B, T, D] to [B, T, D], and the updated cache.
 
         Args:
@@ -65,14 +80,19 @@ class Block(nnx.Module):
           position_bias: see :class:`Attention`.
           source: what cross attention reads.
           cross_mask: intervals over the source.
-          cache: keys and values so far.
+          cache: keys and values, or the state, so far.
           key: PRNG key of dropout; None for none.
         """
         attention_key, *keys = split_key(key, 4 if self.has_cross else 3)
         first_key, second_key = keys[:2]
-        updated: list[LayerCache | None] = []
+        updated: list[Cache | None] = []
 
         def attention(x_BTD: jax.Array) -> jax.Array:
+            if self.mixer != "attention":
+                mixed_BTD, written = getattr(self, self.mixer)(x_BTD, positions_BT, cache=cache)
+                updated.append(written)
+                return mixed_BTD
+            assert cache is None or isinstance(cache, LayerCache)
             attended_BTD, written = self.attention(
                 x_BTD,
                 positions_BT,

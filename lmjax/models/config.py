@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
+from lmjax.models.recurrent import RECURRENT, Mamba2Config, Mixer, Rwkv6Config
 from lmjax.models.rope import RopeScaling
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_exact", "reglu"]
@@ -120,6 +121,13 @@ class ModelConfig:
     """Dropout rate on attention probabilities."""
     windows: tuple[int | None, ...] = (None,)
     """Sliding windows of successive layers, repeated to the depth; None sees everything its mask allows."""
+    mixers: tuple[Mixer, ...] = ("attention",)
+    """What mixes the positions in successive layers, repeated to the depth: attention, or a recurrence (causal only);
+    several make a hybrid (Jamba: Lieber et al. 2024)."""
+    mamba2: Mamba2Config = Mamba2Config()
+    """Sizes of Mamba-2 layers."""
+    rwkv6: Rwkv6Config = Rwkv6Config()
+    """Sizes of RWKV-6 layers."""
     init_std: float | None = 0.02
     """Standard deviation of initial weights; None takes 1/sqrt(fan-in)."""
     embedding_init_std: float | None = None
@@ -175,9 +183,30 @@ class ModelConfig:
         ):  # fmt: skip
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(allowed))}")
+        self._check_mixers()
         self._check_relative()
         self._check_embedding()
         self._check_encoder()
+
+    def _check_mixers(self):
+        if not self.mixers or any(mixer not in get_args(Mixer) for mixer in self.mixers):
+            raise ValueError(f"model.mixers={self.mixers}: a non-empty list of {', '.join(get_args(Mixer))}")
+        if "mamba2" in self.mixers:
+            heads = self.mamba2.num_heads(self.width)
+            if heads * self.mamba2.head_width != self.mamba2.expansion * self.width or heads % self.mamba2.groups:
+                raise ValueError(
+                    f"model.mamba2: width {self.mamba2.expansion} x {self.width} is not a whole number of heads of "
+                    f"{self.mamba2.head_width} for {self.mamba2.groups} groups: change head_width or groups"
+                )
+        if "rwkv6" in self.mixers and self.width % self.rwkv6.head_width:
+            raise ValueError(
+                f"model.rwkv6.head_width={self.rwkv6.head_width} does not divide model.width={self.width}: change it"
+            )
+        if self.recurrent and (self.encoder_layers or self.share_layers):
+            raise ValueError(
+                f"model.mixers={self.mixers}: recurrent layers are for single stacks with layers of their own: set "
+                f"model.encoder_layers to 0 and model.share_layers to False"
+            )
 
     def _check_relative(self):
         exact = self.relative_buckets // (2 if self.relative_past_only else 4)
@@ -247,7 +276,12 @@ class ModelConfig:
     @property
     def period(self) -> int:
         """Layers after which the pattern of layers repeats."""
-        return math.lcm(len(self.windows))
+        return math.lcm(len(self.windows), len(self.mixers))
+
+    @property
+    def recurrent(self) -> tuple[Mixer, ...]:
+        """The recurrent mixers among the layers', which read from left to right only."""
+        return tuple(dict.fromkeys(mixer for mixer in self.mixers if mixer in RECURRENT))
 
     @property
     def encoder(self) -> "ModelConfig":

@@ -13,7 +13,7 @@ from lmjax import masks
 from lmjax.kernels.position_bias import AlibiBias, PositionBias, RelativeBias, alibi_slopes
 from lmjax.masks import IntervalMask
 from lmjax.models.block import Block
-from lmjax.models.cache import LayerCache
+from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import make_norm, parameter, split_key
 
@@ -33,22 +33,23 @@ class Stack(nnx.Module):
             groups = config.num_layers // config.period if config.scan_layers else 0
             num_stacks = config.period if groups else 0
             num_tail = config.num_layers - groups * config.period
-        self.stacks = nnx.List(self.new_stack(groups, rngs) for _ in range(num_stacks))
-        self.tail = nnx.List(self.new_block(rngs) for _ in range(num_tail))
+        self.stacks = nnx.List(self.new_stack(groups, rngs, layer=layer) for layer in range(num_stacks))
+        self.tail = nnx.List(self.new_block(rngs, layer=layer) for layer in range(num_tail))
         if config.positions == "relative":
             std = 1 / config.width**0.5 if config.init_std is None else config.init_std
             table_RN = std * jax.random.normal(rngs.params(), (config.relative_buckets, config.num_heads))
             self.relative_RN = parameter(table_RN, ("buckets", "heads"), "position")
         self.final_norm = nnx.data(make_norm(config) if config.final_norm else None)
 
-    def new_block(self, rngs: nnx.Rngs) -> Block:
-        """A block as those of the stack are."""
-        return Block(self.config, source_width=self.source_width, rngs=rngs)
+    def new_block(self, rngs: nnx.Rngs, *, layer: int) -> Block:
+        """A block as layer ``layer`` is."""
+        mixer = self.config.mixers[layer % len(self.config.mixers)]
+        return Block(self.config, mixer=mixer, source_width=self.source_width, rngs=rngs)
 
-    def new_stack(self, groups: int, rngs: nnx.Rngs) -> Block:
+    def new_stack(self, groups: int, rngs: nnx.Rngs, *, layer: int) -> Block:
         """Blocks along a leading axis of every parameter."""
         keys = jax.random.split(rngs.params(), groups)
-        return jax.vmap(lambda key: self.new_block(nnx.Rngs(params=key)))(keys)
+        return jax.vmap(lambda key: self.new_block(nnx.Rngs(params=key), layer=layer))(keys)
 
     def run(
         self,
@@ -163,11 +164,11 @@ class Stack(nnx.Module):
         x_BTD: jax.Array,
         positions_BT: jax.Array,
         mask: IntervalMask,
-        caches: tuple[LayerCache, ...],
+        caches: tuple[Cache, ...],
         *,
         sources: tuple[LayerCache, ...] | None = None,
         cross_mask: IntervalMask | None = None,
-    ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+    ) -> tuple[jax.Array, tuple[Cache, ...]]:
         """Hidden states of new elements against cached ones, for decoding.
 
         Args:

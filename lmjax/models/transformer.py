@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.masks import IntervalMask
-from lmjax.models.cache import LayerCache
+from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key
 from lmjax.models.token_stack import TokenStack, embedding_std
@@ -112,11 +112,11 @@ class Transformer(TokenStack):
     def extend(
         self,
         stream: Stream,
-        caches: tuple[LayerCache, ...],
+        caches: tuple[Cache, ...],
         *,
         sources: tuple[LayerCache, ...] | None = None,
         cross_mask: IntervalMask | None = None,
-    ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+    ) -> tuple[jax.Array, tuple[Cache, ...]]:
         """Hidden states of new tokens against cached ones, for decoding.
 
         Args:

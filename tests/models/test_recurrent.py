@@ -1,0 +1,151 @@
+"""Mamba-2 and RWKV-6: chunks against the step-by-step recurrence, resets, caches, causality by gradient."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lmjax import masks
+from lmjax.kernels.recurrence import linear_recurrence, shifted
+from lmjax.masks import IntervalMask
+from lmjax.models.cache import empty_cache
+from lmjax.models.recurrent import Mamba2Config, Rwkv6Config
+from lmjax.objectives import MaskedLM
+from lmjax.types import Stream, make_stream
+
+T = 12
+MODEL = dataclasses.replace(
+    tiny.MODEL,
+    mamba2=Mamba2Config(head_width=8, state_width=6, groups=2, chunk=5),
+    rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=4, chunk=5),
+)
+VARIANTS = {
+    "mamba2": dataclasses.replace(MODEL, mixers=("mamba2",), positions="none"),
+    "rwkv6": dataclasses.replace(MODEL, mixers=("rwkv6",), positions="none"),
+    "hybrid": dataclasses.replace(MODEL, mixers=("mamba2", "attention", "rwkv6"), num_layers=4, windows=(None, 3)),
+}
+SEGMENTS = jnp.asarray(tiny.segments([[5, 4], [3, 9]], T))
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 60, (2, T)), jnp.int32)
+
+
+def recurrence_inputs(decays_a_head: bool, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    query, key = rng.normal(size=(2, 2, 11, 3, 4)).astype(np.float32)
+    value = rng.normal(size=(2, 11, 3, 5)).astype(np.float32)
+    # From hardly any decay to one that leaves nothing: exp(-100).
+    log_decay = -np.exp(rng.uniform(-4, 4.6, size=(2, 11, 3, 1 if decays_a_head else 4))).astype(np.float32)
+    begins = np.zeros((2, 11), bool)
+    begins[0, [0, 6]] = begins[1, [3, 4]] = True
+    state = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    return query, key, value, log_decay, begins, state
+
+
+@pytest.mark.parametrize("bonus", [None, "given"])
+@pytest.mark.parametrize("decays_a_head", [True, False])
+def test_chunks_equal_the_recurrence_written_out(decays_a_head, bonus):
+    query, key, value, log_decay, begins, state = recurrence_inputs(decays_a_head)
+    bonus_NH = None if bonus is None else np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    out, last = linear_recurrence(
+        query, key, value, log_decay, begins_BT=jnp.asarray(begins), state_BNHP=state, bonus_NH=bonus_NH, chunk=4
+    )
+    now = state.astype(np.float64)
+    for t in range(11):
+        now = np.where(begins[:, t, None, None, None], 0.0, now)
+        written = np.einsum("bnh,bnp->bnhp", key[:, t], value[:, t])
+        after = now * np.exp(log_decay[:, t].astype(np.float64))[..., None] + written
+        read = after if bonus_NH is None else now + bonus_NH[None, :, :, None] * written
+        np.testing.assert_allclose(out[:, t], np.einsum("bnh,bnhp->bnp", query[:, t], read), atol=1e-4)
+        now = after
+    np.testing.assert_allclose(last, now, atol=1e-4)
+
+
+def test_gradients_of_strong_decays_are_finite():
+    query, key, value, log_decay, begins, _ = recurrence_inputs(False)
+
+    def loss(log_decay):
+        out, _ = linear_recurrence(query, key, value, log_decay, begins_BT=jnp.asarray(begins), chunk=4)
+        return jnp.sum(out**2)
+
+    assert np.isfinite(jax.grad(loss)(10 * log_decay)).all()
+
+
+def test_shifted_stops_at_the_document_and_goes_on_from_a_cache():
+    x_BTC = jnp.arange(1.0, 7.0)[None, :, None]
+    positions = jnp.asarray([[0, 1, 2, 0, 1, 2]])
+    window, last = shifted(x_BTC, positions, 3)
+    expected = [[0, 0, 1], [0, 1, 2], [1, 2, 3], [0, 0, 4], [0, 4, 5], [4, 5, 6]]
+    np.testing.assert_array_equal(window[0, :, :, 0], expected)
+    np.testing.assert_array_equal(last[0, :, 0], [5, 6])
+    later, _ = shifted(jnp.full((1, 1, 1), 7.0), jnp.asarray([[3]]), 3, before_BWC=last)
+    np.testing.assert_array_equal(later[0, 0, :, 0], [5, 6, 7])
+
+
+@functools.cache
+def built(name: str):
+    spec = tiny.model_spec(VARIANTS[name])
+    return spec, tiny.random_params(spec)
+
+
+@functools.cache
+def forward(name: str):
+    return jax.jit(lambda params, stream: built(name)[0].bind(params)(stream))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_packed_documents_equal_the_same_documents_alone(name):
+    _, params = built(name)
+    packed = forward(name)(params, make_stream(TOKENS, SEGMENTS, "causal"))
+    for row, start, end in ((0, 5, 9), (1, 3, 12)):
+        alone = forward(name)(params, make_stream(TOKENS[row : row + 1, start:end], None, "causal"))
+        np.testing.assert_allclose(packed[row, start:end], alone[0], atol=5e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cached_decoding_equals_the_full_forward_pass(name):
+    spec, params = built(name)
+    full = forward(name)(params, make_stream(TOKENS, None, "causal"))
+
+    @jax.jit
+    def extend(params, tokens_BT, positions_BT, caches):
+        mask = IntervalMask(start_BT=jnp.zeros_like(positions_BT), end_BT=positions_BT + 1)
+        return spec.bind(params).extend(Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask), caches)
+
+    caches = empty_cache(VARIANTS[name], batch_size=2, length=T)
+    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (2, T))
+    prompt, caches = extend(params, TOKENS[:, :7], positions[:, :7], caches)
+    steps = [prompt]
+    for t in range(7, T):
+        step, caches = extend(params, TOKENS[:, t : t + 1], positions[:, t : t + 1], caches)
+        steps.append(step)
+    np.testing.assert_allclose(jnp.concatenate(steps, axis=1), full, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mamba2", "rwkv6"])
+def test_no_position_sees_the_future_or_another_document(name):
+    """D hidden[t] / d embedding[s] is zero exactly where the causal mask of the document says so."""
+    spec, params = built(name)
+    stream = make_stream(jnp.arange(2 * T, dtype=jnp.int32).reshape(2, T), SEGMENTS, "causal")
+
+    def hidden(table_VD):
+        return jnp.sum(spec.bind({**params, "embedding": {"table_VD": table_VD}})(stream) ** 3, axis=-1)
+
+    influence = jax.jit(jax.jacrev(hidden))(params["embedding"]["table_VD"])
+    influence = np.abs(np.asarray(influence)).sum(-1)[:, :, : 2 * T].reshape(2, T, 2, T)
+    visible = np.asarray(masks.packed(SEGMENTS, "causal").dense(T))
+    for row in range(2):
+        # Sums of decays over a chunk cancel across a document's beginning up to rounding.
+        np.testing.assert_array_equal(influence[row, :, row] > 1e-6 * influence.max(), visible[row])
+        assert not influence[row, :, 1 - row].any()
+
+
+def test_other_masks_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"mamba2, rwkv6 read from left to right and MaskedLM has a bidirectional"):
+        MaskedLM().check(model=VARIANTS["hybrid"], vocabulary=tiny.VOCABULARY, sequence_length=T)
+    with pytest.raises(ValueError, match=r"model.mixers=\('mamba',\)"):
+        dataclasses.replace(tiny.MODEL, mixers=("mamba",))
+    with pytest.raises(ValueError, match="model.rwkv6.head_width=5 does not divide"):
+        dataclasses.replace(tiny.MODEL, mixers=("rwkv6",), rwkv6=Rwkv6Config(head_width=5))
