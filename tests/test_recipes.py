@@ -9,9 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax.tokenizers.config import TokenizerConfig
-from lmjax.tokenizers.special import assign_roles, ordered_sentinels
-from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json, load_recipe, to_json
 from lmjax.train.corpus import open_corpus
@@ -21,27 +19,12 @@ from lmjax.types import Rows
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.py"))
 
-PUBLISHED = {"gpt2_124m": 124_439_808, "llama_1b": 1_235_814_400}
+PUBLISHED = {"gpt2_124m": 124_439_808, "llama_1b": 1_235_814_400, "starcoder_1b": 1_137_207_296}
 """Parameters of the models the recipes are named after, as their authors' checkpoints have them."""
 
 
-def vocabulary_of(config: TokenizerConfig) -> Vocabulary:
-    """What the recipe's tokenizer will give, without training it."""
-    names = config.all_special_tokens
-    size = config.vocab_size or 256 + len(names)
-    ids = {name: size - len(names) + index for index, name in enumerate(names)}
-    return Vocabulary(
-        size=size,
-        **{f"{role}_id": token_id for role, token_id in assign_roles(ids).items()},
-        sentinel_ids=tuple(ordered_sentinels(ids).values()),
-        named_ids=ids,
-        byte_length_V=np.ones(size, np.int32),
-        word_start_V=np.ones(size, bool),
-    )
-
-
 def built(config: RunConfig):
-    vocabulary = vocabulary_of(config.tokenizer)
+    vocabulary = planned_vocabulary(config.tokenizer)
     config = resolve(config, vocabulary)
     devices = jax.devices()[: config.mesh.fsdp * config.mesh.tensor]
     return config, build_learner(config, vocabulary, devices=devices)

@@ -8,11 +8,14 @@ from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
 from lmjax.parallel.distributed import is_primary
 from lmjax.train.config import RunConfig
+from lmjax.train.dry_run import describe_run
 from lmjax.train.loop import train
 
+DRY_RUN = "--dry-run"
 PROFILE = "--profile"
 PROFILED_STEPS = (10, 15)
 OPTIONS = f"""
+  {DRY_RUN}    print every parameter with its shape, layout, optimizer and decay, and train nothing
   {PROFILE}    write a jax profile of steps {PROFILED_STEPS[0]} to {PROFILED_STEPS[1]} to RUN/profile
                (--train.profile FIRST LAST chooses others)
 """
@@ -20,7 +23,11 @@ OPTIONS = f"""
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    config = parse_recipe("train", [word for word in arguments if word != PROFILE], options=OPTIONS)
+    own = (DRY_RUN, PROFILE)
+    config = parse_recipe("train", [word for word in arguments if word not in own], options=OPTIONS)
+    if DRY_RUN in arguments:
+        print(describe_run(config))
+        return
     if PROFILE in arguments:
         config = _profiled(config)
     with bytes_bar("preparing") as progress:

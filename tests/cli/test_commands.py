@@ -53,6 +53,22 @@ def test_help_of_a_recipe_lists_every_field_with_a_line_of_help_and_its_value(lm
     assert not [name for name, text in options.items() if not re.search(r" .*\w{3}.*\.$", text)]
 
 
+def test_a_dry_run_prints_every_parameter_and_leaves_nothing(lmjax, workspace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    # More devices than there are: nothing is laid out but in words.
+    options = ("--folder", folder, "--mesh.fsdp", 2, "--mesh.tensor", 2, "--train.steps", 10**6)
+    result = lmjax("train", workspace / "tiny.py", "--dry-run", *options)
+    assert result.code == 0 and not list(tmp_path.iterdir())
+    config = load_recipe(workspace / "tiny.py")
+    width, hidden = config.model.width, config.model.hidden_width
+    lines = {line.split()[0]: line for line in result.out.splitlines() if "." in line}
+    up = next(line for name, line in lines.items() if name.endswith("feedforward.up.weight"))
+    assert re.search(rf"{width} x {hidden} +embed mlp|layers embed mlp", up) and "fsdp tensor" in up
+    assert f"{width // 2} x {hidden // 2}" in up and up.split()[-3:] == ["matrix", "adamw", "0.1"]
+    assert next(line for name, line in lines.items() if "final_norm" in name).split()[-1] == "-"
+
+
 def test_fields_are_overridden_by_their_path(workspace, capsys):
     overrides = (
         "--optimizer.learning-rate 0.5 --model.num-layers 3 --objective.rate 0.3 --data.path elsewhere "

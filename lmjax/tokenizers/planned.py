@@ -1,0 +1,35 @@
+"""The vocabulary a tokenizer will have, before it is trained: enough to build a model abstractly."""
+
+import numpy as np
+
+from lmjax.tokenizers.build import build_tokenizer
+from lmjax.tokenizers.config import TokenizerConfig
+from lmjax.tokenizers.special import assign_roles, ordered_sentinels
+from lmjax.tokenizers.vocabulary import Vocabulary
+
+
+def planned_vocabulary(config: TokenizerConfig) -> Vocabulary:
+    """Sizes and special ids as training will make them; a tokenizer that exists is opened instead.
+
+    What only training can tell is assumed: every id is a word of one byte.
+
+    Args:
+      config: see :class:`TokenizerConfig`.
+
+    Raises:
+      ValueError: ``tokenizer.path`` cannot be read.
+    """
+    if config.path is not None:
+        return build_tokenizer(config, lambda: ()).vocabulary
+    names = config.all_special_tokens
+    size = config.vocab_size or 256 + len(names)
+    ids = {name: size - len(names) + index for index, name in enumerate(names)}
+    return Vocabulary(
+        size=size,
+        **{f"{role}_id": token_id for role, token_id in assign_roles(ids).items()},
+        sentinel_ids=tuple(ordered_sentinels(ids).values()),
+        named_ids=ids,
+        byte_length_V=np.ones(size, np.int32),
+        word_start_V=np.ones(size, bool),
+        sentence_end_V=np.zeros(size, bool),
+    )
