@@ -14,14 +14,16 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from lmjax.corruption import absorb, cosine_schedule, diffusion_times, linear_schedule, log_linear_schedule
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
+from lmjax.models.time_conditioned import TimeConditionedTransformer
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.base import Objective, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, make_stream
+from lmjax.types import Batch, Rows, Stream, make_stream
 
 SCHEDULES = {"linear": linear_schedule, "log_linear": log_linear_schedule, "cosine": cosine_schedule}
 
@@ -34,8 +36,8 @@ class MaskedDiffusion(Objective):
     """Absorbing diffusion in continuous time, trained and evaluated on its variational bound.
 
     The model is MDLM's substitution parameterisation: visible tokens carry over, so only masked
-    positions are scored, and the mask token has no probability. It is not told the time, which the
-    share of masks shows anyway.
+    positions are scored, and the mask token has no probability. Unless asked to it is not told the time,
+    which the share of masks shows anyway.
     """
 
     schedule: Literal["linear", "log_linear", "cosine"] = "linear"
@@ -44,6 +46,8 @@ class MaskedDiffusion(Objective):
     """Times are uniform on [least_time, 1): weights grow as 1 / t."""
     low_discrepancy: bool = True
     """Spread the times of a batch evenly (less variance), rather than draw each on its own."""
+    time_conditioning: bool = False
+    """Whether the model is told the share of tokens masked at each row's time."""
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
@@ -54,19 +58,31 @@ class MaskedDiffusion(Objective):
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses a tokenizer without a mask token, and capped logits."""
         super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
-        vocabulary.require("mask", needed_by="MaskedDiffusion")
+        vocabulary.require("mask", needed_by=type(self).__name__)
         if model.logit_softcap is not None:
             raise ValueError(
-                f"model.logit_softcap={model.logit_softcap}: MaskedDiffusion gives the mask token no probability, "
-                f"which a capped logit cannot: set it to None"
+                f"model.logit_softcap={model.logit_softcap}: {type(self).__name__} gives the mask token no "
+                f"probability, which a capped logit cannot: set it to None"
             )
+        if self.time_conditioning and model.width % 2:
+            raise ValueError(f"model.width={model.width}: objective.time_conditioning needs an even width")
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """A transformer that is told the time, if asked to."""
+        return (TimeConditionedTransformer if self.time_conditioning else Transformer)(model, rngs=rngs)
+
+    def hidden(self, model: Transformer, stream: Stream, level_B: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Hidden states [B, T, D] of rows of which a share ``level_B`` is masked."""
+        if isinstance(model, TimeConditionedTransformer):
+            return model(stream, level_B=level_B, key=key)
+        return model(stream, key=key)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Masks every token that has a loss weight, special ones too: sampling begins with masks alone.
 
         The extras hold ``noise_weight``, the factor of the cross entropy at each position (0 where a
-        token is visible), and ``mask_id``. The weights stay those of the tokens: their sum, the number of
-        tokens, is what the bound is divided by.
+        token is visible), ``level``, the share masked at each row's time, and ``mask_id``. The weights stay
+        those of the tokens: their sum, the number of tokens, is what the bound is divided by.
         """
         mask_id = vocabulary.require("mask", needed_by="MaskedDiffusion")
         time_key, mask_key = jax.random.split(key)
@@ -82,6 +98,7 @@ class MaskedDiffusion(Objective):
             weights={"loss": weights_BT},
             extras={
                 "noise_weight": jnp.where(masked_BT, noise.weight[:, None], 0.0),
+                "level": noise.hidden,
                 "mask_id": jnp.full((num_rows,), mask_id, jnp.int32),
             },
         )
@@ -92,7 +109,7 @@ class MaskedDiffusion(Objective):
         is_mask_V = jnp.arange(head.weight_DV.shape[1]) == batch.extras["mask_id"][0]
         excluded_V = jnp.where(is_mask_V, EXCLUDED, 0.0)
         loss = linear_cross_entropy(
-            model.head_states(model(batch.inputs, key=key)),
+            model.head_states(self.hidden(model, batch.inputs, batch.extras["level"], key)),
             head.weight_DV,
             batch.targets_BP,
             batch.weights["loss"] * batch.extras["noise_weight"],

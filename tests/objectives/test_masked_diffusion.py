@@ -29,6 +29,9 @@ class FixedLogits:
     def head(self):
         return Head(jnp.eye(64), None, None)
 
+    def head_states(self, hidden):
+        return hidden
+
 
 def elbo(model, batch) -> float:
     """Nats a token, as validation has it."""

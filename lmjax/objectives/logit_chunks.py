@@ -1,0 +1,77 @@
+"""Logits for objectives that need more of them than the fused loss gives, a chunk of positions at a time."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.losses.linear import CHUNK_LOGITS, MIN_CHUNK_TOKENS
+from lmjax.models.transformer import Transformer
+from lmjax.parallel.mesh import constrain, mesh_axes_of
+
+
+def gathered_head(model: Transformer) -> Callable[[jax.Array], jax.Array]:
+    """The map from hidden states [B, C, D] to logits [B, C, V], its matrix gathered once and not in every chunk."""
+    head = model.head()
+    weight_DV = constrain(head.weight_DV, None, "vocab")
+
+    def logits(hidden_BCD: jax.Array) -> jax.Array:
+        states_BCE = model.head_states(hidden_BCD)
+        logits_BCV = jnp.einsum(
+            "bce,ev->bcv", states_BCE, weight_DV.astype(states_BCE.dtype), preferred_element_type=jnp.float32
+        )
+        if head.bias_V is not None:
+            logits_BCV = logits_BCV + head.bias_V[None, None, :]
+        if head.softcap is not None:
+            logits_BCV = head.softcap * jnp.tanh(logits_BCV / head.softcap)
+        return constrain(logits_BCV, "batch", None, "vocab")
+
+    return logits
+
+
+def chunk_length(num_rows: int, vocab_size: int) -> int:
+    """Positions of each row in a chunk: as many logits on a device as the fused loss makes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in mesh_axes_of("batch"))
+    return max(1, max(CHUNK_LOGITS // vocab_size, MIN_CHUNK_TOKENS) * ways // num_rows)
+
+
+def sum_over_chunks(body: Callable[..., Sequence[jax.Array]], length: int, *arrays_BT: jax.Array) -> list[jax.Array]:
+    """Sums what ``body`` returns over chunks of positions; the backward pass makes each chunk's logits again.
+
+    Args:
+      body: from chunks [B, C, ...] of the arrays to float32 scalars; chunks may end in zeros.
+      length: the largest C.
+      arrays_BT: [B, T, ...] each.
+    """
+    chunks, _ = _cut(length, arrays_BT)
+
+    def add(sums: list[jax.Array], chunk: list[jax.Array]) -> tuple[list[jax.Array], None]:
+        return jax.tree.map(jnp.add, sums, list(jax.checkpoint(body)(*chunk))), None
+
+    one_chunk = [jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for array in chunks]
+    zeros = [jnp.zeros(()) for _ in jax.eval_shape(body, *one_chunk)]
+    return jax.lax.scan(add, zeros, chunks)[0]
+
+
+def map_over_chunks(body: Callable[..., jax.Array], length: int, *arrays_BT: jax.Array) -> jax.Array:
+    """What ``body`` returns for chunks of positions, [B, C] each, put together to [B, T]; not for gradients."""
+    chunks, num_positions = _cut(length, arrays_BT)
+    _, values_NBC = jax.lax.scan(lambda _, chunk: (None, body(*chunk)), None, chunks)
+    return values_NBC.swapaxes(0, 1).reshape(values_NBC.shape[1], -1)[:, :num_positions]
+
+
+def _cut(length: int, arrays_BT: Sequence[jax.Array]) -> tuple[list[jax.Array], int]:
+    """The arrays as equal chunks [N, B, C, ...], zeros at the end, and the T they had."""
+    num_rows, num_positions = arrays_BT[0].shape[:2]
+    num_chunks = -(-num_positions // length)
+    length = -(-num_positions // num_chunks)
+
+    def cut(array_BT: jax.Array) -> jax.Array:
+        rest = array_BT.shape[2:]
+        padding = ((0, 0), (0, num_chunks * length - num_positions), *((0, 0),) * len(rest))
+        array_BNC = jnp.pad(array_BT, padding).reshape(num_rows, num_chunks, length, *rest)
+        return constrain(array_BNC.swapaxes(0, 1), None, "batch", None, *(None,) * len(rest))
+
+    return [cut(array) for array in arrays_BT], num_positions

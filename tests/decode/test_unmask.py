@@ -1,0 +1,120 @@
+"""Iterative unmasking: what is written, in which order, and from which distribution."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from lmjax.decode.logits import SamplingConfig
+from lmjax.decode.unmask import unmask
+from lmjax.models.parameters import module_spec
+from lmjax.models.transformer import Head
+from lmjax.objectives import MaskedDiffusion
+
+MASK, EOS = tiny.VOCABULARY.mask_id, tiny.VOCABULARY.eos_id
+
+
+class Unigram(nnx.Module):
+    """A model whose logits are a table of the position, whatever it reads."""
+
+    config = tiny.MODEL
+
+    def __init__(self, table_TV):
+        self.table_TV = nnx.Param(table_TV, axes=("positions", "vocab"), kind="embedding")
+
+    def __call__(self, stream, *, key=None):
+        num_rows, length = stream.tokens_BT.shape
+        return jnp.broadcast_to(self.table_TV[...][None, :length], (num_rows, length, 64))
+
+    def head(self):
+        return Head(jnp.eye(64), None, None)
+
+    def head_states(self, hidden):
+        return hidden
+
+
+@functools.cache
+def unigram():
+    return module_spec(lambda key: Unigram(jnp.zeros((12, 64))))
+
+
+def run(table, prompts, **options):
+    defaults = {"length": 12, "num_steps": 4, "sampling": SamplingConfig()}
+    return unmask(
+        unigram(),
+        {"table_TV": jnp.asarray(table, jnp.float32)},
+        prompts,
+        objective=MaskedDiffusion(),
+        vocabulary=tiny.VOCABULARY,
+        **defaults | options,
+    )
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_prompts_stay_and_no_mask_is_left(order):
+    rows = run(np.zeros((12, 64)), [[5, 6], [7, MASK, 9]], order=order)
+    assert rows[0][:2] == [5, 6]
+    assert rows[1][0] == 7 and rows[1][2] == 9
+    assert all(MASK not in row and len(row) == 12 for row in rows)
+
+
+def test_tokens_follow_the_models_distribution_and_never_the_mask():
+    table = np.full((12, 64), -1e9)
+    table[:, 3], table[:, 4], table[:, MASK] = np.log(0.3), np.log(0.7), 50.0
+    rows = np.array(run(table, [[]] * 400, num_steps=6))
+    assert set(np.unique(rows)) == {3, 4}
+    assert abs((rows == 4).mean() - 0.7) < 3 * np.sqrt(0.21 / rows.size)
+
+
+def test_confidence_writes_the_surest_first_and_a_step_at_a_time():
+    """A model that copies the number of visible tokens: what each position says tells when it was written."""
+
+    class Counter(Unigram):
+        def __call__(self, stream, *, key=None):
+            hidden = super().__call__(stream)
+            visible = jnp.sum(stream.tokens_BT != MASK, axis=1)
+            sharp = jnp.arange(stream.tokens_BT.shape[1]).astype(jnp.float32)[None, :, None] + 5.0
+            return hidden + sharp * jax.nn.one_hot(visible, 64)[:, None, :]
+
+    spec = module_spec(lambda key: Counter(jnp.zeros((12, 64))))
+    (row,) = unmask(
+        spec,
+        {"table_TV": jnp.zeros((12, 64))},
+        [[]],
+        objective=MaskedDiffusion(),
+        vocabulary=tiny.VOCABULARY,
+        length=12,
+        num_steps=4,
+        sampling=SamplingConfig(temperature=0),
+        order="confidence",
+    )
+    assert row == [9, 9, 9, 6, 6, 6, 3, 3, 3, 0, 0, 0]
+
+
+def test_a_trained_objective_is_sampled_with_its_own_module():
+    objective = MaskedDiffusion(time_conditioning=True, schedule="cosine")
+    built = tiny.learner(objective)
+    rows = unmask(
+        built.spec,
+        built.init(0).params,
+        [[1, 2, 3]],
+        objective=objective,
+        vocabulary=tiny.VOCABULARY,
+        length=8,
+        num_steps=3,
+        sampling=SamplingConfig(),
+    )
+    assert rows[0][:3] == [1, 2, 3] and MASK not in rows[0] and max(rows[0]) < 64
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"num_steps": 0}, "num_steps=0"), ({"order": "left"}, "order='left'"), ({"length": 1}, "prompt has 2 tokens")],
+)
+def test_impossible_requests_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        run(np.zeros((12, 64)), [[1, 2]], **options)

@@ -1,0 +1,111 @@
+"""SEDD's score entropy, and what time conditioning adds to a model."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lmjax.losses.diffusion import cosine_schedule, linear_schedule, score_entropy_loss
+from lmjax.models.transformer import Head
+from lmjax.objectives import MaskedDiffusion, ScoreEntropy
+from lmjax.types import Rows
+
+MASK = tiny.VOCABULARY.mask_id
+ROWS = Rows(tokens_BT=jax.random.randint(jax.random.key(1), (6, 20), 0, 60))
+
+
+class FixedLogits:
+    """A model that says the same whatever it reads."""
+
+    config = tiny.MODEL
+
+    def __init__(self, logits_BTV):
+        self.logits_BTV = logits_BTV
+
+    def __call__(self, stream, *, key=None):
+        return self.logits_BTV
+
+    def head(self):
+        return Head(jnp.eye(64), None, None)
+
+    def head_states(self, hidden):
+        return hidden
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_loss_is_the_score_entropy_of_the_papers_scores(schedule):
+    objective = ScoreEntropy(schedule=schedule)
+    batch = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY)
+    logits = jax.random.normal(jax.random.key(2), (6, 20, 64))
+    loss = objective.terms(FixedLogits(logits), batch, None)["loss"]
+    # Scores are r exp(l), and the share masked gives the time back.
+    level = np.asarray(batch.extras["level"])
+    times = level if schedule == "linear" else np.arccos(1 - level) / (np.pi / 2)
+    log_ratio = np.log((1 - level) / level)
+    per_token = score_entropy_loss(
+        logits - np.log(63) + log_ratio[:, None, None],
+        ROWS.tokens_BT,
+        batch.extras["noise_weight"] > 0,
+        times,
+        mask_id=MASK,
+        schedule={"linear": linear_schedule, "cosine": cosine_schedule}[schedule],
+    )
+    np.testing.assert_allclose(loss, np.sum(per_token), rtol=1e-4)
+
+
+def test_normalised_scores_give_the_diffusion_bound_and_others_more():
+    objective = ScoreEntropy()
+    batch = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY)
+    logits = jax.random.normal(jax.random.key(2), (6, 20, 64)).at[..., MASK].set(-1e9)
+    normalised = jax.nn.log_softmax(logits) + np.log(63)
+    bound = MaskedDiffusion().terms(FixedLogits(logits), batch, None)["loss"]
+    np.testing.assert_allclose(objective.terms(FixedLogits(normalised), batch, None)["loss"], bound, rtol=1e-4)
+    for shift in (-0.5, 0.5):
+        assert objective.terms(FixedLogits(normalised + shift), batch, None)["loss"] > bound
+
+
+def test_scores_of_visible_tokens_do_not_count_and_leave_no_nan():
+    objective = ScoreEntropy()
+    batch = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY)
+    visible = (batch.extras["noise_weight"] == 0)[..., None]
+
+    def loss(logits):
+        return objective.terms(FixedLogits(logits), batch, None)["loss"]
+
+    gradient = jax.grad(loss)(jnp.where(visible, 500.0, 0.1))
+    assert np.isfinite(gradient).all()
+    assert not np.asarray(gradient)[np.asarray(visible[..., 0])].any()
+
+
+@functools.cache
+def conditioned():
+    objective = MaskedDiffusion(time_conditioning=True)
+    return objective, tiny.learner(objective)
+
+
+def test_a_conditioned_model_begins_as_an_unconditioned_one_and_then_tells_times_apart():
+    objective, built = conditioned()
+    params = built.init(0).params
+    stream = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY).inputs
+
+    def hidden(params, level):
+        return built.spec.bind(params)(stream, level_B=jnp.full((6,), level))
+
+    np.testing.assert_array_equal(hidden(params, 0.1), hidden(params, 0.9))
+    moved = {**params, "time_out": jax.tree.map(lambda leaf: leaf + 0.1, params["time_out"])}
+    assert np.abs(hidden(moved, 0.1) - hidden(moved, 0.9)).max() > 1e-3
+    plain = tiny.model_spec(tiny.MODEL)
+    shared = {name: params[name] for name in plain.shapes}
+    np.testing.assert_allclose(plain.bind(shared)(stream), hidden(params, 0.5), atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [ScoreEntropy(), MaskedDiffusion(time_conditioning=True)], ids=["sedd", "mdlm"])
+def test_training_lowers_the_loss_the_same_way_in_parts(objective):
+    built = tiny.learner(objective)
+    whole = tiny.train_losses(built, steps=4)
+    split = tiny.train_losses(dataclasses.replace(built, microbatches=4), steps=4)
+    np.testing.assert_allclose(split, whole, rtol=1e-4)
