@@ -1,5 +1,6 @@
 """Every recipe loads, says how it is run, and builds, abstractly: nothing of a large model is allocated."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -24,7 +25,12 @@ PUBLISHED = {"gpt2_124m": 124_439_808, "llama_1b": 1_235_814_400, "starcoder_1b"
 
 
 def built(config: RunConfig):
-    vocabulary = planned_vocabulary(config.tokenizer)
+    tokenizer = config.tokenizer
+    if tokenizer.path is not None:
+        # Of another run, which is not there: one of as many ids will do.
+        size = config.model.vocab_size
+        tokenizer = dataclasses.replace(tokenizer, path=None, kind="bpe", vocab_size=size)
+    vocabulary = planned_vocabulary(tokenizer)
     config = resolve(config, vocabulary)
     devices = jax.devices()[: config.mesh.fsdp * config.mesh.tensor]
     return config, build_learner(config, vocabulary, devices=devices)

@@ -9,9 +9,9 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 
 
 def planned_vocabulary(config: TokenizerConfig) -> Vocabulary:
-    """Sizes and special ids as training will make them; a tokenizer that exists is opened instead.
+    """Sizes and special ids as training will make them; a tokenizer that exists, or is not trained, is opened instead.
 
-    What only training can tell is assumed: every id is a word of one byte.
+    What only training can tell is assumed: every id is a word of one byte, and a sentence.
 
     Args:
       config: see :class:`TokenizerConfig`.
@@ -19,7 +19,7 @@ def planned_vocabulary(config: TokenizerConfig) -> Vocabulary:
     Raises:
       ValueError: ``tokenizer.path`` cannot be read.
     """
-    if config.path is not None:
+    if config.path is not None or config.kind in (None, "bytes"):
         return build_tokenizer(config, lambda: ()).vocabulary
     names = config.all_special_tokens
     size = config.vocab_size or 256 + len(names)
@@ -31,5 +31,5 @@ def planned_vocabulary(config: TokenizerConfig) -> Vocabulary:
         named_ids=ids,
         byte_length_V=np.ones(size, np.int32),
         word_start_V=np.ones(size, bool),
-        sentence_end_V=np.zeros(size, bool),
+        sentence_end_V=np.ones(size, bool),
     )

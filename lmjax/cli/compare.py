@@ -1,0 +1,37 @@
+"""`lmjax compare BEFORE AFTER --texts OLD NEW`: what continued training kept of old text and gained on new."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import tyro
+from rich.console import Console
+
+from lmjax.evaluate.retention import compare, table
+from lmjax.train.run_folder import open_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareArguments:
+    """Evaluate two runs on the same texts, each with its own tokenizer; the last line is one JSON object."""
+
+    before: tyro.conf.Positional[pathlib.Path]
+    """The run that was continued."""
+    after: tyro.conf.Positional[pathlib.Path]
+    """The run that began with its weights."""
+    texts: tuple[str, ...]
+    """Texts to evaluate on, all of each: files, folders or globs, as data.path."""
+
+    def __post_init__(self):
+        if not self.texts:
+            raise ValueError("texts: name one or more files, folders or globs")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    options = tyro.cli(CompareArguments, args=list(arguments), prog="lmjax compare")
+    folders = (options.before, options.after)
+    comparisons = compare(open_run(options.before), open_run(options.after), options.texts, folders=folders)
+    Console(highlight=False).print(table(comparisons))
+    print(json.dumps({one.text: {**dataclasses.asdict(one), "retained": one.retained} for one in comparisons}))

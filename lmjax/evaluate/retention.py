@@ -1,0 +1,86 @@
+"""What continued training gained on new text and kept on old: two runs side by side, in bits per byte.
+
+Runs with different tokenizers compare in bits per byte only, so that is what is shown, and each text is
+cut by each run's own tokenizer. The share retained is ``before / after``: 1 where nothing was lost, 0.9
+where the text costs a ninth more than it did.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from lmjax.tokenizers import TokenizerConfig
+from lmjax.train.corpus import open_corpus
+from lmjax.train.run_folder import TOKENIZER, Run
+from lmjax.train.validate import fixed_batches, validate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Bits per byte of one text.
+
+    Attributes:
+      text: where it is.
+      before: under the first run.
+      after: under the second.
+    """
+
+    text: str
+    before: float
+    after: float
+
+    @property
+    def retained(self) -> float:
+        """Share of what the first run knew of the text that the second still knows; above 1 it has learned."""
+        return self.before / self.after
+
+
+def compare(before: Run, after: Run, texts: Sequence[str], *, folders: Sequence[pathlib.Path]) -> list[Comparison]:
+    """Evaluates two runs on all of each text.
+
+    Args:
+      before: the run that was continued.
+      after: the run that it became.
+      texts: each a file, a folder or a glob, as ``data.path``.
+      folders: of the two runs.
+
+    Raises:
+      ValueError: a text cannot be read, or an objective has no bits per byte.
+    """
+    rows = []
+    for text in texts:
+        bits = [_bits_per_byte(run, text, folder) for run, folder in zip((before, after), folders, strict=True)]
+        rows.append(Comparison(text=text, before=bits[0], after=bits[1]))
+    return rows
+
+
+def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
+    objective, train = run.config.objective, run.config.train
+    data = dataclasses.replace(
+        run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
+    )
+    corpus = open_corpus(data, TokenizerConfig(path=str(folder / TOKENIZER)))
+    rows = corpus.rows("train", row_length=objective.row_length(train.sequence_length), seed=None)
+    numbers = validate(
+        run.learner, run.params, fixed_batches(run.learner, rows, batch_size=train.batch_size, num_batches=0)
+    )
+    if "bits_per_byte" not in numbers:
+        raise ValueError(
+            f"{folder}: {type(objective).__name__} has no bits per byte to compare: use runs that predict tokens"
+        )
+    return numbers["bits_per_byte"]
+
+
+def table(comparisons: Sequence[Comparison]) -> Table:
+    """The comparisons for people."""
+    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    rows.add_column("text")
+    for name in ("bits per byte before", "after", "change", "retained"):
+        rows.add_column(name, justify="right")
+    for one in comparisons:
+        change = one.after / one.before - 1
+        rows.add_row(one.text, f"{one.before:.4f}", f"{one.after:.4f}", f"{change:+.1%}", f"{one.retained:.3f}")
+    return rows

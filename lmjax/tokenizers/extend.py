@@ -1,0 +1,59 @@
+"""A tokenizer with more tokens of text, every old id unmoved."""
+
+import json
+from collections.abc import Sequence
+
+import tokenizers
+
+from lmjax.tokenizers.base import Tokenizer
+from lmjax.tokenizers.bpe import BytePairTokenizer
+from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
+
+
+def extend_tokenizer(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[HuggingFaceTokenizer, dict[int, list[int]]]:
+    """Adds tokens that a text is searched for before anything else cuts it.
+
+    Args:
+      tokenizer: a byte-level BPE of ours, or a ``tokenizer.json``.
+      words: the texts of the new tokens, spaces included (``" myocardial"``).
+
+    Returns:
+      The extended tokenizer, run by `tokenizers`, and for each new id the old ids of its text.
+
+    Raises:
+      ValueError: the tokenizer is of another kind, or a word is empty, repeated, or one token already.
+    """
+    definition = _definition(tokenizer)
+    pieces = {word: tokenizer.encode(word).tolist() for word in words}
+    if len(pieces) < len(words):
+        repeated = sorted({word for word in words if list(words).count(word) > 1})
+        raise ValueError(f"new tokens are repeated: {', '.join(map(repr, repeated[:5]))}: name each once")
+    if known := [word for word, ids in pieces.items() if len(ids) < 2]:
+        raise ValueError(f"{', '.join(map(repr, known[:5]))}: empty, or one token already: leave out")
+    extended = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    # Special tokens whose ids follow the definition's: into it, in their order, so that theirs stay.
+    own = extended.get_vocab(with_added_tokens=True)
+    names = sorted(tokenizer.special_tokens, key=tokenizer.special_tokens.__getitem__)
+    extended.add_special_tokens([name for name in names if name not in own])
+    extended.add_tokens([tokenizers.AddedToken(word, normalized=False) for word in words])
+    ids = extended.get_vocab(with_added_tokens=True)
+    moved = [name for name in names if ids[name] != tokenizer.special_tokens[name]]
+    first = tokenizer.vocabulary.size
+    if moved or sorted(ids[word] for word in words) != list(range(first, first + len(words))):
+        raise ValueError(
+            f"the tokenizer's ids have gaps, into which new tokens would fall (of {first} ids): this one cannot be "
+            f"extended"
+        )
+    role_names = getattr(tokenizer, "role_names", {})
+    made = HuggingFaceTokenizer(extended.to_str().encode(), tokenizer.special_tokens, role_names=role_names)
+    return made, {ids[word]: old for word, old in pieces.items()}
+
+
+def _definition(tokenizer: Tokenizer) -> dict:
+    if isinstance(tokenizer, BytePairTokenizer):
+        return json.loads(tokenizer.to_huggingface().to_str())
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return json.loads(tokenizer.files()["tokenizer.json"])
+    raise ValueError(
+        f"a {tokenizer.kind} tokenizer has no place for new tokens: extend a byte-level BPE or a tokenizer.json"
+    )

@@ -1,0 +1,38 @@
+"""A run folder made of parameters that were not trained here: imported, or extended."""
+
+import pathlib
+
+from lmjax.models.parameters import Params
+from lmjax.tokenizers import Tokenizer
+from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import write_config
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, naming
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Refuses a folder that has something in it.
+
+    Raises:
+      ValueError: it exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is not empty: name another folder for the run")
+
+
+def make_run(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer, params: Params) -> None:
+    """Writes a run at step 0, to be evaluated, sampled, or begun with (``train.init_from``).
+
+    Args:
+      folder: see :func:`check_new`.
+      config: what the run is to say of itself.
+      tokenizer: the tokenizer of the parameters.
+      params: as ``config.objective.build`` structures them.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / TOKENIZER)
+        with Checkpoints(folder / CHECKPOINTS, CheckpointConfig()) as checkpoints:
+            checkpoints.save(0, {"params": params}, {"step": 0})
+        # Last, for it is what makes the folder a run.
+        write_config(config, folder / CONFIG)
