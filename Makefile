@@ -8,11 +8,12 @@ BENCHMARKS ?= benchmarks/loss.py
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train test lint format types bench clean
+.PHONY: help train test test-parity lint format types bench clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
 	@echo "make test     the tests (JOBS=$(JOBS) at a time)"
+	@echo "make test-parity  compares every model family with transformers (installs torch)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
 	@echo "make bench    $(BENCHMARKS)"
@@ -30,6 +31,10 @@ $(VENV)/.lmjax-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.lmjax-test
 
+$(VENV)/.lmjax-parity: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
+	@touch $@ $(VENV)/.lmjax-test
+
 train: $(VENV)/.lmjax-test
 	$(BIN)/lmjax train $(RECIPE) --folder $(RUN)
 	$(BIN)/lmjax plot $(RUN)
@@ -37,6 +42,9 @@ train: $(VENV)/.lmjax-test
 
 test: $(VENV)/.lmjax-test
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-parity: $(VENV)/.lmjax-parity
+	$(BIN)/python -m pytest -m parity -s tests/interop
 
 lint: $(VENV)/.lmjax-dev
 	$(BIN)/ruff check .

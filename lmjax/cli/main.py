@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import keyword
 import sys
 
 from lmjax.cli.errors import run_command
@@ -13,6 +14,10 @@ COMMANDS = {
     "preview": "print rows as the model sees them: input, target, weights, who attends to whom",
     "evaluate": "loss, perplexity and bits per byte of a run on its whole validation set",
     "sample": "continue a prompt with a run's model",
+    "import": "make a run of a Hugging Face model's folder",
+    "export": "write a run's model as a Hugging Face folder",
+    "extend": "make a run whose tokenizer has more tokens than another's",
+    "compare": "two runs on the same texts: what continued training kept and gained",
     "plot": "draw the loss curves of one or more runs",
 }
 
@@ -31,7 +36,8 @@ def main() -> None:
         sys.exit(2)
 
     def command() -> None:
-        importlib.import_module(f"lmjax.cli.{name}").run(rest)
+        # A module cannot be called `import`.
+        importlib.import_module(f"lmjax.cli.{name}{'_' if keyword.iskeyword(name) else ''}").run(rest)
 
     run_command(command)
 

@@ -13,6 +13,7 @@ from lmjax.tokenizers.bpe import byte_alphabet, unspell
 from lmjax.tokenizers.special import append_special_tokens
 
 _FILE = "tokenizer.json"
+_ROLES_FILE = "special_tokens_map.json"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -23,17 +24,22 @@ class HuggingFaceTokenizer(Tokenizer):
     by table; WordPiece, which forgets spaces, is decoded by the library. :attr:`lossless` tells.
     """
 
-    def __init__(self, definition: bytes, special_tokens: Mapping[str, int]):
+    def __init__(
+        self, definition: bytes, special_tokens: Mapping[str, int], *, role_names: Mapping[str, str] | None = None
+    ):
         """A tokenizer from the file's content.
 
         Args:
           definition: the ``tokenizer.json`` file's bytes.
           special_tokens: name to id; its own, and any that follow its ids.
+          role_names: role (``"cls"``) to the name of the special token that plays it, where its name
+            alone does not tell.
 
         Raises:
           ValueError: not a tokenizer definition.
         """
         self._definition = definition
+        self.role_names = dict(role_names or {})
         self._tokenizer, fields = _read(definition)
         # Text that spells a special token is text.
         self._tokenizer.encode_special_tokens = True
@@ -54,19 +60,31 @@ class HuggingFaceTokenizer(Tokenizer):
             token_bytes=table,
             special_tokens=special_tokens,
             definition=json.dumps(fields, sort_keys=True).encode(),
+            roles={role: special_tokens[name] for role, name in self.role_names.items()},
             word_starts=[not piece.startswith("##") for piece in pieces] if wordpiece else None,
         )
 
     @classmethod
-    def from_definition(cls, definition: bytes, *, special_names: Sequence[str]) -> Self:
+    def from_definition(
+        cls, definition: bytes, *, special_names: Sequence[str], role_names: Mapping[str, str] | None = None
+    ) -> Self:
         """An existing ``tokenizer.json``; those of ``special_names`` it lacks follow its last id.
+
+        Args:
+          definition: the file's bytes.
+          special_names: special tokens it should have.
+          role_names: see :class:`HuggingFaceTokenizer`; a name that is no token of its plays no role.
 
         Raises:
           ValueError: not a tokenizer definition.
         """
         tokenizer, fields = _read(definition)
         present = {t["content"]: t["id"] for t in fields.get("added_tokens", ()) if t["special"]}
-        return cls(definition, append_special_tokens(present, special_names, first_id=_size(tokenizer)))
+        played = {role: (name, tokenizer.token_to_id(name)) for role, name in (role_names or {}).items()}
+        there = {role: name for role, (name, token_id) in played.items() if token_id is not None}
+        present |= {name: token_id for name, token_id in played.values() if token_id is not None}
+        special_tokens = append_special_tokens(present, special_names, first_id=_size(tokenizer))
+        return cls(definition, special_tokens, role_names=there)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Self:
@@ -77,11 +95,14 @@ class HuggingFaceTokenizer(Tokenizer):
         """
         if _FILE not in files:
             raise ValueError(f"the tokenizer's metadata lists no {_FILE}: restore it, or save the tokenizer again")
-        return cls(files[_FILE], special_tokens)
+        named = json.loads(files[_ROLES_FILE]) if _ROLES_FILE in files else {}
+        role_names = {key.removesuffix("_token"): name for key, name in named.items()}
+        return cls(files[_FILE], special_tokens, role_names=role_names)
 
     def files(self) -> dict[str, bytes]:
-        """The definition."""
-        return {_FILE: self._definition}
+        """The definition, and the roles it does not tell."""
+        named = {f"{role}_token": name for role, name in self.role_names.items()}
+        return {_FILE: self._definition, **({_ROLES_FILE: json.dumps(named).encode()} if named else {})}
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids

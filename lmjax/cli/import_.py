@@ -1,0 +1,139 @@
+"""`lmjax import DIR RUN`: a model of transformers as a run that can be trained on, evaluated and sampled."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import tyro
+from flax import nnx
+
+from lmjax.data.config import DataConfig
+from lmjax.interop import Pretrained, load_pretrained
+from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
+from lmjax.models.config import ModelConfig
+from lmjax.models.parameters import Params, module_spec
+from lmjax.objectives import CausalLM, Denoising, MaskedLM, Objective, ReplacedToken, SpanCorruption
+from lmjax.tokenizers import Tokenizer, TokenizerConfig, Vocabulary, build_tokenizer
+from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
+from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.config_file import write_config
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, naming
+
+SEQUENCE_LENGTH, SHORTEST = 1024, 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportArguments:
+    """Read a folder of transformers (config.json, safetensors, tokenizer) and make a run of it, at step 0."""
+
+    folder: tyro.conf.Positional[pathlib.Path]
+    """The model's folder, as save_pretrained or a download leaves it."""
+    run: tyro.conf.Positional[pathlib.Path]
+    """The run folder to make."""
+    tokenizer: pathlib.Path | None = None
+    """Another tokenizer than that of the folder: a folder of ours, a .model, or a tokenizer.json."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command."""
+    options = tyro.cli(ImportArguments, args=list(arguments), prog="lmjax import")
+    if options.run.exists() and any(options.run.iterdir()):
+        raise ValueError(f"{options.run} exists and is not empty: name another folder for the run")
+    model = load_pretrained(options.folder)
+    tokenizer = _tokenizer(options, model)
+    config = _run_config(options, model, tokenizer)
+    with naming(options.run):
+        options.run.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(options.run / TOKENIZER)
+        params = _complete(config, jax.tree.map(jnp.asarray, model.params))
+        with Checkpoints(options.run / CHECKPOINTS, CheckpointConfig()) as checkpoints:
+            checkpoints.save(0, {"params": params}, {"step": 0})
+        # Last, for it is what makes the folder a run.
+        write_config(config, options.run / CONFIG)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(f"{model.family.model_type}, {count:,} parameters, {tokenizer.vocabulary.size} tokens: {options.run}")
+    print(f"train on: lmjax train RECIPE --train.init-from {options.run}")
+
+
+def _tokenizer(options: ImportArguments, model: Pretrained) -> Tokenizer:
+    if options.tokenizer is not None:
+        tokenizer = build_tokenizer(TokenizerConfig(path=str(options.tokenizer), special_tokens=()), lambda: ())
+    else:
+        tokenizer = load_tokenizer_files(options.folder, model.hf_config)
+    if tokenizer.vocabulary.size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocabulary.size} ids and the model's table {model.config.vocab_size} rows: "
+            f"name the tokenizer it was trained with (--tokenizer)"
+        )
+    return tokenizer
+
+
+def _run_config(options: ImportArguments, model: Pretrained, tokenizer: Tokenizer) -> RunConfig:
+    objective = _objective(model)
+    length = _sequence_length(objective, model.config, tokenizer.vocabulary)
+    is_decoder = model.family.form == "decoder"
+    return RunConfig(
+        name=options.run.name,
+        folder=str(options.run),
+        objective=objective,
+        model=model.config,
+        tokenizer=TokenizerConfig(path=str(options.run / TOKENIZER)),
+        data=DataConfig(
+            add_bos=is_decoder and options.tokenizer is None and begins_with_bos(options.folder, tokenizer),
+            add_eos=tokenizer.vocabulary.eos_id is not None,
+        ),
+        train=TrainConfig(sequence_length=length),
+    )
+
+
+def _sequence_length(objective: Objective, config: ModelConfig, vocabulary: Vocabulary) -> int:
+    """The longest of some lengths that the objective can have with this model and tokenizer.
+
+    Raises:
+      ValueError: it can have none, for a token it needs is not there.
+    """
+    length = min(config.max_length, SEQUENCE_LENGTH)
+    while True:
+        try:
+            objective.check(model=config, vocabulary=vocabulary, sequence_length=length)
+            return length
+        except ValueError:
+            if length <= SHORTEST:
+                raise
+            length = max(length // 2, SHORTEST)
+
+
+def _objective(model: Pretrained) -> Objective:
+    """What the model was trained for, as far as its form tells."""
+    match model.family.form:
+        case "decoder":
+            return CausalLM()
+        case "encoder":
+            return MaskedLM()
+        case "discriminator":
+            return ReplacedToken(generator_ratio=_generator_ratio(model.config))
+        case "encoder_decoder":
+            return SpanCorruption(form="encoder_decoder") if model.family.name == "t5" else Denoising()
+
+
+def _generator_ratio(config: ModelConfig) -> float:
+    """The first of the paper's ratios that divides the sizes."""
+    for ratio in (1 / 4, 1 / 3, 1 / 2):
+        with contextlib.suppress(ValueError):
+            ReplacedToken(generator_ratio=ratio).generator_config(config)
+            return ratio
+    return 1.0
+
+
+def _complete(config: RunConfig, params: Params) -> Params:
+    """The parameters of the run's objective: those imported, and new ones where it has more (ELECTRA's generator)."""
+    spec = module_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
+    added = [name for name in spec.shapes if name not in params]
+    if not added:
+        return params
+    print(f"new, for the folder does not hold them: {', '.join(added)}")
+    init = jax.jit(lambda key: {name: part for name, part in spec.init(key).items() if name in added})
+    return {**init(jax.random.key(config.train.seed)), **params}

@@ -1,0 +1,93 @@
+"""Whether two configurations are the same model: what an export checks before it writes anything."""
+
+import dataclasses
+import math
+from typing import Any
+
+from lmjax.interop.rope_config import without_ntk
+from lmjax.interop.windows import shortest_pattern, unrolled
+from lmjax.models.config import ModelConfig
+from lmjax.models.rope import RopeScaling
+from lmjax.models.routing import ExpertsConfig
+
+# How it is trained, run or initialised; the function it computes is the same.
+_INDIFFERENT = (
+    "pad_vocab_to", "dropout", "attention_dropout", "init_std", "embedding_init_std", "residual_init", "scan_layers",
+    "remat", "dtype", "attention",
+)  # fmt: skip
+_OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta")
+_OF_RELATIVE = ("relative_buckets", "relative_max_distance", "relative_past_only")
+
+
+def structural_differences(wanted: ModelConfig, found: ModelConfig) -> list[str]:
+    """The fields in which two configurations describe different functions."""
+    left, right = _structure(wanted), _structure(found)
+    # A field that matters to one of them only goes with another that differs.
+    return [name for name in left if name in right and not _equal(left[name], right[name])]
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=1e-9)
+    return left == right
+
+
+def _structure(config: ModelConfig) -> dict[str, Any]:
+    """The fields, with those unset filled in and those without effect left out."""
+    config = without_ntk(config)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    bias = config.bias
+    fields |= {
+        "num_kv_heads": config.kv_heads,
+        "head_width": config.key_width,
+        "feedforward_width": config.hidden_width,
+        "qkv_bias": bias if config.qkv_bias is None else config.qkv_bias,
+        "norm_bias": config.norm == "layernorm" and (bias if config.norm_bias is None else config.norm_bias),
+        "attention_scale": config.attention_scale or config.key_width**-0.5,
+        "windows": shortest_pattern(unrolled(config.windows, config.num_layers)),
+        "logit_scale": float(config.logit_scale),
+        "width_base": None if config.width_ratio == 1 else config.width_base,
+        "experts": _experts(config),
+    }
+    without = set(_INDIFFERENT)
+    if config.positions != "learned":
+        without.add("max_length")
+    if config.positions != "rope":
+        without |= {*_OF_ROPE}
+    else:
+        fields["rope_fraction"] = config.rotated_width
+        fields["rope_scaling"] = _filled(config.rope_scaling)
+        windowed = any(window is not None for window in config.windows)
+        same_rope = config.local_rope_theta == config.rope_theta and config.rope_scaling.kind == "none"
+        if not windowed or same_rope:
+            fields["local_rope_theta"] = None
+    if not config.recurrent:
+        without |= {"mamba2", "rwkv6"}
+    if config.positions != "relative":
+        without |= {*_OF_RELATIVE}
+    fields |= _encoder_fields(config)
+    return {name: value for name, value in fields.items() if name not in without}
+
+
+def _filled(scaling: RopeScaling) -> RopeScaling:
+    return RopeScaling() if scaling.kind == "none" else dataclasses.replace(scaling, attention_factor=scaling.magnitude)
+
+
+def _experts(config: ModelConfig) -> ExpertsConfig:
+    """Without what only training knows of: its losses, and how many tokens of a batch an expert has room for."""
+    experts = config.experts
+    if not experts.number:
+        return ExpertsConfig()
+    width = config.hidden_width if experts.width is None else experts.width
+    return dataclasses.replace(experts, width=width, balance_loss=0.0, router_z_loss=0.0, capacity_factor=None)
+
+
+def _encoder_fields(config: ModelConfig) -> dict[str, Any]:
+    if not config.encoder_layers:
+        return {"share_encoder_embedding": True}
+    encoder = config.encoder
+    return {
+        "encoder_width": encoder.width,
+        "encoder_heads": encoder.num_heads,
+        "encoder_feedforward_width": encoder.hidden_width,
+    }

@@ -1,0 +1,140 @@
+"""What the decoders after Llama have in common (Touvron et al. 2023): RMSNorm, rotary positions, gated units."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmjax.interop.hf_config import HuggingFaceConfig
+from lmjax.interop.rope_config import read_rope, write_rope
+from lmjax.interop.table import HEAD, Rule, linear, norm, same
+from lmjax.models.config import Activation, ModelConfig
+
+GATED: dict[str, Activation] = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "gelu_pytorch_tanh": "geglu",
+    "gelu_new": "geglu",
+    "gelu": "geglu_exact",
+    "relu": "reglu",
+}
+"""Their names of activations, where a gate goes through them; the first of several is the one written."""
+
+DEFAULTS: dict[str, Any] = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+
+ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
+BUFFERS = r".*\.rotary_emb\.inv_freq"
+
+
+def their_gated(activation: str) -> str:
+    """The inverse of :data:`GATED`; another one is theirs under its own name, for the export to notice."""
+    return next((theirs for theirs, ours in GATED.items() if ours == activation), activation)
+
+
+def read_sizes(hf: HuggingFaceConfig) -> dict[str, Any]:
+    """The fields all these families have."""
+    width, num_heads = hf.get("hidden_size"), hf.get("num_attention_heads")
+    head_width = hf.get("head_dim", None)
+    return {
+        "vocab_size": hf.get("vocab_size"),
+        "width": width,
+        "num_layers": hf.get("num_hidden_layers"),
+        "num_heads": num_heads,
+        "num_kv_heads": hf.get("num_key_value_heads", None) or num_heads,
+        "head_width": None if head_width in (None, width / num_heads) else head_width,
+        "feedforward_width": hf.get("intermediate_size"),
+        "max_length": hf.get("max_position_embeddings"),
+        "norm_epsilon": hf.get("rms_norm_eps"),
+        "tie_embeddings": hf.get("tie_word_embeddings"),
+        "attention_dropout": hf.get("attention_dropout"),
+        "init_std": hf.get("initializer_range"),
+        "residual_init": "plain",
+    }
+
+
+def read_decoder(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
+    """A model of these families; ``fields`` are what a family has besides or instead."""
+    rope = read_rope(hf, max_length=hf.get("max_position_embeddings"))
+    common = {**read_sizes(hf), **rope, "activation": hf.choice("hidden_act", GATED)}
+    return ModelConfig(**{**common, **fields})
+
+
+def write_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of :func:`read_sizes`."""
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.key_width,
+        "intermediate_size": config.hidden_width,
+        "max_position_embeddings": config.max_length,
+        "rms_norm_eps": config.norm_epsilon,
+        "attention_dropout": config.attention_dropout,
+        "initializer_range": 0.02 if config.init_std is None else config.init_std,
+    }
+
+
+def write_decoder(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of :func:`read_decoder`."""
+    return {**write_sizes(config), **write_rope(config), "hidden_act": their_gated(config.activation)}
+
+
+def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Projections, and norms of queries and keys, where there are any."""
+    return (
+        *linear(f"{theirs}.q_proj", f"{ours}.query"),
+        *linear(f"{theirs}.k_proj", f"{ours}.key"),
+        *linear(f"{theirs}.v_proj", f"{ours}.value"),
+        *linear(f"{theirs}.o_proj", f"{ours}.out", inputs=2),
+        *norm(f"{theirs}.q_norm", f"{ours}.query_norm"),
+        *norm(f"{theirs}.k_norm", f"{ours}.key_norm"),
+    )
+
+
+def decoder_rules(norms: Mapping[str, str], *, experts: tuple[Rule, ...] = ()) -> tuple[Rule, ...]:
+    """The table of a decoder.
+
+    Args:
+      norms: their name of a block's norm to ours.
+      experts: the table of a mixture of experts, see :func:`expert_rules`.
+    """
+    theirs, ours = "model.layers.{}", "layers.{}"
+    return (
+        same("model.embed_tokens.weight", "embedding.table_VD"),
+        *attention_rules(f"{theirs}.self_attn", f"{ours}.attention"),
+        *linear(f"{theirs}.mlp.gate_proj", f"{ours}.feedforward.gate"),
+        *linear(f"{theirs}.mlp.up_proj", f"{ours}.feedforward.up"),
+        *linear(f"{theirs}.mlp.down_proj", f"{ours}.feedforward.down"),
+        *(rule for name, our_name in norms.items() for rule in norm(f"{theirs}.{name}", f"{ours}.{our_name}")),
+        *experts,
+        *norm("model.norm", "final_norm"),
+        HEAD,
+    )
+
+
+def expert_rules(theirs: str, *, gate: str, up: str, down: str) -> tuple[Rule, ...]:
+    """The table of a mixture of experts, from the names of its tensors."""
+    ours = "layers.{}.experts"
+    expert = f"{ours}.{{expert}}"
+    return (
+        *linear(f"model.layers.{{}}.{theirs}.gate", f"{ours}.router"),
+        *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{gate}", f"{expert}.gate"),
+        *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{up}", f"{expert}.up"),
+        *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{down}", f"{expert}.down"),
+    )
+
+
+PRE_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "feedforward_norm"}
+"""Names of norms in Llama and those that follow it."""
+
+
+def pre_norm_rules(_: Mapping[str, Any]) -> Sequence[Rule]:
+    """The table of Llama and those that name their norms as it does."""
+    return decoder_rules(PRE_NORMS)

@@ -1,0 +1,242 @@
+"""A model's folder as transformers writes and reads it: ``config.json`` and safetensors."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lmjax.interop.comparison import structural_differences
+from lmjax.interop.families import FAMILIES
+from lmjax.interop.family import Family, todays_name
+from lmjax.interop.hf_config import HuggingFaceConfig, read_json
+from lmjax.interop.rope_config import without_ntk
+from lmjax.interop.table import exported_tensors, import_parameters
+from lmjax.interop.tensors import SHARD_BYTES, Weights, write_weights
+from lmjax.models.config import ModelConfig
+from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.models.transformer import Transformer
+from lmjax.objectives import ReplacedTokenModel
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+_OF_GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model read from a folder.
+
+    Attributes:
+      family: what it is.
+      config: its architecture.
+      params: float32 numpy arrays, in the structure of ``module_of(config, family)``.
+      hf_config: config.json as it stands.
+    """
+
+    family: Family
+    config: ModelConfig
+    params: Params
+    hf_config: Mapping[str, Any]
+
+
+def module_of(config: ModelConfig, family: Family) -> ModuleSpec:
+    """Our module for a model of a family."""
+    return _module(config, family.form == "discriminator")
+
+
+@functools.lru_cache(maxsize=4)
+def _module(config: ModelConfig, is_discriminator: bool) -> ModuleSpec:
+    def construct(key: jax.Array) -> nnx.Module:
+        rngs = nnx.Rngs(params=key)
+        if is_discriminator:
+            return ReplacedTokenModel(config, None, share_embeddings=False, rngs=rngs)
+        return Transformer(config, rngs=rngs)
+
+    return module_spec(construct)
+
+
+def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
+    """Reads a folder that ``save_pretrained`` of transformers wrote.
+
+    The vocabulary keeps the size it has there, padded or not.
+
+    Args:
+      folder: config.json and safetensors.
+      **fields: of :class:`~lmjax.models.config.ModelConfig`, how to run it (``dtype``, ``scan_layers``, ...).
+
+    Raises:
+      ValueError: the model type, an option or a tensor is not known here, something is missing or
+        damaged, or the weights are pickled.
+    """
+    folder = pathlib.Path(folder)
+    values = read_json(folder / CONFIG)
+    candidates = _families_of(values, folder)
+    tensors = _TodaysNames(Weights(folder), candidates[0].prefix)
+    (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
+    hf = HuggingFaceConfig(values, defaults=family.defaults, where=str(folder / CONFIG))
+    try:
+        config = dataclasses.replace(family.read(hf, tensors.keys()), **fields)
+    except TypeError as error:
+        raise ValueError(f"{folder / CONFIG}: a value has an impossible type ({error})") from None
+    hf.finish()
+    params = import_parameters(
+        family.rules({**family.defaults, **values}),
+        tensors,
+        module_of(config, family).shapes,
+        where=str(folder),
+        aliases=family.aliases,
+        buffers=family.buffers,
+        unused=family.unused(config),
+    )
+    return Pretrained(family, config, params, values)
+
+
+def save_pretrained(
+    folder: pathlib.Path | str,
+    config: ModelConfig,
+    params: Params,
+    *,
+    family_name: str | None = None,
+    ids: Mapping[str, int | None] | None = None,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+) -> Family:
+    """Writes ``config.json`` and weights that ``AutoModel`` of transformers loads, with the same logits.
+
+    Args:
+      folder: made where it does not exist.
+      config: the architecture.
+      params: its parameters.
+      family_name: what to write it as; when None the first family that can express it.
+      ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``).
+      dtype: what the weights are stored as: float32, bfloat16 or float16.
+      shard_bytes: largest size of a file.
+
+    Returns:
+      The family.
+
+    Raises:
+      ValueError: no family, or not the one asked for, can express the model.
+    """
+    candidates = _candidates(family_name, is_discriminator="classifier" in params)
+    family, values = their_config(config, candidates, ids=ids or {})
+    where = f"family {family.name!r}"
+    arrays = jax.tree.map(np.asarray, params)
+    tensors = exported_tensors(family.rules(values), arrays, where=where, unused=family.unused(config))
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(
+        folder,
+        {name: layout.shape([array.shape for array in ours]) for name, (layout, ours) in tensors.items()},
+        lambda name: tensors[name][0].to_theirs(tensors[name][1]),
+        dtype=np.dtype(jnp.dtype(dtype)),
+        shard_bytes=shard_bytes,
+    )
+    (folder / CONFIG).write_text(json.dumps({**values, "torch_dtype": dtype}, indent=2) + "\n")
+    if family.form in ("decoder", "encoder_decoder"):
+        generation = {key: values[key] for key in _OF_GENERATION if values.get(key) is not None}
+        (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
+    return family
+
+
+def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family]:
+    """The families of a config.json's ``model_type``, those first that a tensor tells.
+
+    Raises:
+      ValueError: it has no ``model_type``, or one that is not known.
+    """
+    model_type = values.get("model_type")
+    found = [family for family in FAMILIES.values() if family.model_type == model_type]
+    if not found:
+        known = sorted({family.model_type for family in FAMILIES.values()})
+        raise ValueError(
+            f"{folder / CONFIG}: model_type {model_type!r} is not known to lmjax, which knows {', '.join(known)}"
+        )
+    return sorted(found, key=lambda family: not family.told_by)
+
+
+def _candidates(family_name: str | None, *, is_discriminator: bool) -> list[Family]:
+    """The families to try.
+
+    Raises:
+      ValueError: the one asked for does not exist, or is of models of another form.
+    """
+    of_form = {name: f for name, f in FAMILIES.items() if (f.form == "discriminator") == is_discriminator}
+    if family_name is None:
+        return list(of_form.values())
+    if family_name not in of_form:
+        raise ValueError(f"family {family_name!r} is none of those for this model: use one of {', '.join(of_form)}")
+    return [of_form[family_name]]
+
+
+def their_config(
+    config: ModelConfig, candidates: Sequence[Family], *, ids: Mapping[str, int | None]
+) -> tuple[Family, dict[str, Any]]:
+    """The first family whose config.json, read back, is the same model; and that config.json.
+
+    Raises:
+      ValueError: there is none; the message names what the nearest one cannot express.
+    """
+    nearest: tuple[int, str] | None = None
+    for family in candidates:
+        values = _values(family, config, ids)
+        try:
+            hf = HuggingFaceConfig(values, defaults=family.defaults)
+            lost = structural_differences(config, family.read(hf, _names(family, values, config)))
+        except (ValueError, TypeError) as error:
+            nearest = nearest or (len(dataclasses.fields(ModelConfig)), f"{family.name}: {error}")
+            continue
+        if not lost:
+            return family, values
+        if nearest is None or len(lost) < nearest[0]:
+            named = ", ".join(f"model.{name}={getattr(config, name)!r}" for name in lost)
+            nearest = len(lost), f"{family.name} has no way to say {named}"
+    assert nearest is not None
+    asked = f"the family {candidates[0].name!r} cannot" if len(candidates) == 1 else "no family that lmjax knows can"
+    raise ValueError(f"{asked} hold this model: {nearest[1]}")
+
+
+def _values(family: Family, config: ModelConfig, ids: Mapping[str, int | None]) -> dict[str, Any]:
+    common = {
+        "architectures": [family.architecture(config)],
+        "model_type": family.model_type,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+    special = {f"{role}_token_id": ids.get(role) for role in ("bos", "eos", "pad")}
+    return {**common, **special, **family.write(without_ntk(config), ids)}
+
+
+def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> list[str]:
+    """The names of the tensors an export would write."""
+    shapes = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), module_of(config, family).shapes)
+    try:
+        return list(exported_tensors(family.rules(values), shapes, where="", unused=family.unused(config)))
+    except ValueError:
+        return []
+
+
+class _TodaysNames(Mapping[str, np.ndarray]):
+    """Tensors under the names transformers gives them today."""
+
+    def __init__(self, weights: Weights, prefix: str):
+        # A base model that was saved without its head lacks the prefix of its place in one with a head.
+        added = "" if any(name.startswith(prefix) for name in weights) else prefix
+        self._weights = weights
+        self._stored_as = {f"{added}{todays_name(name)}": name for name in weights}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._weights[self._stored_as[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored_as)
+
+    def __len__(self) -> int:
+        return len(self._stored_as)

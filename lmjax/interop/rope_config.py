@@ -1,0 +1,95 @@
+"""Rotary positions as their configurations have them: ``rope_theta`` and ``rope_scaling``, or ``rope_parameters``."""
+
+import dataclasses
+from typing import Any
+
+from lmjax.interop.hf_config import HuggingFaceConfig
+from lmjax.models.config import ModelConfig
+from lmjax.models.rope import RopeScaling
+
+_OURS = {
+    "factor": "factor",
+    "original_max_position_embeddings": "original_length",
+    "low_freq_factor": "low_frequency_factor",
+    "high_freq_factor": "high_frequency_factor",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "attention_factor": "attention_factor",
+}
+_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+}
+
+
+def read_rope(
+    hf: HuggingFaceConfig, *, max_length: int, theta: float = 10_000.0, fraction: float = 1.0
+) -> dict[str, Any]:
+    """The fields of :class:`~lmjax.models.config.ModelConfig` on rotary positions.
+
+    Args:
+      hf: their configuration.
+      max_length: its ``max_position_embeddings``.
+      theta: base when it says nothing.
+      fraction: share of a head's dimensions that turn, when it says nothing.
+
+    Raises:
+      ValueError: a kind of scaling, or a key of it, that is not implemented.
+    """
+    theta = hf.get("rope_theta", theta)
+    fraction = hf.get("partial_rotary_factor", fraction)
+    parameters = hf.get("rope_parameters", None)
+    parameters = hf.get("rope_scaling", None) or parameters or {}
+    return read_rope_parameters(hf, parameters, max_length=max_length, theta=theta, fraction=fraction)
+
+
+def read_rope_parameters(
+    hf: HuggingFaceConfig, parameters: dict[str, Any], *, max_length: int, theta: float, fraction: float
+) -> dict[str, Any]:
+    """As :func:`read_rope`, from one dictionary of parameters."""
+    values = {key: value for key, value in parameters.items() if value is not None}
+    kind = values.pop("rope_type", values.pop("type", "default"))
+    values.pop("type", None)
+    theta = values.pop("rope_theta", theta)
+    fraction = values.pop("partial_rotary_factor", fraction)
+    if kind not in _KEYS:
+        raise hf.refusal("rope_scaling", parameters, f"of kind {kind!r}; known are {', '.join(_KEYS)}")
+    if kind == "yarn" and values.get("truncate", True) is True:
+        values.pop("truncate", None)
+    if kind in ("llama3", "yarn"):
+        values.setdefault("original_max_position_embeddings", max_length)
+    for key in values.keys() - set(_KEYS[kind]):
+        raise hf.refusal("rope_scaling", parameters, f"its key {key!r} is not known for kind {kind!r}")
+    scaling = RopeScaling(
+        kind="none" if kind == "default" else kind, **{_OURS[key]: _number(value) for key, value in values.items()}
+    )
+    return {"rope_theta": float(theta), "rope_fraction": float(fraction), "rope_scaling": scaling}
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int) else float(value)
+
+
+def write_rope(config: ModelConfig) -> dict[str, Any]:
+    """Their keys, in the form that every version of transformers reads."""
+    return {"rope_theta": config.rope_theta, "rope_scaling": write_scaling(config.rope_scaling)}
+
+
+def write_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
+    """Their ``rope_scaling``; None for none."""
+    if scaling.kind == "none":
+        return None
+    values = {key: getattr(scaling, _OURS[key]) for key in _KEYS[scaling.kind]}
+    return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if value is not None}}
+
+
+def without_ntk(config: ModelConfig) -> ModelConfig:
+    """The same model with the base already raised: they have no name for NTK-aware scaling of a fixed factor."""
+    scaling = config.rope_scaling
+    if config.positions != "rope" or scaling.kind != "ntk":
+        return config
+    rotated = config.rotated_width
+    theta = config.rope_theta * scaling.factor ** (rotated / (rotated - 2))
+    return dataclasses.replace(config, rope_theta=theta, rope_scaling=RopeScaling())

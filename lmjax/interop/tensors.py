@@ -1,0 +1,133 @@
+"""Weights of a Hugging Face folder: safetensors in, in one file or in shards with an index, and out again.
+
+Pickled weights (``.bin``, ``.pt``) can run code when they are opened, so they are refused by name.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+class Weights(Mapping[str, np.ndarray]):
+    """The tensors of a folder by name, each read as float32 when it is asked for."""
+
+    def __init__(self, folder: pathlib.Path):
+        """Finds where each tensor is; reads none.
+
+        Raises:
+          ValueError: there are no safetensors, or a file of them is missing, damaged, or not what the
+            index says.
+        """
+        self.folder = folder
+        self._file_of = self._indexed() if (folder / INDEX).exists() else self._single()
+
+    def _single(self) -> dict[str, pathlib.Path]:
+        path = self.folder / SINGLE
+        if path.exists():
+            with _opened(path) as file:
+                return dict.fromkeys(file.keys(), path)
+        pickled = sorted(found.name for pattern in _PICKLED for found in self.folder.glob(pattern))
+        if pickled:
+            raise ValueError(
+                f"{self.folder} holds its weights as {pickled[0]}, which is not safetensors and could run code when "
+                f"opened: convert it where you trust it (save_pretrained of transformers writes {SINGLE})"
+            )
+        raise ValueError(f"{self.folder} has neither {SINGLE} nor {INDEX}: give a folder with safetensors weights")
+
+    def _indexed(self) -> dict[str, pathlib.Path]:
+        index = self.folder / INDEX
+        try:
+            weight_map = json.loads(index.read_text())["weight_map"]
+            file_of = {name: self.folder / pathlib.PurePath(file).name for name, file in weight_map.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{index} is not an index of safetensors ({error!r}): download it again") from None
+        for path in sorted(set(file_of.values())):
+            if not path.exists():
+                raise ValueError(f"{path} is missing, and {INDEX} lists it: download it")
+            with _opened(path) as file:
+                there = set(file.keys())
+            absent = sorted(name for name, place in file_of.items() if place == path and name not in there)
+            if absent:
+                raise ValueError(f"{path} has no tensor {absent[0]!r}, though {INDEX} says so: download it again")
+        return file_of
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The tensor, in float32.
+
+        Raises:
+          ValueError: it does not hold floating-point numbers.
+        """
+        path = self._file_of[name]
+        with _opened(path) as file:
+            kind = file.get_slice(name).get_dtype()
+            if kind not in ("F64", "F32", "F16", "BF16"):
+                raise ValueError(
+                    f"{path}: tensor {name!r} is {kind}, quantised perhaps: give weights in F32, BF16 or F16"
+                )
+            return file.get_tensor(name).astype(np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+
+def write_weights(
+    folder: pathlib.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    value: Callable[[str], np.ndarray],
+    *,
+    dtype: np.dtype,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes tensors as ``model.safetensors``, or as shards and an index when they are more than ``shard_bytes``.
+
+    Args:
+      folder: an existing folder.
+      shapes: of each tensor; their order is the order in the files.
+      value: from a name to the tensor; called for one shard at a time.
+      dtype: what the tensors are stored as.
+      shard_bytes: size of a shard, but for a single tensor that is larger.
+    """
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * dtype.itemsize
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    names = [SINGLE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
+    for file_name, members in zip(names, shards, strict=True):
+        tensors = {name: np.ascontiguousarray(value(name).astype(dtype)) for name in members}
+        # transformers refuses a file that does not say so.
+        save_file(tensors, folder / file_name, metadata={"format": "pt"})
+    if len(shards) > 1:
+        total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+        weight_map = {name: file for file, members in zip(names, shards, strict=True) for name in members}
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
+        (folder / INDEX).write_text(text + "\n")
+
+
+def _shard_name(index: int, count: int) -> str:
+    return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _opened(path: pathlib.Path):
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not safetensors, or damaged ({error}): download it again") from None

@@ -1,0 +1,120 @@
+"""`lmjax import` and `lmjax export` as a user calls them: a folder becomes a run, and the run the folder again."""
+
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+import sys
+from unittest import mock
+
+import hf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import load_file
+from tokenizers import models, pre_tokenizers
+
+from lmjax.cli.main import main
+from lmjax.interop import load_pretrained
+from lmjax.models.parameters import ModuleSpec
+from lmjax.objectives import CausalLM, Denoising, MaskedLM, ReplacedToken, SpanCorruption
+from lmjax.train.run_folder import open_run
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of ``lmjax ARGUMENTS``, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["lmjax", *map(str, arguments)]),
+        mock.patch.object(sys, "unraisablehook", sys.unraisablehook),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as exit_,
+    ):
+        main()
+    return exit_.value.code, out.getvalue(), err.getvalue()
+
+
+def with_tokenizer(name: str, folder: pathlib.Path, *, num_sentinels: int = 0) -> pathlib.Path:
+    """A copy of a reference folder with a tokenizer of single characters."""
+    shutil.copytree(hf.FOLDERS[name], folder)
+    names = [*SPECIAL, *(f"<extra_id_{index}>" for index in range(num_sentinels))]
+    characters = "abcdefghijklmnopqrstuvwxyz ."
+    library = tokenizers.Tokenizer(
+        models.WordLevel({piece: i for i, piece in enumerate([*names, *characters])}, unk_token="<unk>")
+    )
+    library.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    library.add_special_tokens(names)
+    (folder / "tokenizer.json").write_text(library.to_str())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        ("mistral", CausalLM),
+        ("bert", MaskedLM),
+        ("t5_v1_1", SpanCorruption),
+        ("bart", Denoising),
+        ("electra_discriminator", ReplacedToken),
+    ],
+)
+def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_path, monkeypatch):
+    # Random numbers for a generator would take longest of all to compile.
+    monkeypatch.setattr(ModuleSpec, "init", lambda spec, key: jax.tree.map(lambda s: jnp.zeros(s.shape), spec.shapes))
+    folder = with_tokenizer(name, tmp_path / "theirs", num_sentinels=3)
+    code, out, err = command("import", folder, tmp_path / "run")
+    assert code == 0, err
+    assert "--train.init-from" in out and ("generator" in out) == (objective is ReplacedToken)
+    opened = open_run(tmp_path / "run")
+    assert type(opened.config.objective) is objective and opened.step == 0
+    assert opened.tokenizer.vocabulary.mask_id == 4 and len(opened.tokenizer.vocabulary.sentinel_ids) == 3
+    assert opened.config.data.add_eos and not opened.config.data.add_bos
+    original = load_pretrained(folder)
+    assert opened.config.model == original.config
+    for part, ours in original.params.items():
+        jax.tree.map(np.testing.assert_array_equal, opened.params[part], ours)
+    code, out, err = command("export", tmp_path / "run", tmp_path / "again", "--family", original.family.name)
+    assert code == 0 and original.family.architecture(original.config) in out, err
+    before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "again"))
+    skipped = {"model.embed_positions"}
+    assert before.keys() - skipped == after.keys()
+    again = load_pretrained(tmp_path / "again")
+    assert again.config == original.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, original.params)
+    assert (tmp_path / "again" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
+
+
+def test_export_halves_the_precision_on_demand(tmp_path):
+    folder = with_tokenizer("llama3", tmp_path / "theirs")
+    assert command("import", folder, tmp_path / "run")[0] == 0
+    assert command("export", tmp_path / "run", tmp_path / "half", "--dtype", "bfloat16")[0] == 0
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert config["torch_dtype"] == "bfloat16" and config["max_position_embeddings"] == 48
+    assert {str(array.dtype) for array in load_file(tmp_path / "half" / "model.safetensors").values()} == {"bfloat16"}
+    assert json.loads((tmp_path / "half" / "generation_config.json").read_text())["eos_token_id"] == 2
+
+
+def test_what_stands_in_the_way_is_named(tmp_path):
+    folder = with_tokenizer("llama3", tmp_path / "theirs")
+    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    code, _, err = command("import", folder, tmp_path / "run")
+    assert code == 2 and "has no tokenizer" in err and not (tmp_path / "run").exists()
+    assert command("import", folder, tmp_path / "run", "--tokenizer", tmp_path / "tokenizer.json")[0] == 0
+    code, _, err = command("import", folder, tmp_path / "run")
+    assert code == 2 and "is not empty" in err
+    code, _, err = command("export", tmp_path / "run", folder)
+    assert code == 2 and "is not empty" in err
+    code, _, err = command("export", tmp_path / "run", tmp_path / "out", "--family", "bert")
+    assert code == 2 and "the family 'bert' cannot hold this model" in err
+    large = tmp_path / "large.json"
+    large.write_text(tokenizers.Tokenizer(models.WordLevel({str(i): i for i in range(70)}, unk_token="0")).to_str())
+    code, _, err = command("import", folder, tmp_path / "other", "--tokenizer", large)
+    assert code == 2 and "the tokenizer has 70 ids and the model's table 61 rows" in err
+    code, _, err = command("import", with_tokenizer("oracle_t5", tmp_path / "t5"), tmp_path / "other")
+    assert code == 2 and "sentinel" in err and not (tmp_path / "other").exists()
