@@ -53,12 +53,14 @@ class Stream:
       mask: which of the sequence's own positions each position sees.
       types_BT: int32 segment ids (BERT: 0 for the first text of a pair, 1 for the second), for models
         with segment embeddings; ``None`` is 0 everywhere.
+      valid_BT: False on padding, which takes no room of experts; ``None`` is True everywhere.
     """
 
     tokens_BT: jax.Array
     positions_BT: jax.Array
     mask: IntervalMask
     types_BT: jax.Array | None = None
+    valid_BT: jax.Array | None = None
 
 
 @_record
@@ -110,8 +112,9 @@ def make_stream(
         positions_1T = jnp.arange(length, dtype=jnp.int32)[None, :]
         positions_BT = jnp.broadcast_to(positions_1T, (num_rows, length))
         return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask, types_BT=types_BT)
+    valid_BT = None if segments_BT is None else segments_BT > 0
     if segments_BT is None:
         segments_BT = jnp.ones_like(tokens_BT)
     mask = masks.packed(segments_BT, kind, prefix_end_BT=prefix_end_BT)  # type: ignore[arg-type]
     positions_BT = masks.document_positions(segments_BT)
-    return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask, types_BT=types_BT)
+    return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask, types_BT=types_BT, valid_BT=valid_BT)

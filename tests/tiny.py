@@ -93,3 +93,27 @@ def train_losses(built: Learner, *, steps: int, packed: bool = True, length: int
             state, metrics = built.train_step(state, jax.device_put(rows, built.row_sharding))
             losses.append(float(metrics["loss"]))
     return losses
+
+
+def one_text_a_row(texts: list[np.ndarray], length: int) -> Rows:
+    """Texts without company: each fills a row from its beginning."""
+    padded = [np.pad(text, (0, length - len(text)), constant_values=VOCABULARY.pad_id) for text in texts]
+    return Rows(
+        tokens_BT=jnp.asarray(np.stack(padded), jnp.int32),
+        segments_BT=jnp.asarray(segments([[len(text)] for text in texts], length)),
+    )
+
+
+def example_rows(num_members: int, length: int, *, num_rows: int = 8, prompt: int = 0, seed: int = 0) -> Rows:
+    """Rows of several texts in stretches of ``length``; they begin with ``prompt`` tokens of weight 0."""
+    rng = np.random.default_rng(seed)
+    tokens_BT = (60 * rng.random((num_rows, num_members * length)) ** 3).astype(np.int32)
+    sizes_BM1 = rng.integers(prompt + 2, length + 1, (num_rows, num_members, 1))
+    index_11S, member_1M1 = np.arange(length)[None, None, :], np.arange(1, num_members + 1)[None, :, None]
+    segments_BT = np.where(index_11S < sizes_BM1, member_1M1, 0).reshape(num_rows, -1)
+    weights_BT = np.tile(np.arange(length) >= prompt, (num_rows, num_members)) * (segments_BT > 0)
+    return Rows(
+        tokens_BT=jnp.asarray(np.where(segments_BT > 0, tokens_BT, VOCABULARY.pad_id)),
+        segments_BT=jnp.asarray(segments_BT, jnp.int32),
+        weights_BT=jnp.asarray(weights_BT, jnp.float32) if prompt else None,
+    )

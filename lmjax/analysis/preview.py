@@ -6,7 +6,7 @@ data wherever a document still lies at its place.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ class StreamView:
       targets: the label of the token to predict, "" where none is.
       weights: for each term, float [W] raw weights; NaN where the term has no value.
       numbers: further values by name, [W].
+      vectors: further vectors by name, [W, D].
       documents_W: number of each position's document from 1, 0 for padding.
       positions_W: what the model is told of each token's place.
       special_W: special tokens.
@@ -52,6 +53,7 @@ class StreamView:
     targets: list[str]
     weights: dict[str, np.ndarray]
     numbers: dict[str, np.ndarray]
+    vectors: dict[str, np.ndarray]
     documents_W: np.ndarray
     positions_W: np.ndarray
     special_W: np.ndarray
@@ -72,12 +74,14 @@ class RowView:
     """One row: the data, the streams made of it, and whatever has no place at a position.
 
     Attributes:
+      heading: which row it is.
       data: label of each of the first W tokens of the data.
       data_documents_W: the document of each, 0 for padding.
       streams: the encoder's first.
       details: further arrays in words.
     """
 
+    heading: str
     data: list[str]
     data_documents_W: np.ndarray
     streams: list[StreamView]
@@ -124,6 +128,17 @@ def preview_batch(
     return Preview(title=title, summary=summary, rows=[maker.row(index) for index in range(num_rows)])
 
 
+def side_by_side(previews: Mapping[str, Preview], *, title: str) -> Preview:
+    """Several previews as one, each row headed by the name of its own."""
+    rows = [
+        dataclasses.replace(row, heading=f"{name}, {row.heading}")
+        for name, preview in previews.items()
+        for row in preview.rows
+    ]
+    summary = "\n".join(f"{name}: {preview.title}, {preview.summary}" for name, preview in previews.items())
+    return Preview(title=title, summary=summary, rows=rows)
+
+
 def _of_row(array: Any, index: int) -> np.ndarray:
     return array[index if array.shape[0] > 1 else 0]
 
@@ -162,6 +177,7 @@ class _Maker:
             name = "decoder input"
         streams.append(self._stream(name, batch.inputs, index, is_decoder=True))
         return RowView(
+            heading=f"row {index}",
             data=self._labels(tokens_T[shown]),
             data_documents_W=segments_T[shown],
             streams=streams,
@@ -180,10 +196,16 @@ class _Maker:
         if is_decoder and _fits(self.batch.targets_BP, self.target_shape):
             targets_T, scored_T = self._targets(index)
         original_T = np.full(len(tokens_T), -1)
-        data_T = _of_row(self.rows.tokens_BT, index)[: len(tokens_T)]
-        original_T[: len(data_T)] = data_T
+        # Where vectors are read, a position is no token of the data.
+        if not any(array.ndim == 3 for array in self.batch.extras.values()):
+            data_T = _of_row(self.rows.tokens_BT, index)[: len(tokens_T)]
+            original_T[: len(data_T)] = data_T
+        special_T = np.isin(tokens_T, self.special_ids)
         explained_T = (tokens_T == self.mask_id) | (scored_T & (targets_T == original_T))
         changed_T = find_changed(tokens_T, original_T, documents_T, explained_T)
+        # What a decoder was given of its own text is no copy of the data, and a sentinel replaces no single token.
+        is_copy = not is_decoder or self.batch.encoder is None
+        changed_T &= is_copy & (~special_T | (tokens_T == self.mask_id))
         ahead_T, prefix_T = find_directions(_of_row(stream.mask.end_BT, index), documents_T)
         attention = {"self": _dense(stream.mask, index, crop, crop)}
         if is_decoder and self.batch.cross_mask is not None and self.batch.encoder is not None:
@@ -204,9 +226,14 @@ class _Maker:
                 for name, array in self.batch.extras.items()
                 if self._lies_along(array, stream, is_decoder=is_decoder)
             },
+            vectors={
+                name: _of_row(array, index)[crop]
+                for name, array in self.batch.extras.items()
+                if is_decoder and array.ndim == 3 and _fits(array[..., 0], self.shape)
+            },
             documents_W=documents_T[crop],
             positions_W=positions_T[crop],
-            special_W=np.isin(tokens_T, self.special_ids)[crop],
+            special_W=special_T[crop],
             changed_W=changed_T[crop],
             prefix_W=prefix_T[crop],
             ahead_W=ahead_T[crop],
@@ -239,7 +266,7 @@ class _Maker:
 
     def _targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         targets_T = self._spread(_of_row(self.batch.targets_BP, index), index, empty=-1)
-        return targets_T, self._spread(self._used_slots(index), index, empty=False)
+        return targets_T, self._spread(self._used_slots(index), index, empty=False) & (targets_T >= 0)
 
     def _weights(self, stream: Stream, index: int, *, is_decoder: bool) -> dict[str, np.ndarray]:
         """Terms whose weights lie along this stream; where shapes leave a choice, along the targets."""
@@ -258,7 +285,7 @@ class _Maker:
     def _details(self, index: int) -> Iterator[str]:
         """What has no place at a position: targets, weights and extras of other shapes."""
         placed = [self.shape, *([] if self.batch.encoder is None else [self.batch.encoder.tokens_BT.shape])]
-        if not _fits(self.batch.targets_BP, self.target_shape):
+        if self.batch.targets_BP.size and not _fits(self.batch.targets_BP, self.target_shape):
             yield _describe_array("targets", self.batch.targets_BP, index)
         for term, weights in self.batch.weights.items():
             if not any(_fits(weights, shape) for shape in [*placed, self.target_shape]):

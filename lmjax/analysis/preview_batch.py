@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from lmjax.data.documents import texts
-from lmjax.data.pipeline import batches
+from lmjax.objectives import Objective
 from lmjax.tokenizers import Tokenizer, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig
 from lmjax.train.corpus import TOKENIZER, Corpus, automatic_folder, load_or_train_tokenizer
+from lmjax.train.curriculum import curriculum
 from lmjax.train.setup import resolve
 from lmjax.train.step import run_keys, step_keys
 from lmjax.types import Batch, Rows
@@ -19,9 +20,10 @@ from lmjax.types import Batch, Rows
 
 def step_rows(config: RunConfig, corpus: Corpus, step: int) -> Rows:
     """The global batch of rows that update number ``step`` (from 0) of a run of ``config`` reads."""
+    phases = curriculum(config.objective, config.train)
     row_length = config.objective.row_length(config.train.sequence_length)
-    rows = corpus.rows("train", row_length=row_length, seed=config.train.seed)
-    return next(batches(rows, global_batch_size=config.train.batch_size, start_step=step))
+    rows = corpus.rows("train", row_length=row_length, seed=config.train.seed, overlap=phases.overlap)
+    return next(phases.batches(rows, start_step=step))
 
 
 def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int) -> Batch:
@@ -32,10 +34,11 @@ def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int)
     """
     objective = config.objective
     sequence_length = config.train.sequence_length
+    objective.check_data(config.data)
     objective.check(model=resolve(config, vocabulary).model, vocabulary=vocabulary, sequence_length=sequence_length)
     _, run_key = run_keys(jax.random.key(config.train.seed))
     corrupt_key, _ = step_keys(run_key, step)
-    return jax.jit(lambda key, rows: objective.corrupt(key, rows, vocabulary))(corrupt_key, rows)
+    return jax.jit(lambda key, rows: objective.at(step).corrupt(key, rows, vocabulary))(corrupt_key, rows)
 
 
 def text_documents(given: Sequence[str]) -> list[str]:
@@ -58,6 +61,8 @@ def text_rows(config: RunConfig, tokenizer: Tokenizer, documents: Sequence[str],
     encoded = [[*before, *tokenizer.encode(document).tolist(), *after] for document in documents]
     if not encoded:
         raise ValueError("--text has no text: give some, or leave it out to see the recipe's own data")
+    if data.packing == "examples":
+        return _example_rows(config.objective, encoded, config.train.sequence_length, vocabulary.pad_id or 0, num_rows)
     tokens = [token_id for document in encoded for token_id in document]
     length = config.train.sequence_length
     row_length = config.objective.row_length
@@ -75,6 +80,30 @@ def text_rows(config: RunConfig, tokenizer: Tokenizer, documents: Sequence[str],
     return Rows(
         tokens_BT=np.tile(tokens_T, (num_rows, 1)),  # type: ignore[arg-type]
         segments_BT=np.tile(segments_T, (num_rows, 1)) if has_segments else None,  # type: ignore[arg-type]
+    )
+
+
+def _example_rows(
+    objective: Objective, encoded: Sequence[Sequence[int]], length: int, pad_id: int, num_rows: int
+) -> Rows:
+    """The first texts as the members of one example, in stretches as short as they allow."""
+    num_members = objective.num_members
+    if len(encoded) < num_members:
+        raise ValueError(
+            f"--text has {len(encoded)} of the {num_members} texts {type(objective).__name__} compares: repeat the "
+            f"option, or divide them by blank lines"
+        )
+    members = encoded[:num_members]
+    while length > 1 and objective.row_length(length - 1) // num_members >= max(map(len, members)):
+        length -= 1
+    tokens_MS = np.full((num_members, objective.row_length(length) // num_members), pad_id, np.int32)
+    segments_MS = np.zeros_like(tokens_MS)
+    for number, ids in enumerate(members):
+        size = min(len(ids), tokens_MS.shape[1])
+        tokens_MS[number, :size], segments_MS[number, :size] = ids[:size], number + 1
+    return Rows(
+        tokens_BT=np.tile(tokens_MS.ravel(), (num_rows, 1)),  # type: ignore[arg-type]
+        segments_BT=np.tile(segments_MS.ravel(), (num_rows, 1)),  # type: ignore[arg-type]
     )
 
 

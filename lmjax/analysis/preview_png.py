@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,11 @@ WIDTH = 10.0
 MARGIN = 0.3
 GUTTER = 0.85
 FONT = "DejaVu Sans Mono"
+TITLE_CHARACTERS = 78
 TOKEN_POINTS = 8.0
 CELL_HEIGHT = 0.22
+TITLE_WIDTH = 0.075
+"""Inches of a character of a mask's title."""
 LABEL_POINTS = 52.0
 """Size of a mask's labels, for each inch of a cell."""
 
@@ -49,9 +53,9 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
     FigureCanvasAgg(figure)
     sheet = _Sheet(figure.add_axes((0.0, 0.0, 1.0, 1.0)))
     sheet.title(preview.title)
-    for number, row in enumerate(preview.rows):
+    for row in preview.rows:
         if len(preview.rows) > 1:
-            sheet.heading(f"row {number}")
+            sheet.heading(row.heading)
         for stream in row.streams:
             sheet.strip(stream, heading=stream_heading(stream) if len(row.streams) > 1 else "")
         sheet.details(row.details)
@@ -113,8 +117,10 @@ class _Sheet:
 
     def title(self, text: str) -> None:
         """The heading of the page."""
-        self._text(MARGIN, self.y + 0.05, text, points=13, family="DejaVu Sans", weight="bold")
-        self.y += 0.4
+        for line in textwrap.wrap(text, TITLE_CHARACTERS):
+            self._text(MARGIN, self.y + 0.05, line, points=13, family="DejaVu Sans", weight="bold")
+            self.y += 0.26
+        self.y += 0.14
 
     def heading(self, text: str) -> None:
         """A heading within the page."""
@@ -152,6 +158,8 @@ class _Sheet:
                 self._values(name, [values_W[i] for i in block], lefts, top=np.nanmax(values_W, initial=0))
         for name, values_W in stream.numbers.items():
             self._values(name, [values_W[i] for i in block], lefts, top=0)
+        for name, vectors_WD in stream.vectors.items():
+            self._vectors(name, vectors_WD, block, lefts)
         self.y += 0.1
 
     def details(self, details: Sequence[str]) -> None:
@@ -190,6 +198,16 @@ class _Sheet:
                 self._text((left + right) / 2, self.y + 0.08, number_label(value), points=5.5, ha="center")
         self.y += 0.17
 
+    def _vectors(self, name: str, vectors_WD: np.ndarray, block: range, lefts: np.ndarray) -> None:
+        """Each vector as a column of shades, its first number on top."""
+        height = 0.03 * min(max(vectors_WD.shape[1], 8), 24)
+        self._text(MARGIN, self.y + height / 2, short(name, 16), points=6.5, colour=GREY, family="DejaVu Sans")
+        shades = {"cmap": "Greys", "vmin": vectors_WD.min(), "vmax": vectors_WD.max(), "interpolation": "nearest"}
+        for i, left, right in zip(block, lefts, lefts[1:], strict=False):
+            place = (left + 0.005, right - 0.005, self.y + height, self.y)
+            self.axes.imshow(vectors_WD[i][:, None], extent=place, aspect="auto", zorder=1, **shades)
+        self.y += height + 0.03
+
     def grids(self, streams: Sequence[StreamView]) -> None:
         """All masks side by side, as large as they can be drawn."""
         panels = [
@@ -198,15 +216,19 @@ class _Sheet:
             for name, visible_TS in stream.attention.items()
         ]
         gap = 0.35
-        room = WIDTH - 2 * MARGIN - gap * (len(panels) - 1)
-        cell = min(0.145, room / sum(panel.columns for panel in panels))
+        titles = [f"{p.stream.name}: {p.name} attention" if len(panels) > 1 else "attention" for p in panels]
+
+        def widths(cell: float) -> list[float]:
+            return [max(cell * p.columns, TITLE_WIDTH * len(t)) for p, t in zip(panels, titles, strict=True)]
+
+        cell, room = 0.145, WIDTH - 2 * MARGIN - gap * (len(panels) - 1)
+        while cell > 0.01 and sum(widths(cell)) > room:
+            cell *= 0.99
         x, y = MARGIN, self.y + 0.3 + cell * max(_label_width(panel.keys.tokens) for panel in panels)
-        for panel in panels:
-            left = x + cell * _label_width(panel.stream.tokens)
-            title = f"{panel.stream.name}: {panel.name} attention" if len(panels) > 1 else "attention"
-            self._text(left, self.y + 0.06, title, points=8.5, family="DejaVu Sans", weight="bold", colour=GREY)
-            self._grid(panel, x=left, y=y, cell=cell)
-            x += cell * panel.columns + gap
+        for panel, title, width in zip(panels, titles, widths(cell), strict=True):
+            self._text(x, self.y + 0.06, title, points=8.5, family="DejaVu Sans", weight="bold", colour=GREY)
+            self._grid(panel, x=x + cell * _label_width(panel.stream.tokens), y=y, cell=cell)
+            x += width + gap
         self.y = y + cell * max(len(panel.visible_TS) for panel in panels) + 0.25
 
     def _grid(self, panel: "_Panel", *, x: float, y: float, cell: float) -> None:

@@ -23,13 +23,14 @@ def find_changed(
     """Tokens that are not the data's, in the documents that were left at their place.
 
     A document counts as such when most of its tokens are the data's or are explained (masked, or
-    with the data's token as target); in one that was rearranged a comparison would say nothing.
+    with the data's token as target) and it does not go on where the data have ended (negative ids); in
+    one that was rearranged a comparison would say nothing.
     """
     same_T = tokens_T == original_T
     changed_T = np.zeros(len(tokens_T), bool)
     for document in np.unique(documents_T[documents_T > 0]):
         here_T = documents_T == document
-        if (same_T | explained_T)[here_T].mean() > 0.5:
+        if (same_T | explained_T)[here_T].mean() > 0.5 and (original_T[here_T] >= 0).all():
             changed_T |= here_T & ~same_T
     return changed_T
 

@@ -49,9 +49,9 @@ def preview_lines(preview: Preview, *, width: int, legend: bool = False) -> Iter
     if legend:
         yield Text("  ").join(Text(name, style=style) for name, style in STYLES.items())
     drawn: dict[str, np.ndarray] = {}
-    for number, row in enumerate(preview.rows):
+    for row in preview.rows:
         yield Text("")
-        yield Text(f"row {number}", style="bold underline")
+        yield Text(row.heading, style="bold underline")
         yield from _data_lines(row, width)
         for stream in row.streams:
             yield Text("")

@@ -42,7 +42,8 @@ def run(arguments: Sequence[str]) -> None:
     if options.split == "valid" and not corpus.has_validation:
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
     train, objective = opened.config.train, opened.config.objective
-    rows = corpus.rows(options.split, row_length=objective.row_length(train.sequence_length), seed=None)
+    length = objective.row_length(train.sequence_length)
+    rows = corpus.rows(options.split, row_length=length, seed=None, num_streams=train.batch_size)
     batches = fixed_batches(opened.learner, rows, batch_size=train.batch_size, num_batches=options.batches)
     numbers = validate(opened.learner, opened.params, batches)
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))

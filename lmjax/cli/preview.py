@@ -1,12 +1,13 @@
 """`lmjax preview RECIPE`: rows as the model sees them, as text or as a picture."""
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from lmjax.analysis.preview import preview_batch
+from lmjax.analysis.preview import preview_batch, side_by_side
 from lmjax.analysis.preview_batch import recipe_tokenizer, step_batch, step_rows, text_documents, text_rows
 from lmjax.analysis.preview_labels import objective_title
 from lmjax.analysis.preview_text import print_preview
@@ -31,15 +32,20 @@ def run(arguments: Sequence[str]) -> None:
                 f"--rows={num_rows}: a step has train.batch_size={config.train.batch_size}: ask for fewer, or raise it"
             )
         tokenizer, rows = corpus.tokenizer, step_rows(config, corpus, options.step)
-    batch = step_batch(config, tokenizer.vocabulary, rows, options.step)
-    preview = preview_batch(
-        batch,
-        rows,
-        tokenizer,
-        title=objective_title(config.objective),
-        num_rows=num_rows,
-        width=options.width,
-    )
+    previews = {}
+    for name, objective in config.objective.components().items():
+        own_rows = config.objective.rows_for(objective, rows)
+        own_config = dataclasses.replace(config, objective=objective)
+        previews[name] = preview_batch(
+            step_batch(own_config, tokenizer.vocabulary, own_rows, options.step),
+            own_rows,
+            tokenizer,
+            title=objective_title(objective),
+            num_rows=num_rows,
+            width=options.width,
+        )
+    is_mixture = previews.keys() != {""}
+    preview = side_by_side(previews, title=type(config.objective).__name__) if is_mixture else previews[""]
     if options.png is None:
         print_preview(preview, Console(highlight=False))
         return

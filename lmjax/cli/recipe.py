@@ -6,9 +6,27 @@ import sys
 from collections.abc import Sequence
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from lmjax.objectives.schedules import Ramp, Scalar
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import differences, load_recipe
+
+REGISTRY = ConstructorRegistry()
+"""How a field that may follow a schedule is read: ``0.15``, or ``0.4:0.15:1000:linear``."""
+
+
+@REGISTRY.primitive_rule
+def _scalar(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    if kind.type != Scalar:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|START:END:STEPS[:SHAPE]",
+        instance_from_str=lambda words: Ramp.parse(words[0]) if ":" in words[0] else float(words[0]),
+        is_instance=lambda value: isinstance(value, int | float | Ramp),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -> RunConfig:
@@ -39,6 +57,7 @@ def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -
         prog=f"lmjax {command} {path}",
         description="\n\n".join(part for part in description if part),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        registry=REGISTRY,
     )
     for name, (old, new) in differences(recipe, config).items():
         print(f"{name}: {old} -> {new}", flush=True)

@@ -4,6 +4,8 @@ Each function takes the key first, has static shapes and works within rows only,
 split over devices needs no communication and gives the same result as on one device.
 """
 
+from lmjax.corruption.clusters import fit_centroids, nearest_centroids, projected_clusters
+from lmjax.corruption.crops import Crops, random_crops
 from lmjax.corruption.denoise import DenoiseConfig, denoise
 from lmjax.corruption.diffusion import (
     Noise,
@@ -14,7 +16,8 @@ from lmjax.corruption.diffusion import (
     log_linear_schedule,
 )
 from lmjax.corruption.features import PatchMask, mask_frames, mask_patches
-from lmjax.corruption.middle import fill_in_middle
+from lmjax.corruption.glyphs import draw_bytes
+from lmjax.corruption.middle import ended_documents, fill_in_middle
 from lmjax.corruption.mixture import UL2_DENOISERS, Denoiser, ul2, ul2_joined
 from lmjax.corruption.negatives import corrupt_negatives, previous_candidates
 from lmjax.corruption.pairs import PairRows, next_sentence_pairs, sentence_order_pairs
@@ -22,13 +25,16 @@ from lmjax.corruption.prefix import split_prefix
 from lmjax.corruption.replaced import replace_tokens
 from lmjax.corruption.scheduled import exponential_decay, inverse_sigmoid_decay, linear_decay, mix_predictions
 from lmjax.corruption.segmentation import span_counts, span_mask
+from lmjax.corruption.sentences import sentence_numbers
 from lmjax.corruption.sentinels import join_spans, replace_spans
 from lmjax.corruption.spans import span_corrupt, span_corrupt_joined, span_lengths
 from lmjax.corruption.tokens import mask_tokens
+from lmjax.corruption.tones import sound_bytes
 from lmjax.corruption.words import MaskedSpans, mask_spans, mask_words
 
 __all__ = [
     "UL2_DENOISERS",
+    "Crops",
     "DenoiseConfig",
     "Denoiser",
     "MaskedSpans",
@@ -40,8 +46,11 @@ __all__ = [
     "cosine_schedule",
     "denoise",
     "diffusion_times",
+    "draw_bytes",
+    "ended_documents",
     "exponential_decay",
     "fill_in_middle",
+    "fit_centroids",
     "inverse_sigmoid_decay",
     "join_spans",
     "linear_decay",
@@ -53,11 +62,16 @@ __all__ = [
     "mask_tokens",
     "mask_words",
     "mix_predictions",
+    "nearest_centroids",
     "next_sentence_pairs",
     "previous_candidates",
+    "projected_clusters",
+    "random_crops",
     "replace_spans",
     "replace_tokens",
+    "sentence_numbers",
     "sentence_order_pairs",
+    "sound_bytes",
     "span_corrupt",
     "span_corrupt_joined",
     "span_counts",

@@ -26,7 +26,7 @@ class DenoiseConfig:
     infill_mean: float = 3.0
     """Mean of the Poisson length of a span; a span of no tokens inserts a mask."""
     permute_sentences: bool = False
-    """Puts each document's sentences in random order (the data must give sentence bounds)."""
+    """Puts each document's sentences in random order (the tokenizer must tell where they end)."""
     rotate: float = 0.0
     """Share of the documents that begin at a random token and wrap around."""
     mask: float = 0.0
@@ -41,12 +41,12 @@ class DenoiseConfig:
     def __post_init__(self):
         for name in ("infill", "rotate", "mask", "delete", "replace", "insert"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"denoise.{name}={getattr(self, name)}: must be between 0 and 1")
+                raise ValueError(f"noise.{name}={getattr(self, name)}: must be between 0 and 1")
         if not self.infill_mean > 0:
-            raise ValueError(f"denoise.infill_mean={self.infill_mean}: must be above 0")
+            raise ValueError(f"noise.infill_mean={self.infill_mean}: must be above 0")
         if self.mask + self.delete + self.replace > 1:
             raise ValueError(
-                f"denoise: mask={self.mask}, delete={self.delete} and replace={self.replace} sum to more "
+                f"noise: mask={self.mask}, delete={self.delete} and replace={self.replace} sum to more "
                 f"than 1: lower one of them"
             )
 
@@ -78,7 +78,8 @@ def denoise(
       mask_id: the mask token.
       special_ids: ids that are left alone.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
-      sentences_BT: sentence numbers: within a document, each unbroken run of one value is a sentence.
+      sentences_BT: sentence numbers: within a document, each unbroken run of one value is a sentence
+        (:func:`lmjax.corruption.sentence_numbers`).
       length: length of the noisy rows, T by default; longer ones (insertions can outnumber what is
         removed) are cut at the end.
       pad_id: fills the rows.
@@ -93,8 +94,8 @@ def denoise(
     check_ids("denoise", vocab_size=vocab_size, mask_id=mask_id, special_ids=special_ids)
     if config.permute_sentences and sentences_BT is None:
         raise ValueError(
-            "denoise.permute_sentences=True needs sentence bounds (sentences_BT), which this data lacks: "
-            "prepare it with sentence bounds, or set it to False"
+            "denoise: noise.permute_sentences=True needs sentences_BT, which is missing: make it with "
+            "sentence_numbers, or set permute_sentences to False"
         )
     where = documents(segments_BT, tokens_BT.shape)
     order_key, infill_key, noise_key, replace_key, insert_key = jax.random.split(key, 5)

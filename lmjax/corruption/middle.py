@@ -6,6 +6,10 @@ Bavarian et al. 2022, section 3: a document is cut at two uniformly random point
     SPM   <prefix> <suffix> suffix <middle> prefix middle
 
 The second is the paper's SPM variant 2, whose markers agree with PSM's. Cuts fall between tokens.
+
+On rows as the model reads them this is the paper's context-level form (section 3.2): what of each document
+lies in the row is cut, so no row holds a suffix without its middle. Its document-level form cuts whole
+documents before they are cut into rows, which is for data preparation (``data.fim_rate``).
 """
 
 import jax
@@ -45,8 +49,8 @@ def fill_in_middle(
       middle_id: marks the middle.
       rate: probability of a document to be rearranged; may be traced.
       spm_fraction: share of the rearranged documents in SPM order, the others are PSM; may be traced.
-      segments_BT: document numbers, 0 for padding; ``None``: one document fills the row (the paper's
-        context-level form, when rows hold several).
+      segments_BT: document numbers, 0 for padding; ``None``: one document fills the row. For rows of a
+        stream in which end tokens part the documents, :func:`ended_documents`.
       bos_id: a document's first token, if it is this one, stays first.
       eos_id: a document's last token, if it is this one, stays last.
       length: length of the rows, T + 3 by default.
@@ -106,6 +110,12 @@ def fill_in_middle(
         tokens_BT=lay_out(jnp.concatenate(values, axis=1), pad_id),
         segments_BT=lay_out(jnp.tile(number_BT, (1, 4)), 0),
     )
+
+
+def ended_documents(tokens_BT: jax.Array, eos_id: int) -> jax.Array:
+    """Document numbers of rows cut from a stream: the next document begins after each end of text (int32, from 1)."""
+    ends_BT = (tokens_BT == eos_id).astype(jnp.int32)
+    return 1 + jnp.cumsum(ends_BT, axis=1) - ends_BT
 
 
 def _cuts(key: jax.Array, shared, size_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -16,7 +16,7 @@ def replace_tokens(
     logits_BPV: jax.Array,
     *,
     filled_BP: jax.Array | None = None,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
     forbidden_ids: Sequence[int] = (),
 ) -> tuple[jax.Array, jax.Array]:
     """Samples a token for each scored position from the generator's logits and puts it there.
@@ -30,7 +30,7 @@ def replace_tokens(
       scored_BP: int32, where the generator's input was masked.
       logits_BPV: the generator's logits there.
       filled_BP: bool, which of the P slots are in use; ``None``: all.
-      temperature: of the sampling distribution, above 0.
+      temperature: of the sampling distribution, above 0; may be traced.
       forbidden_ids: ids never sampled.
 
     Returns:
@@ -40,7 +40,7 @@ def replace_tokens(
     Raises:
       ValueError: ``temperature`` is not above 0.
     """
-    if not temperature > 0:
+    if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"replace_tokens: temperature={temperature}: must be above 0")
     logits_BPV = logits_BPV.astype(jnp.float32)
     if forbidden_ids:

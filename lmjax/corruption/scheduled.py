@@ -47,6 +47,45 @@ def inverse_sigmoid_decay(step: jax.Array | int, *, k: float) -> jax.Array:
     return jax.nn.sigmoid(jnp.log(jnp.float32(k)) - jnp.asarray(step, jnp.float32) / k)
 
 
+def predicted_positions(
+    key: jax.Array,
+    shape: tuple[int, ...],
+    *,
+    teacher_rate: float | jax.Array,
+    segments_BT: jax.Array | None = None,
+) -> jax.Array:
+    """Where a prediction is to be read: each position with probability ``1 - teacher_rate`` (bool [B, T]).
+
+    Args:
+      key: PRNG key.
+      shape: [B, T].
+      teacher_rate: probability of the true token; may be traced.
+      segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
+
+    Returns:
+      Never padding and never a document's first token, which nothing predicts.
+
+    Raises:
+      ValueError: ``teacher_rate`` is not in [0, 1].
+    """
+    check_rate("predicted_positions", teacher_rate=teacher_rate)
+    where = documents(segments_BT, shape)
+    predictable_BT = where.real_BT & (where.index_BT > where.start_BT)
+    return predictable_BT & (jax.random.uniform(key, shape) >= teacher_rate)
+
+
+def put_predictions(tokens_BT: jax.Array, predictions_BT: jax.Array, predicted_BT: jax.Array) -> jax.Array:
+    """The tokens, with the prediction of the position before in the place of each that is ``predicted``.
+
+    Args:
+      tokens_BT: int32, the true tokens.
+      predictions_BT: int32, what the first pass predicts at each position, for the next one.
+      predicted_BT: bool, see :func:`predicted_positions`.
+    """
+    prediction_BT = jnp.roll(predictions_BT, 1, axis=1).astype(tokens_BT.dtype)
+    return jnp.where(predicted_BT, prediction_BT, tokens_BT)
+
+
 def mix_predictions(
     key: jax.Array,
     tokens_BT: jax.Array,
@@ -71,9 +110,5 @@ def mix_predictions(
     Raises:
       ValueError: ``teacher_rate`` is not in [0, 1].
     """
-    check_rate("mix_predictions", teacher_rate=teacher_rate)
-    where = documents(segments_BT, tokens_BT.shape)
-    predictable_BT = where.real_BT & (where.index_BT > where.start_BT)
-    predicted_BT = predictable_BT & (jax.random.uniform(key, tokens_BT.shape) >= teacher_rate)
-    prediction_BT = jnp.roll(predictions_BT, 1, axis=1).astype(tokens_BT.dtype)
-    return jnp.where(predicted_BT, prediction_BT, tokens_BT), predicted_BT
+    predicted_BT = predicted_positions(key, tokens_BT.shape, teacher_rate=teacher_rate, segments_BT=segments_BT)
+    return put_predictions(tokens_BT, predictions_BT, predicted_BT), predicted_BT

@@ -24,6 +24,9 @@ class DataConfig:
     """JSON lines: a field whose text comes before the text and has loss weight 0."""
     weight_field: str | None = None
     """JSON lines: the field with the loss weight of the text: a number, or one for each text of a list."""
+    members: tuple[str, ...] = ()
+    """JSON lines: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
+    each is a document of its own, begins with the text of prompt_field, and stays with the others."""
     decode_errors: Literal["replace", "strict"] = "replace"
     """Bytes that are not UTF-8: put U+FFFD in their place and count them, or refuse the file."""
     add_bos: bool = False
@@ -34,6 +37,12 @@ class DataConfig:
     """The share of the data kept for validation."""
     split: Literal["document", "tail"] = "document"
     """Validate on whole documents, chosen by a hash of their text, or on the last characters of each file."""
+    fim_rate: float = 0.0
+    """Share of the documents that preparation cuts in three between characters and stores middle last."""
+    fim_spm_fraction: float = 0.5
+    """Of those, the share in the order suffix, prefix, middle; the others are prefix, suffix, middle."""
+    fim_markers: tuple[str, str, str] = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    """Names of the special tokens before the prefix, the suffix and the middle."""
     shard_bytes: int = 1 << 26
     """Bytes of input for each pair of shards: the unit of parallel work and of resuming."""
     prepared: str | None = None
@@ -42,9 +51,10 @@ class DataConfig:
     """Several prepared folders to draw rows from, in place of path and prepared."""
     mixture_weights: tuple[float, ...] = ()
     """The share of rows from each folder of mixture, in any unit."""
-    packing: Literal["windows", "segments", "best_fit"] = "windows"
-    """Rows are windows over the whole stream, the same windows with each document kept to itself, or whole
-    documents packed together."""
+    packing: Literal["windows", "segments", "best_fit", "examples", "streams"] = "windows"
+    """Rows are windows over the whole stream, the same windows with each document kept to itself, whole documents
+    packed together, or one example each: a document, or the texts of members, cut to fit and filled up; or each row of
+    a step goes on where it ended in the step before (streams, for objectives with a memory)."""
 
     def __post_init__(self):
         if not self.path:
@@ -58,11 +68,44 @@ class DataConfig:
         for name, allowed in (
             ("decode_errors", ("replace", "strict")),
             ("split", ("document", "tail")),
-            ("packing", ("windows", "segments", "best_fit")),
+            ("packing", ("windows", "segments", "best_fit", "examples", "streams")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"data.{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}")
+        self._check_fill_in_middle()
+        self._check_members()
         self._check_mixture()
+
+    def _check_fill_in_middle(self):
+        for name in ("fim_rate", "fim_spm_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name}={getattr(self, name)}: must be from 0 to 1")
+        if len(self.fim_markers) != 3 or len(set(self.fim_markers)) < 3:
+            raise ValueError(f"data.fim_markers={self.fim_markers}: name three tokens that differ")
+        for name in ("prompt_field", "weight_field", "members"):
+            if self.fim_rate and getattr(self, name):
+                raise ValueError(
+                    f"data.fim_rate={self.fim_rate} would cut through what data.{name}={getattr(self, name)!r} keeps "
+                    f"apart: set one of them only"
+                )
+
+    def _check_members(self):
+        if not self.members:
+            return
+        if len(set(self.members)) < max(len(self.members), 2) or "" in self.members:
+            raise ValueError(f"data.members={self.members}: name two fields or more, each once")
+        if self.packing != "examples":
+            raise ValueError(
+                f"data.packing={self.packing!r} would tear apart the texts of data.members={self.members}: set it "
+                f"to examples"
+            )
+        if self.weight_field is not None:
+            raise ValueError(
+                f"data.weight_field={self.weight_field!r} does not go with data.members: the texts of an example have "
+                f"weight 1; leave it out"
+            )
+        if self.split == "tail":
+            raise ValueError("data.split=tail would cut through the texts of data.members: use data.split=document")
 
     def _check_mixture(self):
         if len(self.mixture) != len(self.mixture_weights):
@@ -73,6 +116,8 @@ class DataConfig:
         for weight in self.mixture_weights:
             if not (math.isfinite(weight) and weight > 0):
                 raise ValueError(f"data.mixture_weights={self.mixture_weights}: weights must be above 0")
+        if self.mixture and self.packing == "streams":
+            raise ValueError('data.packing="streams" with data.mixture: rows of several sources do not go on: keep one')
         if self.mixture and self.prepared is not None:
             raise ValueError("data.prepared and data.mixture are both given: keep one of them")
 
@@ -81,10 +126,22 @@ class DataConfig:
         """Whether documents carry loss weights, which are then stored beside the tokens."""
         return self.prompt_field is not None or self.weight_field is not None
 
+    @property
+    def num_members(self) -> int:
+        """Documents that make an example."""
+        return max(len(self.members), 1)
+
     def preparation(self) -> dict[str, object]:
         """The fields that decide the shards' bytes, besides the files themselves and the tokenizer."""
         names = (
             "document_separator", "text_field", "prompt_field", "weight_field", "decode_errors",
             "add_bos", "add_eos", "valid_fraction", "split", "shard_bytes",
         )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        # Named only where it is used, so that shards made before there was such a field stay good.
+        members = {"members": list(self.members)} if self.members else {}
+        middle = {
+            "fim_rate": self.fim_rate,
+            "fim_spm_fraction": self.fim_spm_fraction,
+            "fim_markers": list(self.fim_markers),
+        }
+        return {name: getattr(self, name) for name in names} | members | (middle if self.fim_rate else {})

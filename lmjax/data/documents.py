@@ -25,13 +25,16 @@ class Document:
 
     Attributes:
       name: the file (and line) it came from.
-      parts: (text, loss weight) pairs; the document is their concatenation.
+      parts: (text, loss weight) pairs; the document is their concatenation. Of an example of several
+        texts (``data.members``) they are those of one member after the other, equally many of each.
       undecodable_bytes: bytes that were not UTF-8 and were replaced.
+      markers: for each part, the names of the special tokens before it; empty for none at all.
     """
 
     name: str
     parts: tuple[tuple[str, float], ...]
     undecodable_bytes: int = 0
+    markers: tuple[tuple[str, ...], ...] = ()
 
     @property
     def text(self) -> str:
@@ -54,6 +57,11 @@ def read_documents(
         ``decode_errors="strict"``; names the file, the line and the field.
     """
     file = piece.file
+    if config.members and not file.is_json_lines:
+        raise ValueError(
+            f"{file.path} is not JSON lines, and data.members={config.members} names fields of them: give .jsonl "
+            f"files, or leave data.members empty"
+        )
     with open(file.path, "rb") as raw:
         if file.is_json_lines:
             raw.seek(max(piece.begin - 1, 0))
@@ -179,11 +187,15 @@ def _json_document(config: DataConfig, line: bytes, name: str) -> Document:
     except RecursionError:
         raise ValueError("JSON nested too deeply: correct or remove it") from None
     if not isinstance(record, dict):
-        raise ValueError(f"a JSON {type(record).__name__}, not an object with a {config.text_field!r} field")
-    parts = []
+        field = config.members[0] if config.members else config.text_field
+        raise ValueError(f"a JSON {type(record).__name__}, not an object with a {field!r} field")
+    prompt = []
     if config.prompt_field is not None:
-        parts.append((_text_of(record, config.prompt_field, "prompt_field"), 0.0))
-    parts.extend(_weighted_parts(config, record))
+        prompt.append((_text_of(record, config.prompt_field, "prompt_field"), 0.0))
+    parts = []
+    for field in config.members:
+        parts += [*prompt, (_member_of(record, field), 1.0)]
+    parts = parts or [*prompt, *_weighted_parts(config, record)]
     clean_parts = []
     for text, weight in parts:
         clean, replaced = _without_surrogates(text, config)
@@ -204,6 +216,13 @@ def _text_of(record: dict, field: str, option: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"field {field!r} is {_short(value)}, not text: correct the record, or set data.{option}")
     return value
+
+
+def _member_of(record: dict, field: str) -> str:
+    text = _text_of(record, field, "members")
+    if not text.strip():
+        raise ValueError(f"field {field!r} is {_short(text)}, and an example needs all its texts: correct or remove it")
+    return text
 
 
 def _weighted_parts(config: DataConfig, record: dict) -> list[tuple[str, float]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import Document, read_documents, split_document
+from lmjax.data.middle import middle_last
 from lmjax.data.shards import SPLITS, ShardWriter, write_json
 from lmjax.data.sources import Piece
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -97,7 +98,7 @@ def _batches_of_documents(
             if document.undecodable_bytes:
                 undecodable[document.name] = undecodable.get(document.name, 0) + document.undecodable_bytes
             shares = split_document(config, document)
-            batch.extend(shares.items())
+            batch.extend((split, middle_last(config, share)) for split, share in shares.items())
             characters += len(document.text)
             if characters >= BATCH_CHARACTERS:
                 yield batch
@@ -109,7 +110,10 @@ def _batches_of_documents(
 def _write_batch(
     job: Job, tokenizer: Tokenizer, batch: Sequence[tuple[str, Document]], writers: dict[str, ShardWriter]
 ) -> int:
-    """Encodes and writes documents; the number of them that had no text."""
+    """Encodes and writes documents; the number of them that had no text.
+
+    The texts of an example follow each other in one shard; one that lacks the text of any has none.
+    """
     config, vocabulary = job.config, job.vocabulary
     before = [vocabulary.require("bos", needed_by="data.add_bos=True")] if config.add_bos else []
     after = [vocabulary.require("eos", needed_by="data.add_eos=True")] if config.add_eos else []
@@ -117,15 +121,30 @@ def _write_batch(
     encoded = iter(tokenizer.encode_batch(texts, num_threads=job.num_threads))
     empty_documents = 0
     for split, document in batch:
-        parts = [np.asarray(next(encoded), np.int64) for _ in document.parts]
-        if not any(part.size for part in parts):
+        markers = document.markers or ((),) * len(document.parts)
+        parts = [
+            (text, weight, np.concatenate([_marker_ids(vocabulary, names), np.asarray(next(encoded), np.int64)]))
+            for (text, weight), names in zip(document.parts, markers, strict=True)
+        ]
+        size = len(parts) // config.num_members
+        members = [parts[start : start + size] for start in range(0, len(parts), size)]
+        if not all(any(ids.size for _, _, ids in member) for member in members):
             empty_documents += 1
             continue
-        weights = None
-        if config.weighted:
-            first, last = document.parts[0][1], document.parts[-1][1]
-            lengths = [len(before), *(part.size for part in parts), len(after)]
-            weights = np.repeat([first, *(weight for _, weight in document.parts), last], lengths)
-        ids = np.concatenate([np.asarray(before, np.int64), *parts, np.asarray(after, np.int64)])
-        writers[split].add(ids, text_bytes=len(document.text.encode()), weights=weights)
+        for member in members:
+            weights = None
+            if config.weighted:
+                lengths = [len(before), *(ids.size for _, _, ids in member), len(after)]
+                weights = np.repeat([member[0][1], *(weight for _, weight, _ in member), member[-1][1]], lengths)
+            writers[split].add(
+                np.concatenate(
+                    [np.asarray(before, np.int64), *(ids for _, _, ids in member), np.asarray(after, np.int64)]
+                ),
+                text_bytes=sum(len(text.encode()) for text, _, _ in member),
+                weights=weights,
+            )
     return empty_documents
+
+
+def _marker_ids(vocabulary: Vocabulary, names: Sequence[str]) -> np.ndarray:
+    return np.asarray([vocabulary.require(name, needed_by="data.fim_rate") for name in names], np.int64)

@@ -46,7 +46,11 @@ class Interleave:
 
 
 class MixtureRows(RowSource):
-    """Rows of several sources in proportion to weights; a source that runs out begins its next epoch."""
+    """Rows of several sources in proportion to weights; a source that runs out begins its next epoch.
+
+    Sources whose blocks are cut into rows take turns by the block, so that the place in each does not
+    depend on the row length.
+    """
 
     def __init__(self, sources: Sequence[RowSource], weights: Sequence[float]):
         """Mixes sources whose rows are equally long.
@@ -56,9 +60,10 @@ class MixtureRows(RowSource):
         """
         if not sources or len(sources) != len(weights) or not all(weight > 0 for weight in weights):
             raise ValueError(f"a mixture of {len(sources)} sources with weights {list(weights)}: give each one above 0")
-        if len({source.row_length for source in sources}) != 1:
+        if len({(source.row_length, source.rows_per_block) for source in sources}) != 1:
             raise ValueError(f"a mixture of row lengths {[s.row_length for s in sources]}: they must be equal")
         self.sources = tuple(sources)
+        self.weights = tuple(weights)
         self.row_length = sources[0].row_length
         self.has_segments = any(source.has_segments for source in sources)
         self.has_weights = any(source.has_weights for source in sources)
@@ -66,17 +71,29 @@ class MixtureRows(RowSource):
 
     def locate(self, index: int) -> tuple[int, int]:
         """(source, row of that source) of row ``index``."""
-        return self._interleave(index)
+        block, part = divmod(index, self.rows_per_block)
+        source, own_block = self._interleave(block)
+        return source, own_block * self.rows_per_block + part
+
+    @property
+    def rows_per_block(self) -> int:
+        """Rows a block is cut into, the same in all sources."""
+        return self.sources[0].rows_per_block
+
+    def cut(self, row_length: int) -> "MixtureRows":
+        """The same blocks of every source, cut into rows of another length."""
+        return MixtureRows([source.cut(row_length) for source in self.sources], self.weights)
 
     def __len__(self) -> int:
         """Rows until the first source begins to repeat."""
-        low, high = 0, sum(len(source) for source in self.sources) + 1
+        num_blocks = [len(source) // self.rows_per_block for source in self.sources]
+        low, high = 0, sum(num_blocks) + 1
         while high - low > 1:
             middle = (low + high) // 2
             counts = self._interleave.counts(middle)
-            fits = all(count <= len(source) for count, source in zip(counts, self.sources, strict=True))
+            fits = all(count <= there for count, there in zip(counts, num_blocks, strict=True))
             low, high = (middle, high) if fits else (low, middle)
-        return low
+        return low * self.rows_per_block
 
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None

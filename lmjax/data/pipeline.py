@@ -13,9 +13,11 @@ import jax
 import numpy as np
 
 from lmjax.data.config import DataConfig
+from lmjax.data.groups import ExampleRows
 from lmjax.data.mixture import MixtureRows
 from lmjax.data.reader import open_shards
 from lmjax.data.rows import PackedRows, RowSource, WindowRows
+from lmjax.data.streams import StreamRows
 from lmjax.types import Rows
 
 
@@ -27,6 +29,8 @@ def open_rows(
     seed: int | None,
     folder: pathlib.Path | str | None = None,
     block_length: int | None = None,
+    overlap: int = 0,
+    num_streams: int = 1,
     tokenizer_fingerprint: str | None = None,
     verify: Literal["size", "checksum"] = "checksum",
 ) -> RowSource:
@@ -39,6 +43,8 @@ def open_rows(
       seed: of the order; ``None`` for the fixed order of validation.
       folder: the prepared folder, where it is not ``config.prepared``.
       block_length: the longest row length of the run, where it changes during the run.
+      overlap: tokens that a row shares with the next one of its block (0 where a row is an example).
+      num_streams: rows of a step, which "streams" lays out so that each goes on in the next.
       tokenizer_fingerprint: refuse shards another tokenizer made.
       verify: see :func:`lmjax.data.reader.open_shards`.
 
@@ -52,14 +58,31 @@ def open_rows(
     for number, path in enumerate(config.mixture or (folder,)):
         assert path is not None
         shards = open_shards(path, split, tokenizer_fingerprint=tokenizer_fingerprint, verify=verify)
+        if shards.members != config.members:
+            raise ValueError(
+                f"{path} was prepared with data.members={shards.members}, here it is {config.members}: set it to that "
+                f"(and data.packing to examples, if it names any), or use another folder"
+            )
         # Sources of one mixture must not visit their blocks in step.
         own_seed = None if seed is None else seed + (number << 32)
-        if config.packing == "best_fit":
-            sources.append(PackedRows(shards, row_length=row_length, block_length=block_length, seed=own_seed))
-        else:
-            segments = config.packing == "segments"
+        if config.packing == "examples":
+            sources.append(ExampleRows(shards, row_length=row_length, block_length=block_length, seed=own_seed))
+        elif config.packing == "streams":
+            sources.append(StreamRows(shards, row_length=row_length, num_streams=num_streams))
+        elif config.packing == "best_fit":
             sources.append(
-                WindowRows(shards, row_length=row_length, block_length=block_length, seed=own_seed, segments=segments)
+                PackedRows(shards, row_length=row_length, block_length=block_length, overlap=overlap, seed=own_seed)
+            )
+        else:
+            sources.append(
+                WindowRows(
+                    shards,
+                    row_length=row_length,
+                    block_length=block_length,
+                    overlap=overlap,
+                    seed=own_seed,
+                    segments=config.packing == "segments",
+                )
             )
     return MixtureRows(sources, config.mixture_weights) if config.mixture else sources[0]
 

@@ -119,6 +119,8 @@ def _require_special_tokens(config: DataConfig, vocabulary: Vocabulary) -> None:
     for name in ("bos", "eos"):
         if getattr(config, f"add_{name}"):
             vocabulary.require(name, needed_by=f"data.add_{name}=True")
+    for name in config.fim_markers if config.fim_rate else ():
+        vocabulary.require(name, needed_by=f"data.fim_rate={config.fim_rate}")
 
 
 @contextlib.contextmanager
@@ -140,9 +142,9 @@ def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
             continue
         what = "tokenizer"
         if isinstance(wanted, dict):
-            key = next(key for key in wanted if found.get(key) != wanted[key])
+            key = next(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
             name = f"data.{key}" if section == "settings" else f"source {key}"
-            what = f"{name} ({found.get(key)!r}, now {wanted[key]!r})"
+            what = f"{name} ({found.get(key)!r}, now {wanted.get(key)!r})"
         raise ValueError(
             f"{folder} holds data prepared with another {what}: choose another folder (data.prepared), or delete it"
         )

@@ -43,6 +43,11 @@ class TokenShards:
         self.document_bounds = functools.lru_cache(maxsize=OPEN_FILES)(self._map_bounds)
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """The fields of an example that are consecutive documents; empty where a document is one by itself."""
+        return tuple(self.manifest.settings.get("members", ()))
+
+    @property
     def num_tokens(self) -> int:
         """Length of the stream."""
         return self._ends[-1]

@@ -4,9 +4,13 @@ The stream is divided into *blocks*, an epoch visits each block once in an order
 (seed, epoch), and a row is a block or an equal part of one. The place in the data is therefore one
 number, the tokens consumed so far: a run that changes its row length (each length dividing the
 block length) goes on with row ``consumed // row_length`` and neither repeats nor skips a token.
+
+A row may end with the first ``overlap`` tokens of what follows it, so that every token of a block has a
+row in which it is the next one. Lengths and consumed tokens are then counted without the overlap.
 """
 
 import abc
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,44 +69,80 @@ class RowSource(abc.ABC):
         """One row, as a batch of one."""
         return self.rows([index])
 
+    @property
+    def rows_per_block(self) -> int:
+        """Rows a block is cut into."""
+        return 1
+
+    def cut(self, row_length: int) -> "RowSource":
+        """The same blocks in the same order, cut into rows of another length.
+
+        Raises:
+          ValueError: these rows cannot be cut, or not so.
+        """
+        if row_length != self.row_length:
+            raise ValueError(
+                f"rows of {self.row_length} tokens are one example each and cannot be cut into rows of {row_length}: "
+                f"train at one length (train.sequence_warmup=()), or use another data.packing"
+            )
+        return self
+
 
 class _BlockRows(RowSource):
     """What windows and packed rows share: the order of blocks, and the parts of a block."""
 
-    def __init__(self, shards: TokenShards, *, row_length: int, block_length: int | None, seed: int | None):
-        if row_length < 1:
-            raise ValueError(f"row_length={row_length}: must be at least 1")
-        block_length = row_length if block_length is None else block_length
-        if block_length % row_length:
-            raise ValueError(
-                f"row_length={row_length} does not divide block_length={block_length}: choose one that does"
-            )
+    def __init__(
+        self, shards: TokenShards, *, row_length: int, block_length: int | None, overlap: int, seed: int | None
+    ):
         self.shards = shards
-        self.row_length = row_length
-        self.block_length = block_length
+        self.overlap = overlap
+        self.block_length = row_length if block_length is None else block_length
         self.has_weights = shards.weighted
         self._seed = seed
+        self._set_row_length(row_length)
         self._num_blocks = self._count_blocks()
 
     @abc.abstractmethod
     def _count_blocks(self) -> int: ...
 
+    def _set_row_length(self, row_length: int) -> None:
+        if not 0 <= self.overlap < row_length:
+            raise ValueError(f"row_length={row_length}: must be at least 1, and more than overlap={self.overlap}")
+        if (self.block_length - self.overlap) % (row_length - self.overlap):
+            without = f" (each less the overlap of {self.overlap})" if self.overlap else ""
+            raise ValueError(
+                f"row_length={row_length} does not divide block_length={self.block_length}{without}: choose one that "
+                f"does"
+            )
+        self.row_length = row_length
+
+    def cut(self, row_length: int) -> "RowSource":
+        """The same blocks in the same order, cut into rows of another length."""
+        others = copy.copy(self)
+        others._set_row_length(row_length)
+        return others
+
+    @property
+    def rows_per_block(self) -> int:
+        """Rows a block is cut into."""
+        return (self.block_length - self.overlap) // (self.row_length - self.overlap)
+
     def __len__(self) -> int:
-        return self._num_blocks * (self.block_length // self.row_length)
+        return self._num_blocks * self.rows_per_block
 
     def locate(self, index: int) -> tuple[int, int, int]:
         """(epoch, block, offset within the block) of the first token of row ``index``."""
         epoch, within = divmod(index, len(self))
-        number, part = divmod(within, self.block_length // self.row_length)
+        number, part = divmod(within, self.rows_per_block)
         block = number if self._seed is None else epoch_permutation(self._num_blocks, self._seed, epoch)(number)
-        return epoch, block, part * self.row_length
+        return epoch, block, part * (self.row_length - self.overlap)
 
 
 class WindowRows(_BlockRows):
     """Windows over the stream of all documents, laid end to end on a grid that moves with the epoch.
 
     The stream is taken as a ring, so the grid can begin anywhere: every token is in one row of an
-    epoch at most, and all but the ``num_tokens % block_length`` that are left over are in one.
+    epoch at most (but for the overlap), and all that do not fill a last block are in one.
     """
 
     def __init__(
@@ -111,6 +151,7 @@ class WindowRows(_BlockRows):
         *,
         row_length: int,
         block_length: int | None = None,
+        overlap: int = 0,
         seed: int | None,
         segments: bool = False,
     ):
@@ -119,7 +160,7 @@ class WindowRows(_BlockRows):
         Raises:
           ValueError: the split is shorter than one block.
         """
-        super().__init__(shards, row_length=row_length, block_length=block_length, seed=seed)
+        super().__init__(shards, row_length=row_length, block_length=block_length, overlap=overlap, seed=seed)
         self.has_segments = segments
 
     def _count_blocks(self) -> int:
@@ -128,7 +169,7 @@ class WindowRows(_BlockRows):
                 f"{self.shards.folder}: {self.shards.split} holds {self.shards.num_tokens} tokens, fewer "
                 f"than one row of {self.block_length}: use shorter rows, more data, or data.packing=best_fit"
             )
-        return self.shards.num_tokens // self.block_length
+        return (self.shards.num_tokens - self.overlap) // (self.block_length - self.overlap)
 
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
@@ -137,7 +178,7 @@ class WindowRows(_BlockRows):
         shards = self.shards
         epoch, block, within = self.locate(index)
         offset = 0 if self._seed is None else epoch_offset(shards.num_tokens, self._seed, epoch)
-        start = (offset + block * self.block_length + within) % shards.num_tokens
+        start = (offset + block * (self.block_length - self.overlap) + within) % shards.num_tokens
         before_wrap = min(self.row_length, shards.num_tokens - start)
         segment = 1
         for place, part in ((start, slice(0, before_wrap)), (0, slice(before_wrap, self.row_length))):
@@ -151,13 +192,24 @@ class WindowRows(_BlockRows):
 
 
 class PackedRows(_BlockRows):
-    """Whole documents packed best-fit-decreasing; every token of the split is in one row of an epoch."""
+    """Whole documents packed best-fit-decreasing; every token of the split is in one row of an epoch.
+
+    With an overlap, the rows of one block share tokens; those of two do not.
+    """
 
     has_segments = True
 
-    def __init__(self, shards: TokenShards, *, row_length: int, block_length: int | None = None, seed: int | None):
+    def __init__(
+        self,
+        shards: TokenShards,
+        *,
+        row_length: int,
+        block_length: int | None = None,
+        overlap: int = 0,
+        seed: int | None,
+    ):
         """Rows of ``row_length``, cut from packed blocks; in plan order when ``seed`` is ``None``."""
-        super().__init__(shards, row_length=row_length, block_length=block_length, seed=seed)
+        super().__init__(shards, row_length=row_length, block_length=block_length, overlap=overlap, seed=seed)
 
     def _count_blocks(self) -> int:
         self.plan = packing_plan(self.shards, self.block_length)

@@ -63,7 +63,8 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
         run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
     )
     corpus = open_corpus(data, TokenizerConfig(path=str(folder / TOKENIZER)))
-    rows = corpus.rows("train", row_length=objective.row_length(train.sequence_length), seed=None)
+    length = objective.row_length(train.sequence_length)
+    rows = corpus.rows("train", row_length=length, seed=None, num_streams=train.batch_size)
     numbers = validate(
         run.learner, run.params, fixed_batches(run.learner, rows, batch_size=train.batch_size, num_batches=0)
     )

@@ -3,7 +3,9 @@
 With ``z = scale * q . k``, capped to ``c * tanh(z / c)`` where a softcap ``c`` is given, and a bias
 ``b`` of the positions added, the output is ``dropout(softmax(z + b)) v`` over the keys the mask
 shows (Vaswani et al. 2017, section 3.2; softcap: Gemma 2, section 2). Query head ``n`` reads key-value
-head ``n // (N / K)`` (grouped queries: Ainslie et al. 2023).
+head ``n // (N / K)`` (grouped queries: Ainslie et al. 2023). A sink is one more logit of a head, neither
+scaled nor capped, that takes its share of the softmax and has no value (logit 0: the zero sink of Xiao et al.
+2024, section 3.3; learned: OpenAI 2025, gpt-oss model card, section 2.3).
 """
 
 import math
@@ -35,6 +37,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
     position_bias: PositionBias | None = None,
+    sinks_N: jax.Array | None = None,
     query_index_BT: jax.Array | None = None,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
@@ -47,7 +50,7 @@ def attend(
     - ``"xla"``: two dense products; logits of [T, S] exist. Everything this signature offers, fastest
       for short sequences.
     - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
-      causal (windowed or not) and full masks only; no bias, softcap or dropout. O(T) memory.
+      causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. O(T) memory.
     - ``"chunked"``: plain JAX on any platform, everything this signature offers, O(T + S) memory;
       key blocks outside every query's interval cost nothing.
     - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` while the logits of a head are few
@@ -62,6 +65,7 @@ def attend(
       scale: factor on the logits; ``1 / sqrt(H)`` unless given.
       softcap: bound on the magnitude of the logits.
       position_bias: added to the logits, differentiable in its leaves.
+      sinks_N: float32, a sink for each query head, differentiable.
       query_index_BT: int32, leading axis 1 or B: the place of each query among the keys, for
         ``position_bias``; ``arange(T)`` unless decoding against a cache.
       dropout_rate: share of attention weights dropped (the rest scaled up), drawn from ``key``.
@@ -85,7 +89,13 @@ def attend(
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
 
     refusal = cudnn_cannot(
-        query_BTNH, key_BSKH, mask, softcap=softcap, position_bias=position_bias, dropout_rate=dropout_rate
+        query_BTNH,
+        key_BSKH,
+        mask,
+        softcap=softcap,
+        position_bias=position_bias,
+        sinks_N=sinks_N,
+        dropout_rate=dropout_rate,
     )
     if backend == "auto":
         limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT["other"])
@@ -103,6 +113,7 @@ def attend(
         scale=scale,
         softcap=softcap,
         position_bias=position_bias,
+        sinks_N=sinks_N,
         query_index_BT=query_index_BT,
         dropout_rate=dropout_rate,
         key=key,

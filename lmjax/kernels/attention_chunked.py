@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 from lmjax.kernels.key_blocks import KeyBlock, KeyBlocks
 from lmjax.kernels.position_bias import PositionBias
 from lmjax.masks import IntervalMask
-from lmjax.parallel.mesh import partition_spec
+from lmjax.parallel.mesh import partition_spec, ways
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ def chunked_attention(
     scale: float,
     softcap: float | None = None,
     position_bias: PositionBias | None = None,
+    sinks_N: jax.Array | None = None,
     query_index_BT: jax.Array,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
@@ -74,6 +75,7 @@ def chunked_attention(
       scale: factor on the logits.
       softcap: bound on the logits.
       position_bias: added to the logits.
+      sinks_N: logits without values.
       query_index_BT: place of each query among the keys.
       dropout_rate: share of weights dropped.
       key: PRNG key, needed when ``dropout_rate`` is not 0.
@@ -86,7 +88,7 @@ def chunked_attention(
         scale=scale,
         softcap=softcap,
         dropout_rate=dropout_rate,
-        query_block=min(query_block, num_queries),
+        query_block=min(query_block, num_queries // ways("length", num_queries)),
         key_block=min(key_block, num_keys),
     )
     start_BT, end_BT = jnp.broadcast_arrays(jnp.maximum(mask.start_BT, 0), jnp.minimum(mask.end_BT, num_keys))
@@ -102,36 +104,43 @@ def chunked_attention(
         dropout_keys_QBN=jax.random.split(key, keys_shape) if key is not None and dropout_rate > 0 else None,
     )
     local = functools.partial(_local_attention, plan)
-    return _over_mesh(local, query_BTNH, key_BSKH, value_BSKH, position_bias, rows)
+    return _over_mesh(local, query_BTNH, key_BSKH, value_BSKH, (position_bias, sinks_N), rows)
 
 
-def _over_mesh(attention, query_BTNH, key_BSKH, value_BSKH, position_bias, rows: _Rows) -> jax.Array:
+def _over_mesh(attention, query_BTNH, key_BSKH, value_BSKH, by_head, rows: _Rows) -> jax.Array:
     """``attention`` on each device's own rows and heads: its loop lengths then need no agreement."""
     mesh = jax.sharding.get_abstract_mesh()
-    operands = (query_BTNH, key_BSKH, value_BSKH, position_bias, rows)
+    operands = (query_BTNH, key_BSKH, value_BSKH, by_head, rows)
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return attention(*operands)
     batch, _, num_kv_heads, _ = key_BSKH.shape
     axes = ("batch", None, "kv_heads", None)
     key_spec = partition_spec(axes, key_BSKH.shape, mesh)
     # One key-value head serves all query heads, however those are split.
-    query_spec = partition_spec(axes, query_BTNH.shape, mesh) if num_kv_heads == 1 else key_spec
-    rows_axes, _, heads_axes, _ = query_spec
+    rows_axes, _, heads_axes, _ = partition_spec(axes, query_BTNH.shape, mesh) if num_kv_heads == 1 else key_spec
+    # Each device of a row has whole blocks of its queries, and all of its keys.
+    num_blocks, _, block = rows.start_QBT.shape
+    (length_axes,) = partition_spec(("length",), (num_blocks,), mesh)
+    length_axes = length_axes if num_blocks * block == query_BTNH.shape[1] else None
+    query_spec = PartitionSpec(rows_axes, length_axes, heads_axes, None)
 
     def rows_spec(array_QBT: jax.Array) -> PartitionSpec:
-        return PartitionSpec(None, rows_axes if array_QBT.shape[1] == batch else None, None)
+        return PartitionSpec(length_axes, rows_axes if array_QBT.shape[1] == batch else None, None)
 
     rows_specs = jax.tree.map(rows_spec, dataclasses.replace(rows, dropout_keys_QBN=None))
     if rows.dropout_keys_QBN is not None:
-        keys_spec = PartitionSpec(None, rows_axes, heads_axes)
+        keys_spec = PartitionSpec(length_axes, rows_axes, heads_axes)
         rows_specs = dataclasses.replace(rows_specs, dropout_keys_QBN=keys_spec)
-    bias_specs = jax.tree.map(lambda leaf: PartitionSpec(*(None,) * (leaf.ndim - 1), heads_axes), position_bias)
-    specs = (query_spec, key_spec, key_spec, bias_specs, rows_specs)
-    # Without vma checks the transpose sums the gradients of what is replicated, as it must here.
-    return jax.shard_map(attention, in_specs=specs, out_specs=query_spec, check_vma=False)(*operands)
+    by_head_specs = jax.tree.map(lambda leaf: PartitionSpec(*(None,) * (leaf.ndim - 1), heads_axes), by_head)
+    specs = (query_spec, key_spec, key_spec, by_head_specs, rows_specs)
+    # Without vma checks the transpose sums the gradients of what is replicated, as it must here; it would do so
+    # over mesh axes of a single device too.
+    used = {axis for axis, size in mesh.shape.items() if size > 1}
+    mapped = jax.shard_map(attention, in_specs=specs, out_specs=query_spec, axis_names=used, check_vma=False)
+    return mapped(*operands)
 
 
-def _local_attention(plan: _Plan, query_BTNH, key_BSKH, value_BSKH, position_bias, rows: _Rows) -> jax.Array:
+def _local_attention(plan: _Plan, query_BTNH, key_BSKH, value_BSKH, by_head, rows: _Rows) -> jax.Array:
     """Cuts queries into blocks, puts heads before positions, and undoes both on the output."""
     batch, num_queries, num_heads, width = query_BTNH.shape
     num_kv_heads = key_BSKH.shape[2]
@@ -140,17 +149,19 @@ def _local_attention(plan: _Plan, query_BTNH, key_BSKH, value_BSKH, position_bia
     query_QBKGTH = query_QBTKGH.transpose(0, 1, 3, 4, 2, 5)
     key_BKSH = _pad(key_BSKH, plan.key_block).transpose(0, 2, 1, 3)
     value_BKSH = _pad(value_BSKH, plan.key_block).transpose(0, 2, 1, 3)
-    output_QBKGTH = _attention(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, rows)
+    position_bias, sinks_N = by_head
+    sinks_KG = None if sinks_N is None else sinks_N.astype(jnp.float32).reshape(num_kv_heads, -1)
+    output_QBKGTH = _attention(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows)
     output_BQTKGH = output_QBKGTH.transpose(1, 0, 4, 2, 3, 5)
     return output_BQTKGH.reshape(batch, -1, num_heads, width)[:, :num_queries]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, rows):
-    return _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, rows)[0]
+def _attention(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows):
+    return _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows)[0]
 
 
-def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, rows):
+def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows):
     def attend_query_block(operands):
         query_BKGTH, row = operands
         walk = _walk(plan, row, key_BKSH)
@@ -172,7 +183,11 @@ def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, 
 
         total_BKGTH = jnp.zeros(query_BKGTH.shape, jnp.float32)
         sum_BKGT = jnp.zeros(query_BKGTH.shape[:-1], jnp.float32)
-        carry = (total_BKGTH, sum_BKGT, jnp.full_like(sum_BKGT, -jnp.inf))
+        if sinks_KG is None:
+            carry = (total_BKGTH, sum_BKGT, jnp.full_like(sum_BKGT, -jnp.inf))
+        else:
+            # As if every query had already met a key with this logit and the value 0.
+            carry = (total_BKGTH, sum_BKGT + 1, jnp.broadcast_to(sinks_KG[None, :, :, None], sum_BKGT.shape))
         total_BKGTH, sum_BKGT, max_BKGT = lax.fori_loop(0, walk.num_steps, add_key_block, carry)
         # Queries that see no key have total 0 and sum 0: output 0, and any finite log-sum-exp will do.
         sees_key_BKGT = sum_BKGT > 0
@@ -181,18 +196,24 @@ def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, 
         return (total_BKGTH / sum_BKGT[..., None]).astype(query_BKGTH.dtype), log_sum_BKGT
 
     output_QBKGTH, log_sum_QBKGT = lax.map(attend_query_block, (query_QBKGTH, rows))
-    inputs = (query_QBKGTH, key_BKSH, value_BKSH, position_bias, rows)
+    inputs = (query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows)
     return output_QBKGTH, (inputs, output_QBKGTH, log_sum_QBKGT)
 
 
 def _attention_backward(plan, residuals, grad_output_QBKGTH):
-    (query_QBKGTH, key_BKSH, value_BKSH, position_bias, rows), output_QBKGTH, log_sum_QBKGT = residuals
+    inputs, output_QBKGTH, log_sum_QBKGT = residuals
+    query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows = inputs
 
     def query_block_gradients(carry, operands):
         query_BKGTH, row, output_BKGTH, log_sum_BKGT, grad_output_BKGTH = operands
         walk = _walk(plan, row, key_BKSH)
         # d logits = weights * (d weights - Σ weights * d weights), and that sum is output . d output.
         mean_BKGT = _matmul("bkgth,bkgth->bkgt", output_BKGTH, grad_output_BKGTH)
+
+        *carry, grad_sinks_KG = carry
+        if sinks_KG is not None:
+            sink_weights_BKGT = jnp.exp(sinks_KG[None, :, :, None] - log_sum_BKGT)
+            grad_sinks_KG = grad_sinks_KG - jnp.sum(sink_weights_BKGT * mean_BKGT, axis=(0, 3))
 
         def add_key_block(step, carry):
             grad_query_BKGTH, grad_key_BKSH, grad_value_BKSH, grad_bias = carry
@@ -216,21 +237,22 @@ def _attention_backward(plan, residuals, grad_output_QBKGTH):
 
         grad_query_BKGTH = jnp.zeros(query_BKGTH.shape, jnp.float32)
         grad_query_BKGTH, *carry = lax.fori_loop(0, walk.num_steps, add_key_block, (grad_query_BKGTH, *carry))
-        return tuple(carry), grad_query_BKGTH.astype(query_BKGTH.dtype)
+        return (*carry, grad_sinks_KG), grad_query_BKGTH.astype(query_BKGTH.dtype)
 
     zeros = (
         jnp.zeros(key_BKSH.shape, jnp.float32),
         jnp.zeros(value_BKSH.shape, jnp.float32),
         jax.tree.map(jnp.zeros_like, position_bias),
+        jax.tree.map(jnp.zeros_like, sinks_KG),
     )
     operands = (query_QBKGTH, rows, output_QBKGTH, log_sum_QBKGT, grad_output_QBKGTH)
     totals, grad_query_QBKGTH = lax.scan(query_block_gradients, zeros, operands)
-    grad_key_BKSH, grad_value_BKSH, grad_bias = totals
+    grad_key_BKSH, grad_value_BKSH, grad_bias, grad_sinks_KG = totals
     grad_key_BKSH, grad_value_BKSH = (
         grad_key_BKSH.astype(key_BKSH.dtype),
         grad_value_BKSH.astype(value_BKSH.dtype),
     )
-    return grad_query_QBKGTH, grad_key_BKSH, grad_value_BKSH, grad_bias, None
+    return grad_query_QBKGTH, grad_key_BKSH, grad_value_BKSH, grad_bias, grad_sinks_KG, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

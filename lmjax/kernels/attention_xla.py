@@ -32,6 +32,7 @@ def xla_attention(
     scale: float,
     softcap: float | None,
     position_bias: PositionBias | None,
+    sinks_N: jax.Array | None,
     query_index_BT: jax.Array,
     dropout_rate: float,
     key: jax.Array | None,
@@ -50,9 +51,14 @@ def xla_attention(
         logits = logits + bias_BNTS.reshape(bias_BNTS.shape[0], *logits.shape[1:])
     if mask.kind != "full":
         logits = jnp.where(mask.dense(num_keys)[:, None, None], logits, -1e30)
+    highest = logits.max(axis=-1, keepdims=True)
+    sinks = None if sinks_N is None else sinks_N.astype(jnp.float32).reshape(1, num_kv_heads, -1, 1, 1)
     # The maximum only keeps exp in range: no gradient needs to go through it.
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    highest = jax.lax.stop_gradient(highest if sinks is None else jnp.maximum(highest, sinks))
+    weights = jnp.exp(logits - highest)
     sums = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        sums = sums + jnp.exp(sinks - highest)
     if dropout_rate > 0:
         assert key is not None
         weights = weights * jax.random.bernoulli(key, 1 - dropout_rate, weights.shape) / (1 - dropout_rate)
@@ -80,6 +86,7 @@ def cudnn_cannot(
     *,
     softcap: float | None,
     position_bias: PositionBias | None,
+    sinks_N: jax.Array | None,
     dropout_rate: float,
 ) -> str | None:
     """What of a request cuDNN's kernel does not do, or ``None``.
@@ -95,6 +102,8 @@ def cudnn_cannot(
         return "attention dropout"
     if position_bias is not None:
         return "a position bias"
+    if sinks_N is not None:
+        return "attention sinks"
     if _static_mask(mask, query_BTNH.shape[1], key_BSKH.shape[1]) is None:
         return f"masks other than causal with T = S and full (kind={mask.kind!r})"
     if query_BTNH.dtype not in (jnp.bfloat16, jnp.float16):

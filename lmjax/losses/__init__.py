@@ -1,7 +1,7 @@
 """Loss functions: pure, jittable, model-free, one value a position unless the name says otherwise."""
 
 from lmjax.losses.binary import pair_loss, replaced_token_loss
-from lmjax.losses.contrastive import info_nce
+from lmjax.losses.contrastive import info_nce, retrieval_accuracy
 from lmjax.losses.diffusion import (
     cosine_schedule,
     diffusion_weights,
@@ -50,6 +50,7 @@ __all__ = [
     "pair_loss",
     "perplexity",
     "replaced_token_loss",
+    "retrieval_accuracy",
     "reward_margins",
     "score_entropy_loss",
     "unlikelihood",

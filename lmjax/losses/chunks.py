@@ -161,7 +161,7 @@ def _layout(num_tokens: int, head_shape: tuple[int, ...]) -> Layout:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or set(mesh.axis_names) != set(MESH_AXES):
         return Layout()
-    (batch,) = _axes(partition_spec(("batch",), (num_tokens,), mesh))
+    (batch,) = _axes(partition_spec(("tokens",), (num_tokens,), mesh))
     embed, vocab = _axes(partition_spec(("embed", "vocab"), head_shape, mesh))
     # The rows of the head's gradient are scattered over axes it is summed over, or not at all.
     return Layout(batch=batch, vocab=vocab, embed=embed if set(embed) <= set(batch) else ())

@@ -13,6 +13,8 @@ def info_nce(
     hard_negatives: jax.Array | None = None,
     in_batch: bool = True,
     symmetric: bool = False,
+    valid: jax.Array | None = None,
+    valid_negatives: jax.Array | None = None,
 ) -> jax.Array:
     """Negative log-probability that each query picks its own key.
 
@@ -28,6 +30,9 @@ def info_nce(
       hard_negatives: [B, K, D], K more negatives for each query alone, or [M, D], for every query.
       in_batch: whether the other queries' keys are negatives; ``False`` leaves only the hard ones.
       symmetric: average with the loss of picking the query for each key, in batch (CLIP, §2.3).
+      valid: bool [B], pairs that are there; the others (padding of a batch) are nobody's negatives, and
+        their own losses, finite, are to be given no weight.
+      valid_negatives: bool [B, K] or [M], the same of ``hard_negatives``.
 
     Returns:
       float32 [B], in nats, unreduced.
@@ -40,18 +45,56 @@ def info_nce(
     if isinstance(temperature, float | int) and temperature <= 0:
         raise ValueError(f"info_nce: temperature={temperature}: must be over 0")
     queries = queries.astype(jnp.float32) / temperature
-    keys = keys.astype(jnp.float32)
-    own_B = jnp.einsum("bd,bd->b", queries, keys)
-    scores_BS = jnp.einsum("bd,sd->bs", queries, keys) if in_batch else own_B[:, None]
-    candidates = scores_BS
-    if hard_negatives is not None:
-        equation = "bd,bkd->bk" if hard_negatives.ndim == 3 else "bd,kd->bk"
-        hard_BK = jnp.einsum(equation, queries, hard_negatives.astype(jnp.float32))
-        candidates = jnp.concatenate([scores_BS, hard_BK], axis=1)
-    loss_B = jax.nn.logsumexp(candidates, axis=1) - own_B
+    own_B, others_BS, hard_BK = _scores(queries, keys, hard_negatives, valid, valid_negatives)
+    candidates = [own_B[:, None], *([others_BS] if in_batch else []), *([] if hard_BK is None else [hard_BK])]
+    loss_B = jax.nn.logsumexp(jnp.concatenate(candidates, axis=1), axis=1) - own_B
     if not symmetric:
         return loss_B
-    return (loss_B + jax.nn.logsumexp(scores_BS, axis=0) - own_B) / 2
+    others_SB = others_BS.T if valid is None else jnp.where(valid[None, :], others_BS.T, -jnp.inf)
+    return (loss_B + jax.nn.logsumexp(jnp.concatenate([own_B[:, None], others_SB], axis=1), axis=1) - own_B) / 2
+
+
+def retrieval_accuracy(
+    queries: jax.Array,
+    keys: jax.Array,
+    *,
+    hard_negatives: jax.Array | None = None,
+    valid: jax.Array | None = None,
+    valid_negatives: jax.Array | None = None,
+) -> jax.Array:
+    """Whether each query's own key scores above all others, float32 [B] of 0 and 1 (accuracy@1 unreduced).
+
+    Arguments are those of :func:`info_nce`. A tie is lost, so vectors that are all alike retrieve nothing.
+    """
+    _check(queries, keys, hard_negatives, in_batch=True, symmetric=False)
+    own_B, others_BS, hard_BK = _scores(queries.astype(jnp.float32), keys, hard_negatives, valid, valid_negatives)
+    highest_B = jnp.max(others_BS, axis=1)
+    if hard_BK is not None:
+        highest_B = jnp.maximum(highest_B, jnp.max(hard_BK, axis=1))
+    return (own_B > highest_B).astype(jnp.float32)
+
+
+def _scores(
+    queries: jax.Array,
+    keys: jax.Array,
+    hard_negatives: jax.Array | None,
+    valid: jax.Array | None,
+    valid_negatives: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Of each query: its own key's score, those of the other keys, and of the hard negatives; -inf for what is not."""
+    keys = keys.astype(jnp.float32)
+    own_B = jnp.einsum("bd,bd->b", queries, keys)
+    competes_BS = ~jnp.eye(queries.shape[0], dtype=bool)
+    if valid is not None:
+        competes_BS &= valid[None, :]
+    others_BS = jnp.where(competes_BS, jnp.einsum("bd,sd->bs", queries, keys), -jnp.inf)
+    if hard_negatives is None:
+        return own_B, others_BS, None
+    equation = "bd,bkd->bk" if hard_negatives.ndim == 3 else "bd,kd->bk"
+    hard_BK = jnp.einsum(equation, queries, hard_negatives.astype(jnp.float32))
+    if valid_negatives is not None:
+        hard_BK = jnp.where(jnp.broadcast_to(valid_negatives, hard_BK.shape), hard_BK, -jnp.inf)
+    return own_B, others_BS, hard_BK
 
 
 def _check(queries, keys, hard_negatives, *, in_batch: bool, symmetric: bool) -> None:

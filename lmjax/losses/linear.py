@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from lmjax.losses.chunks import NOTHING, Loss, losses_and_gradients, losses_only
 from lmjax.losses.token import IGNORE_INDEX, Smoothing, smoothing_weights
+from lmjax.parallel.mesh import flatten_tokens, unflatten_tokens
 
 CHUNK_LOGITS = 2**24
 """Logits in a chunk by default: 64 MiB of float32."""
@@ -78,8 +79,7 @@ def linear_cross_entropy(
     targets = jnp.asarray(targets, jnp.int32)
     in_vocab = (targets >= 0) & (targets < head.shape[1])
     targets_N = _flat_targets(targets, (weights == 0) & ~in_vocab, head.shape[1])
-    hidden_ND = jnp.reshape(hidden, (-1, hidden.shape[-1]))
-    return _weighted_sum(loss, hidden_ND, head, bias, targets_N, jnp.ravel(weights))
+    return _weighted_sum(loss, _flat(hidden, 1), head, bias, targets_N, _flat(weights))
 
 
 def linear_token_losses(
@@ -110,8 +110,8 @@ def linear_token_losses(
     loss = _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size)
     targets = jnp.asarray(targets, jnp.int32)
     targets_N = _flat_targets(targets, targets == ignore_index, head.shape[1])
-    hidden_ND = jnp.reshape(hidden, (-1, hidden.shape[-1]))
-    return jnp.reshape(_token_losses(loss, hidden_ND, head, bias, targets_N), targets.shape)
+    losses_N = _token_losses(loss, _flat(hidden, 1), head, bias, targets_N)
+    return unflatten_tokens(losses_N, *targets.shape) if targets.ndim == 2 else jnp.reshape(losses_N, targets.shape)
 
 
 def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size) -> Loss:
@@ -139,7 +139,14 @@ def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing,
 def _flat_targets(targets: jax.Array, ignored: jax.Array, vocab_size: int) -> jax.Array:
     # A negative id that is not to be ignored is as wrong as one past the vocabulary: NaN.
     targets = jnp.where(targets < 0, vocab_size, targets)
-    return jnp.ravel(jnp.where(ignored, NOTHING, targets))
+    return _flat(jnp.where(ignored, NOTHING, targets))
+
+
+def _flat(array: jax.Array, num_kept: int = 0) -> jax.Array:
+    """All dimensions but the last ``num_kept`` as one; those of [B, T] without moving a token to another device."""
+    if array.ndim == 2 + num_kept:
+        return flatten_tokens(array)
+    return jnp.reshape(array, (-1, *array.shape[array.ndim - num_kept :]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -56,7 +56,7 @@ def dpo_loss(
     reference_chosen: jax.Array,
     reference_rejected: jax.Array,
     *,
-    beta: float,
+    beta: float | jax.Array,
     label_smoothing: float = 0.0,
     variant: Literal["sigmoid", "ipo"] = "sigmoid",
 ) -> jax.Array:
@@ -73,7 +73,7 @@ def dpo_loss(
       policy_rejected: [...], of each rejected answer.
       reference_chosen: [...], the chosen answers under the reference model, a constant to the gradient.
       reference_rejected: [...], the rejected answers under the reference model.
-      beta: strength of the pull to the reference, over 0.
+      beta: strength of the pull to the reference, over 0, a number or a traced scalar.
       label_smoothing: ``ε``, in [0, 0.5); 0 for IPO.
       variant: which of the two.
 
@@ -83,7 +83,7 @@ def dpo_loss(
     Raises:
       ValueError: shapes that differ or a bad option.
     """
-    if beta <= 0:
+    if isinstance(beta, float | int) and beta <= 0:
         raise ValueError(f"dpo_loss: beta={beta}: must be over 0")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"dpo_loss: label_smoothing={label_smoothing}: must be at least 0 and under 0.5")

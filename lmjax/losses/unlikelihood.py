@@ -101,3 +101,34 @@ def corrupted_margin(original_nats: jax.Array, corrupted_nats: jax.Array, *, mar
         raise ValueError(f"corrupted_margin: margin={margin}: must be at least 0")
     difference = original_nats.astype(jnp.float32) - corrupted_nats.astype(jnp.float32)
     return jnp.maximum(0.0, margin + difference)
+
+
+def repeated_ngrams(tokens: ArrayLike, size: int) -> jax.Array:
+    """Which tokens are part of an n-gram that began earlier in the sequence already (Welleck et al. 2020, §5.2).
+
+    The negative candidates of the sequence-level loss: each such token of a text the model wrote itself.
+
+    Args:
+      tokens: integers [..., T].
+      size: n.
+
+    Returns:
+      bool [..., T].
+
+    Raises:
+      ValueError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"repeated_ngrams: size={size}: must be at least 1")
+    tokens = jnp.asarray(tokens, jnp.int32)
+    length = tokens.shape[-1]
+    num_starts = length - size + 1
+    if num_starts < 1:
+        return jnp.zeros(tokens.shape, bool)
+    grams = jnp.stack([tokens[..., offset : offset + num_starts] for offset in range(size)], axis=-1)
+    same = jnp.all(grams[..., :, None, :] == grams[..., None, :, :], axis=-1)
+    earlier = jnp.broadcast_to(jnp.tri(num_starts, k=-1, dtype=bool), same.shape)
+    begins_repeat = jnp.any(same & earlier, axis=-1)
+    padding = [(0, 0)] * (tokens.ndim - 1)
+    covered = [jnp.pad(begins_repeat, [*padding, (offset, size - 1 - offset)]) for offset in range(size)]
+    return jnp.any(jnp.stack(covered), axis=0)

@@ -4,13 +4,14 @@ import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.kernels.attention import attend
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig
-from lmjax.models.layers import Norm, Projection, residual_scale
+from lmjax.models.layers import Norm, Projection, parameter, residual_scale
 from lmjax.models.rope import RopeScaling, rope_frequencies, rotate
 from lmjax.parallel.mesh import constrain
 
@@ -22,7 +23,7 @@ class Attention(nnx.Module):
         """Builds the projections; ``source_width`` is that of the other sequence, for cross attention."""
         self.config = config
         qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
-        project = partial(Projection, std=config.init_std, bias=qkv_bias, dtype=config.dtype, rngs=rngs)
+        project = partial(Projection, std=config.matrix_std, bias=qkv_bias, dtype=config.dtype, rngs=rngs)
         embed = {"embed": config.width}
         source = {"embed": source_width or config.width}
         heads = {"heads": config.num_heads, "head_width": config.key_width}
@@ -33,9 +34,11 @@ class Attention(nnx.Module):
         self.query = project(embed, heads, scale=1.0 if scale is None or config.init_std else usual / scale)
         self.key = project(source, kv_heads)
         self.value = project(source, kv_heads)
-        out = partial(Projection, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        out = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
         self.out = out(heads, embed, scale=residual_scale(config))
         self.is_cross = source_width is not None
+        has_sinks = config.attention_sinks
+        self.sinks_N = nnx.data(parameter(jnp.zeros((config.num_heads,)), ("heads",), "bias") if has_sinks else None)
         if config.qk_norm != "none":
             whole = config.qk_norm == "projection"
             norm = partial(
@@ -51,6 +54,7 @@ class Attention(nnx.Module):
         mask: IntervalMask,
         *,
         source: jax.Array | LayerCache | None = None,
+        before_BMD: jax.Array | None = None,
         local: bool = False,
         position_bias=None,
         cache: LayerCache | None = None,
@@ -64,6 +68,7 @@ class Attention(nnx.Module):
           mask: intervals over the keys: the row's own, the cache's slots, or the source's.
           source: for cross attention, the other sequence [B, S, D'], or its keys and values
             (:meth:`remember`).
+          before_BMD: states of what lies before the row, keys as well; the mask's intervals then begin there.
           local: whether the layer has a window, for its rotary base.
           position_bias: added to the logits, see :mod:`lmjax.kernels.attention`.
           cache: keys and values so far.
@@ -73,25 +78,33 @@ class Attention(nnx.Module):
           [B, T, D], and the cache with this call's keys and values in it.
         """
         config = self.config
-        query_BTNH = constrain(self._normalise(self.query(x_BTD), "query"), "batch", None, "heads", None)
+        query_BTNH = constrain(self._normalise(self.query(x_BTD), "query"), "batch", "length", "heads", None)
+        key_positions_BS, num_before = positions_BT, 0
+        if before_BMD is not None:
+            num_before = before_BMD.shape[1]
+            before_BM = jnp.broadcast_to(jnp.arange(-num_before, 0)[None, :], before_BMD.shape[:2])
+            key_positions_BS = jnp.concatenate([before_BM, positions_BT], axis=1)
+            source = jnp.concatenate([before_BMD.astype(x_BTD.dtype), x_BTD], axis=1)
         source = x_BTD if source is None else source
         remembered = source if isinstance(source, LayerCache) else self.remember(source)
         key_BSKH, value_BSKH = remembered.key_BSKH, remembered.value_BSKH
         if config.positions == "rope" and not self.is_cross:
             rope = self._rope(local)
-            query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, positions_BT, **rope)
+            query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, key_positions_BS, **rope)
         if cache is not None:
             cache = cache.write(key_BSKH, value_BSKH, positions_BT)
             key_BSKH, value_BSKH = cache.key_BSKH, cache.value_BSKH
+        # Of a row whose positions are split over devices, only this is gathered.
         out_BTNH = attend(
             query_BTNH,
-            key_BSKH,
-            value_BSKH,
+            constrain(key_BSKH, "batch", None, "kv_heads", None),
+            constrain(value_BSKH, "batch", None, "kv_heads", None),
             mask,
-            scale=config.attention_scale,
+            scale=config.logit_factor,
             softcap=config.attention_softcap,
             position_bias=position_bias,
-            query_index_BT=positions_BT if cache is not None else None,
+            sinks_N=None if self.sinks_N is None else self.sinks_N[...],
+            query_index_BT=positions_BT + num_before if cache is not None or num_before else None,
             dropout_rate=config.attention_dropout if key is not None else 0.0,
             key=key,
             backend=config.attention,
@@ -100,8 +113,8 @@ class Attention(nnx.Module):
 
     def remember(self, source_BSD: jax.Array) -> LayerCache:
         """Keys, not rotated yet, and values of a sequence."""
-        key_BSKH = constrain(self._normalise(self.key(source_BSD), "key"), "batch", None, "kv_heads", None)
-        value_BSKH = constrain(self.value(source_BSD), "batch", None, "kv_heads", None)
+        key_BSKH = constrain(self._normalise(self.key(source_BSD), "key"), "batch", "length", "kv_heads", None)
+        value_BSKH = constrain(self.value(source_BSD), "batch", "length", "kv_heads", None)
         return LayerCache(key_BSKH, value_BSKH)
 
     def _normalise(self, x_BTNH: jax.Array, name: str) -> jax.Array:

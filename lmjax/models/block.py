@@ -11,15 +11,17 @@ from lmjax.masks import IntervalMask
 from lmjax.models.attention import Attention
 from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
+from lmjax.models.experts import Experts
 from lmjax.models.layers import FeedForward, dropout, make_norm, split_key
 from lmjax.models.mamba import Mamba2
 from lmjax.models.recurrent import Mixer
+from lmjax.models.routing import Routing
 from lmjax.models.rwkv import Rwkv6
 from lmjax.parallel.mesh import constrain
 
 
 class Block(nnx.Module):
-    """Attention or a recurrence, cross attention where there is an encoder, and feed-forward, each added up.
+    """Attention or a recurrence, cross attention where there is an encoder, and feed-forward or experts, each added up.
 
     ``attention_norm`` stands before, after or behind the sum as ``config.residual`` says; a sandwich
     has ``attention_output_norm`` as well. The other sublayers follow suit.
@@ -30,11 +32,12 @@ class Block(nnx.Module):
         config: ModelConfig,
         *,
         mixer: Mixer = "attention",
+        has_experts: bool = False,
         source_width: int | None = None,
         rngs: nnx.Rngs,
     ):
         """Builds the sublayers; ``source_width`` is the encoder's, if there is one."""
-        self.config, self.mixer = config, mixer
+        self.config, self.mixer, self.has_experts = config, mixer, has_experts
         self.attention_norm = make_norm(config)
         if mixer == "attention":
             self.attention = Attention(config, rngs=rngs)
@@ -48,7 +51,10 @@ class Block(nnx.Module):
             self.cross_attention = Attention(config, source_width=source_width, rngs=rngs)
         if config.residual != "parallel":
             self.feedforward_norm = make_norm(config)
-        self.feedforward = FeedForward(config, rngs=rngs)
+        if has_experts:
+            self.experts = Experts(config, rngs=rngs)
+        else:
+            self.feedforward = FeedForward(config, rngs=rngs)
         if config.residual == "sandwich":
             self.attention_output_norm = make_norm(config)
             self.feedforward_output_norm = make_norm(config)
@@ -66,10 +72,12 @@ class Block(nnx.Module):
         position_bias: PositionBias | None = None,
         source: jax.Array | LayerCache | None = None,
         cross_mask: IntervalMask | None = None,
+        valid_BT: jax.Array | None = None,
+        before_BMD: jax.Array | None = None,
         cache: Cache | None = None,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
-        """[B, T, D] to [B, T, D], and the updated cache.
+    ) -> tuple[jax.Array, Cache | None, Routing | None]:
+        """[B, T, D] to [B, T, D], the updated cache, and what routing came to where the block has experts.
 
         Args:
           x_BTD: the residual stream.
@@ -80,12 +88,15 @@ class Block(nnx.Module):
           position_bias: see :class:`Attention`.
           source: what cross attention reads.
           cross_mask: intervals over the source.
+          valid_BT: False on padding, see :class:`Experts`.
+          before_BMD: the residual stream of what lies before the row, as it came to this block.
           cache: keys and values, or the state, so far.
           key: PRNG key of dropout; None for none.
         """
         attention_key, *keys = split_key(key, 4 if self.has_cross else 3)
         first_key, second_key = keys[:2]
         updated: list[Cache | None] = []
+        routed: list[Routing] = []
 
         def attention(x_BTD: jax.Array) -> jax.Array:
             if self.mixer != "attention":
@@ -93,10 +104,12 @@ class Block(nnx.Module):
                 updated.append(written)
                 return mixed_BTD
             assert cache is None or isinstance(cache, LayerCache)
+            normed_first = self.config.residual not in ("post", "output")
             attended_BTD, written = self.attention(
                 x_BTD,
                 positions_BT,
                 mask,
+                before_BMD=self.attention_norm(before_BMD) if normed_first and before_BMD is not None else before_BMD,
                 local=local,
                 position_bias=position_bias,
                 cache=cache,
@@ -109,18 +122,25 @@ class Block(nnx.Module):
             assert cross_mask is not None
             return self.cross_attention(x_BTD, positions_BT, cross_mask, source=source)[0]
 
+        def feedforward(x_BTD: jax.Array) -> jax.Array:
+            if not self.has_experts:
+                return self.feedforward(x_BTD)
+            out_BTD, routing = self.experts(x_BTD, valid_BT=valid_BT, dropless=cache is not None)
+            routed.append(routing)
+            return out_BTD
+
         skipped = is_first if self.config.skip_first_norm else False
         if "parallel" in self.config.residual:
             attended_BTD = attention(self.attention_norm(x_BTD))
             feedforward_norm = self.attention_norm if self.config.residual == "parallel" else self.feedforward_norm
-            fed_BTD = self.feedforward(feedforward_norm(x_BTD))
+            fed_BTD = feedforward(feedforward_norm(x_BTD))
             x_BTD = x_BTD + self._drop(attended_BTD, first_key) + self._drop(fed_BTD, second_key)
         else:
             x_BTD = self._add(x_BTD, attention, "attention", first_key, skipped)
             if self.has_cross:
                 x_BTD = self._add(x_BTD, cross, "cross", keys[2])
-            x_BTD = self._add(x_BTD, self.feedforward, "feedforward", second_key)
-        return constrain(x_BTD, "batch", None, None), updated[0]
+            x_BTD = self._add(x_BTD, feedforward, "feedforward", second_key)
+        return constrain(x_BTD, "batch", "length", None), updated[0], routed[0] if routed else None
 
     def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
         return dropout(x_BTD, self.config.dropout, key)

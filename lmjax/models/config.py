@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from lmjax.models.recurrent import RECURRENT, Mamba2Config, Mixer, Rwkv6Config
 from lmjax.models.rope import RopeScaling
+from lmjax.models.routing import ExpertsConfig
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_exact", "reglu"]
 Positions = Literal["rope", "learned", "sinusoidal", "alibi", "relative", "none"]
@@ -45,6 +46,8 @@ class ModelConfig:
     """Width H of a head; `width / num_heads` when unset."""
     feedforward_width: int | None = None
     """Hidden width F; when unset 4 x width, or for gated activations 8/3 x width rounded up to 64."""
+    experts: ExpertsConfig = ExpertsConfig()
+    """Mixture of experts in place of some layers' feed-forward."""
     max_length: int = 1024
     """Longest sequence learned positions have a row for; other positions ignore it."""
     positions: Positions = "rope"
@@ -109,6 +112,8 @@ class ModelConfig:
     """RMS norm of queries and keys with learned scales: of each head (Qwen 3), or of all heads together (OLMo 2)."""
     attention_scale: float | None = None
     """Factor of the attention logits; 1 / sqrt(head width) when unset, 1 in T5."""
+    attention_sinks: bool = False
+    """A learned logit of each head that takes a share of its attention and has no value (gpt-oss)."""
     attention_softcap: float | None = None
     """Attention logits become `c tanh(x / c)`."""
     logit_softcap: float | None = None
@@ -132,6 +137,9 @@ class ModelConfig:
     """Standard deviation of initial weights; None takes 1/sqrt(fan-in)."""
     embedding_init_std: float | None = None
     """Standard deviation of initial embeddings; when unset `init_std`, or 1/sqrt(width)."""
+    width_base: int | None = None
+    """Width the initial standard deviations and the learning rate were chosen at: widths then share one optimum (muP,
+    Yang et al. 2022, table 8); None scales nothing."""
     residual_init: Literal["scaled", "plain"] = "scaled"
     """Whether initial projections into the residual stream are divided by sqrt(2 L) (GPT-2, section 2.3)."""
     scan_layers: bool = True
@@ -185,6 +193,7 @@ class ModelConfig:
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(allowed))}")
         self._check_mixers()
         self._check_relative()
+        self._check_experts()
         self._check_embedding()
         self._check_encoder()
 
@@ -215,6 +224,20 @@ class ModelConfig:
                 f"model.relative_buckets={self.relative_buckets} with model.relative_max_distance="
                 f"{self.relative_max_distance}: take at least 4 buckets, and a distance above {exact}"
             )
+
+    def _check_experts(self):
+        if self.share_layers and not all(map(self.has_experts, range(self.num_layers))) and self.experts.number:
+            raise ValueError(
+                f"model.experts.every={self.experts.every} and model.experts.first_dense={self.experts.first_dense}: "
+                f"with model.share_layers all layers are alike: set them to 1 and 0"
+            )
+        if self.experts.number and not any(map(self.has_experts, range(self.num_layers))):
+            raise ValueError(
+                f"model.experts: none of the {self.num_layers} layers has experts with every={self.experts.every} and "
+                f"first_dense={self.experts.first_dense}: lower them, or set number to 0"
+            )
+        if self.width_base is not None and self.width_base < 1:
+            raise ValueError(f"model.width_base={self.width_base}: must be at least 1, or None to scale nothing")
 
     def _check_embedding(self):
         if self.embedding_width is not None and self.tie_embeddings and not self.head_transform:
@@ -276,7 +299,39 @@ class ModelConfig:
     @property
     def period(self) -> int:
         """Layers after which the pattern of layers repeats."""
-        return math.lcm(len(self.windows), len(self.mixers))
+        return math.lcm(len(self.windows), len(self.mixers), self.experts.every)
+
+    @property
+    def leading_layers(self) -> int:
+        """Layers before the pattern begins, because they have no experts."""
+        return min(self.experts.first_dense, self.num_layers) if self.experts.number else 0
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer's feed-forward is a mixture of experts; layers count from 0."""
+        experts = self.experts
+        return experts.number > 0 and layer >= experts.first_dense and (layer + 1) % experts.every == 0
+
+    @property
+    def width_ratio(self) -> float:
+        """How much wider than ``width_base`` the model is; 1 without one."""
+        return 1.0 if self.width_base is None else self.width / self.width_base
+
+    @property
+    def base_std(self) -> float:
+        """Standard deviation of initial weights that do not grow finer with the width: embeddings, few outputs."""
+        return (self.width_base or self.width) ** -0.5 if self.init_std is None else self.init_std
+
+    @property
+    def matrix_std(self) -> float | None:
+        """Standard deviation of initial matrices between hidden layers; None takes 1/sqrt(fan-in)."""
+        return None if self.init_std is None else self.init_std / math.sqrt(self.width_ratio)
+
+    @property
+    def logit_factor(self) -> float | None:
+        """Factor of the attention logits; None is 1/sqrt(head width)."""
+        if self.attention_scale is None and self.width_base is not None:
+            return 1 / self.key_width
+        return self.attention_scale
 
     @property
     def recurrent(self) -> tuple[Mixer, ...]:

@@ -2,7 +2,7 @@
 
 Parameters carry two facts beside their values: ``axes``, the logical name of each dimension (laid
 out by :mod:`lmjax.parallel.mesh`), and ``kind`` (``matrix``, ``embedding``, ``norm``, ``bias``),
-which decides weight decay.
+which decides weight decay and learning rate.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.models.config import GATED, ModelConfig
-from lmjax.parallel.mesh import constrain
+from lmjax.parallel.mesh import constrain, flatten_tokens, unflatten_tokens
 
 
 def parameter(value: jax.Array, axes: Sequence[str | None], kind: str) -> nnx.Param:
@@ -75,10 +75,12 @@ class Projection(nnx.Module):
         weight = self.weight[...].astype(self.dtype)
         batch_shape, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
         # As one matrix product: XLA's CPU backend is half as fast on the gradients of the general form.
-        rows = x.astype(self.dtype).reshape(math.prod(batch_shape), -1)
+        x = x.astype(self.dtype).reshape(*batch_shape, -1)
+        rows = flatten_tokens(x) if len(batch_shape) == 2 else x.reshape(-1, x.shape[-1])
         y = rows @ weight.reshape(rows.shape[1], -1)
         if self.bias is not None:
             y = y + self.bias[...].astype(self.dtype).reshape(1, -1)
+        y = unflatten_tokens(y, *batch_shape) if len(batch_shape) == 2 else y
         return y.reshape(*batch_shape, *out_shape)
 
 
@@ -143,10 +145,10 @@ ACTIVATIONS = {
 class FeedForward(nnx.Module):
     """``act(x W_up) W_down``, or gated ``(act(x W_gate) * x W_up) W_down`` (Shazeer 2020)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the projections."""
-        project = partial(Projection, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
-        embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width}
+    def __init__(self, config: ModelConfig, *, width: int | None = None, rngs: nnx.Rngs):
+        """Builds the projections, ``width`` wide between them (as the configuration says when unset)."""
+        project = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width if width is None else width}
         self.up = project(embed, mlp)
         self.gate = nnx.data(project(embed, mlp) if config.activation in GATED else None)
         self.down = project(mlp, embed, scale=residual_scale(config))
@@ -157,7 +159,7 @@ class FeedForward(nnx.Module):
         activation = ACTIVATIONS[self.activation]
         up_BTF = self.up(x_BTD)
         hidden_BTF = activation(up_BTF) if self.gate is None else activation(self.gate(x_BTD)) * up_BTF
-        return self.down(constrain(hidden_BTF, "batch", None, "mlp"))
+        return self.down(constrain(hidden_BTF, "batch", "length", "mlp"))
 
 
 class Embedding(nnx.Module):

@@ -1,8 +1,8 @@
 """A stack of blocks: embedded sequence in, hidden states out.
 
 With ``scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
-grow with depth. Layers that differ (windows) repeat as a pattern: one such stack for each of its
-places, what the pattern leaves over unrolled in ``tail``.
+grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern: one such stack for each
+of its places, what comes before the pattern unrolled in ``lead``, what it leaves over in ``tail``.
 """
 
 import jax
@@ -16,6 +16,7 @@ from lmjax.models.block import Block
 from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import make_norm, parameter, split_key
+from lmjax.models.routing import Routing, joined
 
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
@@ -28,23 +29,26 @@ class Stack(nnx.Module):
         self.config = config
         self.source_width = source_width
         if config.share_layers:
-            num_stacks, groups, num_tail = 0, 0, 1
+            num_lead, groups, num_stacks, num_tail = 0, 0, 0, 1
         else:
-            groups = config.num_layers // config.period if config.scan_layers else 0
+            num_lead = config.leading_layers
+            groups = (config.num_layers - num_lead) // config.period if config.scan_layers else 0
             num_stacks = config.period if groups else 0
-            num_tail = config.num_layers - groups * config.period
-        self.stacks = nnx.List(self.new_stack(groups, rngs, layer=layer) for layer in range(num_stacks))
-        self.tail = nnx.List(self.new_block(rngs, layer=layer) for layer in range(num_tail))
+            num_tail = config.num_layers - num_lead - groups * config.period
+        self.lead = nnx.List(self.new_block(rngs, layer=layer) for layer in range(num_lead))
+        self.stacks = nnx.List(self.new_stack(groups, rngs, layer=num_lead + place) for place in range(num_stacks))
+        first = config.num_layers - num_tail
+        self.tail = nnx.List(self.new_block(rngs, layer=first + place) for place in range(num_tail))
         if config.positions == "relative":
-            std = 1 / config.width**0.5 if config.init_std is None else config.init_std
-            table_RN = std * jax.random.normal(rngs.params(), (config.relative_buckets, config.num_heads))
+            table_RN = config.base_std * jax.random.normal(rngs.params(), (config.relative_buckets, config.num_heads))
             self.relative_RN = parameter(table_RN, ("buckets", "heads"), "position")
         self.final_norm = nnx.data(make_norm(config) if config.final_norm else None)
 
     def new_block(self, rngs: nnx.Rngs, *, layer: int) -> Block:
         """A block as layer ``layer`` is."""
         mixer = self.config.mixers[layer % len(self.config.mixers)]
-        return Block(self.config, mixer=mixer, source_width=self.source_width, rngs=rngs)
+        has_experts = self.config.has_experts(layer)
+        return Block(self.config, mixer=mixer, has_experts=has_experts, source_width=self.source_width, rngs=rngs)
 
     def new_stack(self, groups: int, rngs: nnx.Rngs, *, layer: int) -> Block:
         """Blocks along a leading axis of every parameter."""
@@ -76,7 +80,21 @@ class Stack(nnx.Module):
         cross_mask: IntervalMask | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The residual stream after the last block, [B, T, D].
+        """The residual stream after the last block, [B, T, D]; arguments as of :meth:`routed_blocks`."""
+        return self.routed_blocks(x_BTD, positions_BT, mask, source_BSD=source_BSD, cross_mask=cross_mask, key=key)[0]
+
+    def routed_blocks(
+        self,
+        x_BTD: jax.Array,
+        positions_BT: jax.Array,
+        mask: IntervalMask,
+        *,
+        source_BSD: jax.Array | None = None,
+        cross_mask: IntervalMask | None = None,
+        valid_BT: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Routing | None]:
+        """The residual stream after the last block, [B, T, D], and what routing came to, [layers with experts, B].
 
         Args:
           x_BTD: the embedded sequence: of tokens, or of any other features.
@@ -84,13 +102,14 @@ class Stack(nnx.Module):
           mask: who sees whom.
           source_BSD: the encoder's states, where the stack has cross attention.
           cross_mask: which of them each position sees.
+          valid_BT: False on padding, which experts then have no room for.
           key: PRNG key of dropout; None for none.
         """
         layer_masks = [_windowed(mask, window) for window in self.config.windows]
         bias = self.position_bias()
 
-        def apply(block: Block, x_BTD: jax.Array, layer: int, is_first, key: jax.Array | None) -> jax.Array:
-            return block(
+        def apply(block: Block, x_BTD: jax.Array, layer: int, is_first, key: jax.Array | None):
+            x_BTD, _, routing = block(
                 x_BTD,
                 positions_BT,
                 layer_masks[layer % len(layer_masks)],
@@ -99,32 +118,47 @@ class Stack(nnx.Module):
                 position_bias=bias,
                 source=source_BSD,
                 cross_mask=cross_mask,
+                valid_BT=valid_BT,
                 key=key,
-            )[0]
+            )
+            return x_BTD, routing
 
-        scan_key, tail_key = split_key(key, 2)
+        scan_key, unrolled_key = split_key(key, 2)
         if self.config.share_layers:
-            return self._repeat(apply, x_BTD, scan_key)
+            x_BTD, routing = self._repeat(apply, x_BTD, scan_key)
+            return x_BTD, joined([routing])
 
-        def group(x_BTD: jax.Array, scanned) -> tuple[jax.Array, None]:
+        def unrolled(x_BTD: jax.Array, blocks, keys, first: int) -> tuple[jax.Array, list[Routing | None]]:
+            routings = []
+            for layer, (block, block_key) in enumerate(zip(blocks, keys, strict=True), start=first):
+
+                def body(x_BTD: jax.Array, scanned, layer=layer):
+                    return apply(scanned[0], x_BTD, layer, layer == 0, scanned[1])
+
+                x_BTD, routing = self._remat(body)(x_BTD, (block, block_key))
+                routings.append(routing)
+            return x_BTD, routings
+
+        def group(x_BTD: jax.Array, scanned) -> tuple[jax.Array, list[Routing | None]]:
             blocks, is_first, key = scanned
-            for layer, (block, block_key) in enumerate(zip(blocks, split_key(key, len(blocks)), strict=True)):
-                x_BTD = apply(block, x_BTD, layer, is_first if layer == 0 else False, block_key)
-            return x_BTD, None
+            routings = []
+            for layer, (block, block_key) in enumerate(zip(blocks, split_key(key, len(blocks)), strict=True), num_lead):
+                x_BTD, routing = apply(block, x_BTD, layer, is_first if layer == 0 else False, block_key)
+                routings.append(routing)
+            return x_BTD, routings
 
+        num_lead = len(self.lead)
+        unrolled_keys = split_key(unrolled_key, num_lead + len(self.tail))
+        x_BTD, routings = unrolled(x_BTD, self.lead, unrolled_keys[:num_lead], 0)
+        num_scanned = self.config.num_layers - num_lead - len(self.tail)
         if self.stacks:
-            num_groups = self.config.num_layers // len(self.stacks)
+            num_groups = num_scanned // len(self.stacks)
             keys = None if scan_key is None else jax.random.split(scan_key, num_groups)
             is_first = jnp.arange(num_groups) == 0
-            x_BTD, _ = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), is_first, keys))
-        for layer, (block, block_key) in enumerate(zip(self.tail, split_key(tail_key, len(self.tail)), strict=True)):
-            leads = layer == 0 and not self.stacks
-
-            def body(x_BTD: jax.Array, scanned, layer=layer, is_first=leads) -> tuple[jax.Array, None]:
-                return apply(scanned[0], x_BTD, layer, is_first, scanned[1]), None
-
-            x_BTD, _ = self._remat(body)(x_BTD, (block, block_key))
-        return x_BTD
+            x_BTD, scanned = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), is_first, keys))
+            routings += scanned
+        x_BTD, further = unrolled(x_BTD, self.tail, unrolled_keys[num_lead:], num_lead + num_scanned)
+        return x_BTD, joined(routings + further)
 
     def run_block(
         self,
@@ -134,30 +168,54 @@ class Stack(nnx.Module):
         mask: IntervalMask,
         *,
         layer: int,
+        before_BMD: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The residual stream after one more block that is as layer ``layer`` is; for heads of layers of their own."""
+        """The residual stream after one block that is as layer ``layer`` is, [B, T, D].
+
+        For heads of layers of their own, and for layers with a memory.
+
+        Args:
+          block: the block.
+          x_BTD: the residual stream before it.
+          positions_BT: int32 position of each element.
+          mask: who sees whom; with a memory, intervals over memory and row together.
+          layer: which layer's window it has.
+          before_BMD: residual stream of what lies before the row, to be attended to as well.
+          key: PRNG key of dropout; None for none.
+        """
         window = self.config.windows[layer % len(self.config.windows)]
-        bias, layer_mask = self.position_bias(), _windowed(mask, window)
+        index_1T = None
+        if before_BMD is not None:
+            index_1T = before_BMD.shape[1] + jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None, :]
+        bias, layer_mask = self.position_bias(), _windowed(mask, window, index_1T)
 
         def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, None]:
-            block, key = scanned
-            return block(x_BTD, positions_BT, layer_mask, local=window is not None, position_bias=bias, key=key)[
-                0
-            ], None
+            block, key, before_BMD = scanned
+            out = block(
+                x_BTD,
+                positions_BT,
+                layer_mask,
+                local=window is not None,
+                is_first=layer == 0,
+                position_bias=bias,
+                before_BMD=before_BMD,
+                key=key,
+            )
+            return out[0], None
 
-        return self._remat(body)(x_BTD, (block, key))[0]
+        return self._remat(body)(x_BTD, (block, key, before_BMD))[0]
 
-    def _repeat(self, apply, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+    def _repeat(self, apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
         """The one block of a stack that shares it, as often as the stack is deep."""
         num_layers = self.config.num_layers
 
-        def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, None]:
+        def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, Routing | None]:
             is_first, key = scanned
-            return apply(self.tail[0], x_BTD, 0, is_first, key), None
+            return apply(self.tail[0], x_BTD, 0, is_first, key)
 
         keys = None if key is None else jax.random.split(key, num_layers)
-        return jax.lax.scan(self._remat(body), x_BTD, (jnp.arange(num_layers) == 0, keys))[0]
+        return jax.lax.scan(self._remat(body), x_BTD, (jnp.arange(num_layers) == 0, keys))
 
     def run_cached(
         self,
@@ -183,7 +241,7 @@ class Stack(nnx.Module):
         updated = []
         for layer, (block, cache) in enumerate(zip(self.layers(), caches, strict=True)):
             window = self.config.windows[layer % len(self.config.windows)]
-            x_BTD, written = block(
+            x_BTD, written, _ = block(
                 x_BTD,
                 positions_BT,
                 _windowed(mask, window, positions_BT),
@@ -207,12 +265,16 @@ class Stack(nnx.Module):
         if self.config.share_layers:
             return [self.tail[0]] * self.config.num_layers
         period = len(self.stacks)
-        num_scanned = self.config.num_layers - len(self.tail)
+        num_scanned = self.config.num_layers - len(self.lead) - len(self.tail)
         scanned = [
             jax.tree.map(lambda leaf, group=layer // period: leaf[group], self.stacks[layer % period])
             for layer in range(num_scanned)
         ]
-        return [*scanned, *self.tail]
+        return [*self.lead, *scanned, *self.tail]
+
+    def unstack(self) -> None:
+        """Takes the layers out of their stacks for good: inside a loop over tokens that would copy every weight."""
+        self.lead, self.stacks, self.tail = nnx.List(), nnx.List(), nnx.List(self.layers())
 
     def position_bias(self) -> PositionBias | None:
         """What all layers add to their attention logits."""

@@ -24,12 +24,15 @@ class ModelSummary:
     Attributes:
       components: number of parameters by part of the model (``attention``: that of all layers).
       embedding_parameters: of all, those in rows that are looked up and take part in no product.
-      flops_per_token: floating point operations of forward and backward pass for one token.
+      idle_parameters: of all, those of experts that a token does not go to.
+      flops_per_token: floating point operations of forward and backward pass for one token (of the encoder's, where
+        there is one).
       held_bytes: bytes on the device that holds most, by what they are of.
     """
 
     components: dict[str, int]
     embedding_parameters: int
+    idle_parameters: int
     flops_per_token: int
     held_bytes: dict[str, int]
 
@@ -40,7 +43,12 @@ class ModelSummary:
 
 
 def summarize(
-    spec: ModuleSpec, config: ModelConfig, *, sequence_length: int, held: Mapping[str, PyTree] | None = None
+    spec: ModuleSpec,
+    config: ModelConfig,
+    *,
+    sequence_length: int,
+    decoder_length: int | None = None,
+    held: Mapping[str, PyTree] | None = None,
 ) -> ModelSummary:
     """Counts what there is to count.
 
@@ -48,10 +56,16 @@ def summarize(
     activations, the head included, and ``s`` keys a query is multiplied with, which is the window
     or the sequence length (half of it would be enough for causal kernels; the convention counts all).
 
+    Of an encoder-decoder, the encoder's parameters, and those that make the decoder's keys and values of
+    its states, meet the ``sequence_length`` tokens of a row that the encoder reads; the others meet the
+    ``decoder_length`` tokens of the decoder, each of which is multiplied with all the encoder's keys as
+    well. The sum for a row is divided by ``sequence_length``, the tokens that throughput counts.
+
     Args:
       spec: the module.
       config: its configuration.
-      sequence_length: T.
+      sequence_length: T; of the encoder, where there is one.
+      decoder_length: the decoder's positions for these, ``sequence_length`` when unset.
       held: what training keeps on the devices, by name, as arrays or shapes.
     """
     sizes = {
@@ -61,28 +75,52 @@ def summarize(
     components: collections.Counter[str] = collections.Counter()
     for path, size in sizes.items():
         components[_component(path)] += size
-    kinds = jax.tree.leaves(spec.kinds)
-    embedding = sum(size for size, kind in zip(sizes.values(), kinds, strict=True) if kind == "embedding")
-    head = config.vocab_size * config.width if config.tie_embeddings else 0
-    seen_keys = sum(
-        min(sequence_length, config.windows[layer % len(config.windows)] or sequence_length)
-        for layer in range(config.num_layers)
-    )
-    attention = 12 * config.num_heads * config.key_width * seen_keys
+    axes = jax.tree.leaves(spec.axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    of_experts = {path: size for (path, size), names in zip(sizes.items(), axes, strict=True) if "experts" in names}
+    looked_up = [kind in ("embedding", "position") for kind in jax.tree.leaves(spec.kinds)]
+    products = {path: size for (path, size), is_row in zip(sizes.items(), looked_up, strict=True) if not is_row}
+    embedding = components.total() - sum(products.values())
+    idle = {path: size - size * config.experts.per_token // config.experts.number for path, size in of_experts.items()}
+    products = {path: size - idle.get(path, 0) for path, size in products.items()}
     return ModelSummary(
         components=dict(components),
         embedding_parameters=embedding,
-        flops_per_token=6 * (components.total() - embedding + head) + attention,
+        idle_parameters=sum(idle.values()),
+        flops_per_token=_flops_per_token(products, config, sequence_length, decoder_length or sequence_length),
         held_bytes={name: _bytes_on_a_device(tree) for name, tree in (held or {}).items()},
     )
 
 
+def _flops_per_token(
+    products: Mapping[tuple[str, ...], int], config: ModelConfig, sequence_length: int, decoder_length: int
+) -> int:
+    """See :func:`summarize`; ``products`` are the sizes of the parameters that multiply activations."""
+    read, written = 0, config.vocab_size * config.table_width if config.tie_embeddings else 0
+    for path, size in products.items():
+        own = config.encoder if path[0] == "encoder" else config
+        uses = own.num_layers if config.share_layers and "tail" in path else 1
+        of_encoder = path[0] == "encoder" or ("cross_attention" in path and {"key", "value"} & {*path})
+        read, written = (read + uses * size, written) if of_encoder else (read, written + uses * size)
+    if not config.encoder_layers:
+        return 6 * written + _attention_flops(config, sequence_length)
+    cross = 12 * config.num_layers * config.num_heads * config.key_width * sequence_length
+    reading = sequence_length * (6 * read + _attention_flops(config.encoder, sequence_length))
+    writing = decoder_length * (6 * written + _attention_flops(config, decoder_length) + cross)
+    return round((reading + writing) / sequence_length)
+
+
+def _attention_flops(config: ModelConfig, length: int) -> int:
+    """Of a token's products with the keys and values of its own sequence, forward and backward."""
+    windows = (config.windows[layer % len(config.windows)] for layer in range(config.num_layers))
+    return 12 * config.num_heads * config.key_width * sum(min(length, window or length) for window in windows)
+
+
 def _component(path: tuple[str, ...]) -> str:
     """``attention`` of ``stacks/000/attention/query/weight``, ``head`` of ``head_bias_V``, ``norms`` of any norm."""
-    name = next(part for part in path if not part.isdecimal() and part not in ("stacks", "tail"))
+    name = next(part for part in path if not part.isdecimal() and part not in ("lead", "stacks", "tail"))
     if name.endswith("norm"):
         return "norms"
-    return re.sub(r"_(weight|bias)(_[A-Z]+)?$", "", name)
+    return re.sub(r"(_(weight|bias))?(_[A-Z]+)?$", "", name)
 
 
 def _bytes_on_a_device(tree: PyTree) -> int:
@@ -101,7 +139,11 @@ def table(summary: ModelSummary) -> Table:
     rows.add_column("share", justify="right")
     for name, number in sorted(summary.components.items(), key=lambda item: -item[1]):
         rows.add_row(name.replace("_", " "), f"{number:,}", f"{number / summary.parameters:.1%}")
-    rows.add_row("all parameters", f"{summary.parameters:,}", "100%", style="bold", end_section=True)
+    rows.add_row("all parameters", f"{summary.parameters:,}", "100%", style="bold")
+    if summary.idle_parameters:
+        active = summary.parameters - summary.idle_parameters
+        rows.add_row("active for a token", f"{active:,}", f"{active / summary.parameters:.1%}")
+    rows.add_section()
     rows.add_row("FLOPs of a token", f"{summary.flops_per_token:,}", end_section=True)
     total = sum(summary.held_bytes.values())
     for name, size in summary.held_bytes.items():

@@ -6,6 +6,7 @@ from flax import nnx
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Embedding, Projection, dropout, make_norm, split_key
 from lmjax.models.positions import sinusoidal
+from lmjax.models.routing import Routing
 from lmjax.models.stack import Stack
 from lmjax.parallel.mesh import constrain
 from lmjax.types import Stream
@@ -81,17 +82,24 @@ class TokenStack(Stack):
             x_BTE = self.embedding_norm(x_BTE)
         x_BTE = dropout(x_BTE, config.dropout, key)
         x_BTD = x_BTE if self.embedding_projection is None else self.embedding_projection(x_BTE)
-        return constrain(x_BTD, "batch", None, None)
+        return constrain(x_BTD, "batch", "length", None)
 
     def read(self, stream: Stream, *, table: Embedding | None = None, key: jax.Array | None = None) -> jax.Array:
         """Hidden states of a stream on its own, [B, T, D]; arguments as of :meth:`embed`."""
+        return self.routed_read(stream, table=table, key=key)[0]
+
+    def routed_read(
+        self, stream: Stream, *, table: Embedding | None = None, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Routing | None]:
+        """:meth:`read`, and what routing came to where the stack has experts."""
         embed_key, run_key = split_key(key, 2)
         x_BTD = self.embed(stream, table=table, key=embed_key)
-        return self.run(x_BTD, stream.positions_BT, stream.mask, key=run_key)
+        x_BTD, routing = self.routed_blocks(
+            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key
+        )
+        return self.normalised(x_BTD), routing
 
 
 def embedding_std(config: ModelConfig) -> float:
     """Standard deviation of initial embeddings, and of an untied head."""
-    if config.embedding_init_std is not None:
-        return config.embedding_init_std
-    return config.width**-0.5 if config.init_std is None else config.init_std
+    return config.base_std if config.embedding_init_std is None else config.embedding_init_std

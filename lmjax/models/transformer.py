@@ -16,6 +16,7 @@ from lmjax.masks import IntervalMask
 from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key
+from lmjax.models.routing import Routing, joined
 from lmjax.models.token_stack import TokenStack, embedding_std
 from lmjax.types import Stream
 
@@ -66,7 +67,7 @@ class Transformer(TokenStack):
 
     def _dense(self, in_axes: dict[str, int], out_axes: dict[str, int], rngs: nnx.Rngs) -> Projection:
         config = self.config
-        return Projection(in_axes, out_axes, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        return Projection(in_axes, out_axes, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -87,16 +88,35 @@ class Transformer(TokenStack):
         Returns:
           [B, T, D] in ``config.dtype``.
         """
+        return self.routed(stream, encoder=encoder, cross_mask=cross_mask, key=key)[0]
+
+    def routed(
+        self,
+        stream: Stream,
+        *,
+        encoder: Stream | None = None,
+        cross_mask: IntervalMask | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Routing | None]:
+        """Hidden states after the final norm, and what routing came to in layers with experts, [layers, B].
+
+        Arguments as of a call. The layers of an encoder come first.
+        """
         encoder_key, embed_key, run_key = split_key(key, 3)
-        source_BSD = None if encoder is None else self.encode(encoder, key=encoder_key)
-        return self.run(
+        source_BSD, routings = None, []
+        if encoder is not None:
+            source_BSD, routing = self._encode(encoder, key=encoder_key)
+            routings.append(routing)
+        x_BTD, routing = self.routed_blocks(
             self.embed(stream, key=embed_key),
             stream.positions_BT,
             stream.mask,
             source_BSD=source_BSD,
             cross_mask=cross_mask,
+            valid_BT=stream.valid_BT,
             key=run_key,
         )
+        return self.normalised(x_BTD), joined([*routings, routing])
 
     def encode(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
         """The encoder's hidden states, [B, S, D'].
@@ -104,10 +124,13 @@ class Transformer(TokenStack):
         Raises:
           ValueError: the model has no encoder.
         """
+        return self._encode(stream, key=key)[0]
+
+    def _encode(self, stream: Stream, *, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
         if self.encoder is None:
             raise ValueError("model.encoder_layers=0: the model has no encoder to read a second stream with")
         table = self.embedding if self.config.share_encoder_embedding else None
-        return self.encoder.read(stream, table=table, key=key)
+        return self.encoder.routed_read(stream, table=table, key=key)
 
     def extend(
         self,
@@ -147,7 +170,8 @@ class Transformer(TokenStack):
         """
         if self.config.head_transform:
             hidden = self.head_norm(ACTIVATIONS[self.config.activation](self.head_dense(hidden)))
-        return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
+        scale = self.config.logit_scale / self.config.width_ratio
+        return hidden if scale == 1.0 else hidden * scale
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32 logits [..., V]; for decoding and small tests (losses use :meth:`head` instead)."""

@@ -15,8 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.data.config import DataConfig
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
+from lmjax.models.parameters import Params
+from lmjax.models.routing import SHOWN_TERMS, routing_terms
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.schedules import Ramp, current
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -30,6 +33,16 @@ class Objective:
     couples_examples: ClassVar[bool] = False
     """Whether a term depends on several rows at once; such objectives cannot be microbatched."""
 
+    balances_experts: ClassVar[bool] = False
+    """Whether the terms include those that keep experts balanced (:func:`lmjax.models.routing.routing_terms`); a
+    subclass that defines ``terms`` says so anew."""
+
+    def __init_subclass__(cls, **options: Any):
+        """Holds a subclass with terms of its own for one that leaves the experts' out, unless it says otherwise."""
+        super().__init_subclass__(**options)
+        if "terms" in vars(cls) and "balances_experts" not in vars(cls):
+            cls.balances_experts = False
+
     def __post_init__(self):
         """Refuses a schedule for a field that cannot follow one; subclasses that check fields call it first."""
         kinds = typing.get_type_hints(type(self)) if self._ramps else {}
@@ -39,6 +52,16 @@ class Objective:
                 f"objective.{name}={self._ramps[name]}: {type(self).__name__}'s {name} cannot follow a schedule: give "
                 f"a number" + (f" ({', '.join(able)} can)" if able else "")
             )
+
+    carries: ClassVar[bool] = False
+    """Whether rows go on from step to step with something kept between: see ``initial_carry``."""
+    additions: ClassVar[tuple[str, ...]] = ()
+    """Names of what ``build`` adds to the parameters of a plain :class:`Transformer`."""
+
+    @property
+    def num_members(self) -> int:
+        """Texts of an example that a row holds (``data.members``); 1 is a row of ordinary text."""
+        return 1
 
     def row_length(self, sequence_length: int) -> int:
         """Tokens a row must hold for the model to see ``sequence_length`` of them."""
@@ -55,6 +78,17 @@ class Objective:
                 f"train.sequence_length={sequence_length} is longer than the model's learned positions: "
                 f"set model.max_length to at least {sequence_length}, or model.positions to 'rope'"
             )
+        if model.recurrent and self.attention != "causal":
+            raise ValueError(
+                f"model.mixers={model.mixers}: {', '.join(model.recurrent)} read from left to right and "
+                f"{type(self).__name__} has a {self.attention} mask: use attention alone, or a causal objective"
+            )
+        experts = model.experts
+        if experts.is_balanced and not self.balances_experts:
+            raise ValueError(
+                f"model.experts: {type(self).__name__} has no terms to balance {experts.number} experts with: set "
+                f"balance_loss and router_z_loss to 0 and balance_bias to False to train it so, or number to 0"
+            )
         if model.encoder_layers and not self.reads_with_encoder:
             raise ValueError(
                 f"model.encoder_layers={model.encoder_layers}: {type(self).__name__} trains a single stack: set it to 0"
@@ -65,9 +99,54 @@ class Objective:
                 f"number of the encoder's blocks"
             )
 
+    def check_data(self, data: DataConfig) -> None:
+        """Refuses, before anything is prepared, data whose rows this objective cannot read.
+
+        Raises:
+          ValueError: naming the recipe's field and the remedy.
+        """
+        given, name = len(data.members), type(self).__name__
+        if given and self.num_members == 1:
+            raise ValueError(
+                f"data.members={data.members}: {name} as configured reads one text, not several that belong together: "
+                f"leave data.members empty and name the field in data.text_field"
+            )
+        if self.num_members > 1 and given != self.num_members:
+            raise ValueError(
+                f"data.members={data.members} with data.packing={data.packing!r}: {name} as configured compares the "
+                f"{self.num_members} texts of an example: name their {self.num_members} fields in data.members, and "
+                f"set data.packing=examples"
+            )
+
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         """The module to train."""
         return Transformer(model, rngs=rngs)
+
+    def initial_carry(self, model: ModelConfig, num_rows: int) -> Any:
+        """What the first step is given of the rows before it, arrays [B, ...]; None where nothing is carried."""
+        return None
+
+    def carried_terms(
+        self, model: Any, batch: Batch, carry: Any, key: jax.Array | None
+    ) -> tuple[dict[str, jax.Array], Any]:
+        """The terms, and what is carried to the next step."""
+        return self.terms(model, batch, key), carry
+
+    def adopt(self, fresh: Params, saved: Params, *, source: "Objective") -> Params:
+        """The parameters of a run that begins with those of another (``train.init_from``).
+
+        Args:
+          fresh: the initial parameters of this objective's module.
+          saved: those of the other run's.
+          source: the other run's objective.
+
+        Returns:
+          The other run's transformer, and from ``fresh`` what this objective adds to it; from
+          ``saved`` where both are of one class.
+        """
+        own = saved if type(source) is type(self) else fresh
+        added = {name: own[name] for name in self.additions if name in own}
+        return {name: part for name, part in saved.items() if name not in source.additions} | added
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Makes model input, targets and raw weights of token rows; pure and jittable.
@@ -89,7 +168,7 @@ class Objective:
 
     def total(self, terms: dict[str, jax.Array]) -> jax.Array:
         """The loss to minimise: the terms times their coefficients."""
-        coefficients = self.coefficients()
+        coefficients = {**SHOWN_TERMS, **self.coefficients()}
         return sum((coefficients.get(name, 1.0) * value for name, value in terms.items()), jnp.zeros(()))
 
     def metrics(self, terms: dict[str, jax.Array], scored: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -97,11 +176,14 @@ class Objective:
 
         Args:
           terms: the terms.
-          scored: for each term, how many of its weights are above 0.
+          scored: for each term that has weights of its own, how many of them are above 0.
         """
         metrics = {name: jnp.asarray(current(ramp)) for name, ramp in self._ramps.items()}
         for name, value in terms.items():
-            prefix = f"{name}/" if len(terms) > 1 else ""
+            if name not in scored:
+                metrics[name] = value
+                continue
+            prefix = f"{name}/" if len(scored) > 1 else ""
             metrics |= {f"{prefix}loss": value, f"{prefix}scored_tokens": scored[name]}
         return metrics | {"loss": self.total(terms)}
 
@@ -110,17 +192,22 @@ class Objective:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Ramp)}
 
-    def at(self, step: jax.Array) -> "Objective":
-        """This objective at a training step (int32 scalar, traced): what follows a schedule has its value there."""
+    def at(self, step: jax.Array | int) -> "Objective":
+        """This objective at a training step (may be traced): what follows a schedule has its value there."""
         return dataclasses.replace(self, **{name: ramp.at(step) for name, ramp in self._ramps.items()})
 
-    def members(self) -> dict[str, "Objective"]:
+    def components(self) -> dict[str, "Objective"]:
         """What is validated, each by itself: this objective, named "", or those it is made of, by name."""
         return {"": self}
 
     def turn(self, step: int) -> tuple[str, int]:
-        """The member whose turn a step is, and how many turns it had; "" if all of this is trained at each step."""
+        """The component a step trains, and how many turns it had before; "" where each step trains all of this."""
         return "", step
+
+    def rows_for(self, component: "Objective", rows: Rows) -> Rows:
+        """What a component reads of rows of this objective's length."""
+        del component
+        return rows
 
     @property
     def row_multiple(self) -> int:
@@ -144,7 +231,12 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenObjective(Objective):
-    """An objective whose one term, ``loss``, is cross entropy of tokens at the scored positions."""
+    """An objective whose one term, ``loss``, is cross entropy of tokens at the scored positions.
+
+    A model with experts adds :func:`lmjax.models.routing.routing_terms`, each row weighing as much as its tokens.
+    """
+
+    balances_experts: ClassVar[bool] = True
 
     label_smoothing: float = 0.0
     """Probability mass taken from the right token and spread over the vocabulary."""
@@ -160,7 +252,7 @@ class TokenObjective(Objective):
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
         """Runs the stack, gathers the scored positions, applies head and loss together."""
-        hidden_BTD = model(batch.inputs, encoder=batch.encoder, cross_mask=batch.cross_mask, key=key)
+        hidden_BTD, routing = model.routed(batch.inputs, encoder=batch.encoder, cross_mask=batch.cross_mask, key=key)
         hidden_BPD = gather_scored(hidden_BTD, batch.scored_BP)
         head = model.head()
         loss = linear_cross_entropy(
@@ -173,11 +265,14 @@ class TokenObjective(Objective):
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
         )
-        return {"loss": loss}
+        if routing is None:
+            return {"loss": loss}
+        return {"loss": loss} | routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1))
 
     def for_evaluation(self) -> "TokenObjective":
         """Plain cross entropy, so that perplexity and bits per byte are what they say."""
-        return dataclasses.replace(super().for_evaluation(), label_smoothing=0.0, z_loss=0.0)  # type: ignore[return-value]
+        settled = typing.cast(TokenObjective, super().for_evaluation())
+        return dataclasses.replace(settled, label_smoothing=0.0, z_loss=0.0)
 
 
 def gather_scored(hidden_BTD: jax.Array, scored_BP: jax.Array | None) -> jax.Array:

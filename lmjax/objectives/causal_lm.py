@@ -4,9 +4,12 @@ Loss: ``- sum_t w_t log p(x_t | x_<t) / sum_t w_t``, within each packed document
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
+from lmjax.corruption.layout import count_within, documents
 from lmjax.objectives.base import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
@@ -16,6 +19,15 @@ from lmjax.types import Batch, Rows, make_stream
 class CausalLM(TokenObjective):
     """Next-token prediction; a row holds one token more than the model sees."""
 
+    normalization: Literal["token", "sequence"] = "token"
+    """What counts alike: every token, or every document of a row (every row where documents are not kept apart),
+    its tokens sharing the weight of one. Validation is by token always."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.normalization not in ("token", "sequence"):
+            raise ValueError(f"objective.normalization={self.normalization!r}: use 'token' or 'sequence'")
+
     def row_length(self, sequence_length: int) -> int:
         """T inputs and the token after the last of them."""
         return sequence_length + 1
@@ -24,5 +36,30 @@ class CausalLM(TokenObjective):
         """Shifts; nothing is random."""
         del key, vocabulary
         inputs_BT, segments_BT, targets_BT, weights_BT = next_token_targets(rows)
+        if self.normalization == "sequence":
+            weights_BT = shared_weights(weights_BT, segments_BT)
         stream = make_stream(inputs_BT, segments_BT, "causal")
         return Batch(inputs=stream, targets_BP=targets_BT, weights={"loss": weights_BT})
+
+    def for_evaluation(self) -> "CausalLM":
+        """Plain cross entropy of a token."""
+        plain = super().for_evaluation()
+        assert isinstance(plain, CausalLM)
+        return dataclasses.replace(plain, normalization="token")
+
+
+def shared_weights(weights_BT: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
+    """Weights divided by the number of positions of their document that count.
+
+    A document of n scored tokens then weighs the mean of their weights, 1 if the data give none.
+
+    Args:
+      weights_BT: raw weights.
+      segments_BT: document numbers, or ``None``: each row is one document.
+
+    Returns:
+      float32 [B, T].
+    """
+    where = documents(segments_BT, weights_BT.shape)
+    scored_BT = count_within(weights_BT > 0, where.start_BT, where.end_BT)
+    return weights_BT / jnp.maximum(scored_BT, 1)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from lmjax.corruption import mask_tokens
 from lmjax.models.config import ModelConfig
 from lmjax.objectives.base import TokenObjective, token_weights
+from lmjax.objectives.schedules import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
@@ -26,7 +27,7 @@ IGNORE = -100
 class MaskedLM(TokenObjective):
     """BERT's objective with the rates free."""
 
-    rate: float = 0.15
+    rate: Scalar = 0.15
     """Share of tokens to predict."""
     mask_fraction: float = 0.8
     """Of those, the share replaced by the mask token."""
@@ -35,7 +36,7 @@ class MaskedLM(TokenObjective):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.rate < 1:
+        if not all(0 < rate < 1 for rate in extremes(self.rate)):
             raise ValueError(f"objective.rate={self.rate}: must lie between 0 and 1")
         if self.mask_fraction < 0 or self.random_fraction < 0 or self.mask_fraction + self.random_fraction > 1:
             raise ValueError(
@@ -57,12 +58,12 @@ class MaskedLM(TokenObjective):
             vocab_size=vocabulary.size,
             mask_id=vocabulary.require("mask", needed_by="MaskedLM"),
             special_ids=vocabulary.special_ids,
-            rate=self.rate,
+            rate=current(self.rate),
             mask_fraction=self.mask_fraction,
             random_fraction=self.random_fraction,
             ignore_index=IGNORE,
         )
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(rows.tokens_BT.shape[1], self.rate))
+        scored_BP = scored_positions(labels_BT != IGNORE, slots(rows.tokens_BT.shape[1], highest(self.rate)))
         return Batch(
             inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
             **scored_targets(scored_BP, labels_BT, token_weights(rows)),

@@ -43,7 +43,7 @@ def moved_weights(rows: Rows, codes: Rows, vocabulary: Vocabulary) -> jax.Array:
     length = weights_BT.shape[1]
     # Entry k is the weight of the last token of document k; entry 0, padding, stays 0.
     last_BK = place(weights_BT, number_BT, where.last, length=length + 1, fill=0)
-    assert codes.segments_BT is not None
+    code_number_BT = jnp.ones_like(codes.tokens_BT) if codes.segments_BT is None else codes.segments_BT
     own_BT = jnp.take_along_axis(weights_BT, jnp.clip(codes.tokens_BT - vocabulary.size, 0, length - 1), axis=1)
-    added_BT = jnp.take_along_axis(last_BK, codes.segments_BT, axis=1)
-    return jnp.where(codes.tokens_BT >= vocabulary.size, own_BT, added_BT) * (codes.segments_BT > 0)
+    added_BT = jnp.take_along_axis(last_BK, code_number_BT, axis=1)
+    return jnp.where(codes.tokens_BT >= vocabulary.size, own_BT, added_BT) * (code_number_BT > 0)

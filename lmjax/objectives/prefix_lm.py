@@ -2,6 +2,14 @@
 
 Each document is split at a uniformly random point; the prefix attends to itself in both
 directions, and the loss is taken over the suffix.
+
+A token of the prefix cannot be a target in that pass, as the position that would name it sees it. So with
+``loss_on="all"`` a document is read in one of two ways, drawn with even odds, and scored accordingly:
+
+    no prefix           - sum over t >= 1 of  log p(x_t | x_<t)
+    a prefix of s       - sum over t >= s of  log p(x_t | x_<s seen in both directions, x_s .. x_(t-1))
+
+Every token but a document's first is then a target in one epoch or another, and never where it is seen.
 """
 
 import dataclasses
@@ -18,7 +26,16 @@ from lmjax.types import Batch, Rows, make_stream
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrefixLM(TokenObjective):
-    """Random prefix per document, bidirectional over it; scores the suffix."""
+    """Random prefix per document, bidirectional over it; scores what follows it."""
+
+    loss_on: Literal["suffix", "all"] = "suffix"
+    """What is learned from: what follows a prefix, or every token, for which half of the documents are read without
+    a prefix, causally, and scored whole."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.loss_on not in ("suffix", "all"):
+            raise ValueError(f"objective.loss_on={self.loss_on!r}: use 'suffix' or 'all'")
 
     def row_length(self, sequence_length: int) -> int:
         """T inputs and the token after the last of them."""
@@ -34,11 +51,17 @@ class PrefixLM(TokenObjective):
         inputs_BT, segments_BT, targets_BT, weights_BT = next_token_targets(rows)
         if segments_BT is None:
             segments_BT = jnp.ones_like(inputs_BT)
-        prefix_end_BT = split_prefix(key, segments_BT)
+        prefix_end_BT = split_prefix(key, segments_BT, empty_fraction=0.5 if self.loss_on == "all" else 0.0)
         stream = make_stream(inputs_BT, segments_BT, "prefix", prefix_end_BT=prefix_end_BT)
         target_index_1T = jnp.arange(1, inputs_BT.shape[1] + 1)[None, :]
         in_suffix_BT = target_index_1T >= prefix_end_BT
         return Batch(inputs=stream, targets_BP=targets_BT, weights={"loss": weights_BT * in_suffix_BT})
+
+    def for_evaluation(self) -> "PrefixLM":
+        """Plain cross entropy of suffixes: what the model is to do with a prompt."""
+        plain = super().for_evaluation()
+        assert isinstance(plain, PrefixLM)
+        return dataclasses.replace(plain, loss_on="suffix")
 
     @property
     def attention(self) -> Literal["prefix"]:

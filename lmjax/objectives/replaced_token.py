@@ -10,6 +10,7 @@ Nothing flows back through the sampling. A sample that happens to be the origina
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -19,77 +20,64 @@ from flax import nnx
 from lmjax.corruption import mask_tokens, replace_tokens
 from lmjax.losses import linear_cross_entropy, replaced_token_loss
 from lmjax.models.config import ModelConfig
-from lmjax.models.layers import Embedding, Projection, parameter, split_key
+from lmjax.models.layers import ACTIVATIONS, Projection, split_key
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.base import Objective, gather_scored, token_weights
 from lmjax.objectives.masked_lm import IGNORE, scored_positions, scored_targets, slots
+from lmjax.objectives.schedules import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 SAMPLED_SLOTS = 8
 """Slots of a row whose logits exist at a time while replacements are sampled."""
 
-
-class BorrowedEmbedding(Embedding):
-    """An embedding over a table that belongs to another module."""
-
-    def __init__(self, table_VD: jax.Array):
-        """Wraps the table as it is in this trace."""
-        self.table_VD = parameter(table_VD, ("vocab", "embed"), "embedding")
+EMBEDDINGS = ("embedding", "position_embedding", "type_embedding", "embedding_norm")
+"""The parts of a stack that make one vector of a token, its position and its segment."""
 
 
 class ReplacedTokenModel(nnx.Module):
     """A generator and a discriminator; the latter is what is kept after training."""
 
-    def __init__(self, config: ModelConfig, generator: ModelConfig, *, share_embeddings: bool, rngs: nnx.Rngs):
-        """Builds both; with ``share_embeddings`` the generator's table is the discriminator's, projected."""
+    def __init__(self, config: ModelConfig, generator: ModelConfig | None, *, share_embeddings: bool, rngs: nnx.Rngs):
+        """Builds both, or (``generator=None``) the discriminator alone.
+
+        With ``share_embeddings`` the generator has none of its own. With ``config.head_transform`` the
+        discriminator's head has a layer before the last, as those the authors released.
+        """
         self.config = config
-        # The discriminator names no token.
         self.discriminator = Transformer(dataclasses.replace(config, head_bias=False), rngs=rngs)
-        self.generator = Transformer(generator, rngs=rngs)
+        if config.head_transform:
+            # The discriminator names no token.
+            del self.discriminator.head_dense, self.discriminator.head_norm
+        self.generator = nnx.data(None if generator is None else Transformer(generator, rngs=rngs))
         self.shares_embeddings = share_embeddings
         if share_embeddings:
-            del self.generator.embedding
-        needs_projection = share_embeddings and generator.width != config.width
-        self.to_generator = nnx.data(
-            Projection(
-                {"embed": config.width},
-                {"generator_embed": generator.width},
-                std=None,
-                bias=False,
-                dtype=config.dtype,
-                rngs=rngs,
-            )
-            if needs_projection
-            else None
+            for name in EMBEDDINGS:
+                delattr(self.generator, name)
+        dense = partial(
+            Projection, {"embed": config.width}, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs
         )
-        self.classifier = Projection(
-            {"embed": config.width},
-            {"replaced": 1},
-            std=config.init_std,
-            bias=True,
-            dtype=config.dtype,
-            rngs=rngs,
-        )
+        self.classifier = dense({"replaced": 1})
+        self.classifier_dense = nnx.data(dense({"judged": config.width}) if config.head_transform else None)
 
     def __call__(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
         """The discriminator's hidden states, [B, T, D]."""
         return self.discriminator(stream, key=key)
 
     def whole_generator(self) -> Transformer:
-        """The generator with its embedding in place.
-
-        The projection of the table serves at both ends: the lookup gives ``P e``, the head ``e^T (P^T h)``.
-        """
+        """The generator with its embeddings in place, in this trace."""
+        assert self.generator is not None
         if not self.shares_embeddings:
             return self.generator
         generator = nnx.clone(self.generator)
-        table_VD = self.discriminator.embedding.table_VD[...]
-        generator.embedding = BorrowedEmbedding(table_VD if self.to_generator is None else self.to_generator(table_VD))
+        for name in EMBEDDINGS:
+            setattr(generator, name, nnx.data(getattr(self.discriminator, name)))
         return generator
 
     def replaced_logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """The discriminator's float32 score that each token was replaced, [B, T]."""
+        if self.classifier_dense is not None:
+            hidden_BTD = ACTIVATIONS[self.config.activation](self.classifier_dense(hidden_BTD))
         return self.classifier(hidden_BTD)[..., 0].astype(jnp.float32)
 
 
@@ -97,25 +85,27 @@ class ReplacedTokenModel(nnx.Module):
 class ReplacedToken(Objective):
     """ELECTRA; `model` describes the discriminator."""
 
-    rate: float = 0.15
+    rate: Scalar = 0.15
     """Share of tokens the generator is to fill in."""
     generator_ratio: float = 0.25
     """Size of the generator: its width, heads and feed-forward width over the discriminator's."""
     share_embeddings: bool = True
-    """Whether the generator uses the discriminator's token embeddings, projected to its width."""
-    discriminator_weight: float = 50.0
+    """Whether the generator uses the discriminator's embeddings, in their own width, which a matrix then maps to the
+    generator's and a dense layer before its head back."""
+    discriminator_weight: Scalar = 50.0
     """Factor of the discriminator's loss."""
-    temperature: float = 1.0
+    temperature: Scalar = 1.0
     """Of the distribution replacements are sampled from."""
 
     def __post_init__(self):
-        if not 0 < self.rate < 1:
+        super().__post_init__()
+        if not all(0 < rate < 1 for rate in extremes(self.rate)):
             raise ValueError(f"objective.rate={self.rate}: must lie between 0 and 1")
         if not 0 < self.generator_ratio <= 1:
             raise ValueError(f"objective.generator_ratio={self.generator_ratio}: must be above 0 and at most 1")
-        if self.discriminator_weight < 0:
+        if min(extremes(self.discriminator_weight)) < 0:
             raise ValueError(f"objective.discriminator_weight={self.discriminator_weight}: must not be negative")
-        if self.temperature <= 0:
+        if min(extremes(self.temperature)) <= 0:
             raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
@@ -130,7 +120,7 @@ class ReplacedToken(Objective):
         self.generator_config(model)
 
     def generator_config(self, model: ModelConfig) -> ModelConfig:
-        """The discriminator's configuration with widths and heads scaled, depth and head width kept.
+        """The discriminator's configuration with widths and heads scaled; depth, head width and embeddings kept.
 
         Raises:
           ValueError: a scaled size is not whole.
@@ -149,6 +139,8 @@ class ReplacedToken(Objective):
                     f"objective.generator_ratio={self.generator_ratio} of model.{field}={size} is not a whole number: "
                     f"choose a ratio that divides it"
                 )
+        if self.share_embeddings and scaled["width"] != model.table_width:
+            scaled |= {"embedding_width": model.table_width, "head_transform": True}
         return dataclasses.replace(model, head_width=model.key_width, **scaled)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -171,19 +163,19 @@ class ReplacedToken(Objective):
             vocab_size=vocabulary.size,
             mask_id=vocabulary.require("mask", needed_by="ReplacedToken"),
             special_ids=vocabulary.special_ids,
-            rate=self.rate,
+            rate=current(self.rate),
             mask_fraction=1.0,
             random_fraction=0.0,
             ignore_index=IGNORE,
         )
         weights_BT = token_weights(rows)
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, self.rate))
+        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, highest(self.rate)))
         fields = scored_targets(scored_BP, labels_BT, weights_BT)
         return Batch(
             inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
             scored_BP=fields["scored_BP"],
             targets_BP=fields["targets_BP"],
-            weights={"generator": fields["weights"]["loss"], "discriminator": weights_BT},
+            weights={"generator": fields["weights"]["loss"], "discriminator": weights_BT, "replaced": weights_BT},
             extras={
                 "original": rows.tokens_BT,
                 "is_masked": (scored_BP < length).astype(jnp.int32),
@@ -192,7 +184,7 @@ class ReplacedToken(Objective):
         )
 
     def terms(self, model: ReplacedTokenModel, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
-        """The generator's loss at the masked positions, the discriminator's at all."""
+        """The generator's loss at the masked positions, the discriminator's at all, and the share replaced."""
         generator_key, discriminator_key = split_key(key, 2)
         generator = model.whole_generator()
         hidden_BPD = gather_scored(generator(batch.inputs, key=generator_key), batch.scored_BP)
@@ -212,6 +204,7 @@ class ReplacedToken(Objective):
         return {
             "generator": generator_loss,
             "discriminator": jnp.sum(batch.weights["discriminator"] * losses_BT),
+            "replaced": jnp.sum(batch.weights["replaced"] * is_replaced_BT),
         }
 
     def sample(self, generator: Transformer, hidden_BPD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -237,7 +230,7 @@ class ReplacedToken(Objective):
                     scored_C[None],
                     logits_CV[None],
                     filled_BP=is_masked_C[None] > 0,
-                    temperature=self.temperature,
+                    temperature=current(self.temperature),
                 )
                 return placed_1T[0]
 
@@ -248,9 +241,12 @@ class ReplacedToken(Objective):
         replaced_BT, _ = jax.lax.scan(place, original_BT, jnp.arange(0, num_slots, length))
         return replaced_BT, replaced_BT != original_BT
 
-    def coefficients(self) -> dict[str, float]:
-        """The discriminator's weight."""
-        return {"discriminator": self.discriminator_weight}
+    def coefficients(self) -> dict[str, float | jax.Array]:
+        """The discriminator's weight; the share replaced is reported only.
+
+        A discriminator that has learnt nothing loses the entropy of that share.
+        """
+        return {"discriminator": current(self.discriminator_weight), "replaced": 0.0}
 
     @property
     def attention(self) -> Literal["bidirectional"]:

@@ -1,31 +1,90 @@
-"""SpanBERT's masking: runs of whole words hidden together (Joshi et al. 2020, section 3.1).
+"""SpanBERT: runs of whole words hidden together, and their tokens asked of the run's borders too (Joshi et al. 2020).
 
 Lengths in words are geometric, ``p (1 - p)^(n - 1)`` on 1 .. 10 with p = 0.2 (3.8 words on average),
-and spans are placed until the budget of 15% is met. A span is masked, replaced or kept as a whole.
-The loss is masked language modelling's; the paper's span-boundary term is not part of it.
+and spans are placed until the budget of 15% is met (section 3.1). A span is masked, replaced or kept as a whole.
+Two terms, of which the second, the span-boundary objective (section 3.2), is optional:
+
+    loss         - mean over tokens i of spans (s .. e) of  log p(x_i | h_i)
+    boundary     - mean over tokens i of spans (s .. e) of  log p(x_i | f(h_(s-1), h_(e+1), p_(i-s+1)))
+
+with f two layers ``LayerNorm(GeLU(W x))``, p learned vectors and the head of the first term in both.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
 from lmjax.corruption import mask_spans
+from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.base import token_weights
+from lmjax.models.layers import Embedding, Norm, Projection
+from lmjax.models.token_stack import embedding_std
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import gather_scored, token_weights
 from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets
+from lmjax.objectives.schedules import current, highest
 from lmjax.objectives.whole_word import check_word_starts, word_slots
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
+
+PLACES = 20
+"""Tokens of a span, counted from its first, that the boundary term asks for; their places have vectors."""
+PLACE_WIDTH = 200
+"""Width of a place's vector (both as in the authors' code)."""
+
+
+class SpanBoundary(nnx.Module):
+    """What a span's borders say of one of its tokens, in the width of the hidden states."""
+
+    def __init__(self, config: ModelConfig, *, head_width: int, rngs: nnx.Rngs):
+        """Builds the place vectors and the two layers, the second as wide as the head's input."""
+        std = embedding_std(config)
+        self.places = Embedding(PLACES, PLACE_WIDTH, axes=("places", "place"), std=std, rngs=rngs)
+
+        def layer(axes: tuple[str, str], width: int, out_width: int) -> tuple[Projection, Norm]:
+            into, out = {axes[0]: width}, {axes[1]: out_width}
+            return (
+                Projection(into, out, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs),
+                Norm(out_width, kind="layernorm", epsilon=config.norm_epsilon, bias=True),
+            )
+
+        borders_width = 2 * config.width + PLACE_WIDTH
+        self.first, self.first_norm = layer(("borders", "embed"), borders_width, config.width)
+        self.second, self.second_norm = layer(("embed", "embedding"), config.width, head_width)
+        self.dtype, self.scale = config.dtype, config.logit_scale
+
+    def __call__(self, left_BPD: jax.Array, right_BPD: jax.Array, place_BP: jax.Array) -> jax.Array:
+        """States [B, P, E] for the head; ``place_BP`` counts a span's tokens from 0."""
+        x = jnp.concatenate([left_BPD, right_BPD, self.places(place_BP, self.dtype)], axis=-1)
+        for project, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
+            x = norm(jax.nn.gelu(project(x), approximate=False))
+        return x * self.scale
+
+
+class SpanBoundaryTransformer(Transformer):
+    """An ordinary encoder and the layers of the boundary term, which are dropped after training."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds both."""
+        super().__init__(config, rngs=rngs)
+        self.boundary = SpanBoundary(config, head_width=self.head().weight_DV.shape[0], rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanMaskedLM(MaskedLM):
     """Masked LM on spans of words; ``rate`` is the share of a row's words to hide."""
 
+    additions: ClassVar[tuple[str, ...]] = ("boundary",)
+
     length_p: float = 0.2
     """Parameter of the geometric distribution of a span's length in words."""
     max_words: int = 10
     """Longest span, words."""
+    boundary_weight: float = 0.0
+    """Factor of the span-boundary term; the paper's is 1. At 0 there is none, nor its layers."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -33,12 +92,20 @@ class SpanMaskedLM(MaskedLM):
             raise ValueError(f"objective.length_p={self.length_p}: must lie between 0 and 1")
         if self.max_words < 1:
             raise ValueError(f"objective.max_words={self.max_words}: must be at least 1")
+        if self.boundary_weight < 0:
+            raise ValueError(f"objective.boundary_weight={self.boundary_weight}: must not be negative")
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses a tokenizer without a mask token, or one that cannot tell where words start."""
         vocabulary.require("mask", needed_by="SpanMaskedLM")
         super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
         check_word_starts(vocabulary, needed_by="SpanMaskedLM")
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The encoder, with the boundary layers where they are trained."""
+        if self.boundary_weight == 0:
+            return super().build(model, rngs=rngs)
+        return SpanBoundaryTransformer(model, rngs=rngs)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Hides spans and lists where their tokens were."""
@@ -50,16 +117,63 @@ class SpanMaskedLM(MaskedLM):
             mask_id=vocabulary.require("mask", needed_by="SpanMaskedLM"),
             special_ids=vocabulary.special_ids,
             word_start_V=vocabulary.word_start_V,
-            rate=self.rate,
+            rate=current(self.rate),
             length_p=self.length_p,
             max_words=self.max_words,
             mask_fraction=self.mask_fraction,
             random_fraction=self.random_fraction,
             ignore_index=IGNORE,
         )
-        num_slots = word_slots(rows.tokens_BT.shape[1], self.rate)
+        num_slots = word_slots(rows.tokens_BT.shape[1], highest(self.rate))
         scored_BP = scored_positions(masked.labels_BT != IGNORE, num_slots)
-        return Batch(
+        batch = Batch(
             inputs=make_stream(masked.inputs_BT, rows.segments_BT, "bidirectional"),
             **scored_targets(scored_BP, masked.labels_BT, token_weights(rows)),
         )
+        if self.boundary_weight == 0:
+            return batch
+
+        def at(values_BT: jax.Array, index_BP: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(values_BT, index_BP, axis=1)
+
+        assert batch.scored_BP is not None
+        left_BP, right_BP = (at(border_BT, batch.scored_BP) for border_BT in (masked.left_BT, masked.right_BT))
+        # A span at its document's edge has no token outside of it there: the border is of the span itself.
+        is_outside_BP = (at(masked.span_BT, left_BP) == 0) & (at(masked.span_BT, right_BP) == 0)
+        place_BP = batch.scored_BP - left_BP - 1
+        boundary_BP = batch.weights["loss"] * (is_outside_BP & (place_BP < PLACES))
+        return dataclasses.replace(
+            batch,
+            weights=batch.weights | {"boundary": boundary_BP},
+            extras={"left": left_BP, "right": right_BP, "place": jnp.clip(place_BP, 0, PLACES - 1)},
+        )
+
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """The tokens of spans from their own states and, if it counts, from the states around the span."""
+        if self.boundary_weight == 0:
+            return super().terms(model, batch, key)
+        assert isinstance(model, SpanBoundaryTransformer)
+        hidden_BTD = model(batch.inputs, key=key)
+        left_BPD, right_BPD = (gather_scored(hidden_BTD, batch.extras[side]) for side in ("left", "right"))
+        states = {
+            "loss": model.head_states(gather_scored(hidden_BTD, batch.scored_BP)),
+            "boundary": model.boundary(left_BPD, right_BPD, batch.extras["place"]),
+        }
+        head = model.head()
+        return {
+            name: linear_cross_entropy(
+                states_BPD,
+                head.weight_DV,
+                batch.targets_BP,
+                batch.weights[name],
+                bias=head.bias_V,
+                softcap=head.softcap,
+                label_smoothing=self.label_smoothing,
+                z_loss=self.z_loss,
+            )
+            for name, states_BPD in states.items()
+        }
+
+    def coefficients(self) -> dict[str, float]:
+        """The boundary term's."""
+        return {"boundary": self.boundary_weight} if self.boundary_weight else {}

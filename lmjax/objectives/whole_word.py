@@ -13,6 +13,7 @@ from lmjax.corruption import mask_words
 from lmjax.models.config import ModelConfig
 from lmjax.objectives.base import token_weights
 from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets
+from lmjax.objectives.schedules import current, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
@@ -36,7 +37,7 @@ class WholeWordMaskedLM(MaskedLM):
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Hides words and lists where their tokens were."""
-        num_slots = word_slots(rows.tokens_BT.shape[1], self.rate)
+        num_slots = word_slots(rows.tokens_BT.shape[1], highest(self.rate))
         inputs_BT, labels_BT = mask_words(
             key,
             rows.tokens_BT,
@@ -45,7 +46,7 @@ class WholeWordMaskedLM(MaskedLM):
             mask_id=vocabulary.require("mask", needed_by="WholeWordMaskedLM"),
             special_ids=vocabulary.special_ids,
             word_start_V=vocabulary.word_start_V,
-            rate=self.rate,
+            rate=current(self.rate),
             budget=num_slots,
             mask_fraction=self.mask_fraction,
             random_fraction=self.random_fraction,

@@ -1,8 +1,8 @@
 """The device mesh, and the one table that says on which mesh axes a logical axis is laid out.
 
 Every parameter and activation names its axes (``("embed", "mlp")``); :data:`RULES` turns the names
-into mesh axes. Data parallelism, fully sharded parameters and tensor parallelism are then three
-sizes of one mesh, and the model's code holds no device placement at all.
+into mesh axes. Data parallelism, fully sharded parameters, expert, tensor and context parallelism are
+then sizes of one mesh, and the model's code holds no device placement at all.
 """
 
 import dataclasses
@@ -12,17 +12,25 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "expert", "tensor", "context")
 
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
+    "batch": ("data", "fsdp", "expert"),
+    "routed_batch": ("data", "fsdp"),
+    "experts": ("expert",),
+    "length": ("context",),
+    "tokens": ("data", "fsdp", "expert", "context"),
     "embed": ("fsdp",),
     "vocab": ("tensor",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
 }
-"""Logical axis to mesh axes; a name that is not listed (``"layers"``, ``"head_dim"``) is replicated."""
+"""Logical axis to mesh axes; a name that is not listed (``"layers"``, ``"head_dim"``) is replicated.
+
+``"routed_batch"`` are rows whose tokens lie with their experts: moving between it and ``"batch"`` is the
+all-to-all of expert parallelism.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +41,12 @@ class MeshConfig:
     """Replicas of the model, each with its share of the batch; -1 takes the devices the others leave."""
     fsdp: int = 1
     """Ways parameters and optimizer state are split; these devices share the batch as well."""
+    expert: int = 1
+    """Ways the experts of a mixture are split; these devices share the batch as well, and send tokens to experts."""
     tensor: int = 1
     """Ways each matrix multiplication is split over heads, feed-forward and vocabulary."""
+    context: int = 1
+    """Ways each row is split over its positions; only keys and values are gathered, for attention."""
 
     def __post_init__(self):
         for name in MESH_AXES:
@@ -42,20 +54,21 @@ class MeshConfig:
             if size < 1 and not (name == "data" and size == -1):
                 raise ValueError(f"mesh.{name}={size}: must be at least 1" + (", or -1" if name == "data" else ""))
 
-    def sizes(self, num_devices: int) -> tuple[int, int, int]:
-        """The three sizes, ``data=-1`` resolved.
+    def sizes(self, num_devices: int) -> tuple[int, ...]:
+        """The size of each of ``MESH_AXES``, ``data=-1`` resolved.
 
         Raises:
           ValueError: the sizes do not multiply to the number of devices.
         """
-        model_ways = self.fsdp * self.tensor
+        model_ways = math.prod(getattr(self, name) for name in MESH_AXES[1:])
         data = num_devices // model_ways if self.data == -1 else self.data
         if data * model_ways != num_devices:
+            product = " x ".join(f"{name}={getattr(self, name)}" for name in MESH_AXES)
             raise ValueError(
-                f"mesh: data={self.data} x fsdp={self.fsdp} x tensor={self.tensor} does not make the "
-                f"{num_devices} devices there are: change mesh.data, mesh.fsdp or mesh.tensor"
+                f"mesh: {product} does not make the {num_devices} devices there are: change "
+                f"{', '.join(f'mesh.{name}' for name in MESH_AXES[:-1])} or mesh.{MESH_AXES[-1]}"
             )
-        return data, self.fsdp, self.tensor
+        return data, *(getattr(self, name) for name in MESH_AXES[1:])
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -105,3 +118,36 @@ def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return array
     return jax.lax.with_sharding_constraint(array, partition_spec(logical_axes, array.shape, mesh))
+
+
+def ways(logical_axis: str, size: int) -> int:
+    """Parts a dimension of this size and name is laid out in, on the mesh that is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return 1
+    parts = math.prod(mesh.shape.get(axis, 1) for axis in mesh_axes_of(logical_axis))
+    return parts if size % parts == 0 else 1
+
+
+def flatten_tokens(array: jax.Array) -> jax.Array:
+    """[B, T, ...] as [N, ...] so that no token changes its device; :func:`unflatten_tokens` is the inverse.
+
+    With rows split over devices by their positions too, the tokens of a device come one after the
+    other, and not those of a row: a plain reshape would gather every row first.
+    """
+    batch, length, *rest = array.shape
+    batch_ways, length_ways = ways("batch", batch), ways("length", length)
+    if length_ways == 1:
+        return array.reshape(batch * length, *rest)
+    parts = array.reshape(batch_ways, batch // batch_ways, length_ways, length // length_ways, *rest)
+    return constrain(parts.swapaxes(1, 2).reshape(batch * length, *rest), "tokens", *(None,) * len(rest))
+
+
+def unflatten_tokens(array: jax.Array, batch: int, length: int) -> jax.Array:
+    """The inverse of :func:`flatten_tokens`."""
+    _, *rest = array.shape
+    batch_ways, length_ways = ways("batch", batch), ways("length", length)
+    if length_ways == 1:
+        return array.reshape(batch, length, *rest)
+    parts = array.reshape(batch_ways, length_ways, batch // batch_ways, length // length_ways, *rest)
+    return constrain(parts.swapaxes(1, 2).reshape(batch, length, *rest), "batch", "length", *(None,) * len(rest))

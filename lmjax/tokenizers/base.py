@@ -71,12 +71,14 @@ class Tokenizer(abc.ABC):
         word_start_V[: len(token_bytes)] = word_starts or [_begins_with_space(token) for token in token_bytes]
         # A special token is never glued to the word before it.
         word_start_V[list(special_tokens.values())] = True
+        sentence_end_V = np.array([_ends_sentence(token) for token in self.token_bytes], bool)
         self.vocabulary = Vocabulary(
             size=len(self.token_bytes),
             sentinel_ids=tuple(sentinels.values()),
             named_ids={name: i for name, i in special_tokens.items() if i not in used},
             byte_length_V=np.array([len(token) for token in self.token_bytes], np.int32),
             word_start_V=word_start_V,
+            sentence_end_V=sentence_end_V,
             fingerprint=_fingerprint(kind, len(self.token_bytes), special_tokens, roles, definition),
             **{f"{role}_id": token_id for role, token_id in roles.items()},
         )
@@ -229,6 +231,11 @@ def utf8(text: str) -> bytes:
 
 def _begins_with_space(token: bytes) -> bool:
     return token.decode("utf-8", errors="replace")[:1].isspace()
+
+
+def _ends_sentence(token: bytes) -> bool:
+    text = token.decode("utf-8", errors="ignore").rstrip().rstrip("\"')]}»”’").rstrip()
+    return text.endswith((".", "!", "?", "…", "。", "！", "？"))
 
 
 def _fingerprint(

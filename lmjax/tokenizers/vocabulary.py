@@ -24,6 +24,8 @@ class Vocabulary:
         A word is whitespace and what follows it up to the next, so a token begins one iff its text
         begins with whitespace; a special token always does. The first token of a text begins a word
         by its place, which no table can say. (WordPiece: a token not written ``##``.)
+      sentence_end_V: bool [V], whether a sentence ends with a token: its text ends in a full stop, or a mark of
+        that kind, and what closes it. ``None`` when the tokenizer cannot tell.
       fingerprint: hex digest of everything that decides the ids.
     """
 
@@ -39,6 +41,7 @@ class Vocabulary:
     named_ids: dict[str, int] = dataclasses.field(default_factory=dict)
     byte_length_V: np.ndarray
     word_start_V: np.ndarray | None = None
+    sentence_end_V: np.ndarray | None = None
     fingerprint: str = ""
 
     @property

@@ -5,7 +5,9 @@ field of it by its path (``--optimizer.learning-rate 3e-4``).
 """
 
 import dataclasses
+import itertools
 import pathlib
+from typing import Literal
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
@@ -28,10 +30,18 @@ class TrainConfig:
     """Rows in a step, over all devices and microbatches."""
     sequence_length: int = 256
     """Tokens of a row that the model sees."""
+    sequence_warmup: tuple[tuple[int, int], ...] = ()
+    """Shorter rows at first: pairs (step, length), rows of that length until the step, then the next pair's, and
+    after the last pair sequence_length. Validation is always at sequence_length."""
+    warmup_keeps: Literal["tokens", "rows"] = "tokens"
+    """What a step has as many of while rows are shorter: tokens (so batch_size grows as rows get shorter) or rows."""
     microbatches: int = 1
     """Parts of a batch processed one after the other, their gradients summed (less memory, same result)."""
     seed: int = 0
     """Decides initial weights, data order, corruption and dropout."""
+    init_from: str | None = None
+    """Begin with the weights of another run: its folder, for the newest checkpoint, or RUN/checkpoints/STEP. Its
+    average is taken where it kept one; the optimizer starts afresh."""
     ema_decay: float | None = None
     """Decay of a moving average of the parameters; evaluation and sampling then use the average."""
     log_every: int = 10
@@ -60,10 +70,26 @@ class TrainConfig:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
             )
+        self._check_warmup()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1")
         if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
             raise ValueError(f"train.profile={self.profile}: give the first step, from 1, and the last")
+
+    def _check_warmup(self):
+        if self.warmup_keeps not in ("tokens", "rows"):
+            raise ValueError(f"train.warmup_keeps={self.warmup_keeps!r}: use 'tokens' or 'rows'")
+        steps = [0, *(step for step, _ in self.sequence_warmup)]
+        if any(step >= following for step, following in itertools.pairwise(steps)):
+            raise ValueError(
+                f"train.sequence_warmup={self.sequence_warmup}: the steps, which come first in each pair, must be "
+                f"above 0 and rise"
+            )
+        if not all(1 <= length < self.sequence_length for _, length in self.sequence_warmup):
+            raise ValueError(
+                f"train.sequence_warmup={self.sequence_warmup}: lengths must be below train.sequence_length="
+                f"{self.sequence_length}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from lmjax.objectives import Objective
+from lmjax.objectives import Objective, Ramp
 from lmjax.train.config import RunConfig
 
 FREE_ON_RESUME = (
@@ -28,7 +28,9 @@ FREE_ON_RESUME = (
 
 
 def to_json(config: Any) -> Any:
-    """A configuration as plain JSON values; dataclasses of open type carry their class as ``type``."""
+    """A configuration as plain JSON values; dataclasses of open type carry their class as ``type``, ramps are text."""
+    if isinstance(config, Ramp):
+        return str(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
         tag = {"type": f"{type(config).__module__}:{type(config).__qualname__}"}
@@ -57,6 +59,9 @@ def from_json(kind: Any, value: Any, *, where: str = "config.json") -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
+        if Ramp in args and isinstance(value, str):
+            with _naming(where):
+                return Ramp.parse(value)
         (kind,) = [arg for arg in args if arg is not type(None)][:1]
         return from_json(kind, value, where=where)
     if origin is tuple and isinstance(value, list):
@@ -83,8 +88,14 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     arguments = {name: from_json(hints[name], item, where=f"{where}: {name}") for name, item in value.items()}
     for name, item in arguments.items():
         _check_type(hints[name], item, f"{where}: {name}")
-    try:
+    with _naming(where):
         return kind(**arguments)
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -103,8 +114,16 @@ def check_types(config: Any, *, where: str = "") -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         _check_type(hints[field.name], value, f"{where}{field.name}")
-        if dataclasses.is_dataclass(value):
-            check_types(value, where=f"{where}{field.name}.")
+        for path, item in _records(value, f"{where}{field.name}"):
+            check_types(item, where=f"{path}.")
+
+
+def _records(value: Any, where: str) -> list[tuple[str, Any]]:
+    """The dataclasses in a value or in a tuple of them, with their paths."""
+    items = [(where, value)]
+    if isinstance(value, tuple):
+        items = [(f"{where}.{index}", item) for index, item in enumerate(value)]
+    return [(path, item) for path, item in items if dataclasses.is_dataclass(item)]
 
 
 def _check_type(kind: Any, value: Any, where: str) -> None:
@@ -141,6 +160,8 @@ def _objective_class(name: Any, where: str) -> type[Objective]:
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """JSON values of a configuration by dotted path."""
+    if isinstance(config, list) and any(isinstance(item, dict) for item in config):
+        config = {str(index): item for index, item in enumerate(config)}
     if not isinstance(config, dict):
         return {prefix: config}
     flat: dict[str, Any] = {}
@@ -210,11 +231,12 @@ def load_recipe(path: pathlib.Path) -> RunConfig:
     if not isinstance(config, RunConfig):
         raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a RunConfig")
     check_types(config, where=f"{path}: ")
-    if type(config.objective).__module__ == name:
-        raise ValueError(
-            f"{path}: objective {type(config.objective).__name__} is defined in the recipe: move it to a module that "
-            f"can be imported, for {path.stem}'s config.json names it"
-        )
+    for objective in (config.objective, *config.objective.components().values()):
+        if type(objective).__module__ == name:
+            raise ValueError(
+                f"{path}: objective {type(objective).__name__} is defined in the recipe: move it to a module that can "
+                f"be imported, for {path.stem}'s config.json names it"
+            )
     return config
 
 

@@ -40,12 +40,16 @@ class Corpus:
     manifest: Manifest
     tokenizer: Tokenizer
 
-    def rows(self, split: str, *, row_length: int, seed: int | None) -> RowSource:
-        """The rows of a split; ``seed=None`` gives the fixed order of validation."""
+    def rows(
+        self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
+    ) -> RowSource:
+        """The rows of a split, see :func:`open_rows`; ``seed=None`` gives the fixed order of validation."""
         return open_rows(
             self.config,
             split,
             row_length=row_length,
+            overlap=overlap,
+            num_streams=num_streams,
             seed=seed,
             folder=None if self.config.mixture else self.folder,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
@@ -101,11 +105,12 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
 def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathlib.Path) -> None:
     """Refuses a recipe that says other things of the text than what the shards were made of."""
     found = {"path": manifest.source.get("path"), **manifest.settings}
-    for name, wanted in {"path": data.path, **data.preparation()}.items():
-        if found.get(name) != wanted:
+    wanted = {"path": data.path, **data.preparation()}
+    for name in {**wanted, **found}:
+        if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"{folder} was prepared with data.{name}={found.get(name)!r}, here it is {wanted!r}: set it to that, "
-                f"or prepare into another folder (data.prepared)"
+                f"{folder} was prepared with data.{name}={found.get(name)!r}, here it is {wanted.get(name)!r}: set it "
+                f"to that, or prepare into another folder (data.prepared)"
             )
 
 

@@ -12,18 +12,20 @@ from collections.abc import Callable, Generator
 import jax
 import numpy as np
 
-from lmjax.data.pipeline import batches, device_batches, process_share
+from lmjax.data.pipeline import device_batches
 from lmjax.data.rows import RowSource
 from lmjax.models.summary import describe, summarize
 from lmjax.parallel import distributed
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
+from lmjax.train.curriculum import curriculum
 from lmjax.train.guard import GracefulExit, Watchdog, check_finite
+from lmjax.train.initial import check_initial, initial_state
 from lmjax.train.metrics import MetricWriters, Throughput, mfu
 from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
-from lmjax.train.run_folder import CHECKPOINTS, claim, naming
+from lmjax.train.run_folder import CHECKPOINTS, claim, has_checkpoint, naming
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, Metrics
@@ -68,6 +70,8 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[
     learner = build_learner(config, corpus.tokenizer.vocabulary)
     # Before the folder is claimed: data that cannot be used should not leave a run behind.
     rows = _open_rows(config, corpus)
+    if config.train.init_from is not None and not has_checkpoint(config.run_folder):
+        check_initial(learner, config.train.init_from)
     with naming(config.run_folder):
         folder = claim(config, corpus.tokenizer)
         with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
@@ -75,10 +79,17 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[
 
 
 def _open_rows(config: RunConfig, corpus: Corpus) -> dict[str, RowSource]:
+    phases = curriculum(config.objective, config.train)
     length = config.objective.row_length(config.train.sequence_length)
-    rows = {"train": corpus.rows("train", row_length=length, seed=config.train.seed)}
+    streams = config.train.batch_size
+    train_rows = corpus.rows(
+        "train", row_length=length, seed=config.train.seed, overlap=phases.overlap, num_streams=streams
+    )
+    for phase in phases.phases:
+        train_rows.cut(phase.row_length)
+    rows = {"train": train_rows}
     if corpus.has_validation:
-        rows["valid"] = corpus.rows("valid", row_length=length, seed=None)
+        rows["valid"] = corpus.rows("valid", row_length=length, seed=None, num_streams=streams)
     return rows
 
 
@@ -101,31 +112,38 @@ class _Loop:
         self.folder = folder
         self.checkpoints = checkpoints
         self.valid: dict[str, float] = {}
+        self.curriculum = curriculum(config.objective, config.train)
         self.pending: tuple[int, Metrics] | None = None
         self.throughput = Throughput()
         self.state, self.first_step = self._initial_state(say)
         self.saved_step: int | None = self.first_step or None
-        self.summary = summarize(
-            learner.spec,
-            config.model,
-            sequence_length=config.train.sequence_length,
-            held={
-                "parameters": self.state.params,
-                "gradients": self.state.params,
-                "optimizer": self.state.opt_state,
-                "average": self.state.ema,
-            },
-        )
+        held = {
+            "parameters": self.state.params,
+            "gradients": learner.trained(self.state.params),
+            "optimizer": self.state.opt_state,
+            "average": self.state.ema,
+        }
+        summaries = {
+            phase.sequence_length: summarize(
+                learner.spec, config.model, sequence_length=phase.sequence_length, held=held
+            )
+            for phase in self.curriculum.phases
+        }
+        self.flops_per_token = {length: one.flops_per_token for length, one in summaries.items()}
         tokens = corpus.manifest.total("train", "tokens")
-        row_length = config.objective.row_length(config.train.sequence_length)
-        epochs = config.train.steps * config.train.batch_size * row_length / tokens
-        say(describe(self.summary))
+        steps = config.train.steps
+        epochs = self.curriculum.at(steps).consumed(steps) / tokens
+        say(describe(summaries[config.train.sequence_length]))
         say(f"data: {corpus.folder}, {short_number(tokens)} training tokens, {epochs:.2f} epochs in all")
-        say(f"run: {folder}, {config.train.steps} steps")
+        say(f"run: {folder}, {steps} steps")
 
     def _initial_state(self, say: Callable[[str], None]) -> tuple[TrainState, int]:
         if self.checkpoints.latest_step() is None:
-            return self.learner.init(self.config.train.seed), 0
+            train = self.config.train
+            if train.init_from is None:
+                return self.learner.init(train.seed), 0
+            say(f"beginning with the weights of {train.init_from}")
+            return initial_state(self.learner, train.init_from, seed=train.seed), 0
         state, _ = self.checkpoints.restore(self.learner.abstract_state)
         step = int(state.step)
         say(f"continuing after step {step} of {self.config.train.steps}")
@@ -171,8 +189,10 @@ class _Loop:
 
     def _step(self, step: int, rows: Rows) -> int:
         train = self.config.train
+        name, _ = self.config.objective.turn(step)
+        train_step = (self.learner.components[name] if name else self.learner).train_step
         with jax.transfer_guard("disallow"):
-            self.state, metrics = self.learner.train_step(self.state, rows)
+            self.state, metrics = train_step(self.state, rows)
         self._read_pending()
         step += 1
         self.pending = (step, metrics)
@@ -187,16 +207,9 @@ class _Loop:
         return step
 
     def _training_rows(self) -> Generator[Rows]:
-        train = self.config.train
-        process_index, process_count = process_share(self.learner.row_sharding, train.batch_size)
-        local = batches(
-            self.rows["train"],
-            global_batch_size=train.batch_size,
-            start_step=self.first_step,
-            process_index=process_index,
-            process_count=process_count,
-        )
-        return device_batches(local, self.learner.row_sharding)
+        sharding = self.learner.row_sharding
+        local = self.curriculum.batches(self.rows["train"], start_step=self.first_step, sharding=sharding)
+        return device_batches(local, sharding)
 
     def _read_pending(self) -> None:
         """Looks at the last step's metrics: refuses what is not finite, shows and writes the rest."""
@@ -204,19 +217,30 @@ class _Loop:
             return
         (step, metrics), self.pending = self.pending, None
         numbers = {name: np.asarray(value).item() for name, value in jax.device_get(metrics).items()}
+        # Objectives that take turns are logged each by its own count: every tenth step may always be the same one's.
+        component, turns_before = self.config.objective.turn(step - 1)
+        prefix = f"train/{component}/" if component else "train/"
         check_finite(
-            {f"train/{name}": value for name, value in numbers.items() if name.endswith(("loss", "grad_norm"))},
+            {f"{prefix}{name}": value for name, value in numbers.items() if name.endswith(("loss", "grad_norm"))},
             step=step,
             last_checkpoint=self.saved_step,
         )
-        shown = {name if name in ("learning_rate", "grad_norm") else f"train/{name}": numbers[name] for name in numbers}
-        rate = self.throughput.step(self.config.train.batch_size * self.config.train.sequence_length)
+        shown = {
+            name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
+            for name, value in numbers.items()
+        }
+        phase = self.curriculum.at(step - 1)
+        if turns_before == 0 or step - 1 == phase.first_step:
+            # A first step compiles.
+            self.throughput = Throughput()
+        rate = self.throughput.step(phase.batch_size * phase.sequence_length)
         if rate is not None:
             shown["tokens_per_second"] = rate
-            utilisation = mfu(self.summary.flops_per_token, rate, self.learner.mesh.devices.flat)
+            flops = self.flops_per_token[phase.sequence_length]
+            utilisation = mfu(flops, rate, self.learner.mesh.devices.flat)
             shown |= {} if utilisation is None else {"mfu": utilisation}
-        self.progress.update(step, shown)
-        if step % self.config.train.log_every == 0 or step in (1, self.config.train.steps):
+        self.progress.update(step, {"loss": numbers["loss"]} | shown)
+        if (turns_before + 1) % self.config.train.log_every == 0 or step in (1, self.config.train.steps):
             self.writers.write(step, shown)
 
     def _validate(self, step: int) -> None:

@@ -2,6 +2,8 @@
 
     update = -learning_rate * schedule(step) * (direction(gradient) + weight_decay * parameter)
 
+(:func:`width_factors` aside, and the bias of a router: what comes as its gradient is its experts' load.)
+
 Decay goes by the *kind* of a parameter, not by its number of dimensions: scanned layers stack their
 norm scales to [L, D], and a rule like "two dimensions or more" would decay them. Clipping is apart
 (:func:`clip_by_norm`), so that the step computes the gradient's norm once, for it and for the metric.
@@ -18,6 +20,7 @@ import optax
 import optax.tree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lmjax.models.routing import BIAS_KIND
 from lmjax.train.schedule import Schedule
 from lmjax.types import PyTree
 
@@ -25,7 +28,11 @@ Tree = TypeVar("Tree")
 
 MATRIX_KINDS = ("matrix",)
 EMBEDDING_KINDS = ("embedding", "position")
-UNDECAYED_KINDS = ("norm", "bias", "scale")
+UNDECAYED_KINDS = ("norm", "bias", "scale", BIAS_KIND)
+STACKING_AXES = ("layers", "experts")
+"""Leading axes of parameters that are many of a kind in one array."""
+FROZEN = "frozen"
+"""The kind of parameters that are given: they have no gradient, no optimizer state, no decay and no average."""
 
 _DEFAULTS: dict[str, dict[str, float]] = {
     "adamw": {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8},
@@ -59,6 +66,9 @@ class OptimizerConfig:
     """sgd: decay of the accumulated gradient (unset: 0.9)."""
     min_factored_size: int | None = None
     """adafactor: smallest dimension whose second moment is kept as rows and columns (unset: 128)."""
+    router_bias_rate: float = 1e-3
+    """What a step adds to the bias of an expert with less than an even load and takes from the others'
+    (`model.experts.balance_bias`); no schedule applies."""
     moment_dtype: Literal["float32", "bfloat16"] | None = None
     """adamw, lion, sgd: type of the first moment (unset: that of the parameter)."""
 
@@ -80,6 +90,8 @@ class OptimizerConfig:
             value = getattr(self, field)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"optimizer.{field}={value}: must be at least 0 and below 1")
+        if self.router_bias_rate < 0:
+            raise ValueError(f"optimizer.router_bias_rate={self.router_bias_rate}: must be 0 or more")
         for field in ("epsilon", "min_factored_size"):
             value = getattr(self, field)
             if value is not None and value <= 0:
@@ -91,21 +103,46 @@ class OptimizerConfig:
         return _DEFAULTS[self.name][field] if value is None else value
 
 
+def trained(tree: PyTree, kinds: PyTree) -> Any:
+    """What is there for parameters that are trained: ``tree`` without its subtrees beside frozen ones.
+
+    In their place is ``None``, which ``jax.tree`` and optax take for nothing; :func:`with_frozen` fills it.
+
+    Args:
+      tree: parameters, or something for each parameter.
+      kinds: like the parameters, a string for each.
+    """
+    return jax.tree.map(lambda kind, part: None if kind == FROZEN else part, kinds, tree)
+
+
+def with_frozen(part: PyTree, params: PyTree) -> Any:
+    """The whole again: ``part``, from :func:`trained`, and where it has nothing ``params``."""
+    return jax.tree.map(lambda new, old: old if new is None else new, part, params, is_leaf=lambda leaf: leaf is None)
+
+
 def build_optimizer(
-    config: OptimizerConfig, *, schedule: Schedule, kinds: PyTree, axes: PyTree
+    config: OptimizerConfig, *, schedule: Schedule, kinds: PyTree, axes: PyTree, width_ratio: float = 1.0
 ) -> optax.GradientTransformation:
     """The gradient transformation of a run; it counts its own steps, so nothing comes from the host.
 
     Args:
       config: which optimizer, and its numbers.
       schedule: step to the multiplier of ``config.learning_rate``, from ``schedule.build_schedule``.
-      kinds: like the parameters, a string for each: see :func:`decays`.
-      axes: like the parameters, a tuple of logical axis names for each; leading ``"layers"`` axes
-        stack parameters that adafactor then treats apart.
+      kinds: like the parameters, a string for each: see :func:`decays`. Frozen ones are not the
+        transformation's to see: give it what :func:`trained` leaves.
+      axes: like the parameters, a tuple of logical axis names for each; leading ``"layers"`` and
+        ``"experts"`` axes stack parameters that adafactor then treats apart.
+      width_ratio: see :func:`width_factors`.
 
     Raises:
-      ValueError: a parameter is of no known kind.
+      ValueError: a parameter is of no known kind, or the optimizer has no rule for the width.
     """
+    if width_ratio != 1 and config.name not in ("adamw", "lion"):
+        raise ValueError(
+            f"optimizer.name={config.name!r}: model.width_base scales the learning rate of adamw and lion only: use "
+            f"one of them, or set model.width_base to None"
+        )
+    kinds, axes = trained(kinds, kinds), trained(axes, kinds)
     moment_dtype = None if config.moment_dtype is None else jnp.dtype(config.moment_dtype)
     if config.name == "adamw":
         beta1, beta2, epsilon = (config.value_of(field) for field in ("beta1", "beta2", "epsilon"))
@@ -116,18 +153,47 @@ def build_optimizer(
         direction = optax.trace(config.value_of("momentum"), accumulator_dtype=moment_dtype)
     else:
         direction = _scale_by_adafactor(axes, int(config.value_of("min_factored_size")))
-    return optax.chain(
+    if width_ratio != 1:
+        factors = width_factors(kinds, axes, width_ratio)
+        scaled = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
+        direction = optax.chain(direction, scaled)
+    chain = optax.chain(
         direction,
         optax.add_decayed_weights(config.weight_decay, mask=decays(kinds, embeddings=config.decay_embeddings)),
         optax.scale_by_learning_rate(lambda step: config.learning_rate * schedule(step)),
     )
+
+    def update(grads, state, params=None):
+        updates, state = chain.update(grads, state, params)
+
+        def against_load(kind: str, update: jax.Array, load: jax.Array) -> jax.Array:
+            return -config.router_bias_rate * jnp.sign(load) if kind == BIAS_KIND else update
+
+        return jax.tree.map(against_load, kinds, updates, grads), state
+
+    return optax.GradientTransformation(chain.init, update)
+
+
+def width_factors(kinds: PyTree, axes: PyTree, ratio: float) -> Any:
+    """Factor of each parameter's learning rate in a model ``ratio`` times as wide as its base, for Adam.
+
+    ``1 / ratio`` for matrices whose inputs get more with the width, 1 for all else (Yang et al. 2022, table 8, where
+    the head's logits are divided instead; and table 3 for a router). Weight decay is not scaled.
+    """
+
+    def factor(kind: str, names: Sequence[str | None]) -> float:
+        into = next(name for name in (*names, None) if name not in STACKING_AXES)
+        grows = kind in MATRIX_KINDS and "vocab" not in names and into not in ("embedding", "buckets")
+        return 1 / ratio if grows else 1.0
+
+    return jax.tree.map(factor, kinds, axes)
 
 
 def decays(kinds: PyTree, *, embeddings: bool) -> Any:
     """Which parameters weight decay applies to, as booleans in the structure of ``kinds``.
 
     Kind ``"matrix"`` decays; ``"embedding"`` and ``"position"`` when ``embeddings``; ``"norm"``,
-    ``"bias"`` and ``"scale"`` never.
+    ``"bias"``, ``"scale"`` and ``"router_bias"`` never.
 
     Raises:
       ValueError: any other kind: to guess would be to train it wrongly in silence.
@@ -191,7 +257,7 @@ def _is_axes(leaf: PyTree) -> bool:
 
 
 def _num_stacking_axes(names: Sequence[str | None]) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda name: name == "layers", names))
+    return sum(1 for _ in itertools.takewhile(lambda name: name in STACKING_AXES, names))
 
 
 def _vmapped(function: Callable, depth: int) -> Callable:
@@ -210,7 +276,7 @@ def state_shardings(
 
     Args:
       optimizer: from :func:`build_optimizer`.
-      params: the parameters, arrays or ``jax.ShapeDtypeStruct``.
+      params: the parameters it is given, arrays or ``jax.ShapeDtypeStruct``.
       param_shardings: like ``params``, a ``NamedSharding`` on ``mesh`` for each.
       mesh: the mesh of the run.
 

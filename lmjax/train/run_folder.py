@@ -73,6 +73,11 @@ def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -
         )
 
 
+def has_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether a run in this folder would go on, and not begin."""
+    return bool(Checkpoints(folder / CHECKPOINTS, read_only=True).steps())
+
+
 @contextlib.contextmanager
 def naming(folder: pathlib.Path) -> Iterator[None]:
     """Names ``folder`` in an ``OSError`` that names no file, as that of a write to a full disk does not."""

@@ -1,6 +1,8 @@
 """From a run's configuration to its learner; what cannot work is refused here, before any compile."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -8,9 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lmjax.models.parameters import module_spec
-from lmjax.parallel.mesh import make_mesh
+from lmjax.parallel.mesh import make_mesh, mesh_axes_of
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.config import RunConfig
+from lmjax.train.curriculum import curriculum
 from lmjax.train.optimizer import build_optimizer
 from lmjax.train.schedule import build_schedule
 from lmjax.train.step import Learner
@@ -22,18 +25,33 @@ def resolve(config: RunConfig, vocabulary: Vocabulary) -> RunConfig:
 
 
 def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a configuration, once batch and heads are known to divide over it.
+    """The mesh of a configuration, once batch and heads are known to divide over it, and data to suit the objective.
 
     Raises:
       ValueError: they do not, or the mesh is not of as many devices as there are.
     """
+    config.objective.check_data(config.data)
     model, train = config.model, config.train
     mesh = make_mesh(config.mesh, devices)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = math.prod(mesh.shape[axis] for axis in mesh_axes_of("batch"))
     if train.batch_size % (ways * train.microbatches):
         raise ValueError(
-            f"train.batch_size={train.batch_size} cannot be split over {ways} devices (mesh.data x mesh.fsdp) in "
+            f"train.batch_size={train.batch_size} cannot be split over {ways} devices "
+            f"({' x '.join(f'mesh.{axis}' for axis in mesh_axes_of('batch'))}) in "
             f"train.microbatches={train.microbatches} parts: make it a multiple of {ways * train.microbatches}"
+        )
+    multiple = config.objective.row_multiple
+    if train.batch_size % (ways * train.microbatches * multiple):
+        raise ValueError(
+            f"train.batch_size={train.batch_size} leaves {train.batch_size // (ways * train.microbatches)} rows to a "
+            f"microbatch on a device, and {type(config.objective).__name__} divides rows by the {multiple}: make it a "
+            f"multiple of {ways * train.microbatches * multiple}, or choose weights in a simpler ratio"
+        )
+    curriculum(config.objective, train)
+    if train.sequence_length % mesh.shape["context"]:
+        raise ValueError(
+            f"train.sequence_length={train.sequence_length} cannot be split over mesh.context={mesh.shape['context']}: "
+            f"make it a multiple of that"
         )
     for field, size in (("num_heads", model.num_heads), ("num_kv_heads", model.kv_heads)):
         if size % mesh.shape["tensor"]:
@@ -56,12 +74,14 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
       ValueError: objective, model, batch and mesh do not go together; the message names the field.
     """
     objective, model, train = config.objective, config.model, config.train
-    objective.check(model=model, vocabulary=vocabulary, sequence_length=train.sequence_length)
-    if objective.couples_examples and train.microbatches > 1:
-        raise ValueError(
-            f"train.microbatches={train.microbatches}: {type(objective).__name__} compares the examples of a batch "
-            f"with each other, which cannot be done in parts: set it to 1"
-        )
+    for phase in curriculum(objective, train).phases:
+        objective.check(model=model, vocabulary=vocabulary, sequence_length=phase.sequence_length)
+    for component in objective.components().values():
+        if component.couples_examples and train.microbatches > 1:
+            raise ValueError(
+                f"train.microbatches={train.microbatches}: {type(component).__name__} compares the examples of a batch "
+                f"with each other, which cannot be done in parts: set it to 1"
+            )
     mesh = check_layout(config, devices=devices)
     spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(config.schedule, total_steps=train.steps)
@@ -69,10 +89,13 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
         spec=spec,
         objective=objective,
         vocabulary=vocabulary,
-        optimizer=build_optimizer(config.optimizer, schedule=schedule, kinds=spec.kinds, axes=spec.axes),
+        optimizer=build_optimizer(
+            config.optimizer, schedule=schedule, kinds=spec.kinds, axes=spec.axes, width_ratio=model.width_ratio
+        ),
         learning_rate=lambda step: config.optimizer.learning_rate * schedule(step),
         mesh=mesh,
         microbatches=train.microbatches,
         clip_norm=config.optimizer.clip_norm,
         ema_decay=train.ema_decay,
+        new_carry=functools.partial(objective.initial_carry, model, train.batch_size),
     )

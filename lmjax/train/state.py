@@ -19,6 +19,7 @@ class TrainState:
       opt_state: the optimizer's.
       ema: exponential moving average of the parameters, or None when it is off.
       key: PRNG key of the run, constant; a step folds its number into it.
+      carry: what objectives keep of a step's rows for the next step's, or None.
     """
 
     step: jax.Array
@@ -26,3 +27,4 @@ class TrainState:
     opt_state: Any
     ema: Params | None
     key: jax.Array
+    carry: Any = None

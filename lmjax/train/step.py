@@ -7,6 +7,8 @@ unevenly the scored tokens fall among them.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +19,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.objectives.base import Objective
-from lmjax.parallel.mesh import partition_spec
+from lmjax.parallel.mesh import mesh_axes_of, partition_spec
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.train.optimizer import clip_by_norm, ema_update, state_shardings
+from lmjax.train.optimizer import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
-from lmjax.types import Batch, Rows
+from lmjax.types import Batch, PyTree, Rows
 
 Metrics = dict[str, jax.Array]
 
@@ -40,6 +42,8 @@ class Learner:
       microbatches: parts the batch is processed in, one after the other.
       clip_norm: global gradient norm to clip to, or None.
       ema_decay: decay of the parameter average, or None.
+      new_carry: from nothing to what the objective's first step carries, see ``Objective.initial_carry``.
+      whole: the mixture the objective is a component of, whose rows it is then given, or None.
     """
 
     spec: ModuleSpec
@@ -51,6 +55,18 @@ class Learner:
     microbatches: int = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
+    new_carry: Callable[[], Any] = lambda: None
+    whole: Objective | None = None
+
+    @cached_property
+    def components(self) -> dict[str, "Learner"]:
+        """A learner of each component of the objective, which has the same state; this one alone if it is its own."""
+        if self.objective.components().keys() == {""}:
+            return {"": self}
+        return {
+            name: dataclasses.replace(self, objective=component, whole=self.objective)
+            for name, component in self.objective.components().items()
+        }
 
     @cached_property
     def state_shardings(self) -> Any:
@@ -60,15 +76,29 @@ class Learner:
         return TrainState(
             step=replicated,
             params=params,
-            opt_state=state_shardings(self.optimizer, self.spec.shapes, params, self.mesh),
+            opt_state=state_shardings(self.optimizer, self.trained(self.spec.shapes), self.trained(params), self.mesh),
             ema=None if self.ema_decay is None else params,
             key=replicated,
+            carry=self.carry_shardings,
         )
+
+    @cached_property
+    def carry_shardings(self) -> Any:
+        """What is carried lies as the rows do."""
+        return jax.tree.map(lambda _: self.row_sharding, jax.eval_shape(self.new_carry))
+
+    def empty_carry(self) -> Any:
+        """What the first rows are given of those before them, on the devices."""
+        return jax.jit(self.new_carry, out_shardings=self.carry_shardings)()
+
+    def trained(self, tree: Any) -> Any:
+        """Without the frozen parameters, or what lies beside them."""
+        return trained(tree, self.spec.kinds)
 
     @cached_property
     def row_sharding(self) -> NamedSharding:
         """Rows are split over every device that shares the batch."""
-        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        return NamedSharding(self.mesh, PartitionSpec(mesh_axes_of("batch")))
 
     @property
     def abstract_state(self) -> TrainState:
@@ -91,9 +121,10 @@ class Learner:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=self.optimizer.init(params),
+            opt_state=self.optimizer.init(self.trained(params)),
             ema=None if self.ema_decay is None else jax.tree.map(jnp.copy, params),
             key=run_key,
+            carry=self.new_carry(),
         )
 
     @cached_property
@@ -109,78 +140,82 @@ class Learner:
 
     @cached_property
     def eval_step(self):
-        """``(params, rows, key) -> sums``, jitted: see :meth:`_eval_step`."""
+        """``(params, rows, key, carry) -> sums, carry``, jitted: see :meth:`_eval_step`."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(
             self._eval_step,
-            in_shardings=(self.state_shardings.params, self.row_sharding, replicated),
-            out_shardings=replicated,
+            in_shardings=(self.state_shardings.params, self.row_sharding, replicated, self.carry_shardings),
+            out_shardings=(replicated, self.carry_shardings),
         )
 
     def _train_step(self, state: TrainState, rows: Rows) -> tuple[TrainState, Metrics]:
         corrupt_key, model_key = step_keys(state.key, state.step)
         objective = self.objective.at(state.step)
-        batch = objective.corrupt(corrupt_key, rows, self.vocabulary)
-        scored_tokens = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
+        batch = objective.corrupt(corrupt_key, self._own(rows), self.vocabulary)
+        scored = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
         batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights))
-        grads, terms = self._gradients(objective, state.params, batch, model_key)
+        grads, terms, carry = self._gradients(objective, state, batch, model_key)
         grad_norm = optax.tree.norm(grads)
         grads = clip_by_norm(grads, norm=grad_norm, max_norm=self.clip_norm)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        before = self.trained(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, before)
+        after = optax.apply_updates(before, updates)
+        params = with_frozen(after, state.params)
         ema = None
         if self.ema_decay is not None:
-            ema = ema_update(state.ema, params, state.step, decay=self.ema_decay)
+            average = ema_update(self.trained(state.ema), after, state.step, decay=self.ema_decay)
+            ema = with_frozen(average, state.ema)
         metrics = {
             "grad_norm": grad_norm,
             "learning_rate": self.learning_rate(state.step),
         }
-        for name, value in terms.items():
-            prefix = f"{name}/" if len(terms) > 1 else ""
-            metrics |= {f"{prefix}loss": value, f"{prefix}scored_tokens": scored_tokens[name]}
-        metrics["loss"] = _total(objective, terms)
-        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, key=state.key)
+        metrics |= objective.metrics(terms, scored)
+        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, key=state.key, carry=carry)
         return state, metrics
 
-    def _gradients(self, objective: Objective, params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
-        def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-            terms = objective.terms(self.spec.bind(params), batch, key)
-            return _total(objective, terms), terms
+    def _gradients(
+        self, objective: Objective, state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[Params, Metrics, Any]:
+        def loss(trained: Params, part: tuple[Batch, Any], key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            model = self.spec.bind(with_frozen(trained, state.params))
+            terms, carry = objective.carried_terms(model, *part, key)
+            return objective.total(terms), (terms, carry)
 
-        gradient = jax.grad(loss, has_aux=True)
+        gradient = functools.partial(jax.grad(loss, has_aux=True), self.trained(state.params))
         if self.microbatches == 1:
-            return gradient(params, batch, key)
+            grads, (terms, carry) = gradient((batch, state.carry), key)
+            return grads, terms, carry
 
         def accumulate(sums, microbatch):
             part, index = microbatch
-            new = gradient(params, part, jax.random.fold_in(key, index))
-            return jax.tree.map(jnp.add, sums, new), None
+            grads, (terms, carry) = gradient(part, jax.random.fold_in(key, index))
+            return jax.tree.map(jnp.add, sums, (grads, terms)), carry
 
-        parts = split_microbatches(batch, self.microbatches, self.mesh)
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda leaf: leaf[0], parts), key)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        sums, _ = jax.lax.scan(accumulate, zeros, (parts, jnp.arange(self.microbatches)))
-        return sums
+        parts = split_microbatches((batch, state.carry), self.microbatches, self.mesh)
+        first = jax.tree.map(lambda leaf: leaf[0], parts)
+        grads_shape, (terms_shape, _) = jax.eval_shape(gradient, first, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads_shape, terms_shape))
+        (grads, terms), carries = jax.lax.scan(accumulate, zeros, (parts, jnp.arange(self.microbatches)))
+        return grads, terms, jax.tree.map(_joined, carries)
 
-    def _eval_step(self, params: Params, rows: Rows, key: jax.Array) -> Metrics:
+    def _eval_step(self, params: Params, rows: Rows, key: jax.Array, carry: Any) -> tuple[Metrics, Any]:
         """Sums over a batch that add up over batches: ``<term>`` (weight x loss), ``<term>/weight``, ``bytes``.
 
         Raw weights and the plain loss, so that dividing sums gives exact corpus means; ``bytes`` is
-        the text the scored targets of the term ``loss`` stand for.
+        the text the scored targets of the term ``loss`` stand for. And what is carried to the next batch.
         """
         objective = self.objective.for_evaluation()
-        batch = objective.corrupt(key, rows, self.vocabulary)
-        sums = dict(objective.terms(self.spec.bind(params), batch, None))
+        batch = objective.corrupt(key, self._own(rows), self.vocabulary)
+        terms, carry = objective.carried_terms(self.spec.bind(params), batch, carry, None)
+        sums = dict(terms)
         sums |= {f"{name}/weight": jnp.sum(w) for name, w in batch.weights.items()}
         if "loss" in batch.weights and batch.weights["loss"].shape == batch.targets_BP.shape:
             byte_length_V = jnp.asarray(self.vocabulary.byte_length_V, jnp.float32)
             sums["bytes"] = jnp.sum(byte_length_V[batch.targets_BP] * (batch.weights["loss"] > 0))
-        return sums
+        return sums, carry
 
-
-def _total(objective: Objective, terms: Metrics) -> jax.Array:
-    coefficients = objective.coefficients()
-    return sum((coefficients.get(name, 1.0) * value for name, value in terms.items()), jnp.zeros(()))
+    def _own(self, rows: Rows) -> Rows:
+        return rows if self.whole is None else self.whole.rows_for(self.objective, rows)
 
 
 def run_keys(seed_key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -200,17 +235,23 @@ def _normalise(weights: jax.Array) -> jax.Array:
     return weights / jnp.where(total > 0, total, 1.0)
 
 
-def split_microbatches(batch: Batch, num: int, mesh: Mesh) -> Batch:
-    """Every array [B, ...] as [num, B / num, ...], each part spread over all devices.
+def _joined(parts: jax.Array) -> jax.Array:
+    """[num, B / num, ...] as [B, ...]: what :func:`split_microbatches` did, undone."""
+    num, size = parts.shape[:2]
+    return parts.swapaxes(0, 1).reshape(num * size, *parts.shape[2:])
+
+
+def split_microbatches(batch: PyTree, num: int, mesh: Mesh) -> Any:
+    """Every array [B, ...] as [num, B / num, ...], each part spread over all devices; those of [1, ...] are in each.
 
     Part m takes rows m, m + num, ...: with the batch laid out in blocks, that moves no row between
     devices.
     """
-    num_rows = batch.inputs.tokens_BT.shape[0]
 
     def split(leaf: jax.Array) -> jax.Array:
-        leaf = jnp.broadcast_to(leaf, (num_rows, *leaf.shape[1:]))
-        parts = leaf.reshape(num_rows // num, num, *leaf.shape[1:]).swapaxes(0, 1)
+        if len(leaf) == 1:
+            return jnp.broadcast_to(leaf[None], (num, *leaf.shape))
+        parts = leaf.reshape(len(leaf) // num, num, *leaf.shape[1:]).swapaxes(0, 1)
         if mesh.size == 1:
             return parts
         axes = (None, "batch", *(None,) * (leaf.ndim - 1))

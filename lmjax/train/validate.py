@@ -30,27 +30,43 @@ def fixed_batches(learner: Learner, rows: RowSource, *, batch_size: int, num_bat
 def validate(learner: Learner, params: Params, rows: Iterable[Rows]) -> dict[str, float]:
     """``loss`` (mean nats of a scored token), ``perplexity``, ``bits_per_byte``, or ``<term>/loss`` of each term.
 
-    Batch ``i`` is corrupted with a key made of ``i`` alone, so that two validations see the same.
+    Of a mixture that is ``<name>/loss`` and so on of each of its objectives, all on the same rows, and
+    ``loss``, their mean by weight. Batch ``i`` is corrupted with a key made of ``i`` alone, so that two
+    validations see the same.
     """
     key = jax.random.key(0)
     totals = None
+    # Rows that go on from batch to batch begin each validation with nothing to remember.
+    carries = {name: one.empty_carry() for name, one in learner.components.items()}
     with jax.set_mesh(learner.mesh):
         for index, batch in enumerate(rows):
-            sums = learner.eval_step(params, batch, jax.random.fold_in(key, index))
+            batch_key = jax.random.fold_in(key, index)
+            sums = {}
+            for name, one in learner.components.items():
+                sums[name], carries[name] = one.eval_step(params, batch, batch_key, carries[name])
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     assert totals is not None, "a split has at least one row"
-    return means({name: float(value) for name, value in jax.device_get(totals).items()})
+    numbers = jax.tree.map(float, jax.device_get(totals))
+    if numbers.keys() == {""}:
+        return means(numbers[""])
+    terms = {
+        f"{name}/{term}": jnp.asarray(mean) for name, sums in numbers.items() for term, mean in term_means(sums).items()
+    }
+    result = {f"{name}/{metric}": value for name, sums in numbers.items() for metric, value in means(sums).items()}
+    return {"loss": float(learner.objective.for_evaluation().total(terms))} | result
 
 
 def means(totals: dict[str, float]) -> dict[str, float]:
     """From the sums of :meth:`Learner.eval_step` to means."""
-    terms = [name.removesuffix("/weight") for name in totals if name.endswith("/weight")]
-    result = {
-        (term if term == "loss" else f"{term}/loss"): totals[term] / max(totals[f"{term}/weight"], 1e-9)
-        for term in terms
-    }
-    if "loss" in terms:
+    result = {(term if term == "loss" else f"{term}/loss"): mean for term, mean in term_means(totals).items()}
+    if "loss" in result:
         result["perplexity"] = float(perplexity(result["loss"]))
     if totals.get("bytes"):
         result["bits_per_byte"] = float(bits_per_byte(totals["loss"], totals["bytes"]))
     return result
+
+
+def term_means(totals: dict[str, float]) -> dict[str, float]:
+    """The mean of each term."""
+    terms = [name.removesuffix("/weight") for name in totals if name.endswith("/weight")]
+    return {term: totals[term] / max(totals[f"{term}/weight"], 1e-9) for term in terms}

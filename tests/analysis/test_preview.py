@@ -18,8 +18,9 @@ from lmjax.analysis.preview_png import draw_preview
 from lmjax.analysis.preview_structure import find_directions, find_documents
 from lmjax.analysis.preview_text import mask_blocks, preview_lines, print_preview
 from lmjax.cli.preview import run
+from lmjax.corruption import Denoiser
 from lmjax.data.config import DataConfig
-from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
+from lmjax.objectives import UL2, CausalLM, MaskedLM, PairwiseReward, PrefixLM
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.config import RunConfig, TrainConfig
@@ -186,6 +187,30 @@ def test_an_encoder_decoder_batch_shows_both_streams_all_masks_and_every_term():
         assert expected in text
 
 
+def test_both_stacks_of_packed_denoising_are_shown():
+    """Documents side by side, the start token as part of its document, and the mode each was given."""
+    special = {"<pad>": PAD, "<eos>": EOS, "[R]": 258, "[S]": 259, "<extra_id_0>": 260}
+    tokenizer = ByteTokenizer(special)
+    denoisers = (Denoiser(mode="R", density=0.2, mean_span=3.0), Denoiser(mode="S", density=0.5))
+    objective = UL2(form="encoder_decoder", denoisers=denoisers, documents_per_row=2)
+    rows = text_rows(config(objective, packing="best_fit"), tokenizer, ["abcdefgh", "ijklmnop"], num_rows=8)
+    batch = jax.jit(lambda key: objective.corrupt(key, rows, tokenizer.vocabulary))(jax.random.key(0))
+    modes = set()
+    for row in preview_batch(batch, rows, tokenizer, title="", num_rows=8, width=64).rows:
+        encoder, decoder = row.streams
+        for number in (1, 2):
+            read, written = encoder.documents_W == number, decoder.documents_W == number
+            begin, start = np.flatnonzero(read)[0], np.flatnonzero(written)[0]
+            assert encoder.tokens[begin] in ("[R]", "[S]") and decoder.tokens[start] == "<pad>"
+            modes.add(encoder.tokens[begin])
+            np.testing.assert_array_equal(
+                decoder.attention["cross"], np.equal.outer(decoder.documents_W, encoder.documents_W)
+            )
+            assert [decoder.targets[t] for t in np.flatnonzero(written)][-1] == "<eos>"
+        assert decoder.scored_W.sum() == (decoder.documents_W > 0).sum()
+    assert modes == {"[R]", "[S]"}
+
+
 def test_weights_over_all_positions_stand_beside_targets_at_some():
     tokens = jnp.asarray([[ord("a"), MASK, ord("c"), ord("d")]])
     batch = Batch(
@@ -301,6 +326,15 @@ def test_given_text_is_encoded_as_prepared_data_and_cut_to_the_row():
     assert text_documents(["a\n\nb\nc", "d"]) == ["a", "b\nc", "d"]
     with pytest.raises(ValueError, match="--text has no text"):
         text_rows(recipe, TOKENIZER, text_documents(["\n\n"]), num_rows=1)
+
+
+def test_texts_of_an_example_lie_in_stretches_of_their_own():
+    recipe = config(PairwiseReward(), packing="examples", members=("chosen", "rejected"))
+    rows = text_rows(recipe, TOKENIZER, ["ab", "c"], num_rows=2)
+    assert rows.tokens_BT[1].tolist() == [97, 98, EOS, 99, EOS, PAD]
+    assert rows.segments_BT[1].tolist() == [1, 1, 1, 2, 2, 0]
+    with pytest.raises(ValueError, match="--text has 1 of the 2 texts PairwiseReward compares: repeat the option"):
+        text_rows(recipe, TOKENIZER, ["ab"], num_rows=1)
 
 
 def test_rows_longer_than_the_text_are_padded():

@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import types
 
 import numpy as np
@@ -223,6 +224,19 @@ def test_several_samples_from_nothing_are_numbered_and_differ(lmjax, run):
     assert result.code == 0
     first, second = result.out.removeprefix("--- 1\n").split("--- 2\n")
     assert first.strip() and second.strip() and first != second
+
+
+def test_a_diffusion_model_fills_in_masks_and_what_follows(lmjax, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("profile"))
+    path = copy / "config.json"
+    content = json.loads(path.read_text())
+    # The parameters are those of a transformer whatever trained them.
+    content["objective"] = {"type": "lmjax.objectives.masked_diffusion:MaskedDiffusion"}
+    path.write_text(json.dumps(content))
+    options = ("--prompt", "alpha <mask><mask> beta", "--max-new-tokens", 3, "--unmask-steps", 2)
+    result = lmjax("sample", copy, *options, "--order", "confidence")
+    assert result.code == 0 and re.match(r"(?s)alpha .* beta.", result.out) and "<mask>" not in result.out
+    assert lmjax("sample", copy, *options, "--seed", 1).out != lmjax("sample", copy, *options).out
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ FUNCTIONS = {
     "previous_candidates": lambda k, t, s: corruption.previous_candidates(t, window=4, segments_BT=s),
     "corrupt_negatives": lambda k, t, s: corruption.corrupt_negatives(k, t, vocab_size=VOCAB, segments_BT=s),
     "mix_predictions": lambda k, t, s: corruption.mix_predictions(k, t, t + 1, teacher_rate=0.5, segments_BT=s),
+    "random_crops": lambda k, t, s: corruption.random_crops(k, t, segments_BT=s),
     "mask_patches": lambda k, t, s: corruption.mask_patches(k, t.shape),
     "mask_frames": lambda k, t, s: corruption.mask_frames(k, t.shape, span=4, segments_BT=s),
 }

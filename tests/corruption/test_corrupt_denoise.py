@@ -176,9 +176,9 @@ def test_everything_at_once_keeps_documents_apart(rows):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"infill": 1.5}, "denoise.infill=1.5"),
-        ({"delete": -0.1}, "denoise.delete=-0.1"),
-        ({"infill_mean": 0.0}, "denoise.infill_mean=0.0"),
+        ({"infill": 1.5}, "noise.infill=1.5"),
+        ({"delete": -0.1}, "noise.delete=-0.1"),
+        ({"infill_mean": 0.0}, "noise.infill_mean=0.0"),
         ({"mask": 0.5, "delete": 0.4, "replace": 0.2}, "sum to more than 1"),
     ],
 )
@@ -188,7 +188,7 @@ def test_impossible_configs_are_refused(config, message):
 
 
 def test_permutation_needs_sentences():
-    with pytest.raises(ValueError, match="needs sentence bounds"):
+    with pytest.raises(ValueError, match="needs sentences_BT"):
         denoise(
             jax.random.key(0),
             jnp.zeros((1, 8), jnp.int32),

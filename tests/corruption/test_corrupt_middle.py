@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.corruption import fill_in_middle
+from lmjax.corruption import ended_documents, fill_in_middle
 
 PREFIX, SUFFIX, MIDDLE, BOS, EOS = 1, 2, 3, 4, 5
 LENGTHS = [12, 1, 2, 30, 3, 7]
@@ -86,6 +86,11 @@ def test_spm_continues_the_prefix_after_the_middle_marker(rows):
     mean = (probability * (20 - cut)).sum()
     deviation = np.sqrt((probability * (20 - cut - mean) ** 2).sum())
     assert abs(suffix_sizes.mean() - mean) < 3 * deviation / np.sqrt(2000)
+
+
+def test_documents_of_a_stream_end_with_their_end_token():
+    tokens = jnp.array([[7, EOS, EOS, 8, 9, EOS], [7, 8, 9, 7, 8, 9]])
+    np.testing.assert_array_equal(ended_documents(tokens, EOS), [[1, 1, 2, 3, 3, 3], [1] * 6])
 
 
 def test_extremes_of_the_rates(rows):

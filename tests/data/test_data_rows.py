@@ -1,5 +1,7 @@
 """Rows: each token once an epoch, documents never mixed, any length at any place."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from lmjax.data.config import DataConfig
 from lmjax.data.mixture import MixtureRows
 from lmjax.data.pipeline import open_rows
 from lmjax.data.rows import PackedRows, WindowRows
+from lmjax.data.streams import StreamRows
 
 LENGTHS = [[5, 1, 30, 7], [2], [11, 64, 3, 3, 40], [1, 1, 9]]
 NUM_TOKENS = sum(map(sum, LENGTHS))
@@ -187,3 +190,23 @@ def test_open_rows_follows_the_config(make_shards):
         open_rows(DataConfig(), "train", row_length=8, seed=0)
     with pytest.raises(ValueError, match="made with another tokenizer"):
         open_rows(config, "train", row_length=8, seed=0, tokenizer_fingerprint="other")
+
+
+def test_streams_go_on_from_step_to_step(make_shards):
+    shards = make_shards(LENGTHS)
+    line = WindowRows(shards, row_length=shards.num_tokens, seed=None).row(0).tokens_BT[0]
+    rows = StreamRows(shards, row_length=6, num_streams=3)
+    part = shards.num_tokens // 3
+    steps = len(rows) // 3
+    assert steps == (part - 1) // 5 and steps > 2
+    batches = [rows.rows(range(3 * step, 3 * step + 3)).tokens_BT for step in range(steps + 1)]
+    for before, after in itertools.pairwise(batches[:-1]):
+        np.testing.assert_array_equal(before[:, -1], after[:, 0])
+    np.testing.assert_array_equal(batches[-1], batches[0])
+    for stream in range(3):
+        read = np.concatenate([batch[stream, :-1] for batch in batches[:-1]])
+        np.testing.assert_array_equal(read, line[stream * part : stream * part + 5 * steps])
+    with pytest.raises(ValueError, match="fewer than one row of 60 for each of 30 streams"):
+        StreamRows(shards, row_length=60, num_streams=30)
+    with pytest.raises(ValueError, match=r"train at one length"):
+        rows.cut(3)

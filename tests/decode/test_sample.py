@@ -10,7 +10,7 @@ import tiny
 from lmjax import masks
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
-from lmjax.types import Stream
+from lmjax.types import Stream, make_stream
 
 GREEDY = SamplingConfig(temperature=0.0)
 NO_EOS = dataclasses.replace(tiny.VOCABULARY, eos_id=None)
@@ -23,6 +23,19 @@ MODELS = {
         tiny.MODEL, positions="alibi", windows=(None, 3), num_layers=3, tie_embeddings=False, logit_softcap=20.0
     ),
 }
+
+
+T5 = dataclasses.replace(
+    tiny.MODEL,
+    encoder_layers=1,
+    positions="relative",
+    relative_buckets=8,
+    relative_max_distance=12,
+    relative_past_only=True,
+    tie_embeddings=False,
+)
+MODELS["encoder_decoder"] = T5
+START = 7
 
 
 @functools.cache
@@ -74,12 +87,51 @@ def argmax_loop(name, prompt, *, prefix):
 
 
 @pytest.mark.parametrize("attention", ["causal", "prefix"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "encoder_decoder"])
 def test_greedy_text_is_that_of_an_argmax_loop_over_the_whole_text(name, attention):
     texts = sample(name, attention=attention, max_length=13)
     assert texts == [argmax_loop(name, prompt, prefix=attention == "prefix") for prompt in PROMPTS]
     # A prompt of one token has no direction; the others read otherwise.
     assert len({tuple(text) for text in texts}) > 1
+
+
+def test_an_encoder_reads_the_prompt_and_the_decoder_writes_from_the_start_token():
+    """As an argmax loop with no cache, no batch and no padding writes."""
+    spec, params = built("encoder_decoder")
+
+    @jax.jit
+    def next_logits(source_1S, length, text_1T, position):
+        stream = make_stream(text_1T, None, "causal")
+        end_1S, end_1T = (jnp.full((1, size), length) for size in (source_1S.shape[1], text_1T.shape[1]))
+        reading = masks.IntervalMask(start_BT=end_1S * 0, end_BT=end_1S)
+        encoder = dataclasses.replace(make_stream(source_1S, None, "bidirectional"), mask=reading)
+        cross_mask = masks.IntervalMask(start_BT=end_1T * 0, end_BT=end_1T)
+        model = spec.bind(params)
+        return model.logits(model(stream, encoder=encoder, cross_mask=cross_mask)[0, position])
+
+    def row(text, size):
+        return jnp.asarray([[*text, *[0] * (size - len(text))]], jnp.int32)
+
+    wanted = []
+    for prompt in PROMPTS:
+        text = [START]
+        for _ in range(NEW):
+            logits = next_logits(row(prompt, 7), len(prompt), row(text, 1 + NEW), len(text) - 1)
+            text.append(int(jnp.argmax(logits)))
+        wanted.append(text[1:])
+    assert sample("encoder_decoder", start_id=START) == wanted
+    assert len(set(map(tuple, wanted))) == len(PROMPTS)
+    # Neither stack of a model with learned positions can go beyond them.
+    for prompts, new in (([[1] * 9], 2), ([[1]], 9)):
+        with pytest.raises(ValueError, match=r"make \d+ positions and the model has learned 8"):
+            sample("encoder_decoder", prompts, new=new, start_id=START, max_length=8)
+
+
+def test_a_start_token_goes_with_an_encoder():
+    with pytest.raises(ValueError, match="start_id=None: a model with an encoder needs one"):
+        sample("encoder_decoder")
+    with pytest.raises(ValueError, match="start_id=7: .* no other model takes it"):
+        sample("rope_gqa", start_id=START)
 
 
 def test_the_two_ways_to_read_a_prompt_differ():

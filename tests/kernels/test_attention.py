@@ -46,8 +46,10 @@ def make_inputs(num_queries=T, num_keys=T, num_heads=N, num_kv_heads=2, width=H,
     return tuple(jnp.asarray(array, jnp.float32) for array in (query, key, value))
 
 
-def dense(query, key, value, visible_BTS, bias=None, *, index=None, scale=None, softcap=None, kept_BNTS=None):
-    """The formula, with [B, N, T, S] arrays; ``kept`` multiplies the weights."""
+def dense(
+    query, key, value, visible_BTS, bias=None, *, index=None, scale=None, softcap=None, kept_BNTS=None, sinks=None
+):
+    """The formula, with [B, N, T, S] arrays; ``kept`` multiplies the weights. Sinks are one more column of logits."""
     groups = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(array, groups, axis=2) for array in (key, value))
     logits = jnp.einsum("btnh,bsnh->bnts", query, key) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -56,7 +58,11 @@ def dense(query, key, value, visible_BTS, bias=None, *, index=None, scale=None, 
     if bias is not None:
         index = jnp.arange(query.shape[1])[None] if index is None else index
         logits = logits + bias.block(index, jnp.arange(key.shape[1])[None])
-    weights = jax.nn.softmax(jnp.where(visible_BTS[:, None], logits, -1e30), axis=-1)
+    logits = jnp.where(visible_BTS[:, None], logits, -1e30)
+    if sinks is not None:
+        column = jnp.broadcast_to(sinks[None, :, None, None], (*logits.shape[:3], 1))
+        logits = jnp.concatenate([logits, column], axis=-1)
+    weights = jax.nn.softmax(logits, axis=-1)[..., : key.shape[1]]
     weights = jnp.where(visible_BTS[:, None], weights, 0.0)
     return jnp.einsum("bnts,bsnh->btnh", weights if kept_BNTS is None else weights * kept_BNTS, value)
 
@@ -156,6 +162,35 @@ def test_softcap(backend):
     options = (("scale", 3.0), ("softcap", 2.0))
     expected = value_and_gradients(dense, *inputs, mask.dense(T), bias, options)
     assert_close(value_and_gradients(backend, *inputs, mask, bias, options), expected)
+
+
+def dense_with_sinks(query, keys, value, visible_BTS, bias_and_sinks, **options):
+    return dense(query, keys, value, visible_BTS, bias_and_sinks[0], sinks=bias_and_sinks[1], **options)
+
+
+def chunked_with_sinks(query, keys, value, mask, bias_and_sinks, **options):
+    return chunked(query, keys, value, mask, bias_and_sinks[0], sinks_N=bias_and_sinks[1], **options)
+
+
+def xla_with_sinks(query, keys, value, mask, bias_and_sinks, **options):
+    return xla(query, keys, value, mask, bias_and_sinks[0], sinks_N=bias_and_sinks[1], **options)
+
+
+@pytest.mark.parametrize("backend", [xla_with_sinks, chunked_with_sinks, "eight devices"])
+def test_sinks_take_their_share_of_the_softmax(backend):
+    """Low ones, high ones that outweigh every key, and queries that see no key at all."""
+    inputs, mask = make_inputs(batch=4), masks.packed(jnp.tile(SEGMENTS, (2, 1)))
+    mask = dataclasses.replace(mask, end_BT=jnp.where(jnp.arange(T)[None] == 3, 0, mask.end_BT))
+    bias_and_sinks = (table_bias(), jnp.array([-3.0, 0.0, 2.0, 6.0]))
+    options = (("scale", 3.0), ("softcap", 2.0))
+    expected = value_and_gradients(dense_with_sinks, *inputs, mask.dense(T), bias_and_sinks, options)
+    if backend == "eight devices":
+        with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+            result = value_and_gradients(chunked_with_sinks, *inputs, mask, bias_and_sinks, options)
+    else:
+        result = value_and_gradients(backend, *inputs, mask, bias_and_sinks, options)
+    assert np.abs(np.asarray(expected[1][3][1])).min() > 1e-3
+    assert_close(result, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -417,6 +452,7 @@ REFUSED = [
     ("cudnn", {"softcap": 30.0}, "softcap"),
     ("cudnn", {"dropout_rate": 0.1, "key": jax.random.key(0)}, "attention dropout"),
     ("cudnn", {"position_bias": alibi()}, "a position bias"),
+    ("cudnn", {"sinks_N": jnp.zeros(N)}, "attention sinks"),
     ("cudnn", {"mask": masks.packed(SEGMENTS)}, r"masks other than .* \(kind='interval'\)"),
     ("cudnn", {"num_keys": 24}, r"masks other than causal with T = S"),
     ("cudnn", {"dtype": jnp.float32}, "dtype float32"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lmjax import losses
+from lmjax.losses.unlikelihood import repeated_ngrams
 
 
 def test_given_candidates_are_torch(oracle):
@@ -70,6 +71,17 @@ def test_margin_by_hand():
     np.testing.assert_allclose(values, [0.0, 1.5, 3.0])
     gradient = jax.grad(lambda o, c: losses.corrupted_margin(o, c, margin=2.0), (0, 1))(3.0, jnp.float32(3.5))
     assert gradient == (1.0, -1.0)
+
+
+def test_repeated_ngrams_by_hand():
+    tokens = [[1, 2, 3, 1, 2, 4, 2, 3, 5], [7, 7, 7, 7, 1, 2, 3, 4, 5]]
+    expected = [[0, 0, 0, 1, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0, 0, 0, 0]]
+    repeats = jax.jit(repeated_ngrams, static_argnums=1)
+    np.testing.assert_array_equal(repeats(np.array(tokens), 2), expected)
+    np.testing.assert_array_equal(repeats(np.array(tokens), 1)[0], [0, 0, 0, 1, 1, 0, 1, 1, 0])
+    assert not repeated_ngrams(np.array(tokens), 10).any()
+    with pytest.raises(ValueError, match="size=0"):
+        repeated_ngrams(np.array(tokens), 0)
 
 
 def test_bad_arguments_are_named():

@@ -45,6 +45,33 @@ def test_unrolled_layers_windows_and_a_head_of_its_own():
     assert summary.flops_per_token == products + 12 * 2 * 8 * seen_keys
 
 
+def test_an_encoders_parameters_meet_its_tokens_and_a_decoders_its_own():
+    model = dataclasses.replace(
+        tiny.MODEL, encoder_layers=3, tie_embeddings=False, positions="relative", relative_past_only=True
+    )
+    spec = tiny.model_spec(model)
+    summary = summarize(spec, model, sequence_length=10, decoder_length=4)
+    buckets = 2 * 32 * 2
+    assert summary.embedding_parameters == EMBEDDING + buckets
+    layer, square = (ATTENTION + FEEDFORWARD) // 2 + 2 * 16, 16 * 16
+    read = 3 * layer + 16 + 2 * 2 * square  # The encoder, and two layers' keys and values of it.
+    written = 2 * (layer + 2 * square + 16) + 16 + 16 * 64
+    assert summary.parameters == EMBEDDING + buckets + read + written
+    scores_and_sums = 12 * 2 * 8
+    reading = 10 * (6 * read + scores_and_sums * 3 * 10)
+    writing = 4 * (6 * written + scores_and_sums * 2 * (4 + 10))
+    assert summary.flops_per_token == round((reading + writing) / 10)
+    even = summarize(spec, model, sequence_length=10)
+    assert even.flops_per_token == 6 * (read + written) + scores_and_sums * (3 * 10 + 2 * 20)
+
+
+def test_a_shared_layer_multiplies_as_often_as_it_is_applied():
+    model = dataclasses.replace(tiny.MODEL, share_layers=True)
+    summary = summarize(tiny.model_spec(model), model, sequence_length=10)
+    assert summary.parameters < 6224
+    assert summary.flops_per_token == 41184
+
+
 def test_memory_is_that_of_one_device():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     split = jax.device_put(jnp.zeros((8, 4)), NamedSharding(mesh, PartitionSpec("data")))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from lmjax.data.config import DataConfig
 from lmjax.objectives import FillInMiddle
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
@@ -90,6 +91,32 @@ def test_rate_zero_is_causal_language_modelling_and_one_rewrites_all():
     assert (np.asarray(whole_rows(every) == PREFIX).sum(axis=1) == 3).all()
 
 
+def test_a_stream_is_rewritten_document_by_document_and_stays_one_stream():
+    """Rows without segments: what lies between end tokens, the cut ones at the row's edges too, is a document."""
+    packed = documents()
+    rows = Rows(tokens_BT=packed.tokens_BT[:, 5:38])
+    plain, batch = (corrupt(FillInMiddle(rate=r, documents_per_row=3))(jax.random.key(1), rows) for r in (0.0, 1.0))
+    for got, tokens in zip(whole_rows(batch), np.asarray(rows.tokens_BT), strict=True):
+        back, starts = [], [i for i, token in enumerate(got) if token == PREFIX]
+        assert len(starts) == 3
+        for start, end in zip(starts, [*starts[1:], 42], strict=True):
+            back += read(got[start:end])[0]
+        assert back == tokens.tolist()
+    assert batch.inputs.mask.kind == "causal"
+    np.testing.assert_array_equal(batch.inputs.positions_BT[0], np.arange(41))
+    assert np.asarray(batch.weights["loss"]).all()
+    # Nobody predicts what fills up a row that got no markers.
+    np.testing.assert_array_equal(plain.weights["loss"], np.broadcast_to(np.arange(41) < 32, (32, 41)))
+    # As in the paper: no room, and what the markers push over the row's end is lost.
+    trimmed = FillInMiddle(rate=1.0, documents_per_row=0)
+    assert trimmed.row_length(32) == 33
+    np.testing.assert_array_equal(whole_rows(corrupt(trimmed)(jax.random.key(1), rows)), whole_rows(batch)[:, :33])
+    weighted = Rows(tokens_BT=rows.tokens_BT, weights_BT=jnp.broadcast_to(jnp.arange(1.0, 34)[None, :], (32, 33)))
+    moved = corrupt(FillInMiddle(rate=1.0, documents_per_row=3))(jax.random.key(1), weighted)
+    targets, weights = np.asarray(moved.targets_BP), np.asarray(moved.weights["loss"])
+    np.testing.assert_array_equal(weights[targets < 59], (targets[targets < 59] - 4))
+
+
 def test_data_weights_move_with_their_tokens():
     """The same batch as without weights, and each target weighs what its token weighed in the data."""
     rows = documents()
@@ -129,7 +156,7 @@ def test_no_prediction_depends_on_what_it_predicts():
     [
         ({"rate": 1.5}, r"objective\.rate=1\.5"),
         ({"spm_fraction": -0.1}, r"objective\.spm_fraction=-0\.1"),
-        ({"documents_per_row": 0}, r"objective\.documents_per_row=0"),
+        ({"documents_per_row": -1}, r"objective\.documents_per_row=-1"),
         ({"markers": ("a", "a", "b")}, r"objective\.markers="),
     ],
 )
@@ -142,6 +169,8 @@ def test_what_cannot_train_is_refused_at_the_start():
     bare = Vocabulary(size=64, eos_id=EOS, byte_length_V=np.ones(64, np.int32))
     with pytest.raises(ValueError, match="FillInMiddle needs a '<fim_prefix>' token"):
         FillInMiddle().check(model=tiny.MODEL, vocabulary=bare, sequence_length=64)
+    with pytest.raises(ValueError, match=r"data\.fim_rate=0\.5: FillInMiddle would cut documents that are cut already"):
+        FillInMiddle().check_data(DataConfig(fim_rate=0.5))
     crowded = FillInMiddle(documents_per_row=5)
     with pytest.raises(ValueError, match=r"train\.sequence_length=15 .* at least 16"):
         crowded.check(model=tiny.MODEL, vocabulary=VOCABULARY, sequence_length=15)

@@ -100,7 +100,7 @@ def test_untrained_terms_are_the_entropies_of_guessing():
     _, terms = compiled(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), spec_of(OBJECTIVE).shapes))
     for name, expected in (("generator", math.log(64)), ("discriminator", math.log(2))):
         assert float(terms[name] / jnp.sum(batch.weights[name])) == pytest.approx(expected, rel=1e-5)
-    assert OBJECTIVE.coefficients() == {"discriminator": 50.0}
+    assert OBJECTIVE.coefficients() == {"discriminator": 50.0, "replaced": 0.0}
     # Every token is judged, masked or not, padding excepted.
     np.testing.assert_array_equal(batch.weights["discriminator"], tiny.random_rows(16).segments_BT > 0)
 
@@ -116,8 +116,8 @@ def test_terms_train_their_own_network_and_share_the_embedding_only():
         assert is_used(jacobian[term][term]["tail"])
         assert not is_used(jacobian[term][other]["tail"])
         assert is_used(jacobian[term]["discriminator"]["embedding"])
-    assert is_used(jacobian["generator"]["to_generator"])
-    assert not is_used(jacobian["discriminator"]["to_generator"])
+    assert is_used(jacobian["generator"]["generator"]["embedding_projection"])
+    assert not is_used(jacobian["replaced"])
     assert "embedding" not in params["generator"]
 
 
@@ -129,18 +129,25 @@ def test_masked_tokens_reach_the_generator_in_no_way():
     jax.tree.map(np.testing.assert_array_equal, before.inputs, OBJECTIVE.corrupt(KEY, others, tiny.VOCABULARY).inputs)
 
 
-def test_embeddings_are_borrowed_projected_or_separate():
-    def shapes(**options):
-        return spec_of(ReplacedToken(**options)).shapes
+def test_embeddings_are_shared_in_their_own_width_or_separate():
+    learned = dataclasses.replace(MODEL, positions="learned", head_transform=True)
 
-    assert shapes(generator_ratio=0.5)["to_generator"]["weight"].shape == (16, 8)
-    assert "to_generator" not in shapes(generator_ratio=1.0)
+    def shapes(**options):
+        objective = ReplacedToken(**options)
+        return module_spec(lambda key: objective.build(learned, rngs=nnx.Rngs(params=key))).shapes
+
+    shared = shapes(generator_ratio=0.5)
+    assert not {"embedding", "position_embedding"} & shared["generator"].keys()
+    assert shared["generator"]["embedding_projection"]["weight"].shape == (16, 8)
+    assert shared["generator"]["head_dense"]["weight"].shape == (8, 16)
+    assert "embedding_projection" not in shapes(generator_ratio=1.0)["generator"]
     assert shapes(generator_ratio=0.5, share_embeddings=False)["generator"]["embedding"]["table_VD"].shape == (64, 8)
+    # The discriminator names no token.
+    assert not {"head_dense", "head_norm"} & shared["discriminator"].keys()
     model = spec_of(OBJECTIVE).bind(params := tiny.random_params(spec_of(OBJECTIVE)))
-    table = params["discriminator"]["embedding"]["table_VD"] @ params["to_generator"]["weight"]
-    ids = jnp.array([[3, 7]])
-    np.testing.assert_allclose(model.whole_generator().embedding(ids, "float32"), table[ids], rtol=1e-5)
-    np.testing.assert_allclose(model.whole_generator().head().weight_DV, table.T, rtol=1e-5)
+    table = params["discriminator"]["embedding"]["table_VD"]
+    np.testing.assert_array_equal(model.whole_generator().embedding.table_VD[...], table)
+    np.testing.assert_array_equal(model.whole_generator().head().weight_DV, table.T)
 
 
 def test_logits_of_all_slots_never_exist():

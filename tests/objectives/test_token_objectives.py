@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -14,7 +15,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)
-OBJECTIVES = [CausalLM(), MaskedLM(), PrefixLM()]
+OBJECTIVES = [CausalLM(), MaskedLM(), PrefixLM(), PrefixLM(loss_on="all")]
 
 
 def test_causal_targets_never_cross_documents_and_padding_is_not_predicted():
@@ -35,9 +36,28 @@ def test_data_weights_follow_the_target_token():
     np.testing.assert_array_equal(weights, [[0.0, 2.0]])
 
 
-def test_prefix_scores_exactly_the_suffix_and_shows_exactly_the_prefix():
+def test_by_sequence_each_document_weighs_the_mean_of_its_tokens_weights():
+    rows = Rows(
+        tokens_BT=jnp.array([[5, 6, 7, 8, 9, 3, 0]]),
+        segments_BT=jnp.array([[1, 1, 1, 1, 2, 2, 0]]),
+        weights_BT=jnp.array([[1.0, 0.0, 1.0, 3.0, 1.0, 0.5, 1.0]]),
+    )
+    objective = CausalLM(normalization="sequence")
+    weights = objective.corrupt(KEY, rows, tiny.VOCABULARY).weights["loss"]
+    np.testing.assert_array_equal(weights, [[0, 0.5, 1.5, 0, 0.5, 0]])
+    # Unweighted documents weigh 1, however long, those of a single token nothing; a stream is one document a row.
+    packed = dataclasses.replace(rows, weights_BT=None, segments_BT=jnp.array([[1, 1, 1, 1, 2, 3, 3]]))
+    weights = objective.corrupt(KEY, packed, tiny.VOCABULARY).weights["loss"]
+    np.testing.assert_allclose(weights, [[1 / 3, 1 / 3, 1 / 3, 0, 0, 1]], rtol=1e-6)
+    stream = objective.corrupt(KEY, Rows(tokens_BT=rows.tokens_BT), tiny.VOCABULARY).weights["loss"]
+    np.testing.assert_allclose(stream, np.full((1, 6), 1 / 6), rtol=1e-6)
+    assert objective.for_evaluation() == CausalLM()
+
+
+@pytest.mark.parametrize("loss_on", ["suffix", "all"])
+def test_prefix_scores_exactly_what_is_not_seen_and_shows_exactly_the_prefix(loss_on):
     rows = tiny.random_rows(33, packed=True)
-    batch = PrefixLM().corrupt(KEY, rows, tiny.VOCABULARY)
+    batch = PrefixLM(loss_on=loss_on).corrupt(KEY, rows, tiny.VOCABULARY)
     visible = np.asarray(batch.inputs.mask.dense(32))
     weights, segments = np.asarray(batch.weights["loss"]), np.asarray(rows.segments_BT)
     for b, t in zip(*np.nonzero(weights), strict=True):
@@ -48,6 +68,25 @@ def test_prefix_scores_exactly_the_suffix_and_shows_exactly_the_prefix():
     for b, t in zip(*np.nonzero((weights == 0) & inside), strict=True):
         # Inside the prefix the next token is visible, so it is not scored.
         assert visible[b, t, t + 1]
+
+
+def test_a_prefix_lm_of_all_reads_half_of_the_documents_without_a_prefix_and_scores_them_whole():
+    rows = Rows(tokens_BT=jnp.zeros((512, 33), jnp.int32), segments_BT=jnp.asarray(tiny.segments([[20, 13]] * 512, 33)))
+    objectives = (PrefixLM(loss_on="all"), CausalLM())
+    batch, plain = (jax.jit(functools.partial(o.corrupt, vocabulary=tiny.VOCABULARY))(KEY, rows) for o in objectives)
+    weights, ends = np.asarray(batch.weights["loss"]), np.asarray(batch.inputs.mask.end_BT)
+    is_causal = []
+    for there in (slice(0, 20), slice(20, 32)):
+        whole = (weights[:, there] == np.asarray(plain.weights["loss"])[:, there]).all(axis=1)
+        causal = (ends[:, there] == np.asarray(plain.inputs.mask.end_BT)[:, there]).all(axis=1)
+        # A prefix of one token is causal too, and then everything is scored.
+        np.testing.assert_array_equal(whole, causal)
+        is_causal.append(causal)
+    for causal, choices in zip(is_causal, (19, 11), strict=True):
+        share = 0.5 + 0.5 / choices
+        assert abs(causal.mean() - share) < 3 * np.sqrt(share * (1 - share) / 512)
+    assert abs((is_causal[0] == is_causal[1]).mean() - 0.5) < 0.08
+    assert PrefixLM(loss_on="all").for_evaluation() == PrefixLM()
 
 
 def test_masked_positions_are_gathered_in_order_with_their_targets():
@@ -150,6 +189,8 @@ def test_smoothing_and_z_loss_regularise_training_and_leave_evaluation_alone():
         (lambda: MaskedLM(mask_fraction=0.9, random_fraction=0.2), "objective.mask_fraction=0.9"),
         (lambda: CausalLM(label_smoothing=1.0), "objective.label_smoothing=1.0"),
         (lambda: CausalLM(z_loss=-1.0), "objective.z_loss=-1.0"),
+        (lambda: CausalLM(normalization="document"), "objective.normalization='document'"),
+        (lambda: PrefixLM(loss_on="prefix"), "objective.loss_on='prefix'"),
     ],
 )
 def test_impossible_hyperparameters_are_refused_by_field(build, words):
@@ -161,8 +202,6 @@ def test_objective_refuses_a_tokenizer_without_a_mask_and_positions_that_are_too
     bare = Vocabulary(size=64, byte_length_V=np.ones(64, np.int32))
     with pytest.raises(ValueError, match="MaskedLM needs a 'mask' token"):
         MaskedLM().check(model=tiny.MODEL, vocabulary=bare, sequence_length=16)
-    import dataclasses
-
     learned = dataclasses.replace(tiny.MODEL, positions="learned", max_length=8)
     with pytest.raises(ValueError, match="train.sequence_length=16 is longer than the model's learned positions"):
         CausalLM().check(model=learned, vocabulary=bare, sequence_length=16)

@@ -14,10 +14,11 @@ def mesh():
 @pytest.mark.parametrize(
     ("config", "devices", "sizes"),
     [
-        (MeshConfig(), 8, (8, 1, 1)),
-        (MeshConfig(fsdp=4), 8, (2, 4, 1)),
-        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 2)),
-        (MeshConfig(data=1, fsdp=1, tensor=1), 1, (1, 1, 1)),
+        (MeshConfig(), 8, (8, 1, 1, 1, 1)),
+        (MeshConfig(fsdp=4), 8, (2, 4, 1, 1, 1)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 1, 2, 1)),
+        (MeshConfig(expert=4), 8, (2, 1, 4, 1, 1)),
+        (MeshConfig(data=1, fsdp=1, tensor=1), 1, (1, 1, 1, 1, 1)),
     ],
 )
 def test_sizes_multiply_to_the_devices(config, devices, sizes):
@@ -25,7 +26,7 @@ def test_sizes_multiply_to_the_devices(config, devices, sizes):
 
 
 def test_mesh_takes_every_device_once(mesh):
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "expert": 1, "tensor": 2, "context": 1}
     assert {device.id for device in mesh.devices.flat} == {device.id for device in jax.devices()}
 
 

@@ -16,6 +16,8 @@ from lmjax.train.optimizer import (
     decays,
     ema_update,
     state_shardings,
+    trained,
+    with_frozen,
 )
 
 KINDS = {
@@ -160,6 +162,21 @@ def test_every_optimizer_decays_only_matrices(name):
         ("blocks", "bias"),
     ):
         np.testing.assert_array_equal(new[part][leaf], params[part][leaf])
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_frozen_parameters_have_no_part_in_it(name):
+    config = OptimizerConfig(name=name, learning_rate=0.1)
+    kinds, axes, params, grads = ({"own": a, "given": b} for a, b in (
+        (KINDS, jax.tree.map(lambda _: "frozen", KINDS)), (AXES, AXES),
+        (random_like(0), random_like(1)), (random_like(2), random_like(3)),
+    ))  # fmt: skip
+    optimizer = build_optimizer(config, schedule=one, kinds=kinds, axes=axes)
+    part, state = step_once(optimizer, trained(params, kinds), trained(grads, kinds))
+    alone, alone_state = step_once(build(name=name, learning_rate=0.1), params["own"], grads["own"])
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves((part, state)), jax.tree.leaves((alone, alone_state)))
+    whole = with_frozen(part, params)
+    jax.tree.map(np.testing.assert_array_equal, whole, {"own": alone, "given": params["given"]})
 
 
 def test_moment_dtype():

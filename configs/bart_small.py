@@ -1,0 +1,36 @@
+"""A small encoder-decoder trained as BART is (Lewis et al. 2020): nothing to download.
+
+    lmjax train configs/bart_small.py
+    lmjax sample runs/bart_small --prompt "def __init__(<mask>, name):"
+
+Data: the standard library's own sources, whole documents or parts of them packed into rows of 128. Sentences are
+put in random order, and spans of 3 tokens on average that cover 30% of the rest become one mask each; the encoder
+reads that, and the decoder writes the document as it was.
+
+1.3M parameters, 600 steps, about a minute and a half on two CPU cores. Validation loss: LOSS nats a token (EARLY at
+step 200).
+"""
+
+from lmjax.corruption import DenoiseConfig
+from lmjax.data.config import DataConfig
+from lmjax.models.config import ModelConfig
+from lmjax.objectives import Denoising
+from lmjax.tokenizers import TokenizerConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.schedule import ScheduleConfig
+
+
+def bart_small() -> RunConfig:
+    return RunConfig(
+        name="bart_small",
+        objective=Denoising(noise=DenoiseConfig(infill=0.3, infill_mean=3.0, permute_sentences=True)),
+        model=ModelConfig(width=128, encoder_layers=3, num_layers=2, num_heads=4, scan_layers=False, remat="none"),
+        tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
+        data=DataConfig(path="stdlib", packing="best_fit"),
+        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
+        train=TrainConfig(steps=600, batch_size=16, sequence_length=128, eval_every=200),
+        checkpoint=CheckpointConfig(every_steps=300),
+    )

@@ -1,0 +1,102 @@
+"""Feature vectors to numbers: the targets of models that name what they could not see.
+
+Either the nearest of centroids that k-means has found (HuBERT's first iteration: Hsu et al. 2021, section
+III-A), or the nearest of random code vectors after a random projection, which needs no training at all
+(BEST-RQ: Chiu et al. 2022, section 3.1).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def nearest_centroids(features: jax.Array, centroids_VD: jax.Array) -> jax.Array:
+    """Index of the centroid nearest to each vector.
+
+    Args:
+      features: [..., D]; no gradient flows to them.
+      centroids_VD: [V, D].
+
+    Returns:
+      int32 [...].
+    """
+    centroids_VD = jnp.asarray(centroids_VD, jnp.float32)
+    # |x - c|^2 less the |x|^2 that all centroids share.
+    scores = jax.lax.stop_gradient(features.astype(jnp.float32)) @ centroids_VD.T
+    half_squares_V = jnp.sum(jnp.square(centroids_VD), axis=1) / 2
+    return jnp.argmax(scores - half_squares_V.reshape((1,) * (scores.ndim - 1) + (-1,)), axis=-1).astype(jnp.int32)
+
+
+def fit_centroids(key: jax.Array, features_ND: jax.Array, *, num_clusters: int, num_steps: int = 50) -> jax.Array:
+    """k-means: centroids that are the means of the vectors nearest to them (Lloyd 1982).
+
+    They begin as k-means++ picks them (Arthur & Vassilvitskii 2007): each a vector drawn in proportion to
+    its squared distance from those before. One without vectors stays where it is.
+
+    Args:
+      key: PRNG key of the first centroids.
+      features_ND: the vectors.
+      num_clusters: V.
+      num_steps: rounds of assigning and averaging.
+
+    Returns:
+      float32 [V, D].
+
+    Raises:
+      ValueError: there are fewer vectors than clusters.
+    """
+    if not 1 <= num_clusters <= features_ND.shape[0]:
+        raise ValueError(f"fit_centroids: num_clusters={num_clusters} of {features_ND.shape[0]} vectors: give more")
+    features_ND = features_ND.astype(jnp.float32)
+
+    def distances(centroid_D: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(features_ND - centroid_D[None, :]), axis=1)
+
+    def pick(nearest_N: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        centroid_D = features_ND[jax.random.categorical(key, jnp.log(nearest_N))]
+        return jnp.minimum(nearest_N, distances(centroid_D)), centroid_D
+
+    def improve(centroids_VD: jax.Array, _) -> tuple[jax.Array, None]:
+        cluster_N = nearest_centroids(features_ND, centroids_VD)
+        sums_VD = jnp.zeros_like(centroids_VD).at[cluster_N].add(features_ND)
+        counts_V1 = jnp.zeros((num_clusters, 1)).at[cluster_N].add(1.0)
+        return jnp.where(counts_V1 > 0, sums_VD / jnp.maximum(counts_V1, 1.0), centroids_VD), None
+
+    _, first_VD = jax.lax.scan(pick, jnp.ones(features_ND.shape[0]), jax.random.split(key, num_clusters))
+    return jax.lax.scan(improve, first_VD, length=num_steps)[0]
+
+
+def projected_clusters(features: jax.Array, *, num_clusters: int, width: int = 16, seed: int = 0) -> jax.Array:
+    """Index of the random code vector that points most nearly where the projected vector does.
+
+    ``argmin over i of | c_i / |c_i| - A x / |A x| |`` with A drawn by Xavier's rule and c from a normal
+    distribution, both once and for all. The features should have mean 0 and variance 1; with a mean far from
+    0 most of them fall into a few clusters.
+
+    Args:
+      features: [..., D]; no gradient flows to them.
+      num_clusters: V; the paper takes 8,192.
+      width: of the code vectors.
+      seed: decides projection and code vectors.
+
+    Returns:
+      int32 [...].
+    """
+    projection_DH, codes_VH = _random_codes(features.shape[-1], num_clusters, width, seed)
+    projected = jax.lax.stop_gradient(features.astype(jnp.float32)) @ jnp.asarray(projection_DH)
+    # Neither the length of the projected vector nor Xavier's factor moves the argmax.
+    return jnp.argmax(projected @ jnp.asarray(codes_VH).T, axis=-1).astype(jnp.int32)
+
+
+@functools.cache
+def _random_codes(features_width: int, num_clusters: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Projection [D, H] and code vectors of length 1 [V, H], float32."""
+    # The legacy generator's numbers are fixed for all versions: a run's targets must not change under it.
+    random = np.random.RandomState(seed)
+    bound = np.sqrt(6 / (features_width + width))
+    projection_DH = random.uniform(-bound, bound, size=(features_width, width))
+    codes_VH = random.normal(size=(num_clusters, width))
+    codes_VH /= np.linalg.norm(codes_VH, axis=1, keepdims=True)
+    return projection_DH.astype(np.float32), codes_VH.astype(np.float32)

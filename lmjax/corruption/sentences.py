@@ -1,0 +1,25 @@
+"""Where sentences end, as far as tokens tell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.corruption.layout import running_count
+
+
+def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Array) -> jax.Array:
+    """Numbers the sentences of each row: one ends with the last of a run of tokens that end sentences.
+
+    BART splits documents at full stops so (Lewis et al. 2020, section 2.2); a full stop within a
+    number or a name counts as well.
+
+    Args:
+      tokens_BT: int32 ids.
+      sentence_end_V: bool [V], whether a sentence ends with the token (``vocabulary.sentence_end_V``).
+
+    Returns:
+      int32 [B, T], from 0 and rising along the row, as :func:`lmjax.corruption.denoise` takes it.
+    """
+    ends_BT = jnp.asarray(sentence_end_V, bool)[tokens_BT]
+    begins_BT = jnp.pad(ends_BT[:, :-1] & ~ends_BT[:, 1:], ((0, 0), (1, 0)))
+    return running_count(begins_BT)

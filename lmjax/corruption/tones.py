@@ -1,0 +1,41 @@
+"""Synthetic speech: text as a sequence of noisy spectra, for feature models to listen to."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PEAKS = 3
+"""Bands a byte's sound has its peaks in, as a vowel has formants."""
+PEAK_WIDTH = 0.04
+"""Standard deviation of a peak, as a share of all bands."""
+
+
+@functools.cache
+def spectrum_table(width: int) -> np.ndarray:
+    """Each byte's spectrum, float32 [256, width]: a few peaks at places of its own; mean 0 and variance 1 in all."""
+    centre_VP = np.random.RandomState(0).uniform(size=(256, PEAKS))
+    band_W = (np.arange(width) + 0.5) / width
+    bumps_VPW = np.exp(-0.5 * np.square((band_W - centre_VP[..., None]) / PEAK_WIDTH))
+    spectrum_VW = bumps_VPW.sum(axis=1)
+    return ((spectrum_VW - spectrum_VW.mean()) / spectrum_VW.std()).astype(np.float32)
+
+
+def sound_bytes(key: jax.Array, bytes_BT: jax.Array, *, width: int, frames: int, noise: float) -> jax.Array:
+    """Rows of bytes spoken, each for some frames, with white noise in every frame.
+
+    Args:
+      key: PRNG key of the noise.
+      bytes_BT: int32; ids of 256 and above, which are no bytes, are silent but for the noise.
+      width: bands of a frame.
+      frames: frames a byte lasts.
+      noise: standard deviation of the noise, where that of the spectra is 1.
+
+    Returns:
+      float32 [B, frames T, width].
+    """
+    silence_1W = np.full((1, width), spectrum_table(width).min(), np.float32)
+    table_VW = jnp.asarray(np.concatenate([spectrum_table(width), silence_1W]))
+    sound_BTW = jnp.repeat(table_VW[jnp.clip(bytes_BT, 0, 256)], frames, axis=1)
+    return sound_BTW + noise * jax.random.normal(key, sound_BTW.shape)

@@ -1,0 +1,41 @@
+"""Fill-in-the-middle in preparation: whole documents, cut between characters, before anything is a token.
+
+Bavarian et al. 2022, section 3. A document is cut at two uniformly random places and stored as
+
+    PSM   <prefix> E(prefix) <suffix> E(suffix) <middle> E(middle)
+    SPM   <prefix> <suffix> E(suffix) <middle> E(prefix) E(middle)
+
+with E the tokenizer, on each part by itself: a model that completes at a cursor meets parts that begin
+and end within what would have been one token. Draws are made of the text, so that another preparation
+of it, in other units or by other workers, makes the same ones.
+"""
+
+import dataclasses
+import hashlib
+
+from lmjax.data.config import DataConfig
+from lmjax.data.documents import Document
+
+
+def middle_last(config: DataConfig, document: Document) -> Document:
+    """The document with its middle last, with probability ``fim_rate``; else, or without text, as it is."""
+    text = document.text
+    if not (config.fim_rate and text):
+        return document
+    digest = hashlib.blake2b(text.encode(), digest_size=32, person=b"middle last").digest()
+    applies, order, *cuts = (int.from_bytes(digest[start : start + 8], "little") for start in range(0, 32, 8))
+    if applies >= config.fim_rate * 2**64:
+        return document
+    low, high = sorted(cut % (len(text) + 1) for cut in cuts)
+    prefix, middle, suffix = text[:low], text[low:high], text[high:]
+    before_prefix, before_suffix, before_middle = config.fim_markers
+    parts: tuple[tuple[tuple[str, ...], str], ...]
+    if order < config.fim_spm_fraction * 2**64:
+        parts = (((before_prefix, before_suffix), suffix), ((before_middle,), prefix), ((), middle))
+    else:
+        parts = (((before_prefix,), prefix), ((before_suffix,), suffix), ((before_middle,), middle))
+    return dataclasses.replace(
+        document,
+        markers=tuple(markers for markers, _ in parts),
+        parts=tuple((part, 1.0) for _, part in parts),
+    )

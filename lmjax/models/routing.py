@@ -1,0 +1,205 @@
+"""Which experts a token goes to, and what a router is told to do better.
+
+Besides the legend of ``types.py``: E experts, J choices of a token.
+
+    logits = x W                                  always in float32 (Fedus et al. 2022, section 2.4)
+    scores = softmax(logits)  or  sigmoid(logits)
+    chosen = the J highest of  scores + bias
+    gates  = scale * scores[chosen]  (/ their sum)
+
+With softmax scores and normalised gates this is Mixtral's softmax over the chosen logits.
+"""
+
+import dataclasses
+import math
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+Scores = Literal["softmax", "sigmoid"]
+
+BIAS_KIND = "router_bias"
+"""The kind of parameters that move against their expert's load instead of along a gradient."""
+
+_BIAS_GRADIENT = 1e-6
+"""Factor of that load where it stands in for a gradient: its sign is all that counts, and norms should not see it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """A mixture of experts in place of a feed-forward layer; the defaults are Mixtral's but for the number."""
+
+    number: int = 0
+    """Experts of a layer; 0 is an ordinary feed-forward layer."""
+    per_token: int = 2
+    """Experts each token goes to."""
+    width: int | None = None
+    """Hidden width of an expert; that of an ordinary feed-forward layer when unset."""
+    shared: int = 0
+    """Experts of that width that every token goes to, beside the chosen ones (DeepSeekMoE, section 3.2)."""
+    every: int = 1
+    """Every n-th layer has experts, the n-th being the first (GShard, Switch: 2)."""
+    first_dense: int = 0
+    """The first n layers have no experts (DeepSeek-V3: 3)."""
+    scores: Scores = "softmax"
+    """What makes scores of router logits: softmax over all experts, or sigmoid of each (DeepSeek-V3)."""
+    normalize_gates: bool = True
+    """Gates of a token are divided by their sum (Mixtral, Qwen 3, DeepSeek-V3); Switch, DeepSeekMoE: False."""
+    gate_scale: float = 1.0
+    """Factor of the gates (DeepSeek-V3: 2.5)."""
+    capacity_factor: float | None = None
+    """Room of an expert in each row, in units of an even share of its tokens; those over it skip the layer (GShard).
+    None drops none."""
+    balance_loss: float = 0.01
+    """Weight of the load-balance loss of each layer, of each row by itself."""
+    router_z_loss: float = 0.0
+    """Weight of the squared log-normaliser of the router of each layer (ST-MoE: 0.001)."""
+    balance_bias: bool = False
+    """A bias on the scores for choosing alone, moved against each expert's load by `optimizer.router_bias_rate` a step
+    (DeepSeek-V3, section 2.1.2)."""
+
+    def __post_init__(self):
+        if self.number < 0:
+            raise ValueError(f"model.experts.number={self.number}: must be positive, or 0 for no experts")
+        if self.number and not 1 <= self.per_token <= self.number:
+            raise ValueError(
+                f"model.experts.per_token={self.per_token}: must be from 1 to model.experts.number={self.number}"
+            )
+        for name, least in (("shared", 0), ("every", 1), ("first_dense", 0), ("balance_loss", 0), ("router_z_loss", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"model.experts.{name}={getattr(self, name)}: must be at least {least}")
+        for name in ("width", "gate_scale", "capacity_factor"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"model.experts.{name}={getattr(self, name)}: must be positive")
+        if self.scores not in get_args(Scores):
+            raise ValueError(f"model.experts.scores={self.scores!r}: use one of {', '.join(get_args(Scores))}")
+        if self.number > 1 and self.per_token == 1 and self.normalize_gates:
+            raise ValueError(
+                "model.experts.per_token=1 with normalize_gates=True: a single gate divided by itself is 1 and teaches "
+                "the router nothing: set normalize_gates to False"
+            )
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether there are experts, and something is to keep their loads even."""
+        return self.number > 0 and (self.balance_loss > 0 or self.router_z_loss > 0 or self.balance_bias)
+
+    def capacity(self, length: int) -> int:
+        """Tokens of a row that an expert has room for."""
+        assert self.capacity_factor is not None
+        return min(length, math.ceil(self.capacity_factor * self.per_token * length / self.number))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Routing:
+    """What routing came to in each row; leading axes are layers. Padding counts for nothing.
+
+    By row, and not over a batch: a mean over rows is the same whatever the microbatches and devices.
+
+    Attributes:
+      balance_B: ``E sum_e f_e P_e`` with ``f_e`` the share of the row's choices that are e and ``P_e`` the row's mean
+        of e's score over the sum of scores; 1 for an even load (Fedus et al. 2022, eq. 4; by sequence: DeepSeek-V3,
+        eq. 17 to 20).
+      router_z_B: mean of ``logsumexp(logits) ** 2`` (ST-MoE, Zoph et al. 2022, eq. 5).
+      dropped_B: share of choices that found no room.
+      max_load_B: ``E max_e f_e``, the load of the busiest expert over an even one.
+      bias_B: 0, with the load ``f_e - 1 / E`` as its gradient by the bias, but for a factor.
+    """
+
+    balance_B: jax.Array
+    router_z_B: jax.Array
+    dropped_B: jax.Array
+    max_load_B: jax.Array
+    bias_B: jax.Array
+
+
+def joined(routings: list[Routing | None]) -> Routing | None:
+    """One axis of layers, of records of single layers and of stacks of them."""
+    found = [routing for routing in routings if routing is not None]
+    if not found:
+        return None
+    return jax.tree.map(lambda *leaves: jnp.concatenate([jnp.atleast_2d(leaf) for leaf in leaves]), *found)
+
+
+def choose(
+    config: ExpertsConfig, logits_BTE: jax.Array, bias_E: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The experts of each token.
+
+    Returns:
+      chosen_BTJ (int32, the best first), gates_BTJ, and scores_BTE that sum to 1.
+    """
+    score = jax.nn.softmax if config.scores == "softmax" else jax.nn.sigmoid
+    scores_BTE = score(logits_BTE)
+    ranked_BTE = jax.lax.stop_gradient(scores_BTE)
+    if bias_E is not None:
+        ranked_BTE = ranked_BTE + jax.lax.stop_gradient(bias_E)[None, None, :]
+    _, chosen_BTJ = jax.lax.top_k(ranked_BTE, config.per_token)
+    gates_BTJ = jnp.take_along_axis(scores_BTE, chosen_BTJ, axis=-1)
+    if config.normalize_gates:
+        gates_BTJ = gates_BTJ / (gates_BTJ.sum(axis=-1, keepdims=True) + 1e-20)
+    if config.scores == "sigmoid":
+        scores_BTE = scores_BTE / (scores_BTE.sum(axis=-1, keepdims=True) + 1e-20)
+    return chosen_BTJ, config.gate_scale * gates_BTJ, scores_BTE
+
+
+def report(
+    logits_BTE: jax.Array,
+    scores_BTE: jax.Array,
+    chosen_BTJ: jax.Array,
+    bias_E: jax.Array | None,
+    *,
+    valid_BT: jax.Array,
+    kept_BTJ: jax.Array | None,
+) -> Routing:
+    """What :func:`choose` has done; ``valid_BT`` is False on padding, ``kept_BTJ`` where a choice found no room."""
+    num_choices, num_experts = chosen_BTJ.shape[-1], logits_BTE.shape[-1]
+    count_B = jnp.maximum(valid_BT.sum(axis=1), 1).astype(jnp.float32)
+
+    def mean(values_BTX: jax.Array) -> jax.Array:
+        valid_BTX = valid_BT.reshape(*valid_BT.shape, *(1,) * (values_BTX.ndim - 2))
+        return jnp.sum(values_BTX * valid_BTX, axis=1) / count_B.reshape(-1, *(1,) * (values_BTX.ndim - 2))
+
+    chosen_BTE = jax.nn.one_hot(chosen_BTJ, num_experts, dtype=jnp.float32).sum(axis=2)
+    load_BE = mean(chosen_BTE) / num_choices
+    bias_B = jnp.zeros_like(count_B)
+    if bias_E is not None:
+        moved_E = _BIAS_GRADIENT * (bias_E - jax.lax.stop_gradient(bias_E))
+        bias_B = jnp.sum(moved_E[None, :] * (load_BE - 1 / num_experts), axis=-1)
+    kept_B = jnp.ones_like(count_B) if kept_BTJ is None else mean(kept_BTJ.astype(jnp.float32)).mean(axis=-1)
+    return Routing(
+        balance_B=num_experts * jnp.sum(load_BE * mean(scores_BTE), axis=-1),
+        router_z_B=mean(jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1))),
+        dropped_B=jnp.where(valid_BT.any(axis=1), 1 - kept_B, 0.0),
+        max_load_B=num_experts * load_BE.max(axis=-1),
+        bias_B=bias_B,
+    )
+
+
+def routing_terms(config: ExpertsConfig, routing: Routing, weights_B: jax.Array) -> dict[str, jax.Array]:
+    """Sums over rows by weight: the loss of all layers together, and means over the layers to look at.
+
+    Args:
+      config: the weights of the losses.
+      routing: [L', B] of the L' layers with experts.
+      weights_B: weight of each row.
+    """
+
+    def total(values_LB: jax.Array) -> jax.Array:
+        return jnp.sum(values_LB * weights_B[None, :])
+
+    loss = config.balance_loss * total(routing.balance_B) + config.router_z_loss * total(routing.router_z_B)
+    shown = {
+        "balance": routing.balance_B,
+        "router_z": routing.router_z_B,
+        "dropped": routing.dropped_B,
+        "max_load": routing.max_load_B,
+    }
+    means = {f"experts/{name}": total(values_LB) / len(values_LB) for name, values_LB in shown.items()}
+    return {"experts/loss": loss + total(routing.bias_B), **jax.lax.stop_gradient(means)}
+
+
+SHOWN_TERMS = {f"experts/{name}": 0.0 for name in ("balance", "router_z", "dropped", "max_load")}
+"""Coefficients of the terms of :func:`routing_terms` that are there to be looked at."""

@@ -1,0 +1,281 @@
+"""Contrastive learning: a text's vector should be nearer to its partner's than to any other of the batch.
+
+    loss_i = - log  exp(sim(q_i, k_i) / tau) / sum over j of exp(sim(q_i, k_j) / tau)
+
+(InfoNCE, van den Oord et al. 2018), k_j the partners of all queries of the batch, on all devices, and the
+hard negatives. Pairs are given in the data, or made of single texts: the same text under two dropout
+masks (SimCSE, Gao et al. 2021) or two random crops of it (Contriever, Izacard et al. 2022).
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.corruption import random_crops
+from lmjax.corruption.layout import documents
+from lmjax.data.config import DataConfig
+from lmjax.losses import info_nce, retrieval_accuracy
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import parameter, split_key
+from lmjax.models.parameters import Params
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Objective, token_weights
+from lmjax.objectives.members import apart, stream_apart
+from lmjax.objectives.schedules import Ramp, Scalar, current, extremes
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows, Stream, make_stream
+
+LOWEST_TEMPERATURE = 0.01
+"""Of a learned temperature (CLIP, Radford et al. 2021, section 2.5: scores are multiplied with 100 at most)."""
+
+
+class DualEncoder(Transformer):
+    """The encoder of queries; of keys too, unless they have their own."""
+
+    def __init__(
+        self, config: ModelConfig, *, separate_encoders: bool, learned_temperature: float | None, rngs: nnx.Rngs
+    ):
+        """Builds one encoder or two; ``learned_temperature`` is where a learned one begins."""
+        super().__init__(config, rngs=rngs)
+        self.key_encoder = nnx.data(Transformer(config, rngs=rngs) if separate_encoders else None)
+        self.log_scale = nnx.data(
+            None
+            if learned_temperature is None
+            else parameter(jnp.asarray(-math.log(learned_temperature), jnp.float32), (), "scale")
+        )
+
+    def temperature(self) -> jax.Array | None:
+        """The learned temperature, float32 and at least 0.01; None where it is fixed."""
+        if self.log_scale is None:
+            return None
+        log_scale = self.log_scale[...]
+        bounded = jnp.minimum(log_scale, -math.log(LOWEST_TEMPERATURE))
+        # The bound is in the value only: a gradient of 0 would keep the parameter beyond it for ever.
+        return jnp.exp(-(log_scale + jax.lax.stop_gradient(bounded - log_scale)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrastive(Objective):
+    """InfoNCE on the vectors of texts; reports how often the partner is nearest as the term `accuracy`."""
+
+    couples_examples: ClassVar[bool] = True
+    additions: ClassVar[tuple[str, ...]] = ("key_encoder", "log_scale")
+
+    pairs: Literal["crops", "dropout", "given"] = "crops"
+    """Two crops of each text, each text twice under different dropout, or the texts named in data.members: query, key
+    and negatives."""
+    negatives: int = 0
+    """Hard negatives in each given example, after query and key."""
+    share_negatives: bool = True
+    """Whether a hard negative is one for every query of the batch, or for its own only."""
+    temperature: Scalar = 0.05
+    """What similarities are divided by; where a learned temperature begins."""
+    learn_temperature: bool = False
+    """Whether the temperature is a parameter, kept as -log and above 0.01 (CLIP)."""
+    symmetric: bool = False
+    """Average with the loss of finding the query for each key."""
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    """A text's vector: the mean of its states, that of its first token (data.add_bos), or that of its last."""
+    normalize: bool = True
+    """Compare directions (cosine similarity); dot products otherwise."""
+    separate_encoders: bool = False
+    """An encoder of its own for keys and negatives."""
+    causal: bool = False
+    """Tokens see those before them only, for models trained so."""
+    max_documents: int = 4
+    """Of the texts packed into one row, those that take part; the first ones."""
+    min_crop: float = 0.05
+    """The least share of a text in a crop."""
+    max_crop: float = 0.5
+    """The largest share of a text in a crop, one half at most."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, allowed in (("pairs", ("crops", "dropout", "given")), ("pooling", ("mean", "cls", "last"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"objective.{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}")
+        if not all(value > 0 for value in extremes(self.temperature)):
+            raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
+        if self.learn_temperature and (isinstance(self.temperature, Ramp) or self.temperature < LOWEST_TEMPERATURE):
+            raise ValueError(
+                f"objective.temperature={self.temperature}: a learned one begins with a number of at least "
+                f"{LOWEST_TEMPERATURE}; or set objective.learn_temperature to False"
+            )
+        if self.negatives < 0 or self.max_documents < 1:
+            raise ValueError(
+                f"objective.negatives={self.negatives} must be at least 0, and objective.max_documents="
+                f"{self.max_documents} at least 1"
+            )
+        if not 0 < self.min_crop <= self.max_crop <= 0.5:
+            raise ValueError(
+                f"objective.min_crop={self.min_crop} and objective.max_crop={self.max_crop}: must rise, above 0 and up "
+                f"to one half, so that two crops fit in the room of their text"
+            )
+        for name in ("negatives", "separate_encoders"):
+            if self.pairs != "given" and getattr(self, name):
+                raise ValueError(
+                    f"objective.{name}={getattr(self, name)} with objective.pairs={self.pairs!r}: only given examples "
+                    f"have texts of several kinds: use pairs=given, or leave it out"
+                )
+        if self.pooling == "cls" and (self.pairs == "crops" or self.causal):
+            raise ValueError(
+                "objective.pooling='cls': the first token of a crop is any token, and that of a causal model has seen "
+                "nothing: use mean or last"
+            )
+
+    @property
+    def num_members(self) -> int:
+        """Query, key and negatives, where they are given."""
+        return 2 + self.negatives if self.pairs == "given" else 1
+
+    @property
+    def num_texts(self) -> int:
+        """Texts compared with each other, M."""
+        return max(self.num_members, 2)
+
+    def row_length(self, sequence_length: int) -> int:
+        """T tokens for each text of an example."""
+        return self.num_members * sequence_length
+
+    def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
+        """Refuses a model without dropout where it is all that tells a text from itself, and rows too short to crop."""
+        super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
+        if self.pairs == "dropout" and not (model.dropout or model.attention_dropout):
+            raise ValueError(
+                "model.dropout=0.0: with objective.pairs='dropout' a text's two vectors differ by dropout alone: set "
+                "it to 0.1, or use other pairs"
+            )
+        if self.pairs == "crops" and sequence_length < 2:
+            raise ValueError(f"train.sequence_length={sequence_length}: a crop is half of it: use at least 2")
+
+    def check_data(self, data: DataConfig) -> None:
+        """Refuses examples of another number of texts, and texts that need not begin with a marker for it to stand."""
+        super().check_data(data)
+        if self.pooling == "cls" and not (data.add_bos and data.packing in ("examples", "best_fit")):
+            raise ValueError(
+                f"objective.pooling='cls' takes the first token of each text for its vector: set data.add_bos to True "
+                f"(here {data.add_bos}) and data.packing to examples or best_fit (here {data.packing})"
+            )
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """One encoder or two."""
+        return DualEncoder(
+            model,
+            separate_encoders=self.separate_encoders,
+            learned_temperature=float(self.temperature) if self.learn_temperature else None,  # type: ignore[arg-type]
+            rngs=rngs,
+        )
+
+    def adopt(self, fresh: Params, saved: Params, *, source: Objective) -> Params:
+        """Both encoders begin with the other run's model."""
+        own = super().adopt(fresh, saved, source=source)
+        if self.separate_encoders and type(source) is not type(self):
+            own["key_encoder"] = {name: part for name, part in saved.items() if name not in source.additions}
+        return own
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """Lays the M texts of an example side by side, in stretches of equal length.
+
+        ``extras["example"]`` numbers the examples of a row from 1, and ``extras["share"]`` is how much of
+        its text's vector each position gives.
+        """
+        tokens_BMS, example_BMS = self._texts(key, rows, vocabulary.pad_id or 0)
+        num_rows, num_texts, length = tokens_BMS.shape
+        text_1M1 = jnp.arange(num_texts, dtype=jnp.int32)[None, :, None]
+        segments_BMS = jnp.where(example_BMS > 0, example_BMS + text_1M1 * (length + 1), 0)
+        tokens_BT, example_BT, segments_BT = (
+            array_BMS.reshape(num_rows, -1) for array_BMS in (tokens_BMS, example_BMS, segments_BMS)
+        )
+        number_11N = jnp.arange(1, self._slots + 1, dtype=jnp.int32)[None, None, :]
+        weights_BN = jnp.any(example_BMS[:, 0, :, None] == number_11N, axis=1).astype(jnp.float32)
+        return Batch(
+            inputs=make_stream(tokens_BT, segments_BT, self.attention),
+            targets_BP=jnp.zeros((num_rows, 0), jnp.int32),
+            weights={"contrastive": weights_BN, "accuracy": weights_BN},
+            extras={"example": example_BT, "share": self._shares(segments_BT)},
+        )
+
+    @property
+    def _slots(self) -> int:
+        """Examples a row has room for, N."""
+        return 1 if self.pairs == "given" else self.max_documents
+
+    def _texts(self, key: jax.Array, rows: Rows, pad_id: int) -> tuple[jax.Array, jax.Array]:
+        """The texts, and the number of the example each position belongs to, int32 [B, M, S] both."""
+        tokens_BT = rows.tokens_BT
+        segments_BT = jnp.ones_like(tokens_BT) if rows.segments_BT is None else rows.segments_BT
+        # Rows that only fill up a batch have no weight anywhere.
+        segments_BT = jnp.where(jnp.any(token_weights(rows) > 0, axis=1, keepdims=True), segments_BT, 0)
+        if self.pairs == "crops":
+            crops = random_crops(
+                key, tokens_BT, segments_BT=segments_BT, min_share=self.min_crop, max_share=self.max_crop, pad_id=pad_id
+            )
+            return crops.tokens_B2S, crops.segments_B2S
+        if self.pairs == "dropout":
+            return jnp.stack([tokens_BT, tokens_BT], axis=1), jnp.stack([segments_BT, segments_BT], axis=1)
+        shape = (tokens_BT.shape[0], self.num_members, -1)
+        return tokens_BT.reshape(shape), jnp.minimum(segments_BT, 1).reshape(shape)
+
+    def _shares(self, segments_BT: jax.Array) -> jax.Array:
+        """Weight of each position in its text's vector, float32 [B, T]; those of a text sum to 1."""
+        where = documents(segments_BT, segments_BT.shape)
+        if self.pooling == "mean":
+            return where.real_BT / where.length
+        return (where.first if self.pooling == "cls" else where.last).astype(jnp.float32)
+
+    def terms(self, model: DualEncoder, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """InfoNCE over all examples of the batch, and the share of queries that find their key (not trained on)."""
+        queries, keys, *negatives = self.vectors(model, batch, key)
+        weights = {name: weights_BN.reshape(-1) for name, weights_BN in batch.weights.items()}
+        valid = weights["contrastive"] > 0
+        competitors: dict[str, Any] = {"valid": valid}
+        if negatives and self.share_negatives:
+            competitors["hard_negatives"] = jnp.concatenate(negatives)
+            competitors["valid_negatives"] = jnp.concatenate([valid] * self.negatives)
+        elif negatives:
+            competitors["hard_negatives"] = jnp.stack(negatives, axis=1)
+        learned = model.temperature()
+        temperature = current(self.temperature) if learned is None else learned
+        losses = info_nce(queries, keys, temperature=temperature, symmetric=self.symmetric, **competitors)
+        return {
+            "contrastive": jnp.sum(weights["contrastive"] * losses),
+            "accuracy": jnp.sum(weights["accuracy"] * retrieval_accuracy(queries, keys, **competitors)),
+        }
+
+    def coefficients(self) -> dict[str, float]:
+        """Accuracy is looked at only."""
+        return {"accuracy": 0.0}
+
+    def vectors(self, model: DualEncoder, batch: Batch, key: jax.Array | None) -> list[jax.Array]:
+        """Vectors of the queries, the keys, the first negatives, ...: for each float32 [B N, D], zeros for no text."""
+        query_key, key_key = split_key(key, 2)
+        if model.key_encoder is None:
+            return self._encode(model, batch, slice(None), query_key)
+        return [
+            *self._encode(model, batch, slice(0, 1), query_key),
+            *self._encode(model.key_encoder, batch, slice(1, None), key_key),
+        ]
+
+    def _encode(self, encoder: Transformer, batch: Batch, texts: slice, key: jax.Array | None) -> list[jax.Array]:
+        num_rows = batch.inputs.tokens_BT.shape[0]
+        stream: Stream = stream_apart(batch.inputs, self.num_texts, texts)
+        hidden_CSD = encoder(stream, key=key)
+        example_CS, share_CS = (apart(batch.extras[n], self.num_texts, texts) for n in ("example", "share"))
+        number_11N = jnp.arange(1, self._slots + 1, dtype=jnp.int32)[None, None, :]
+        share_CSN = jnp.where(example_CS[:, :, None] == number_11N, share_CS[:, :, None], 0.0)
+        vector_CND = jnp.einsum("csn,csd->cnd", share_CSN, hidden_CSD.astype(jnp.float32))
+        if self.normalize:
+            # Empty slots are zero vectors, at which a norm has no gradient.
+            squares_CN1 = jnp.sum(jnp.square(vector_CND), axis=-1, keepdims=True)
+            vector_CND = vector_CND * jax.lax.rsqrt(jnp.maximum(squares_CN1, 1e-12))
+        vector_BMND = vector_CND.reshape(num_rows, -1, *vector_CND.shape[1:])
+        return [vector_BMND[:, m].reshape(-1, vector_BMND.shape[-1]) for m in range(vector_BMND.shape[1])]
+
+    @property
+    def attention(self) -> Literal["causal", "bidirectional"]:
+        """How texts are read."""
+        return "causal" if self.causal else "bidirectional"

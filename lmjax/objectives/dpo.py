@@ -1,0 +1,158 @@
+"""Direct preference optimisation: make the chosen answer likelier, against what a reference model says.
+
+    loss = - log sigmoid(beta h),   h = log pi(y_c|x) / pi_ref(y_c|x)  -  log pi(y_r|x) / pi_ref(y_r|x)
+
+(Rafailov et al. 2023, equation 7), or ``(h - 1 / (2 beta))^2`` (IPO, Azar et al. 2023, equation 17). The
+reference is a frozen copy of the policy as it was before the first step.
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.losses import IGNORE_INDEX, dpo_loss, linear_token_losses
+from lmjax.models.config import ModelConfig
+from lmjax.models.parameters import Params
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Objective, next_token_targets
+from lmjax.objectives.members import apart, stream_apart
+from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows, Stream, make_stream
+
+TERMS = ("preference", "accuracy", "margin", "chosen_reward", "rejected_reward")
+
+
+class PolicyWithReference(Transformer):
+    """An ordinary transformer, the policy, and a copy of it that stays as it is."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds the policy and copies it."""
+        super().__init__(config, rngs=rngs)
+        reference = nnx.clone(self)
+        for _, node in nnx.iter_graph(reference):
+            if isinstance(node, nnx.Variable):
+                node.set_metadata(kind="frozen")
+        self.reference = reference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPO(Objective):
+    """DPO or IPO on pairs of a chosen and a rejected answer; reports rewards, margins and how often one is positive."""
+
+    additions: ClassVar[tuple[str, ...]] = ("reference",)
+
+    beta: Scalar = 0.1
+    """Strength of the pull to the reference."""
+    variant: Literal["sigmoid", "ipo"] = "sigmoid"
+    """DPO's loss, or IPO's."""
+    label_smoothing: float = 0.0
+    """Probability that a pair is labelled the wrong way round (conservative DPO)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not all(beta > 0 for beta in extremes(self.beta)):
+            raise ValueError(f"objective.beta={self.beta}: must be above 0")
+        if self.variant not in ("sigmoid", "ipo"):
+            raise ValueError(f"objective.variant={self.variant!r}: use 'sigmoid' or 'ipo'")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"objective.label_smoothing={self.label_smoothing}: must be at least 0 and under 0.5")
+        if self.variant == "ipo" and self.label_smoothing:
+            raise ValueError(f"objective.label_smoothing={self.label_smoothing}: IPO has none: set it to 0")
+
+    @property
+    def num_members(self) -> int:
+        """Chosen and rejected."""
+        return 2
+
+    def row_length(self, sequence_length: int) -> int:
+        """For both answers T inputs and the token after the last of them."""
+        return 2 * (sequence_length + 1)
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Policy and reference."""
+        return PolicyWithReference(model, rngs=rngs)
+
+    def adopt(self, fresh: Params, saved: Params, *, source: Objective) -> Params:
+        """The other run's model is the policy and, whatever it was trained for, the reference."""
+        policy = {name: part for name, part in saved.items() if name not in source.additions}
+        return {**policy, "reference": policy}
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """Shifts each answer; ``extras["response"]`` is the weight of each target in its answer's log-probability.
+
+        A pair counts when something of both answers is left to score.
+        """
+        del key, vocabulary
+        assert rows.segments_BT is not None, "rows of examples say where padding is"
+        num_rows = rows.tokens_BT.shape[0]
+        shifted = next_token_targets(jax.tree.map(lambda array_BT: apart(array_BT, 2), rows))
+        inputs_BT, segments_BT, targets_BT, response_BT = jax.tree.map(lambda a: a.reshape(num_rows, -1), shifted)
+        is_pair_B = jnp.all(jnp.any(apart(response_BT, 2) > 0, axis=1).reshape(num_rows, 2), axis=1)
+        return Batch(
+            inputs=make_stream(inputs_BT, segments_BT, "causal"),
+            targets_BP=jnp.where(response_BT > 0, targets_BT, IGNORE_INDEX),
+            weights=dict.fromkeys(TERMS, is_pair_B.astype(jnp.float32)),
+            extras={"response": response_BT},
+        )
+
+    def terms(self, model: PolicyWithReference, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """The loss, and what is looked at only: ``beta`` times the log-ratios to the reference, and their order."""
+        stream = stream_apart(batch.inputs, 2)
+        targets_CT, response_CT = apart(batch.targets_BP, 2), apart(batch.extras["response"], 2)
+        policy_C = log_probabilities(model, stream, targets_CT, response_CT, key=key)
+        reference_C = jax.lax.stop_gradient(log_probabilities(model.reference, stream, targets_CT, response_CT))
+        policy_B2, reference_B2 = policy_C.reshape(-1, 2), reference_C.reshape(-1, 2)
+        beta = current(self.beta)
+        losses_B = dpo_loss(
+            policy_B2[:, 0],
+            policy_B2[:, 1],
+            reference_B2[:, 0],
+            reference_B2[:, 1],
+            beta=beta,
+            label_smoothing=self.label_smoothing,
+            variant=self.variant,
+        )
+        rewards_B2 = beta * jax.lax.stop_gradient(policy_B2 - reference_B2)
+        margins_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+        values = (losses_B, margins_B > 0, margins_B, rewards_B2[:, 0], rewards_B2[:, 1])
+        return {name: jnp.sum(batch.weights[name] * value) for name, value in zip(TERMS, values, strict=True)}
+
+    def coefficients(self) -> dict[str, float]:
+        """Only the preference is trained on."""
+        return dict.fromkeys(TERMS[1:], 0.0)
+
+    def for_evaluation(self) -> "DPO":
+        """The plain loss."""
+        return dataclasses.replace(super().for_evaluation(), label_smoothing=0.0)  # type: ignore[call-arg,return-value]
+
+
+def log_probabilities(
+    model: Transformer,
+    stream: Stream,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    *,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """``sum over t of w_t log p(target_t | ...)`` of each row, float32 [B]; logits exist for a chunk at a time.
+
+    Args:
+      model: names the tokens.
+      stream: what it reads, [B, T].
+      targets_BT: the token each position is to name, -100 for none.
+      weights_BT: what it counts.
+      key: PRNG key of dropout.
+    """
+    head = model.head()
+    losses_BT = linear_token_losses(
+        model.head_states(model(stream, key=key)),
+        head.weight_DV,
+        targets_BT,
+        bias=head.bias_V,
+        softcap=head.softcap,
+    )
+    return -jnp.sum(weights_BT * losses_BT, axis=1)

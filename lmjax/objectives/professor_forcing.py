@@ -1,0 +1,207 @@
+"""Professor forcing: left to itself, a model should think as it does when it is taught (Lamb et al. 2016).
+
+A discriminator reads the hidden states of a piece of text and tells whether the model read the text (teacher
+forced) or its own continuation of a prompt (free running). With ``s`` its score that it was the text,
+
+    loss           = mean - log p(x_t | x_<t)
+    discriminator  = mean over pieces of  softplus(- s(states of text)) + softplus(s(states of samples))
+    fooling        = mean over pieces of  softplus(- s(states of samples))   [+ softplus(s(states of text))]
+
+(section 2.2: NLL, C_d, C_f and, optionally, C_t). The discriminator learns from its own loss only, and the
+language model from the other two. As in the paper, the discriminator rests while it is right nearly always,
+and the model is told nothing by a discriminator that is not yet right often enough.
+
+A transformer has no state it would carry on: what it samples is fixed by its tokens. So samples are drawn with
+the cache, through which nothing is differentiated, and one parallel pass over prompt and samples then gives
+exactly the states they were drawn from.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax import masks
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import Projection, split_key
+from lmjax.models.routing import ExpertsConfig
+from lmjax.models.stack import Stack
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import TokenObjective
+from lmjax.objectives.causal_lm import CausalLM
+from lmjax.objectives.free_running import (
+    check_window,
+    check_window_fits,
+    choose_windows,
+    continue_prompts,
+    sampling_extras,
+)
+from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows, make_stream
+
+
+class StateDiscriminator(nnx.Module):
+    """Blocks that see a piece of hidden states in both directions, and one score of their mean."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds a stack as ``config`` says."""
+        self.stack = Stack(config, rngs=rngs)
+        self.classifier = Projection(
+            {"embed": config.width}, {"decision": 1}, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs
+        )
+
+    def __call__(self, states_BTD: jax.Array) -> jax.Array:
+        """The float32 score that the states are of text and not of samples, [B]."""
+        num_rows, length = states_BTD.shape[:2]
+        positions_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], (num_rows, length))
+        out_BTD = self.stack.run(states_BTD, positions_BT, masks.bidirectional(length))
+        return self.classifier(jnp.mean(out_BTD, axis=1))[:, 0].astype(jnp.float32)
+
+
+class ProfessorForcingTransformer(Transformer):
+    """An ordinary transformer, and the discriminator of its states."""
+
+    def __init__(self, config: ModelConfig, discriminator: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds the model and then the discriminator."""
+        super().__init__(config, rngs=rngs)
+        self.discriminator = StateDiscriminator(discriminator, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfessorForcing(TokenObjective):
+    """Next-token prediction, and states that do not give away whether the model reads text or its own samples."""
+
+    couples_examples: ClassVar[bool] = True
+    additions: ClassVar[tuple[str, ...]] = ("discriminator",)
+
+    weight: Scalar = 1.0
+    """Of the loss for being told apart."""
+    prompt_length: int = 32
+    """Tokens of text a continuation begins with."""
+    free_tokens: int = 32
+    """Tokens sampled after the prompt; what the discriminator sees are the states there."""
+    temperature: float = 1.0
+    """Of the sampling; 0 takes the likeliest token."""
+    discriminator_layers: int = 1
+    """Blocks of the discriminator, as wide as the model's."""
+    discriminator_below: float = 0.99
+    """The discriminator learns while the share of pieces it is right about is below this."""
+    fooling_above: float = 0.75
+    """The model learns from the discriminator while that share is above this."""
+    move_text: bool = False
+    """Move the states of text towards those of samples as well (the paper's C_t), and not only the other way round."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_window(prompt_length=self.prompt_length, free_tokens=self.free_tokens)
+        for name in ("weight", "temperature"):
+            if min(extremes(getattr(self, name))) < 0:
+                raise ValueError(f"objective.{name}={getattr(self, name)}: must not be negative")
+        if self.discriminator_layers < 1:
+            raise ValueError(f"objective.discriminator_layers={self.discriminator_layers}: must be at least 1")
+        for name in ("discriminator_below", "fooling_above"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"objective.{name}={getattr(self, name)}: is a share, from 0 to 1")
+
+    def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
+        """Refuses pieces longer than a row, and a head width the discriminator cannot turn."""
+        super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
+        check_window_fits(
+            prompt_length=self.prompt_length, free_tokens=self.free_tokens, sequence_length=sequence_length
+        )
+        self.discriminator_config(model)
+
+    def discriminator_config(self, model: ModelConfig) -> ModelConfig:
+        """The model's blocks, fewer of them, with plain attention and rotary positions, without dropout or experts."""
+        return dataclasses.replace(
+            model,
+            num_layers=self.discriminator_layers,
+            positions="rope",
+            windows=(None,),
+            mixers=("attention",),
+            experts=ExpertsConfig(),
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+
+    def row_length(self, sequence_length: int) -> int:
+        """T inputs and the token after the last of them."""
+        return sequence_length + 1
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The model and the discriminator."""
+        return ProfessorForcingTransformer(model, self.discriminator_config(model), rngs=rngs)
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """Shifts, as a causal model's, and takes a piece of each row; samples are drawn in ``terms``."""
+        window_key, sample_key = jax.random.split(key)
+        batch = CausalLM().corrupt(key, rows, vocabulary)
+        windows_BW, weights_B = choose_windows(
+            window_key, rows, prompt_length=self.prompt_length, num_tokens=self.free_tokens
+        )
+        extras = {"piece": windows_BW} | sampling_extras(sample_key, windows_BW.shape[0], vocabulary)
+        weights = dict.fromkeys(("discriminator", "fooling", "accuracy"), weights_B)
+        return dataclasses.replace(batch, weights=batch.weights | weights, extras=extras)
+
+    def terms(  # type: ignore[override]
+        self, model: ProfessorForcingTransformer, batch: Batch, key: jax.Array | None
+    ) -> dict[str, jax.Array]:
+        """The three losses, and ``accuracy``, the share of pieces the discriminator is right about."""
+        text_key, piece_key = split_key(key, 2)
+        losses = super().terms(model, batch, text_key)
+        return losses | self.judge(model.discriminator, self.states(model, batch, piece_key), batch.weights)
+
+    def judge(
+        self, discriminator: StateDiscriminator, states_QTD: jax.Array, weights: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """The discriminator's loss, the model's for being told apart, and accuracy; arguments as of :meth:`terms`."""
+        text_B, sampled_B = _pairs(discriminator(jax.lax.stop_gradient(states_QTD)))
+        judged_text_B, judged_sampled_B = _pairs(jax.lax.stop_gradient(discriminator)(states_QTD))
+        fooling_B = jax.nn.softplus(-judged_sampled_B)
+        if self.move_text:
+            fooling_B = fooling_B + jax.nn.softplus(judged_text_B)
+        right_B = ((text_B > 0).astype(jnp.float32) + (sampled_B < 0)) / 2
+        right = jnp.sum(weights["accuracy"] * right_B)
+        accuracy = right / jnp.maximum(jnp.sum(weights["accuracy"]), 1e-9)
+        told = jnp.sum(weights["discriminator"] * (jax.nn.softplus(-text_B) + jax.nn.softplus(sampled_B)))
+        fooling = jnp.sum(weights["fooling"] * fooling_B)
+        return {
+            "discriminator": _learned_if(accuracy < self.discriminator_below, told),
+            "fooling": _learned_if(accuracy > self.fooling_above, fooling),
+            "accuracy": right,
+        }
+
+    def states(self, model: ProfessorForcingTransformer, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """States where text and samples stand after the prompts, [2 B, free_tokens, D]: a row's text, its samples."""
+        text_BW = batch.extras["piece"]
+        sampled_BW = continue_prompts(
+            model,
+            text_BW[:, : self.prompt_length],
+            batch.extras,
+            num_tokens=self.free_tokens,
+            temperature=self.temperature,
+        )
+        # Side by side and not one after the other: each row stays on its device.
+        both_QW = jnp.stack([text_BW, sampled_BW], axis=1).reshape(-1, text_BW.shape[1])
+        return model(make_stream(both_QW, None, "causal"), key=key)[:, self.prompt_length :]
+
+    def coefficients(self) -> dict[str, float | jax.Array]:
+        """The weight of ``fooling``; accuracy is only reported."""
+        return {"fooling": current(self.weight), "accuracy": 0.0}
+
+    def for_evaluation(self) -> CausalLM:
+        """A causal model's loss."""
+        return CausalLM()
+
+
+def _pairs(scores_Q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Scores of text and of samples, [B] each."""
+    return scores_Q[0::2], scores_Q[1::2]
+
+
+def _learned_if(condition: jax.Array, loss: jax.Array) -> jax.Array:
+    """The loss, with a gradient where the condition holds."""
+    return jnp.where(condition, loss, jax.lax.stop_gradient(loss))

@@ -1,0 +1,103 @@
+"""A reward model: a score of a text by which the chosen answer comes out above the rejected one.
+
+    loss = - log sigmoid(r(x, y_c) - r(x, y_r) - margin)
+
+(Bradley and Terry 1952; Ouyang et al. 2022, equation 1); r is linear in the state of the text's last token.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.corruption.layout import documents
+from lmjax.losses import bradley_terry_loss
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import Projection
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Objective, gather_scored, token_weights
+from lmjax.objectives.members import stream_apart
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows, make_stream
+
+TERMS = ("preference", "accuracy", "margin")
+
+
+class RewardTransformer(Transformer):
+    """An ordinary transformer, and a score of its states."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds both; initial scores are those of random weights of deviation 1 / sqrt(width)."""
+        super().__init__(config, rngs=rngs)
+        self.score = Projection(
+            {"embed": config.width}, {"reward": 1}, std=None, bias=False, dtype=config.dtype, rngs=rngs
+        )
+
+    def rewards(self, hidden: jax.Array) -> jax.Array:
+        """float32 [...] of states [..., D]."""
+        return self.score(hidden)[..., 0].astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairwiseReward(Objective):
+    """Bradley-Terry on pairs of a chosen and a rejected answer; reports their margin and how often it is right."""
+
+    additions: ClassVar[tuple[str, ...]] = ("score",)
+
+    margin: float = 0.0
+    """How much better the chosen answer is to score (Llama 2, Touvron et al. 2023, equation 2)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.margin < 0:
+            raise ValueError(f"objective.margin={self.margin}: must not be negative")
+
+    @property
+    def num_members(self) -> int:
+        """Chosen and rejected."""
+        return 2
+
+    def row_length(self, sequence_length: int) -> int:
+        """T tokens for both answers."""
+        return 2 * sequence_length
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The model and its score."""
+        return RewardTransformer(model, rngs=rngs)
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """Finds the last token of each answer."""
+        del key, vocabulary
+        num_rows = rows.tokens_BT.shape[0]
+        assert rows.segments_BT is not None, "rows of examples say where padding is"
+        where = documents(rows.segments_BT, rows.tokens_BT.shape)
+        index_B2S = jnp.where(where.last, where.index_BT, 0).reshape(num_rows, 2, -1)
+        has_weight_B2 = jnp.any((token_weights(rows) > 0).reshape(index_B2S.shape), axis=2)
+        weights_B = jnp.all(has_weight_B2, axis=1).astype(jnp.float32)
+        return Batch(
+            inputs=make_stream(rows.tokens_BT, rows.segments_BT, "causal"),
+            targets_BP=jnp.zeros((num_rows, 0), jnp.int32),
+            scored_BP=jnp.max(index_B2S, axis=2),
+            weights=dict.fromkeys(TERMS, weights_B),
+        )
+
+    def terms(self, model: RewardTransformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """The loss, and what is looked at only: how much better the chosen answer scores, and whether it does."""
+        num_rows, length = batch.inputs.tokens_BT.shape
+        hidden_CSD = model(stream_apart(batch.inputs, 2), key=key)
+        hidden_B2D = gather_scored(hidden_CSD.reshape(num_rows, length, -1), batch.scored_BP)
+        rewards_B2 = model.rewards(hidden_B2D)
+        losses_B = bradley_terry_loss(rewards_B2[:, 0], rewards_B2[:, 1], margin=self.margin)
+        margins_B = jax.lax.stop_gradient(rewards_B2[:, 0] - rewards_B2[:, 1])
+        values = (losses_B, margins_B > 0, margins_B)
+        return {name: jnp.sum(batch.weights[name] * value) for name, value in zip(TERMS, values, strict=True)}
+
+    def coefficients(self) -> dict[str, float]:
+        """Only the preference is trained on."""
+        return dict.fromkeys(TERMS[1:], 0.0)
+
+    def for_evaluation(self) -> "PairwiseReward":
+        """Without a margin, so that the loss is the negative log-likelihood of the preferences."""
+        return dataclasses.replace(super().for_evaluation(), margin=0.0)  # type: ignore[call-arg,return-value]

@@ -1,0 +1,80 @@
+"""Causal language modelling with a memory of the rows before: Transformer-XL (Dai et al. 2019).
+
+Row b of a step goes on where row b of the step before ended (``data.packing="streams"``), and its layers
+attend to what they held then. Training and evaluation both carry the memory from step to step; it is part of
+the training state, so a resumed run remembers.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from lmjax.data.config import DataConfig
+from lmjax.losses import linear_cross_entropy
+from lmjax.models.config import ModelConfig
+from lmjax.models.segment_memory import SegmentMemory, empty_memory, run_with_memory
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.causal_lm import CausalLM
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentRecurrentLM(CausalLM):
+    """Next-token prediction with a memory; documents are not kept apart, as in the paper."""
+
+    carries: ClassVar[bool] = True
+
+    memory_length: int = 128
+    """States of the rows before that each layer keeps."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.memory_length < 1:
+            raise ValueError(f"objective.memory_length={self.memory_length}: must be at least 1")
+
+    def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
+        """Refuses positions that are not relative, and layers that remember otherwise."""
+        super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
+        if model.positions in ("learned", "sinusoidal"):
+            raise ValueError(
+                f"model.positions={model.positions!r}: a memory lies before position 0, which absolute positions do "
+                f"not have: use rope, alibi, relative or none"
+            )
+        if model.recurrent:
+            raise ValueError(
+                f"model.mixers={model.mixers}: {', '.join(model.recurrent)} keep a state and not a memory of rows: "
+                f"use attention alone with SegmentRecurrentLM"
+            )
+
+    def check_data(self, data: DataConfig) -> None:
+        """Refuses rows that do not go on where others ended."""
+        super().check_data(data)
+        if data.packing != "streams":
+            raise ValueError(
+                f"data.packing={data.packing!r}: SegmentRecurrentLM reads rows that go on from step to step: set it "
+                f"to streams"
+            )
+
+    def initial_carry(self, model: ModelConfig, num_rows: int) -> SegmentMemory:
+        """Nothing to remember yet."""
+        return empty_memory(model, num_rows=num_rows, length=self.memory_length)
+
+    def carried_terms(
+        self, model: Transformer, batch: Batch, carry: SegmentMemory, key: jax.Array | None
+    ) -> tuple[dict[str, jax.Array], SegmentMemory]:
+        """The loss, and the memory for the next step."""
+        hidden_BTD, memory = run_with_memory(model, batch.inputs.tokens_BT, carry, key=key)
+        head = model.head()
+        loss = linear_cross_entropy(
+            model.head_states(hidden_BTD),
+            head.weight_DV,
+            batch.targets_BP,
+            batch.weights["loss"],
+            bias=head.bias_V,
+            softcap=head.softcap,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+        )
+        return {"loss": loss}, memory

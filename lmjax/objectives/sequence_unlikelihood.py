@@ -1,0 +1,120 @@
+"""Sequence-level unlikelihood: against repetition in what the model writes itself (Welleck et al. 2020, section 5.2).
+
+From a prompt of the data the model writes a continuation y; every token of an n-gram that y had already is a
+negative candidate there:
+
+    sequence = - mean over y of  [y_t repeats]  log(1 - p(y_t | prompt, y_<t))
+
+added to the terms of :class:`~lmjax.objectives.unlikelihood.UnlikelihoodLM`. The paper alternates between this
+loss and the token-level one by a coin for each batch; here every step has both, which is the same in expectation
+up to the weight.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.losses import unlikelihood
+from lmjax.losses.unlikelihood import repeated_ngrams
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import split_key
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Objective
+from lmjax.objectives.free_running import (
+    check_window,
+    check_window_fits,
+    choose_windows,
+    continue_prompts,
+    sampling_extras,
+)
+from lmjax.objectives.logit_chunks import chunk_length, gathered_head, sum_over_chunks
+from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.objectives.unlikelihood import UnlikelihoodLM
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.types import Batch, Rows, make_stream
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceUnlikelihoodLM(UnlikelihoodLM):
+    """The token-level terms, and the unlikelihood of repetition in the model's own continuations."""
+
+    sequence_weight: Scalar = 1.0
+    """Weight of the sequence-level term."""
+    ngram: int = 4
+    """Tokens in a row that make a repetition."""
+    prompt_length: int = 50
+    """Tokens of text a continuation begins with."""
+    free_tokens: int = 100
+    """Tokens of the continuation."""
+    temperature: float = 0.0
+    """Of the sampling; 0 takes the likeliest token, as the paper does."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_window(prompt_length=self.prompt_length, free_tokens=self.free_tokens)
+        for name in ("sequence_weight", "temperature"):
+            if min(extremes(getattr(self, name))) < 0:
+                raise ValueError(f"objective.{name}={getattr(self, name)}: must not be negative")
+        if not 1 <= self.ngram < self.free_tokens:
+            raise ValueError(
+                f"objective.ngram={self.ngram}: must be at least 1 and below objective.free_tokens={self.free_tokens}"
+            )
+
+    def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
+        """Refuses pieces longer than a row."""
+        super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
+        check_window_fits(
+            prompt_length=self.prompt_length, free_tokens=self.free_tokens, sequence_length=sequence_length
+        )
+
+    def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
+        """As the token-level objective does, and a prompt of each row that has one."""
+        token_key, window_key, sample_key = jax.random.split(key, 3)
+        batch = super().corrupt(token_key, rows, vocabulary)
+        windows_BW, weights_B = choose_windows(
+            window_key, rows, prompt_length=self.prompt_length, num_tokens=self.free_tokens
+        )
+        extras = {"prompt": windows_BW[:, : self.prompt_length]}
+        extras |= sampling_extras(sample_key, windows_BW.shape[0], vocabulary)
+        return dataclasses.replace(batch, weights=batch.weights | {"sequence": weights_B}, extras=batch.extras | extras)
+
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """The token-level terms, then a pass over what the model has written."""
+        token_key, sequence_key = split_key(key, 2)
+        terms = super().terms(model, batch, token_key)
+        written_BW = continue_prompts(
+            model,
+            batch.extras["prompt"],
+            batch.extras,
+            num_tokens=self.free_tokens,
+            temperature=self.temperature,
+        )
+        states_BWD = model(make_stream(written_BW, None, "causal"), key=sequence_key)
+        own_BT = written_BW[:, self.prompt_length :]
+        candidates_BT1 = jnp.where(repeated_ngrams(own_BT, self.ngram), own_BT, -1)[:, :, None]
+        head = gathered_head(model)
+
+        weights_BT = jnp.broadcast_to(batch.weights["sequence"][:, None], own_BT.shape)
+
+        def chunk(hidden_BCD: jax.Array, candidates_BC1: jax.Array, weights_BC: jax.Array) -> tuple[jax.Array]:
+            return (jnp.sum(weights_BC * unlikelihood(head(hidden_BCD), candidates_BC1)),)
+
+        # What is said at a position is scored at the one before.
+        (total,) = sum_over_chunks(
+            chunk,
+            chunk_length(own_BT.shape[0], model.config.vocab_size),
+            states_BWD[:, self.prompt_length - 1 : -1],
+            candidates_BT1,
+            weights_BT,
+        )
+        return terms | {"sequence": total / self.free_tokens}
+
+    def coefficients(self) -> dict[str, float | jax.Array]:
+        """Those of the token level, and the sequence term's weight."""
+        return super().coefficients() | {"sequence": current(self.sequence_weight)}
+
+    def for_evaluation(self) -> Objective:
+        """The token-level terms: no text is written in a validation."""
+        token_level = {field.name: getattr(self, field.name) for field in dataclasses.fields(UnlikelihoodLM)}
+        return UnlikelihoodLM(**token_level).for_evaluation()

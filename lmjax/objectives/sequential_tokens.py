@@ -1,0 +1,130 @@
+"""Multi-token prediction by modules in sequence: DeepSeek-V3 (DeepSeek-AI 2024, section 2.2).
+
+    h0      = the model's states after its last block
+    h(k)_i  = Block_k( M_k [norm(h(k-1)_i); norm(Emb(x_(i+k)))] ),      k = 1..K
+    loss    = - log p_0(x_(i+1) | h0_i)  +  lambda / K  sum over k of  - log p_k(x_(i+k+1) | h(k)_i),
+
+each a mean over positions. Module k reads the tokens the heads before it have named, so the causal chain is
+whole at every depth. Embedding and unembedding are the model's own; without the modules it is unchanged.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import Projection, make_norm, split_key
+from lmjax.models.transformer import Transformer
+from lmjax.objectives.multi_token import TokensAhead, head_loss
+from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.types import Batch, Stream
+
+
+class PredictionModule(nnx.Module):
+    """What one more token ahead takes: two norms, a projection, a block, and the norm before the unembedding."""
+
+    def __init__(self, model: Transformer, *, rngs: nnx.Rngs):
+        """Builds a block as those of ``model`` are."""
+        config = model.config
+        self.state_norm = make_norm(config)
+        self.embedding_norm = make_norm(config)
+        self.projection = Projection(
+            {"joined": 2 * config.width},
+            {"embed": config.width},
+            std=config.init_std,
+            bias=False,
+            dtype=config.dtype,
+            rngs=rngs,
+        )
+        self.block = model.new_block(rngs, layer=config.num_layers - 1)
+        self.head_norm = make_norm(config)
+
+
+class SequentialTransformer(Transformer):
+    """An ordinary transformer, and modules that look further ahead."""
+
+    def __init__(self, config: ModelConfig, *, num_modules: int, rngs: nnx.Rngs):
+        """Builds the model and then ``num_modules`` modules."""
+        super().__init__(config, rngs=rngs)
+        self.prediction_modules = nnx.List(PredictionModule(self, rngs=rngs) for _ in range(num_modules))
+
+    def states(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
+        """``h0``: the states after the last block, not normalised, [B, T, D]."""
+        embed_key, run_key = split_key(key, 2)
+        return self.run_blocks(self.embed(stream, key=embed_key), stream.positions_BT, stream.mask, key=run_key)
+
+    def ahead(
+        self,
+        states_BTD: jax.Array,
+        stream: Stream,
+        tokens_BT: jax.Array,
+        index: int,
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Module ``k = index + 1``.
+
+        Args:
+          states_BTD: ``h(k-1)``.
+          stream: the model's input, for its positions and mask.
+          tokens_BT: ``x_(i+k)`` at each position i.
+          index: from 0.
+          key: PRNG key of dropout; None for none.
+
+        Returns:
+          ``h(k)``, and what of it the unembedding is applied to, [B, T, D] both.
+        """
+        embed_key, block_key = split_key(key, 2)
+        module = self.prediction_modules[index]
+        embedded_BTD = self.embed(dataclasses.replace(stream, tokens_BT=tokens_BT), key=embed_key)
+        joined = jnp.concatenate([module.state_norm(states_BTD), module.embedding_norm(embedded_BTD)], axis=-1)
+        states_BTD = self.run_block(
+            module.block,
+            module.projection(joined),
+            stream.positions_BT,
+            stream.mask,
+            layer=self.config.num_layers - 1,
+            key=block_key,
+        )
+        return states_BTD, module.head_norm(states_BTD)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequentialMultiTokenLM(TokensAhead):
+    """The next token by the model, and one more for each module after it."""
+
+    additions: ClassVar[tuple[str, ...]] = ("prediction_modules",)
+
+    num_heads: int = 2
+    """Tokens predicted at each position: the first by the model itself, the others by a module each."""
+    weight: Scalar = 0.3
+    """Lambda, the weight of the modules' mean loss; may follow a schedule (DeepSeek-V3: 0.3, later 0.1)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_heads < 2:
+            raise ValueError(f"objective.num_heads={self.num_heads}: must be at least 2, or use CausalLM")
+        if min(extremes(self.weight)) < 0:
+            raise ValueError(f"objective.weight={self.weight}: must not be negative")
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The model and its modules."""
+        return SequentialTransformer(model, num_modules=self.num_heads - 1, rngs=rngs)
+
+    def terms(self, model: SequentialTransformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+        """The model's head and then the modules', each through the fused loss: no head's logits exist whole."""
+        key, *module_keys = split_key(key, self.num_heads)
+        states_BTD = model.states(batch.inputs, key=key)
+        losses = {"loss": head_loss(model, model.normalised(states_BTD), batch, "loss", 0)}
+        for index, (name, module_key) in enumerate(zip(self.term_names[1:], module_keys, strict=True)):
+            tokens_BT = batch.extras["targets_BTK"][:, :, index]
+            states_BTD, hidden_BTD = model.ahead(states_BTD, batch.inputs, tokens_BT, index, key=module_key)
+            losses[name] = head_loss(model, hidden_BTD, batch, name, index + 1)
+        return losses
+
+    def coefficients(self) -> dict[str, float | jax.Array]:
+        """Lambda over the number of modules, for each of them."""
+        return dict.fromkeys(self.term_names[1:], current(self.weight) / (self.num_heads - 1))

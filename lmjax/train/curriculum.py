@@ -1,0 +1,146 @@
+"""Rows that grow longer as training goes on (Li et al. 2022): from a step's number to its rows.
+
+The data stay where they are: blocks of the final row length in the run's order. An earlier phase cuts each
+block into shorter rows, so the place in the data is the number of tokens used, and a change of length neither
+repeats nor skips any.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import jax
+
+from lmjax.data.pipeline import batches, process_share
+from lmjax.data.rows import RowSource
+from lmjax.objectives import Objective
+from lmjax.train.config import TrainConfig
+from lmjax.types import Rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Steps of one length.
+
+    Attributes:
+      first_step: the step it begins with.
+      end_step: the step the next phase begins with; None in the last.
+      sequence_length: T, tokens the model sees of a row.
+      row_length: tokens of a row.
+      stride: tokens from the start of a row to that of the next.
+      batch_size: rows of a step.
+      first_row: number of the first step's first row, in rows of this length.
+    """
+
+    first_step: int
+    end_step: int | None
+    sequence_length: int
+    row_length: int
+    stride: int
+    batch_size: int
+    first_row: int
+
+    def consumed(self, step: int) -> int:
+        """Tokens of the data used before a step of this phase."""
+        return (self.first_row + (step - self.first_step) * self.batch_size) * self.stride
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """The phases of a run, in order: a function of its configuration alone."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def overlap(self) -> int:
+        """Tokens a row shares with the next, see :mod:`lmjax.data.rows`."""
+        return self.phases[-1].row_length - self.phases[-1].stride
+
+    def at(self, step: int) -> Phase:
+        """The phase of the step after ``step`` updates."""
+        return next(phase for phase in self.phases if phase.end_step is None or step < phase.end_step)
+
+    def batches(
+        self, rows: RowSource, *, start_step: int = 0, sharding: jax.sharding.Sharding | None = None
+    ) -> Iterator[Rows]:
+        """This process's part of the batches of ``start_step``, ``start_step + 1``, ...
+
+        Args:
+          rows: of the last phase, with this curriculum's overlap.
+          start_step: the first step.
+          sharding: of a batch over the devices of all processes; ``None``: this is the only process.
+        """
+        for phase in self.phases:
+            if phase.end_step is not None and phase.end_step <= start_step:
+                continue
+            index, count = (0, 1) if sharding is None else process_share(sharding, phase.batch_size)
+            steps_done = max(start_step - phase.first_step, 0)
+            endless = batches(
+                rows.cut(phase.row_length),
+                global_batch_size=phase.batch_size,
+                start_step=steps_done,
+                first_row=phase.first_row,
+                process_index=index,
+                process_count=count,
+            )
+            yield from itertools.islice(
+                endless, None if phase.end_step is None else phase.end_step - phase.first_step - steps_done
+            )
+
+
+def curriculum(objective: Objective, train: TrainConfig) -> Curriculum:
+    """The phases that ``train.sequence_warmup`` asks for; without one, a single phase.
+
+    A row of an objective that looks ahead (a causal model's holds T + 1 tokens) ends with the first
+    tokens of the next row. Without the overlap such rows would not divide each other as lengths do.
+
+    Raises:
+      ValueError: a length does not divide a block, or a phase ends within a row of the next.
+    """
+    longest = objective.row_length(train.sequence_length)
+    overlap = max(longest - train.sequence_length, 0) if train.sequence_warmup else 0
+    block = longest - overlap
+    phases: list[Phase] = []
+    first_step = consumed = 0
+    for end_step, length in (*train.sequence_warmup, (None, train.sequence_length)):
+        stride = objective.row_length(length) - overlap
+        if stride < 1 or block % stride:
+            raise ValueError(_indivisible(objective, train, length, block=block, overlap=overlap))
+        if consumed % stride:
+            raise ValueError(_misplaced(train, phases[-1], first_step, stride))
+        phase = Phase(
+            first_step=first_step,
+            end_step=end_step,
+            sequence_length=length,
+            row_length=stride + overlap,
+            stride=stride,
+            batch_size=train.batch_size * (block // stride if train.warmup_keeps == "tokens" else 1),
+            first_row=consumed // stride,
+        )
+        phases.append(phase)
+        if end_step is not None:
+            first_step, consumed = end_step, phase.consumed(end_step)
+    return Curriculum(phases=tuple(phases))
+
+
+def _indivisible(objective: Objective, train: TrainConfig, length: int, *, block: int, overlap: int) -> str:
+    def stride(length: int) -> int:
+        return objective.row_length(length) - overlap
+
+    fitting = [other for other in range(1, train.sequence_length) if stride(other) > 0 and block % stride(other) == 0]
+    nearest = sorted(sorted(fitting, key=lambda other: abs(other - length))[:4])
+    return (
+        f"train.sequence_warmup={train.sequence_warmup}: a row of length {length} takes {max(stride(length), 0)} "
+        f"tokens of the data for {type(objective).__name__}, and one of train.sequence_length={train.sequence_length} "
+        f"takes {block}, which is no multiple of it: "
+        + (f"use lengths such as {', '.join(map(str, nearest))}" if nearest else "use another train.sequence_length")
+    )
+
+
+def _misplaced(train: TrainConfig, phase: Phase, step: int, stride: int) -> str:
+    later = next((n for n in range(step, step + stride) if phase.consumed(n) % stride == 0), None)
+    return (
+        f"train.sequence_warmup={train.sequence_warmup}: the {phase.consumed(step)} tokens used by step {step} are no "
+        f"multiple of the {stride} of a row from there on: set train.warmup_keeps=tokens"
+        + (f", or change at step {later}" if later is not None else "")
+    )

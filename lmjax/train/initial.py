@@ -1,0 +1,138 @@
+"""Beginning a run with the weights of another (``train.init_from``): pretraining that goes on, preferences, rewards.
+
+The other run's parameters enter by :meth:`~lmjax.objectives.Objective.adopt`; the optimizer, the step and
+the place in the data start afresh. Both runs must have the same model and tokenizer.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.objectives import Objective
+from lmjax.tokenizers import load_tokenizer
+from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.config_file import read_config
+from lmjax.train.leaves import described, named_leaves
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER
+from lmjax.train.state import TrainState
+from lmjax.train.step import Learner, run_keys
+
+SHOWN = 3
+"""Parameters to name of each that is missing, superfluous or of another shape."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The run the weights come from; ``step=None`` is its newest."""
+
+    run: pathlib.Path
+    step: int | None
+    objective: Objective
+    spec: ModuleSpec
+
+
+def initial_state(learner: Learner, folder: pathlib.Path | str, *, seed: int) -> TrainState:
+    """The state before the first step of a run that begins with the weights of another.
+
+    Args:
+      learner: of the new run.
+      folder: as of :func:`initial_params`.
+      seed: of the new run.
+
+    Raises:
+      ValueError, CheckpointError: as :func:`initial_params`.
+    """
+    params = initial_params(learner, folder, seed=seed)
+    state = learner.init(seed)
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, ema=ema)
+
+
+def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -> Params:
+    """The parameters a run begins with, sharded as the learner has them.
+
+    Args:
+      learner: of the new run.
+      folder: a run folder, for its newest intact checkpoint, or ``RUN/checkpoints/STEP``; the moving
+        average is taken where the run kept one.
+      seed: decides the parameters that are new.
+
+    Raises:
+      ValueError: the folder is no run, has no checkpoint, or is of another model or tokenizer.
+      CheckpointError: it has no checkpoint that is intact.
+    """
+    source = check_initial(learner, folder)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        source.spec.shapes,
+        source.spec.shardings(learner.mesh),
+    )
+    with Checkpoints(source.run / CHECKPOINTS, read_only=True) as checkpoints:
+        saved, _ = checkpoints.restore_params(abstract, step=source.step)
+
+    def adopted(key: jax.Array, saved: Params) -> Params:
+        return learner.objective.adopt(learner.spec.init(key), saved, source=source.objective)
+
+    init_key, _ = run_keys(jax.random.key(seed))
+    with jax.set_mesh(learner.mesh):
+        return jax.jit(adopted, out_shardings=learner.spec.shardings(learner.mesh))(init_key, saved)
+
+
+def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
+    """Refuses, without reading weights, a folder :func:`initial_params` cannot use.
+
+    Raises:
+      ValueError: naming the folder and what is wrong with it.
+    """
+    source = _open_source(pathlib.Path(folder))
+    vocabulary = load_tokenizer(source.run / TOKENIZER).vocabulary
+    if vocabulary.fingerprint != learner.vocabulary.fingerprint:
+        raise ValueError(
+            f"train.init_from={folder} was trained with another tokenizer than the data's, and its embeddings mean "
+            f"other tokens: set tokenizer.path to {source.run / TOKENIZER}"
+        )
+    wanted = described(named_leaves(learner.spec.shapes))
+    given = described(
+        named_leaves(learner.objective.adopt(learner.spec.shapes, source.spec.shapes, source=source.objective))
+    )
+    differing = {
+        "missing there": [name for name in wanted if name not in given],
+        "unknown here": [name for name in given if name not in wanted],
+        "of another shape": [
+            f"{name} ({given[name]} there, {wanted[name]} here)"
+            for name in wanted
+            if given.get(name, wanted[name]) != wanted[name]
+        ],
+    }
+    problems = [
+        f"{what}: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
+        for what, names in differing.items()
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"train.init_from={folder} is of another model ({'; '.join(problems)}): make the fields of model those in "
+            f"{source.run / CONFIG}"
+        )
+    return source
+
+
+def _open_source(path: pathlib.Path) -> _Source:
+    of_step = path.name.isdecimal() and path.parent.name == CHECKPOINTS
+    run, step = (path.parent.parent, int(path.name)) if of_step else (path, None)
+    try:
+        config = read_config(run / CONFIG)
+    except ValueError as error:
+        raise ValueError(f"train.init_from={path}: {error}") from None
+    there = Checkpoints(run / CHECKPOINTS, read_only=True).steps()
+    if not there or step not in (None, *there):
+        raise ValueError(
+            f"train.init_from={path}: there is no such checkpoint; "
+            + (f"of that run there are steps {there}" if there else "train that run until its first save")
+        )
+    spec = module_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
+    return _Source(run=run, step=step, objective=config.objective, spec=spec)

@@ -1,0 +1,79 @@
+"""Bradley-Terry against scores of answers read one by one."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lmjax.models.parameters import module_spec
+from lmjax.objectives import CausalLM, PairwiseReward
+from lmjax.parallel.mesh import MeshConfig, make_mesh
+from lmjax.types import make_stream
+
+KEY = jax.random.key(0)
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+OBJECTIVE = PairwiseReward(margin=0.5)
+
+
+@functools.cache
+def spec():
+    return module_spec(lambda key: OBJECTIVE.build(MODEL, rngs=nnx.Rngs(params=key)))
+
+
+def test_terms_by_hand():
+    rows = tiny.example_rows(2, 8, num_rows=5)
+    rows = dataclasses.replace(rows, segments_BT=rows.segments_BT.at[4].set(0))
+    params = tiny.random_params(spec())
+    both = list(zip(*map(np.asarray, (rows.tokens_BT, rows.segments_BT)), strict=True))[:4]
+    texts = [tokens[there == number] for tokens, there in both for number in (1, 2)]
+    alone = tiny.one_text_a_row(texts, 8)
+    hidden = np.asarray(
+        jax.jit(lambda: spec().bind(params)(make_stream(alone.tokens_BT, alone.segments_BT, "causal")))()
+    )
+    last = np.stack([states[len(text) - 1] for states, text in zip(hidden, texts, strict=True)])
+    rewards = (last @ np.asarray(params["score"]["weight"])[:, 0]).reshape(4, 2)
+    difference = np.subtract(*rewards.T)
+
+    def terms(rows):
+        batch = OBJECTIVE.corrupt(KEY, rows, tiny.VOCABULARY)
+        return batch, OBJECTIVE.terms(spec().bind(params), batch, None)
+
+    batch, found = jax.jit(terms)(rows)
+    jax.tree.map(np.testing.assert_array_equal, batch, OBJECTIVE.corrupt(KEY, rows, tiny.VOCABULARY))
+    # The last row only fills the batch.
+    assert batch.weights["preference"].tolist() == [1, 1, 1, 1, 0]
+    assert float(found["preference"]) == pytest.approx(np.log1p(np.exp(0.5 - difference)).sum(), rel=1e-5)
+    assert float(found["margin"]) == pytest.approx(difference.sum(), rel=1e-4)
+    assert float(found["accuracy"]) == (difference > 0).sum()
+    assert OBJECTIVE.coefficients() == {"accuracy": 0.0, "margin": 0.0}
+    assert OBJECTIVE.for_evaluation().margin == 0
+
+
+def test_eight_devices_are_one():
+    params, rows = tiny.random_params(spec(), scale=0.1), tiny.example_rows(2, 8)
+
+    @jax.jit
+    def terms(params, rows):
+        return OBJECTIVE.terms(spec().bind(params), OBJECTIVE.corrupt(KEY, rows, tiny.VOCABULARY), None)
+
+    expected = jax.device_get(terms(params, rows))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(rows, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+        found = jax.device_get(terms(jax.device_put(params, spec().shardings(mesh)), placed))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_runs_model_gets_a_new_score():
+    saved, fresh = tiny.random_params(tiny.model_spec(MODEL)), tiny.random_params(spec(), seed=1)
+    assert OBJECTIVE.adopt(fresh, saved, source=CausalLM()) == {**saved, "score": fresh["score"]}
+
+
+def test_a_negative_margin_is_refused():
+    with pytest.raises(ValueError, match="objective.margin=-1.0: must not be negative"):
+        PairwiseReward(margin=-1.0)
