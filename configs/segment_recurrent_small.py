@@ -5,7 +5,7 @@
 Data: the standard library's own sources as sixteen streams; each row of a step goes on where it ended in the step
 before, and its layers attend to the 128 states they held then. Positions are rotary, not the paper's.
 
-0.9M parameters, 400 steps, about a minute on two CPU cores. Validation loss: LOSS nats a token (EARLY at step 200).
+0.9M parameters, 400 steps, about a minute on two CPU cores. Validation loss: 4.44 nats a token (5.05 at step 200).
 """
 
 from lmjax.data.config import DataConfig

@@ -17,10 +17,9 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params, module_spec
 from lmjax.objectives import CausalLM, Denoising, MaskedLM, Objective, ReplacedToken, SpanCorruption
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, Vocabulary, build_tokenizer
-from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.config_file import write_config
-from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, naming
+from lmjax.train.new_run import check_new, make_run
+from lmjax.train.run_folder import TOKENIZER
 
 SEQUENCE_LENGTH, SHORTEST = 1024, 16
 
@@ -40,19 +39,12 @@ class ImportArguments:
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = tyro.cli(ImportArguments, args=list(arguments), prog="lmjax import")
-    if options.run.exists() and any(options.run.iterdir()):
-        raise ValueError(f"{options.run} exists and is not empty: name another folder for the run")
+    check_new(options.run)
     model = load_pretrained(options.folder)
     tokenizer = _tokenizer(options, model)
     config = _run_config(options, model, tokenizer)
-    with naming(options.run):
-        options.run.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(options.run / TOKENIZER)
-        params = _complete(config, jax.tree.map(jnp.asarray, model.params))
-        with Checkpoints(options.run / CHECKPOINTS, CheckpointConfig()) as checkpoints:
-            checkpoints.save(0, {"params": params}, {"step": 0})
-        # Last, for it is what makes the folder a run.
-        write_config(config, options.run / CONFIG)
+    params = _complete(config, jax.tree.map(jnp.asarray, model.params))
+    make_run(options.run, config, tokenizer, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{model.family.model_type}, {count:,} parameters, {tokenizer.vocabulary.size} tokens: {options.run}")
     print(f"train on: lmjax train RECIPE --train.init-from {options.run}")

@@ -29,7 +29,7 @@ class Mamba2(nnx.Module):
         embed = {"embed": config.width}
         self.heads = {"heads": num_heads, "head_width": sizes.head_width}
         self.groups = {"groups": sizes.groups, "state": sizes.state_width}
-        project = partial(Projection, std=config.init_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        project = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
         self.gate = project(embed, self.heads)
         self.value = project(embed, self.heads)
         self.key = project(embed, self.groups)

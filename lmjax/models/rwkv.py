@@ -27,7 +27,7 @@ class Rwkv6(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Builds the projections; decays start slow in the first channels and fast in the last (as released)."""
         self.config, sizes, width = config, config.rwkv6, config.width
-        project = partial(Projection, std=config.init_std, bias=False, dtype=config.dtype, rngs=rngs)
+        project = partial(Projection, std=config.matrix_std, bias=False, dtype=config.dtype, rngs=rngs)
         embed = {"embed": width}
         self.heads = {"heads": width // sizes.head_width, "head_width": sizes.head_width}
         self.receptance = project(embed, self.heads)

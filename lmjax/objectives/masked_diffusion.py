@@ -50,6 +50,7 @@ class MaskedDiffusion(Objective):
     """Whether the model is told the share of tokens masked at each row's time."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.schedule not in SCHEDULES:
             raise ValueError(f"objective.schedule={self.schedule!r}: use one of {', '.join(SCHEDULES)}")
         if not 0 < self.least_time < 1:

@@ -34,7 +34,7 @@ class PredictionModule(nnx.Module):
         self.projection = Projection(
             {"joined": 2 * config.width},
             {"embed": config.width},
-            std=config.init_std,
+            std=config.matrix_std,
             bias=False,
             dtype=config.dtype,
             rngs=rngs,

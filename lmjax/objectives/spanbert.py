@@ -47,7 +47,7 @@ class SpanBoundary(nnx.Module):
         def layer(axes: tuple[str, str], width: int, out_width: int) -> tuple[Projection, Norm]:
             into, out = {axes[0]: width}, {axes[1]: out_width}
             return (
-                Projection(into, out, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs),
+                Projection(into, out, std=config.matrix_std, bias=True, dtype=config.dtype, rngs=rngs),
                 Norm(out_width, kind="layernorm", epsilon=config.norm_epsilon, bias=True),
             )
 

@@ -14,6 +14,7 @@ from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
 from lmjax.models.rope import RopeScaling
+from lmjax.models.routing import ExpertsConfig
 from lmjax.types import Stream, make_stream
 
 T = 12
@@ -59,6 +60,9 @@ VARIANTS = {
         logit_softcap=9.0,
         qk_norm="projection",
         residual="output",
+    ),
+    "experts_sinks": dataclasses.replace(
+        LLAMA, experts=ExpertsConfig(number=4, first_dense=1, shared=1, scores="sigmoid"), attention_sinks=True
     ),
     "relative_two_norms": dataclasses.replace(
         tiny.MODEL,
@@ -306,3 +310,15 @@ def test_bfloat16_models_sum_the_gradient_of_the_head_in_float32():
     expected_V = 3000 * (probability_V - jnp.eye(64)[0])
     np.testing.assert_allclose(grad_DV[0], expected_V, rtol=2e-2, atol=1.0)
     assert not np.array_equal(grad_DV, grad_DV.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def test_scanned_depth_adds_nothing_to_compile():
+    """48 layers are the same program as 12, but for one number."""
+
+    def program(num_layers: int) -> int:
+        spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, num_layers=num_layers))
+        tokens = jax.ShapeDtypeStruct((2, T), jnp.int32)
+        loss = jax.grad(lambda params, tokens_BT: spec.bind(params)(make_stream(tokens_BT, None, "causal")).sum())
+        return len(jax.jit(loss).lower(spec.shapes, tokens).as_text())
+
+    assert program(48) < 1.02 * program(12)
