@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from lmjax.parallel.mesh import MESH_AXES
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json, load_recipe, to_json
@@ -20,7 +21,13 @@ from lmjax.types import Rows
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.py"))
 
-PUBLISHED = {"gpt2_124m": 124_439_808, "llama_1b": 1_235_814_400, "starcoder_1b": 1_137_207_296}
+PUBLISHED = {
+    "gpt2_124m": 124_439_808,
+    "llama_1b": 1_235_814_400,
+    "starcoder_1b": 1_137_207_296,
+    "mixtral_8x7b": 46_702_792_704,
+    "deepseek_moe_16b": 16_375_728_128,
+}
 """Parameters of the models the recipes are named after, as their authors' checkpoints have them."""
 
 
@@ -32,7 +39,7 @@ def built(config: RunConfig):
         tokenizer = dataclasses.replace(tokenizer, path=None, kind="bpe", vocab_size=size)
     vocabulary = planned_vocabulary(tokenizer)
     config = resolve(config, vocabulary)
-    devices = jax.devices()[: config.mesh.fsdp * config.mesh.tensor]
+    devices = jax.devices()[: math.prod(getattr(config.mesh, axis) for axis in MESH_AXES if axis != "data")]
     return config, build_learner(config, vocabulary, devices=devices)
 
 

@@ -1,8 +1,7 @@
 """Sampling with a key-value cache: one pass over the prompts, then one token at a time, all in one jit.
 
-Prompts of different lengths are padded on the right. A token's cache slot is its position in its
-own row, so a row's next token overwrites its padding, and the interval ``[0, position + 1)`` hides
-what is left of it. A model with an encoder reads the prompts with that; the text it writes about them
+Prompts of different lengths are padded on the left. A token's cache slot is its position in its own
+row, so nothing of the padding is kept, and the interval ``[0, position + 1)`` is what was. A model with an encoder reads the prompts with that; the text it writes about them
 begins with a start token.
 """
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from lmjax.decode.logits import SamplingConfig, choose, penalize
 from lmjax.masks import IntervalMask
-from lmjax.models.cache import LayerCache, empty_cache
+from lmjax.models.cache import Cache, empty_cache
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.models.transformer import Transformer
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -121,7 +120,11 @@ def _generate(
     batch_size, padded = tokens_BT.shape
     caches = empty_cache(model.config, batch_size=batch_size, length=padded + max_new_tokens)
     prompt_end_BT = jnp.broadcast_to(lengths_B[:, None], tokens_BT.shape)
-    positions_BT = jnp.broadcast_to(jnp.arange(padded, dtype=jnp.int32)[None, :], tokens_BT.shape)
+    # Prompts end together: behind a recurrent layer's back, padding after one would be read as text. That before it
+    # is written to slots that are not there.
+    index_BT = jnp.arange(padded, dtype=jnp.int32)[None, :] + (lengths_B[:, None] - padded)
+    positions_BT = jnp.where(index_BT >= 0, index_BT, padded + max_new_tokens)
+    prompt_BT = jnp.take_along_axis(tokens_BT, jnp.maximum(index_BT, 0), axis=1)
     extend = model.extend if source is None else _reading(model, *source)
 
     def stream(tokens_BT: jax.Array, positions_BT: jax.Array, least_end_BT: jax.Array) -> Stream:
@@ -137,8 +140,7 @@ def _generate(
         logits_BV = penalize(logits_BV, sampling, previous=text_BS, prompt_length=lengths_B, length=lengths_B + step)
         return choose(jax.random.fold_in(key, step), logits_BV, sampling)
 
-    hidden_BTD, caches = extend(stream(tokens_BT, positions_BT, prompt_end_BT), caches)
-    last_BD = jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    hidden_BTD, caches = extend(stream(prompt_BT, positions_BT, prompt_end_BT), caches)
     # Prompt and new tokens of a row without a gap, over the prompt's padding.
     text_BS = jnp.pad(tokens_BT, ((0, 0), (0, max_new_tokens)))
     row_B = jnp.arange(batch_size)
@@ -155,7 +157,7 @@ def _generate(
         hidden_B1D, caches = extend(stream(token_B[:, None], position_B1, position_B1 + 1), caches)
         return step + 1, hidden_B1D[:, 0], text_BS, done_B | (token_B == eos_id), caches
 
-    start = (jnp.zeros((), jnp.int32), last_BD, text_BS, jnp.zeros((batch_size,), bool), caches)
+    start = (jnp.zeros((), jnp.int32), hidden_BTD[:, -1], text_BS, jnp.zeros((batch_size,), bool), caches)
     text_BS = jax.lax.while_loop(unfinished, advance, start)[2]
     new_1T = jnp.arange(max_new_tokens)[None, :]
     return jnp.take_along_axis(text_BS, lengths_B[:, None] + new_1T, axis=1)
@@ -173,7 +175,7 @@ def _reading(model: Transformer, tokens_BS: jax.Array, lengths_B: jax.Array):
     stream = Stream(tokens_BT=tokens_BS, positions_BT=positions_BS, mask=whole(length))
     sources = model.remember(model.encode(stream))
 
-    def extend(stream: Stream, caches: tuple[LayerCache, ...]) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+    def extend(stream: Stream, caches: tuple[Cache, ...]) -> tuple[jax.Array, tuple[Cache, ...]]:
         cross_mask = whole(stream.tokens_BT.shape[1])
         return model.extend(stream, caches, sources=sources, cross_mask=cross_mask)
 

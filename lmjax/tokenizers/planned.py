@@ -1,5 +1,7 @@
 """The vocabulary a tokenizer will have, before it is trained: enough to build a model abstractly."""
 
+from typing import Any
+
 import numpy as np
 
 from lmjax.tokenizers.build import build_tokenizer
@@ -24,9 +26,10 @@ def planned_vocabulary(config: TokenizerConfig) -> Vocabulary:
     names = config.all_special_tokens
     size = config.vocab_size or 256 + len(names)
     ids = {name: size - len(names) + index for index, name in enumerate(names)}
+    roles: dict[str, Any] = {f"{role}_id": token_id for role, token_id in assign_roles(ids).items()}
     return Vocabulary(
         size=size,
-        **{f"{role}_id": token_id for role, token_id in assign_roles(ids).items()},
+        **roles,
         sentinel_ids=tuple(ordered_sentinels(ids).values()),
         named_ids=ids,
         byte_length_V=np.ones(size, np.int32),
