@@ -1,12 +1,13 @@
-"""A small BERT (Devlin et al. 2019) with next-sentence prediction: nothing to download.
+"""A small ALBERT (Lan et al. 2020) with sentence-order prediction: nothing to download.
 
     lmjax train configs/albert_sop_small.py
 
 Data: the standard library's own sources in pieces between blank lines, several packed into a row of 128 tokens.
-Each piece is cut in two; half of the second parts are exchanged with those of other pieces in the row, and the
-model tells the right pairs from the wrong ones while it fills in hidden tokens.
+Each piece is cut in two; half of them have their parts exchanged, and the model tells which while it fills in
+hidden tokens. One block serves as all three layers, and the token table is half as wide as the model.
 
-0.9M parameters, TIME. LOSS
+0.38M parameters, 800 steps, about a minute on two CPU cores. Validation loss: 5.45 nats a hidden token (6.30 at step
+400), and 0.235 for the order, which is told of 88% of the pairs (0.308 and 85%; guessing gives 0.693).
 """
 
 from lmjax.data.config import DataConfig

@@ -7,7 +7,7 @@ size is trained on them first. Documents do not see each other, which the paper 
 
 64 experts a layer, each an eighth as wide as an ordinary feed-forward layer; a token goes to 6 of them and to the 2
 shared ones. The first layer is dense. 16.4B parameters, 2.8B of them for a token. Cost: 106,449 steps of 18.9M
-tokens are 2T tokens and 3.4e22 FLOPs, about fourteen days on 64 H100s at 40% of their peak. Parameters, gradients and
+tokens are 2T tokens and 3.7e22 FLOPs, about seventeen days on 64 H100s at 40% of their peak. Parameters, gradients and
 optimizer state, 262 GB, are split over mesh.expert devices; more devices join as mesh.data.
 
 Settings of section 5.1.2, but for the learning rate's two steps down to 0.1 of the peak at 80% and 90%, here a

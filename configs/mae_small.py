@@ -6,7 +6,8 @@ Data: the standard library's own sources, drawn with a font of 3 by 5 pixels as 
 columns of pixels, half a character's cell. Three quarters of a strip's 256 patches are hidden; the encoder sees the
 other 64, and the decoder paints the hidden ones.
 
-0.8M parameters, TIME. LOSS
+0.76M parameters, 800 steps, about a minute on two CPU cores. Validation loss: 0.0981, the mean squared error of a
+hidden pixel that is 0 or 1 (0.1112 at step 200); painting the mean patch everywhere has 0.1480.
 """
 
 from lmjax.data.config import DataConfig

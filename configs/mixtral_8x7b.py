@@ -5,7 +5,7 @@
 Data: documents as JSON lines with a field "text" (DCLM, FineWeb-Edu, Dolma, ...), 200B tokens or more. A
 byte-level BPE tokenizer of Mixtral's size is trained on them first. Documents do not see each other.
 
-46.7B parameters, 12.9B of them for a token. Cost: 50,000 steps of 4.2M tokens are 210B tokens and 1.9e22 FLOPs,
+46.7B parameters, 12.9B of them for a token. Cost: 50,000 steps of 4.2M tokens are 210B tokens and 1.7e22 FLOPs,
 about eight days on 64 H100s at 40% of their peak. Parameters, gradients and optimizer state, 750 GB, are split over
 mesh.expert x mesh.fsdp = 64 devices: each group of eight holds the eight experts of a layer between them.
 

@@ -221,7 +221,8 @@ class _Maker:
             ],
             targets=["" if target < 0 else self._labels([target])[0] for target in targets_T[crop]],
             weights={term: values_T[crop] for term, values_T in weights.items()},
-            numbers={
+            numbers=({} if stream.types_BT is None else {"type": _of_row(stream.types_BT, index)[crop]})
+            | {
                 name: _of_row(array, index)[crop]
                 for name, array in self.batch.extras.items()
                 if self._lies_along(array, stream, is_decoder=is_decoder)

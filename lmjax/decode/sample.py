@@ -1,8 +1,8 @@
 """Sampling with a key-value cache: one pass over the prompts, then one token at a time, all in one jit.
 
 Prompts of different lengths are padded on the left. A token's cache slot is its position in its own
-row, so nothing of the padding is kept, and the interval ``[0, position + 1)`` is what was. A model with an encoder reads the prompts with that; the text it writes about them
-begins with a start token.
+row, so nothing of the padding is kept, and the interval ``[0, position + 1)`` is what was. A model with
+an encoder reads the prompts with that; the text it writes about them begins with a start token.
 """
 
 import functools

@@ -136,13 +136,24 @@ def choose(
     ranked_BTE = jax.lax.stop_gradient(scores_BTE)
     if bias_E is not None:
         ranked_BTE = ranked_BTE + jax.lax.stop_gradient(bias_E)[None, None, :]
-    _, chosen_BTJ = jax.lax.top_k(ranked_BTE, config.per_token)
+    chosen_BTJ = _highest(ranked_BTE, config.per_token)
     gates_BTJ = jnp.take_along_axis(scores_BTE, chosen_BTJ, axis=-1)
     if config.normalize_gates:
         gates_BTJ = gates_BTJ / (gates_BTJ.sum(axis=-1, keepdims=True) + 1e-20)
     if config.scores == "sigmoid":
         scores_BTE = scores_BTE / (scores_BTE.sum(axis=-1, keepdims=True) + 1e-20)
     return chosen_BTJ, config.gate_scale * gates_BTJ, scores_BTE
+
+
+def _highest(values_BTE: jax.Array, number: int) -> jax.Array:
+    """Indices of the highest values, the highest first, and the first of equal ones: int32 [B, T, number]."""
+    # Not lax.top_k, of which every device would first gather the values of all of them.
+    index_11E = jnp.arange(values_BTE.shape[-1], dtype=jnp.int32)[None, None, :]
+    found = []
+    for _ in range(number):
+        found.append(jnp.argmax(values_BTE, axis=-1).astype(jnp.int32))
+        values_BTE = jnp.where(index_11E == found[-1][..., None], -jnp.inf, values_BTE)
+    return jnp.stack(found, axis=-1)
 
 
 def report(

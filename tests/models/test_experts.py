@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig, choose, report
 from lmjax.models.summary import summarize
 from lmjax.objectives import CausalLM, MaskedDiffusion, MaskedLM, SentencePairs
-from lmjax.parallel.mesh import MeshConfig, make_mesh
+from lmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.types import make_stream
 
@@ -92,6 +93,26 @@ def test_equals_a_loop_over_experts_in_value_and_gradient(form, monkeypatch):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), result, expected)
     by_router = expected[1][0]["router"]["weight"]
     assert np.abs(by_router).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("capacity_factor", "collectives"),
+    [(1.25, ["all-to-all"] * 2), (None, ["all-gather"] * 3 + ["reduce-scatter"])],
+)
+def test_tokens_are_sent_among_the_devices_of_experts_and_nothing_else_is(capacity_factor, collectives):
+    config = changed(capacity_factor=capacity_factor)
+    spec = module_spec(lambda key: Experts(config, rngs=nnx.Rngs(params=key)))
+    mesh = make_mesh(MeshConfig(data=2, expert=4))
+
+    def abstract(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharding)
+
+    params = jax.tree.map(abstract, spec.shapes, spec.shardings(mesh))
+    x_BTD = abstract(jnp.zeros((8, 16, 16)), named_sharding(("batch", None, None), (8, 16, 16), mesh))
+    with jax.set_mesh(mesh):
+        text = jax.jit(lambda params, x_BTD: spec.bind(params)(x_BTD)[0]).lower(params, x_BTD).compile().as_text()
+    names = re.findall(r" (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)\(", text)
+    assert sorted(names) == collectives
 
 
 def test_rows_of_a_group_lie_together_and_strangers_nowhere():

@@ -88,10 +88,9 @@ def sizes(width: int, width_base: int | None, *, steps: int = 6) -> dict[str, np
 
     def loss(params):
         model = spec.bind(params)
-        hidden_BTD, routing = model.routed(stream)
-        logits_BTV = model.logits(hidden_BTD)
+        x_BTD, routing = model.routed_blocks(model.embed(stream), stream.positions_BT, stream.mask)
+        logits_BTV = model.logits(model.normalised(x_BTD))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, TOKENS[:, 1:])
-        x_BTD, _ = model.routed_blocks(model.embed(stream), stream.positions_BT, stream.mask)
         shown = {"logits": logits_BTV, "residual": x_BTD, "router": jnp.sqrt(routing.router_z_B) - np.log(4)}
         return losses.mean(), jax.tree.map(lambda array: jnp.abs(array).mean(), shown)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 
 import jax
@@ -15,6 +16,7 @@ from lmjax.corruption import fit_centroids
 from lmjax.losses import masked_cluster_loss
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import FeatureSource, MaskedFrames
+from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 
@@ -39,8 +41,8 @@ def quick_compiles():
 def setting(objective: MaskedFrames):
     """Spec, parameters and a batch of packed recordings, 30 frames in a row."""
     spec = module_spec(lambda key: objective.build(MODEL, rngs=nnx.Rngs(params=key)))
-    tokens_BT = jnp.asarray(np.random.default_rng(0).integers(40, 60, (2, 10)), jnp.int32)
-    rows = Rows(tokens_BT=tokens_BT, segments_BT=jnp.asarray(tiny.segments([[5, 5], [8]], 10)))
+    tokens_BT = jnp.asarray(np.random.default_rng(0).integers(40, 60, (16, 10)), jnp.int32)
+    rows = Rows(tokens_BT=tokens_BT, segments_BT=jnp.asarray(tiny.segments([[5, 5], [8]] * 8, 10)))
     corrupt = jax.jit(functools.partial(objective.corrupt, vocabulary=BYTES))
     return spec, tiny.random_params(spec), rows, corrupt(KEY, rows)
 
@@ -59,6 +61,7 @@ def test_every_frame_is_either_masked_or_not_and_padding_is_neither():
     real = np.repeat(np.asarray(rows.segments_BT) > 0, 3, axis=1)
     np.testing.assert_array_equal(masked, is_masked & real)
     np.testing.assert_array_equal(masked + unmasked, real)
+    assert not is_masked[~real].any()
     # Frames of one recording know no other: a byte's three frames share its segment.
     positions = np.asarray(batch.inputs.positions_BT)
     np.testing.assert_array_equal(positions[0], [*range(15), *range(15)])
@@ -109,7 +112,7 @@ def test_clusters_are_of_the_clean_frames_and_stay_the_same_for_all_steps():
     np.testing.assert_array_equal(first.extras["cluster"], second.extras["cluster"])
     assert (np.asarray(first.extras["is_hidden"]) != np.asarray(second.extras["is_hidden"])).any()
     # Without noise a byte's frames are alike, so they have one cluster, and bytes differ in it.
-    clusters = np.asarray(first.extras["cluster"]).reshape(2, 10, 3)
+    clusters = np.asarray(first.extras["cluster"]).reshape(16, 10, 3)
     assert (clusters == clusters[:, :, :1]).all()
     assert len(np.unique(clusters)) > 2
     assert 0 <= np.asarray(batch.extras["cluster"]).min() <= np.asarray(batch.extras["cluster"]).max() < 8
@@ -153,3 +156,12 @@ def test_sequences_too_short_to_mask_are_refused():
         with pytest.raises(ValueError, match=f"train.sequence_length={length}: .* nothing of a row is masked"):
             dataclasses.replace(COSINE, **options).check(model=MODEL, vocabulary=BYTES, sequence_length=length)
     assert math.isclose(sum(COSINE.coefficients().values()), 1)
+
+
+def test_frames_written_as_text_come_back_as_they_were():
+    """As documented: integers from 0 to 127 as the characters of these codes, through the bytes tokenizer."""
+    frames = np.arange(128).reshape(16, 8)
+    line = json.loads(json.dumps({"text": "".join(map(chr, frames.ravel()))}))
+    ids = ByteTokenizer({"<pad>": 256}).encode(line["text"])
+    source = FeatureSource(kind="values", width=8, offset=64.0, scale=16.0)
+    np.testing.assert_array_equal(source.features(KEY, jnp.asarray(ids)[None]), [(frames - 64) / 16])
