@@ -8,7 +8,8 @@ The policy and its reference begin as one random model. To begin with a pretrain
 
     lmjax train configs/dpo_small.py --train.init-from runs/RUN --tokenizer.path runs/RUN/tokenizer
 
-1.8M parameters, half of them the frozen reference; 200 steps, a minute on two CPU cores.
+1.8M parameters, half of them the frozen reference; 200 steps, a minute and a half on two CPU cores. Validation loss:
+0.09 nats a pair, 97% of them ranked right (0.16 and 96% at step 50; a model that prefers nothing has 0.69).
 """
 
 from lmjax.data.config import DataConfig

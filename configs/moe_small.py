@@ -7,7 +7,8 @@ Data: the standard library's own sources in rows of 128 tokens. Every layer has 
 together as wide as an ordinary feed-forward layer. `experts/balance` and `experts/max_load` (1 is even) are
 among the metrics. The same model without them: `--model.experts.number 0`.
 
-2.9M parameters, 1.2M of them for a token. 400 steps. Validation loss: LOSS.
+2.9M parameters, 1.1M of them for a token, 400 steps, about a minute on two CPU cores. Validation loss: 4.19 nats a
+token (4.86 at step 200); without experts 4.20.
 """
 
 from lmjax.data.config import DataConfig

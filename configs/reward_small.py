@@ -5,7 +5,8 @@
 
 Data: pairs of continuations of the standard library's functions, made by the first command.
 
-0.9M parameters, 150 steps, under a minute on two CPU cores.
+0.9M parameters, 150 steps, under a minute on two CPU cores. Validation loss: 0.18 nats a pair, 94% of them ranked
+right (0.24 and 93% at step 50; a model that prefers nothing has 0.69).
 """
 
 from lmjax.data.config import DataConfig

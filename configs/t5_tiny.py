@@ -26,11 +26,12 @@ def t5_tiny() -> RunConfig:
         objective=SpanCorruption(form="encoder_decoder"),
         model=ModelConfig(
             width=128,
-            encoder_layers=3,
+            encoder_layers=2,
             num_layers=2,
             num_heads=4,
             positions="relative",
             relative_past_only=True,
+            init_std=0.05,
             scan_layers=False,
             remat="none",
         ),
@@ -43,6 +44,6 @@ def t5_tiny() -> RunConfig:
         data=DataConfig(path="stdlib", packing="windows"),
         optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
-        train=TrainConfig(steps=800, batch_size=16, sequence_length=128, eval_every=200),
+        train=TrainConfig(steps=800, batch_size=32, sequence_length=64, eval_every=200),
         checkpoint=CheckpointConfig(every_steps=400),
     )

@@ -183,7 +183,7 @@ def test_what_a_router_reports_by_hand():
 def test_a_bias_decides_who_is_chosen_and_not_with_what_weight():
     config = ExpertsConfig(number=3, per_token=2, scores="sigmoid", balance_bias=True)
     logits_11E = jnp.array([[[2.0, 1.0, 0.0]]])
-    chosen, gates, _ = choose(config, logits_11E, jnp.array([-1.0, 0.0, 0.0]))
+    chosen, gates, _ = choose(config, logits_11E, jnp.array([-1.0, 0.3, 0.1]))
     np.testing.assert_array_equal(chosen[0, 0], [1, 2])
     scores = jax.nn.sigmoid(jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(gates[0, 0], scores / scores.sum(), rtol=1e-6)
@@ -226,15 +226,15 @@ def test_a_step_moves_biases_against_the_load_and_reports_it():
     weights_B = batch.weights["loss"].sum(1) / batch.weights["loss"].sum()
 
     @jax.jit
-    def routed(params):
+    def routed(params, inputs):
         def along_bias(params):
-            routing = built.spec.bind(params).routed(batch.inputs)[1]
+            routing = built.spec.bind(params).routed(inputs)[1]
             return jnp.sum(routing.bias_B @ weights_B), routing
 
         (_, routing), gradient = jax.value_and_grad(along_bias, has_aux=True)(params)
         return routing, experts_of(gradient)["router"]["bias"][0]
 
-    routing, load_E = routed(before)
+    routing, load_E = routed(before, batch.inputs)
     for name in ("balance", "router_z", "dropped", "max_load"):
         expected = np.asarray(getattr(routing, f"{name}_B")[0]) @ np.asarray(weights_B)
         np.testing.assert_allclose(metrics[f"experts/{name}"], expected, rtol=1e-5)
@@ -245,6 +245,11 @@ def test_a_step_moves_biases_against_the_load_and_reports_it():
     moved_E = experts_of(after)["router"]["bias"][0] - experts_of(before)["router"]["bias"][0]
     np.testing.assert_allclose(moved_E, -1e-3 * np.sign(load_E), atol=1e-7)
     assert set(np.sign(moved_E)) == {-1, 1}
+    # Other padding is no other load: it is neither counted nor given room.
+    valid_BT = batch.inputs.valid_BT
+    padded_otherwise = dataclasses.replace(batch.inputs, tokens_BT=jnp.where(valid_BT, batch.inputs.tokens_BT, 7))
+    assert not jnp.array_equal(padded_otherwise.tokens_BT, batch.inputs.tokens_BT)
+    jax.tree.map(np.testing.assert_array_equal, routed(before, padded_otherwise), (routing, load_E))
 
 
 def kind(block) -> str:
