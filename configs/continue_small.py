@@ -2,11 +2,11 @@
 
     lmjax train configs/continue_small.py
 
-It begins with runs/extended, made of runs/stdlib_demo; docs/how-to/continue-pretraining.md has all the commands. Data:
+It begins with runs/extended, made of a shorter run of the demo; docs/how-to/continue-pretraining.md has all the commands. Data:
 three rows in four are the language reference's topics, the fourth the sources the demo was trained on. The learning
 rate is warmed up again, to a fifth of the demo's.
 
-2.2M parameters, 300 steps, about a minute on two CPU cores. Bits per byte, from `lmjax compare`: RESULT
+2.2M parameters, 150 steps, half a minute on two CPU cores. Bits per byte, from `lmjax compare`: RESULT
 """
 
 from lmjax.data.config import DataConfig
@@ -26,6 +26,6 @@ def continue_small() -> RunConfig:
         data=DataConfig(mixture=("data/topics", "data/sources"), mixture_weights=(0.75, 0.25), packing="windows"),
         optimizer=OptimizerConfig(learning_rate=6e-4, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
-        train=TrainConfig(steps=300, batch_size=16, sequence_length=128, eval_every=100, init_from="runs/extended"),
+        train=TrainConfig(steps=150, batch_size=16, sequence_length=128, eval_every=100, init_from="runs/extended"),
         checkpoint=CheckpointConfig(every_steps=100),
     )
