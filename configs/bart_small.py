@@ -7,8 +7,8 @@ Data: the standard library's own sources, whole documents or parts of them packe
 put in random order, and spans of 3 tokens on average that cover 30% of the rest become one mask each; the encoder
 reads that, and the decoder writes the document as it was.
 
-1.5M parameters, 600 steps, about two minutes on two CPU cores. Validation loss: 4.27 nats a token (5.21 at step
-200).
+1.3M parameters, 800 steps, about two minutes on two CPU cores. Validation loss: 3.16 nats a token (4.80 at step
+200), and 4.87 if the encoder is given other documents.
 """
 
 from lmjax.corruption import DenoiseConfig

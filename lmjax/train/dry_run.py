@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmjax.models.parameters import module_spec
+from lmjax.models.routing import BIAS_KIND
 from lmjax.parallel.mesh import MESH_AXES, partition_spec
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
@@ -55,7 +56,7 @@ def parameter_table(config: RunConfig) -> Table:
             " ".join("x".join(_names(entry)) or "-" for entry in layout),
             _product(local),
             kind,
-            "none" if kind == FROZEN else config.optimizer.name,
+            {FROZEN: "none", BIAS_KIND: "sign of load"}.get(kind, config.optimizer.name),
             f"{config.optimizer.weight_decay:g}" if decays_here and kind != FROZEN else "-",
         )
     rows.add_section()

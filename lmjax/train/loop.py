@@ -15,6 +15,7 @@ import numpy as np
 from lmjax.data.pipeline import device_batches
 from lmjax.data.rows import RowSource
 from lmjax.models.summary import describe, summarize
+from lmjax.objectives.encoder_decoder import decoder_length
 from lmjax.parallel import distributed
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
@@ -125,7 +126,11 @@ class _Loop:
         }
         summaries = {
             phase.sequence_length: summarize(
-                learner.spec, config.model, sequence_length=phase.sequence_length, held=held
+                learner.spec,
+                config.model,
+                sequence_length=phase.sequence_length,
+                decoder_length=decoder_length(config.objective, phase.sequence_length),
+                held=held,
             )
             for phase in self.curriculum.phases
         }

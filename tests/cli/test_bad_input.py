@@ -142,7 +142,10 @@ def test_a_field_at_fault(tiny, override, words):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("--mesh.fsdp 3", "fsdp=3 x tensor=1 does not make the 4 devices there are: change mesh.data"),
+        (
+            "--mesh.fsdp 3",
+            "fsdp=3 x expert=1 x tensor=1 x context=1 does not make the 4 devices there are: change mesh.data",
+        ),
         ("--train.batch-size 6", "train.batch_size=6 cannot be split over 4 devices"),
         ("--mesh.tensor 4", "model.num_heads=2 cannot be split over mesh.tensor=4"),
     ],
