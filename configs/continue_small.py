@@ -2,9 +2,9 @@
 
     lmjax train configs/continue_small.py
 
-It begins with runs/extended, made of a shorter run of the demo; docs/how-to/continue-pretraining.md has all the commands. Data:
-three rows in four are the language reference's topics, the fourth the sources the demo was trained on. The learning
-rate is warmed up again, to a fifth of the demo's.
+It begins with runs/extended, made of a shorter run of the demo; docs/how-to/continue-pretraining.md has all the
+commands. Data: three rows in four are the language reference's topics, the fourth the sources the demo was trained
+on. The learning rate is warmed up again, to a fifth of the demo's.
 
 2.2M parameters, 150 steps, half a minute on two CPU cores. Bits per byte, from `lmjax compare`:
 of the new text 2.46 before and 1.73 after, of old text 2.391 and 2.394.
