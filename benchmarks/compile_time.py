@@ -28,7 +28,7 @@ def compile_seconds(config: ModelConfig) -> float:
 
     def loss(params, tokens_BT):
         model = spec.bind(params)
-        hidden_BTD = model(make_stream(tokens_BT, None, "causal"))
+        hidden_BTD = model(make_stream(tokens_BT, None, "causal")).states_BTD
         weights_BT = jnp.ones(tokens_BT.shape)
         return linear_cross_entropy(hidden_BTD, model.head().weight_DV, tokens_BT, weights_BT)
 

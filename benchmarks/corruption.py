@@ -193,7 +193,7 @@ def step_seconds_per_token(length: int) -> float:
     print(f"step: {num_parameters / 1e6:.1f}M parameters, {tokens_BT.size} tokens")
 
     def loss(model):
-        hidden_BTD = model(make_stream(tokens_BT, None, "causal"))
+        hidden_BTD = model(make_stream(tokens_BT, None, "causal")).states_BTD
         return cross_entropy(model.logits(hidden_BTD), tokens_BT).mean()
 
     gradient = jax.jit(jax.grad(loss))

@@ -57,7 +57,7 @@ def recompute(params, prompt_BT, *, spec, new: int):
     text_BT = jnp.pad(prompt_BT, ((0, 0), (0, new)))
 
     def advance(step, text_BT):
-        hidden_BTD = model(make_stream(text_BT, None, "causal"))
+        hidden_BTD = model(make_stream(text_BT, None, "causal")).states_BTD
         logits_BV = model.logits(jax.lax.dynamic_index_in_dim(hidden_BTD, num_prompt + step - 1, 1, keepdims=False))
         token_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         return jax.lax.dynamic_update_index_in_dim(text_BT, token_B, num_prompt + step, 1)

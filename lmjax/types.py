@@ -11,6 +11,7 @@ Shapes are in names, one letter an axis::
 
 import dataclasses
 import typing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,7 @@ class Batch:
       encoder: the encoder's stream, for encoder-decoder models.
       cross_mask: which encoder positions each decoder position sees.
       extras: whatever else the objective's own terms need.
+      carry: what the rows of the step before left for these, see ``Objective.initial_carry``; the step sets it.
     """
 
     inputs: Stream
@@ -87,6 +89,7 @@ class Batch:
     encoder: Stream | None = None
     cross_mask: IntervalMask | None = None
     extras: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    carry: Any = None
 
 
 def make_stream(

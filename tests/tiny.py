@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import ModuleSpec, module_spec
 from lmjax.models.routing import ExpertsConfig
 from lmjax.models.transformer import Head, Transformer
@@ -42,10 +43,7 @@ class FixedLogits:
         self.config = types.SimpleNamespace(vocab_size=logits_BTV.shape[-1], experts=ExpertsConfig())
 
     def __call__(self, stream, *, key=None):
-        return self.logits_BTV
-
-    def routed(self, stream, *, key=None):
-        return self(stream, key=key), None
+        return Hidden(self.logits_BTV, None)
 
     def head(self):
         return Head(jnp.eye(self.logits_BTV.shape[-1]), None, None)

@@ -173,7 +173,7 @@ def _reading(model: Transformer, tokens_BS: jax.Array, lengths_B: jax.Array):
         return IntervalMask(start_BT=jnp.zeros_like(end_BT), end_BT=end_BT)
 
     stream = Stream(tokens_BT=tokens_BS, positions_BT=positions_BS, mask=whole(length))
-    sources = model.remember(model.encode(stream))
+    sources = model.remember(model.encode(stream).states_BTD)
 
     def extend(stream: Stream, caches: tuple[Cache, ...]) -> tuple[jax.Array, tuple[Cache, ...]]:
         cross_mask = whole(stream.tokens_BT.shape[1])

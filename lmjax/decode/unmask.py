@@ -110,7 +110,7 @@ def _unmask(
         """A token for every position, and how sure the model is of it."""
         stream = make_stream(tokens_BT, None, "bidirectional")
         level_B = jnp.full((tokens_BT.shape[0],), level)
-        logits_BTV = head(objective.hidden(model, stream, level_B, None)[0])
+        logits_BTV = head(objective.hidden(model, stream, level_B, None).states_BTD)
         index_11V = jnp.arange(logits_BTV.shape[-1])[None, None, :]
         logits_BTV = jnp.where((index_11V >= num_ids) | (index_11V == mask_id), EXCLUDED, logits_BTV)
         flat_NV = logits_BTV.reshape(-1, logits_BTV.shape[-1])

@@ -123,6 +123,16 @@ def joined(routings: list[Routing | None]) -> Routing | None:
     return jax.tree.map(lambda *leaves: jnp.concatenate([jnp.atleast_2d(leaf) for leaf in leaves]), *found)
 
 
+def by_row(routing: Routing | None, num_rows: int) -> Routing | None:
+    """The mean of each statistic over the texts of a batch row, [layers, num_rows].
+
+    Args:
+      routing: [layers, C num_rows], the C texts of a row side by side.
+      num_rows: rows of the batch.
+    """
+    return jax.tree.map(lambda leaf: leaf.reshape(len(leaf), num_rows, -1).mean(axis=2), routing)
+
+
 def choose(
     config: ExpertsConfig, logits_BTE: jax.Array, bias_E: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

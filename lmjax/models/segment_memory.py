@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from lmjax.masks import IntervalMask
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
-from lmjax.models.routing import Routing, joined
+from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
 from lmjax.types import Stream
 
@@ -40,8 +41,8 @@ def empty_memory(config: ModelConfig, *, num_rows: int, length: int) -> SegmentM
 
 def run_with_memory(
     model: Transformer, tokens_BT: jax.Array, memory: SegmentMemory, *, key: jax.Array | None = None
-) -> tuple[jax.Array, SegmentMemory, Routing | None]:
-    """Hidden states of unbroken rows that go on from a memory, and the memory after them.
+) -> tuple[Hidden, SegmentMemory]:
+    """Runs a model on unbroken rows that continue a memory.
 
     Layers are unrolled, so compile time grows with depth.
 
@@ -52,7 +53,7 @@ def run_with_memory(
       key: PRNG key of dropout; None for none.
 
     Returns:
-      [B, T, D] after the final norm, the new memory, and what routing came to in layers with experts.
+      The states after the final norm with their routing, and the memory after these rows.
     """
     length = tokens_BT.shape[1]
     num_kept = memory.states_BLMD.shape[2]
@@ -71,14 +72,13 @@ def run_with_memory(
     for layer, (block, block_key) in enumerate(zip(layers, split_key(run_key, len(layers)), strict=True)):
         entered.append(x_BTD)
         before_BMD = jax.lax.stop_gradient(memory.states_BLMD[:, layer])
-        x_BTD, routing = model.run_block(
-            block, x_BTD, positions_BT, mask, layer=layer, before_BMD=before_BMD, key=block_key
-        )
-        routings.append(routing)
+        hidden = model.run_block(block, x_BTD, positions_BT, mask, layer=layer, before_BMD=before_BMD, key=block_key)
+        x_BTD = hidden.states_BTD
+        routings.append(hidden.routing)
     states_BLTD = jnp.stack(entered, axis=1).astype(memory.states_BLMD.dtype)
     line_BLSD = jnp.concatenate([memory.states_BLMD, states_BLTD], axis=2)
     kept = SegmentMemory(
         states_BLMD=line_BLSD[:, :, length:],
         filled_B=jnp.minimum(memory.filled_B + length, num_kept),
     )
-    return model.normalised(x_BTD), kept, joined(routings)
+    return Hidden(model.normalised(x_BTD), joined(routings)), kept

@@ -15,6 +15,7 @@ from lmjax.masks import IntervalMask
 from lmjax.models.block import Block
 from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import make_norm, parameter, split_key
 from lmjax.models.routing import Routing, joined
 
@@ -56,12 +57,6 @@ class Stack(nnx.Module):
         return jax.vmap(lambda key: self.new_block(nnx.Rngs(params=key), layer=layer))(keys)
 
     def run(
-        self, x_BTD: jax.Array, positions_BT: jax.Array, mask: IntervalMask, *, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Hidden states after the final norm, [B, T, D]; arguments as of :meth:`routed_blocks`."""
-        return self.normalised(self.routed_blocks(x_BTD, positions_BT, mask, key=key)[0])
-
-    def routed_blocks(
         self,
         x_BTD: jax.Array,
         positions_BT: jax.Array,
@@ -70,9 +65,10 @@ class Stack(nnx.Module):
         source_BSD: jax.Array | None = None,
         cross_mask: IntervalMask | None = None,
         valid_BT: jax.Array | None = None,
+        final_norm: bool = True,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Routing | None]:
-        """The residual stream after the last block, [B, T, D], and what routing came to, [layers with experts, B].
+    ) -> Hidden:
+        """Runs all blocks, and the final norm.
 
         Args:
           x_BTD: the embedded sequence: of tokens, or of any other features.
@@ -81,6 +77,7 @@ class Stack(nnx.Module):
           source_BSD: the encoder's states, where the stack has cross attention.
           cross_mask: which of them each position sees.
           valid_BT: False on padding, which experts then have no room for.
+          final_norm: whether to apply the final norm; without it the states are the residual stream.
           key: PRNG key of dropout; None for none.
         """
         layer_masks = [_windowed(mask, window) for window in self.config.windows]
@@ -104,7 +101,7 @@ class Stack(nnx.Module):
         scan_key, unrolled_key = split_key(key, 2)
         if self.config.share_layers:
             x_BTD, routing = self._repeat(apply, x_BTD, scan_key)
-            return x_BTD, joined([routing])
+            return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined([routing]))
 
         def unrolled(x_BTD: jax.Array, blocks, keys, first: int) -> tuple[jax.Array, list[Routing | None]]:
             routings = []
@@ -136,7 +133,7 @@ class Stack(nnx.Module):
             x_BTD, scanned = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), is_first, keys))
             routings += scanned
         x_BTD, further = unrolled(x_BTD, self.tail, unrolled_keys[num_lead:], num_lead + num_scanned)
-        return x_BTD, joined(routings + further)
+        return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
 
     def run_block(
         self,
@@ -149,10 +146,10 @@ class Stack(nnx.Module):
         before_BMD: jax.Array | None = None,
         valid_BT: jax.Array | None = None,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Routing | None]:
-        """The residual stream after one block that is as layer ``layer`` is, [B, T, D], and its routing.
+    ) -> Hidden:
+        """Runs one block that is built as layer ``layer`` is; the states are the residual stream after it.
 
-        For heads of layers of their own, and for layers with a memory.
+        Heads with layers of their own and layers with a memory use it.
 
         Args:
           block: the block.
@@ -170,7 +167,7 @@ class Stack(nnx.Module):
             index_1T = before_BMD.shape[1] + jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None, :]
         bias, layer_mask = self.position_bias(), _windowed(mask, window, index_1T)
 
-        def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, Routing | None]:
+        def body(x_BTD: jax.Array, scanned) -> Hidden:
             block, key, before_BMD = scanned
             x_BTD, _, routing = block(
                 x_BTD,
@@ -183,7 +180,7 @@ class Stack(nnx.Module):
                 valid_BT=valid_BT,
                 key=key,
             )
-            return x_BTD, routing
+            return Hidden(x_BTD, None if routing is None else joined([routing]))
 
         return self._remat(body)(x_BTD, (block, key, before_BMD))
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, split_key
 from lmjax.models.positions import sinusoidal
-from lmjax.models.routing import Routing
 from lmjax.models.transformer import Transformer
 from lmjax.types import Stream
 
@@ -29,14 +29,8 @@ class TimeConditionedTransformer(Transformer):
 
     def __call__(  # type: ignore[override]
         self, stream: Stream, *, level_B: jax.Array, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Hidden states after the final norm, [B, T, D]; arguments as of :meth:`routed`."""
-        return self.routed(stream, level_B=level_B, key=key)[0]
-
-    def routed(  # type: ignore[override]
-        self, stream: Stream, *, level_B: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Routing | None]:
-        """Hidden states after the final norm, and what routing came to in layers with experts.
+    ) -> Hidden:
+        """Runs the model on rows of a known noise level.
 
         Args:
           stream: tokens, positions and mask.
@@ -47,7 +41,4 @@ class TimeConditionedTransformer(Transformer):
         waves_B1D = sinusoidal(RESOLUTION * level_B[:, None], self.config.width).astype(self.config.dtype)
         condition_B1D = self.time_out(jax.nn.silu(self.time_in(waves_B1D)))
         x_BTD = jnp.add(*jnp.broadcast_arrays(self.embed(stream, key=embed_key), condition_B1D))
-        x_BTD, routing = self.routed_blocks(
-            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key
-        )
-        return self.normalised(x_BTD), routing
+        return self.run(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)

@@ -4,9 +4,9 @@ import jax
 from flax import nnx
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Embedding, Projection, dropout, make_norm, split_key
 from lmjax.models.positions import sinusoidal
-from lmjax.models.routing import Routing
 from lmjax.models.stack import Stack
 from lmjax.parallel.mesh import constrain
 from lmjax.types import Stream
@@ -84,19 +84,11 @@ class TokenStack(Stack):
         x_BTD = x_BTE if self.embedding_projection is None else self.embedding_projection(x_BTE)
         return constrain(x_BTD, "batch", "length", None)
 
-    def routed_read(
-        self, stream: Stream, *, table: Embedding | None = None, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Routing | None]:
-        """Hidden states of a stream on its own, [B, T, D], and what routing came to where the stack has experts.
-
-        Arguments as of :meth:`embed`.
-        """
+    def read(self, stream: Stream, *, table: Embedding | None = None, key: jax.Array | None = None) -> Hidden:
+        """Runs the stack on a stream, without cross attention; takes the arguments of :meth:`embed`."""
         embed_key, run_key = split_key(key, 2)
         x_BTD = self.embed(stream, table=table, key=embed_key)
-        x_BTD, routing = self.routed_blocks(
-            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key
-        )
-        return self.normalised(x_BTD), routing
+        return self.run(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)
 
 
 def embedding_std(config: ModelConfig) -> float:

@@ -1,6 +1,6 @@
 """The transformer: token streams in, hidden states out; the head is applied by the loss.
 
-``hidden_BTD = model(stream)`` works for every mask a :class:`~lmjax.types.Stream` can carry, so a
+``model(stream).states_BTD`` works for every mask a :class:`~lmjax.types.Stream` can carry, so a
 causal decoder, a bidirectional encoder and a prefix LM are the same parameters under another mask.
 With ``encoder_layers`` a second stack reads a stream of its own, whose states this one attends to:
 ``model(stream, encoder=..., cross_mask=...)`` (Vaswani et al. 2017). Both stacks are of the same code.
@@ -15,8 +15,9 @@ from flax import nnx
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key
-from lmjax.models.routing import Routing, joined
+from lmjax.models.routing import joined
 from lmjax.models.token_stack import TokenStack, embedding_std
 from lmjax.types import Stream
 
@@ -76,8 +77,8 @@ class Transformer(TokenStack):
         encoder: Stream | None = None,
         cross_mask: IntervalMask | None = None,
         key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden states after the final norm.
+    ) -> Hidden:
+        """Runs the model, its encoder first.
 
         Args:
           stream: tokens, positions and mask.
@@ -86,51 +87,32 @@ class Transformer(TokenStack):
           key: PRNG key of dropout; None for none.
 
         Returns:
-          [B, T, D] in ``config.dtype``.
-        """
-        return self.routed(stream, encoder=encoder, cross_mask=cross_mask, key=key)[0]
-
-    def routed(
-        self,
-        stream: Stream,
-        *,
-        encoder: Stream | None = None,
-        cross_mask: IntervalMask | None = None,
-        key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Routing | None]:
-        """Hidden states after the final norm, and what routing came to in layers with experts, [layers, B].
-
-        Arguments as of a call. The layers of an encoder come first.
+          The states after the final norm, [B, T, D] in ``config.dtype``, and the routing of all layers with
+          experts, those of the encoder first.
         """
         encoder_key, embed_key, run_key = split_key(key, 3)
-        source_BSD, routings = None, []
-        if encoder is not None:
-            source_BSD, routing = self._encode(encoder, key=encoder_key)
-            routings.append(routing)
-        x_BTD, routing = self.routed_blocks(
+        source = None if encoder is None else self.encode(encoder, key=encoder_key)
+        hidden = self.run(
             self.embed(stream, key=embed_key),
             stream.positions_BT,
             stream.mask,
-            source_BSD=source_BSD,
+            source_BSD=None if source is None else source.states_BTD,
             cross_mask=cross_mask,
             valid_BT=stream.valid_BT,
             key=run_key,
         )
-        return self.normalised(x_BTD), joined([*routings, routing])
+        return hidden if source is None else Hidden(hidden.states_BTD, joined([source.routing, hidden.routing]))
 
-    def encode(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
-        """The encoder's hidden states, [B, S, D'].
+    def encode(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+        """Runs the encoder; its states are [B, S, D'].
 
         Raises:
           ValueError: the model has no encoder.
         """
-        return self._encode(stream, key=key)[0]
-
-    def _encode(self, stream: Stream, *, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
         if self.encoder is None:
             raise ValueError("model.encoder_layers=0: the model has no encoder to read a second stream with")
         table = self.embedding if self.config.share_encoder_embedding else None
-        return self.encoder.routed_read(stream, table=table, key=key)
+        return self.encoder.read(stream, table=table, key=key)
 
     def extend(
         self,
@@ -146,7 +128,7 @@ class Transformer(TokenStack):
           stream: the new tokens; ``positions_BT`` are also the cache slots they are written to, and
             the mask's intervals are over slots.
           caches: one for each layer, see :func:`lmjax.models.cache.empty_cache`.
-          sources: ``self.remember(self.encode(...))``, for models with an encoder.
+          sources: ``self.remember(self.encode(...).states_BTD)``, for models with an encoder.
           cross_mask: which of the encoder's positions each new token sees.
 
         Returns:

@@ -3,9 +3,11 @@
 An objective is a frozen dataclass of hyperparameters with two pure methods: ``corrupt`` makes a
 :class:`~lmjax.types.Batch` of token rows, ``terms`` turns the model and a batch into named sums of
 weighted losses. The training step scales each weight tensor to sum to one over the global batch
-before it calls ``terms``, so a term is then a mean, whatever the microbatches or devices.
+before it calls ``terms``, so a term is then a mean, whatever the microbatches or devices. The terms
+that balance experts are added in one place, :func:`all_terms`.
 """
 
+import abc
 import dataclasses
 import typing
 from collections.abc import Mapping
@@ -19,30 +21,40 @@ from lmjax.data.config import DataConfig
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
-from lmjax.models.routing import ROUTING_MEASURES, routing_terms
+from lmjax.models.routing import ROUTING_MEASURES, Routing, by_row, routing_terms
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.schedules import Ramp, current
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What an objective computes of a batch.
+
+    Attributes:
+      sums: for each name in ``batch.weights``, the scalar sum of weight times loss.
+      routing: the expert statistics of the forward passes that are trained, [layers, texts], the texts of a row side by
+        side; None for a model without experts.
+      carry: what the next step's rows are given as ``batch.carry``, or None.
+    """
+
+    sums: dict[str, jax.Array]
+    routing: Routing | None
+    carry: Any = None
+
+    def __or__(self, sums: dict[str, jax.Array]) -> "Terms":
+        """Returns these terms with further sums."""
+        return dataclasses.replace(self, sums=self.sums | sums)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(abc.ABC):
     """What to predict, from what. Subclasses define ``corrupt`` and ``terms``."""
 
     couples_examples: ClassVar[bool] = False
     """Whether a term depends on several rows at once; such objectives cannot be microbatched."""
-
-    balances_experts: ClassVar[bool] = False
-    """Whether the terms include those that keep experts balanced (:func:`lmjax.models.routing.routing_terms`); a
-    subclass that defines ``terms`` says so anew."""
-
-    def __init_subclass__(cls, **options: Any):
-        """Holds a subclass with terms of its own for one that leaves the experts' out, unless it says otherwise."""
-        super().__init_subclass__(**options)
-        own = vars(cls)
-        if ("terms" in own or "carried_terms" in own) and "balances_experts" not in own:
-            cls.balances_experts = False
 
     def __post_init__(self):
         """Refuses a schedule for a field that cannot follow one; subclasses that check fields call it first."""
@@ -54,8 +66,6 @@ class Objective:
                 f"a number" + (f" ({', '.join(able)} can)" if able else "")
             )
 
-    carries: ClassVar[bool] = False
-    """Whether rows go on from step to step with something kept between: see ``initial_carry``."""
     measures: ClassVar[frozenset[str]] = frozenset()
     """Terms that are looked at and not trained on: shares, accuracies, margins."""
     additions: ClassVar[tuple[str, ...]] = ()
@@ -85,12 +95,6 @@ class Objective:
             raise ValueError(
                 f"model.mixers={model.mixers}: {', '.join(model.recurrent)} read from left to right and "
                 f"{type(self).__name__} has a {self.attention} mask: use attention alone, or a causal objective"
-            )
-        experts = model.experts
-        if experts.is_balanced and not self.balances_experts:
-            raise ValueError(
-                f"model.experts: {type(self).__name__} has no terms to balance {experts.number} experts with: set "
-                f"balance_loss and router_z_loss to 0 and balance_bias to False to train it so, or number to 0"
             )
         if model.encoder_layers and not self.reads_with_encoder:
             raise ValueError(
@@ -126,14 +130,8 @@ class Objective:
         return Transformer(model, rngs=rngs)
 
     def initial_carry(self, model: ModelConfig, num_rows: int) -> Any:
-        """What the first step is given of the rows before it, arrays [B, ...]; None where nothing is carried."""
+        """Returns what the first step's batch has as ``carry``: arrays [B, ...], or None if rows leave nothing."""
         return None
-
-    def carried_terms(
-        self, model: Any, batch: Batch, carry: Any, key: jax.Array | None
-    ) -> tuple[dict[str, jax.Array], Any]:
-        """The terms, and what is carried to the next step."""
-        return self.terms(model, batch, key), carry
 
     def adopt(self, fresh: Params, saved: Params, *, source: "Objective") -> Params:
         """The parameters of a run that begins with those of another (``train.init_from``).
@@ -151,6 +149,7 @@ class Objective:
         added = {name: own[name] for name in self.additions if name in own}
         return {name: part for name, part in saved.items() if name not in source.additions} | added
 
+    @abc.abstractmethod
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Makes model input, targets and raw weights of token rows; pure and jittable.
 
@@ -159,11 +158,16 @@ class Objective:
           rows: [B, row_length(T)] tokens.
           vocabulary: special ids, static.
         """
-        raise TypeError(f"{type(self).__name__} does not define corrupt")
 
-    def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
-        """For each name in ``batch.weights``, the scalar sum of weight times loss."""
-        raise TypeError(f"{type(self).__name__} does not define terms")
+    @abc.abstractmethod
+    def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> Terms:
+        """Runs the model on a batch and sums the weighted losses; pure and jittable.
+
+        Args:
+          model: the module of ``build``, or one like it.
+          batch: of ``corrupt``, its weights scaled.
+          key: PRNG key of dropout; None for none.
+        """
 
     def coefficients(self) -> Mapping[str, float | jax.Array]:
         """Factor of each term in the total loss; for those not named 1, and 0 for ``measures``."""
@@ -233,14 +237,26 @@ class Objective:
         return "causal"
 
 
+def all_terms(
+    objective: Objective, model: Any, batch: Batch, key: jax.Array | None
+) -> tuple[dict[str, jax.Array], Any]:
+    """Returns an objective's terms with those that balance experts, and what it carries to the next step.
+
+    A row counts in the balance terms (:func:`lmjax.models.routing.routing_terms`) as much as in the trained terms: its
+    weight is the mean over the trained terms of the sum of the row's weights.
+    """
+    terms = objective.terms(model, batch, key)
+    if terms.routing is None:
+        return terms.sums, terms.carry
+    trained = [weights for name, weights in batch.weights.items() if name not in objective.measures]
+    weights_B = sum((w.reshape(len(w), -1).sum(axis=1) for w in trained), jnp.zeros(())) / len(trained)
+    balance = routing_terms(model.config.experts, by_row(terms.routing, len(weights_B)), weights_B)
+    return terms.sums | balance, terms.carry
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenObjective(Objective):
-    """An objective whose one term, ``loss``, is cross entropy of tokens at the scored positions.
-
-    A model with experts adds :func:`lmjax.models.routing.routing_terms`, each row weighing as much as its tokens.
-    """
-
-    balances_experts: ClassVar[bool] = True
+    """An objective whose one term, ``loss``, is cross entropy of tokens at the scored positions."""
 
     label_smoothing: float = 0.0
     """Probability mass taken from the right token and spread over the vocabulary."""
@@ -254,12 +270,12 @@ class TokenObjective(Objective):
         if self.z_loss < 0:
             raise ValueError(f"objective.z_loss={self.z_loss}: must not be negative")
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """Runs the stack, gathers the scored positions, applies head and loss together."""
-        hidden_BTD, routing = model.routed(batch.inputs, encoder=batch.encoder, cross_mask=batch.cross_mask, key=key)
-        states_BPE = model.head_states(gather_scored(hidden_BTD, batch.scored_BP))
+        hidden = model(batch.inputs, encoder=batch.encoder, cross_mask=batch.cross_mask, key=key)
+        states_BPE = model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP))
         loss = self.token_loss(model, states_BPE, batch.targets_BP, batch.weights["loss"])
-        return {"loss": loss} | routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1))
+        return Terms({"loss": loss}, hidden.routing)
 
     def token_loss(
         self, model: Transformer, states_BPE: jax.Array, targets_BP: jax.Array, weights_BP: jax.Array

@@ -22,9 +22,9 @@ from lmjax.losses import info_nce, retrieval_accuracy
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import parameter, split_key
 from lmjax.models.parameters import Params
-from lmjax.models.routing import routing_terms
+from lmjax.models.routing import Routing, by_row, joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, token_weights
+from lmjax.objectives.base import Objective, Terms, token_weights
 from lmjax.objectives.members import apart, stream_apart
 from lmjax.objectives.schedules import Ramp, Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -64,7 +64,6 @@ class Contrastive(Objective):
     """InfoNCE on the vectors of texts; reports how often the partner is nearest as the term `accuracy`."""
 
     couples_examples: ClassVar[bool] = True
-    balances_experts: ClassVar[bool] = True
     measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
     additions: ClassVar[tuple[str, ...]] = ("key_encoder", "log_scale")
 
@@ -230,9 +229,9 @@ class Contrastive(Objective):
             return where.real_BT / where.length
         return (where.first if self.pooling == "cls" else where.last).astype(jnp.float32)
 
-    def terms(self, model: DualEncoder, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: DualEncoder, batch: Batch, key: jax.Array | None) -> Terms:
         """InfoNCE over all examples of the batch, and the share of queries that find their key (not trained on)."""
-        (queries, keys, *negatives), routed = self.vectors(model, batch, key)
+        (queries, keys, *negatives), routing = self.vectors(model, batch, key)
         weights = {name: weights_BN.reshape(-1) for name, weights_BN in batch.weights.items()}
         valid = weights["contrastive"] > 0
         competitors: dict[str, Any] = {"valid": valid}
@@ -244,49 +243,49 @@ class Contrastive(Objective):
         learned = model.temperature()
         temperature = current(self.temperature) if learned is None else learned
         losses = info_nce(queries, keys, temperature=temperature, symmetric=self.symmetric, **competitors)
-        return {
+        sums = {
             "contrastive": jnp.sum(weights["contrastive"] * losses),
             "accuracy": jnp.sum(weights["accuracy"] * retrieval_accuracy(queries, keys, **competitors)),
-            **routed,
         }
+        return Terms(sums, routing)
 
     def vectors(
         self, model: DualEncoder, batch: Batch, key: jax.Array | None
-    ) -> tuple[list[jax.Array], dict[str, jax.Array]]:
-        """Vectors of the queries, the keys, the first negatives, ...: for each float32 [B N, D], zeros for no text.
+    ) -> tuple[list[jax.Array], Routing | None]:
+        """Returns a list of vectors and the expert statistics of each row.
 
-        And the terms of layers with experts, each text weighing as much as the others of its example.
+        The list holds the vectors of the queries, of the keys, of the first negatives, and so on, each float32
+        [B N, D] with zeros where there is no text.
         """
         query_key, key_key = split_key(key, 2)
         parts: list[tuple[Transformer, slice, jax.Array | None]] = [(model, slice(None), query_key)]
         if model.key_encoder is not None:
             parts = [(model, slice(0, 1), query_key), (model.key_encoder, slice(1, None), key_key)]
         vectors: list[jax.Array] = []
-        terms: dict[str, jax.Array] = {}
+        routings = []
         for part in parts:
-            own, routed = self._encode(batch, *part)
+            own, routing = self._encode(batch, *part)
             vectors += own
-            terms = {name: value + terms.get(name, 0.0) for name, value in routed.items()}
-        return vectors, terms
+            routings.append(routing)
+        return vectors, joined(routings)
 
     def _encode(
         self, batch: Batch, encoder: Transformer, texts: slice, key: jax.Array | None
-    ) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+    ) -> tuple[list[jax.Array], Routing | None]:
         num_rows = batch.inputs.tokens_BT.shape[0]
         stream: Stream = stream_apart(batch.inputs, self.num_texts, texts)
-        hidden_CSD, routing = encoder.routed(stream, key=key)
-        weights_B = batch.weights["contrastive"].sum(axis=1) / self.num_texts
-        routed = routing_terms(encoder.config.experts, routing, jnp.repeat(weights_B, len(hidden_CSD) // num_rows))
+        hidden = encoder(stream, key=key)
         example_CS, share_CS = (apart(batch.extras[n], self.num_texts, texts) for n in ("example", "share"))
         number_11N = jnp.arange(1, self._slots + 1, dtype=jnp.int32)[None, None, :]
         share_CSN = jnp.where(example_CS[:, :, None] == number_11N, share_CS[:, :, None], 0.0)
-        vector_CND = jnp.einsum("csn,csd->cnd", share_CSN, hidden_CSD.astype(jnp.float32))
+        vector_CND = jnp.einsum("csn,csd->cnd", share_CSN, hidden.states_BTD.astype(jnp.float32))
         if self.normalize:
             # Empty slots are zero vectors, at which a norm has no gradient.
             squares_CN1 = jnp.sum(jnp.square(vector_CND), axis=-1, keepdims=True)
             vector_CND = vector_CND * jax.lax.rsqrt(jnp.maximum(squares_CN1, 1e-12))
         vector_BMND = vector_CND.reshape(num_rows, -1, *vector_CND.shape[1:])
-        return [vector_BMND[:, m].reshape(-1, vector_BMND.shape[-1]) for m in range(vector_BMND.shape[1])], routed
+        vectors = [vector_BMND[:, m].reshape(-1, vector_BMND.shape[-1]) for m in range(vector_BMND.shape[1])]
+        return vectors, by_row(hidden.routing, num_rows)
 
     @property
     def attention(self) -> Literal["causal", "bidirectional"]:

@@ -16,9 +16,9 @@ from flax import nnx
 from lmjax.losses import IGNORE_INDEX, dpo_loss, linear_token_losses
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
-from lmjax.models.routing import Routing, routing_terms
+from lmjax.models.routing import Routing
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, next_token_targets
+from lmjax.objectives.base import Objective, Terms, next_token_targets
 from lmjax.objectives.members import apart, stream_apart
 from lmjax.objectives.schedules import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -45,7 +45,6 @@ class DPO(Objective):
     """DPO or IPO on pairs of a chosen and a rejected answer; reports rewards, margins and how often one is positive."""
 
     additions: ClassVar[tuple[str, ...]] = ("reference",)
-    balances_experts: ClassVar[bool] = True
     measures: ClassVar[frozenset[str]] = frozenset(TERMS[1:])
 
     beta: Scalar = 0.1
@@ -102,7 +101,7 @@ class DPO(Objective):
             extras={"response": response_BT},
         )
 
-    def terms(self, model: PolicyWithReference, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: PolicyWithReference, batch: Batch, key: jax.Array | None) -> Terms:
         """The loss, and what is looked at only: ``beta`` times the log-ratios to the reference, and their order."""
         stream = stream_apart(batch.inputs, 2)
         targets_CT, response_CT = apart(batch.targets_BP, 2), apart(batch.extras["response"], 2)
@@ -122,8 +121,8 @@ class DPO(Objective):
         rewards_B2 = beta * jax.lax.stop_gradient(policy_B2 - reference_B2)
         margins_B = rewards_B2[:, 0] - rewards_B2[:, 1]
         values = (losses_B, margins_B > 0, margins_B, rewards_B2[:, 0], rewards_B2[:, 1])
-        terms = {name: jnp.sum(batch.weights[name] * value) for name, value in zip(TERMS, values, strict=True)}
-        return terms | routing_terms(model.config.experts, routing, jnp.repeat(batch.weights["preference"] / 2, 2))
+        sums = {name: jnp.sum(batch.weights[name] * value) for name, value in zip(TERMS, values, strict=True)}
+        return Terms(sums, routing)
 
     def for_evaluation(self) -> "DPO":
         """The plain loss."""
@@ -138,7 +137,7 @@ def log_probabilities(
     *,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, Routing | None]:
-    """``sum over t of w_t log p(target_t | ...)`` of each row, float32 [B], and what routing came to.
+    """Returns ``sum over t of w_t log p(target_t | ...)`` of each row, float32 [B], and the expert statistics.
 
     Logits exist for a chunk at a time.
 
@@ -149,13 +148,13 @@ def log_probabilities(
       weights_BT: what it counts.
       key: PRNG key of dropout.
     """
-    hidden_BTD, routing = model.routed(stream, key=key)
+    hidden = model(stream, key=key)
     head = model.head()
     losses_BT = linear_token_losses(
-        model.head_states(hidden_BTD),
+        model.head_states(hidden.states_BTD),
         head.weight_DV,
         targets_BT,
         bias=head.bias_V,
         softcap=head.softcap,
     )
-    return -jnp.sum(weights_BT * losses_BT, axis=1), routing
+    return -jnp.sum(weights_BT * losses_BT, axis=1), hidden.routing

@@ -1,5 +1,6 @@
 """What objectives on feature vectors share: the vectors out of rows, and the stack that reads them."""
 
+import abc
 import dataclasses
 from typing import Literal
 
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Embedding, Projection, dropout, make_norm, parameter, split_key
 from lmjax.models.positions import sinusoidal
-from lmjax.models.routing import Routing
 from lmjax.models.stack import Stack
 from lmjax.models.token_stack import embedding_std
 from lmjax.objectives.base import Objective
@@ -79,6 +80,7 @@ class FeatureObjective(Objective):
         shown_BT = jnp.where(batch.extras["is_hidden"], vocabulary.mask_id, batch.inputs.tokens_BT)
         return dataclasses.replace(batch, inputs=dataclasses.replace(batch.inputs, tokens_BT=shown_BT))
 
+    @abc.abstractmethod
     def corrupt_features(self, key: jax.Array, features_BTD: jax.Array, rows: Rows) -> Batch:
         """Chooses what to hide, and says it in ``extras["is_hidden"]`` (bool [B, T]).
 
@@ -88,7 +90,6 @@ class FeatureObjective(Objective):
           rows: [B, T] for each vector its document (``segments_BT``), its weight, and a token that stands
             for it in pictures; the model does not see that one.
         """
-        raise TypeError(f"{type(self).__name__} does not define corrupt_features")
 
     @property
     def attention(self) -> Literal["bidirectional"]:
@@ -121,10 +122,8 @@ class FeatureStack(Stack):
         super().__init__(config, rngs=rngs)
         self.embedding_norm = nnx.data(make_norm(config) if config.embedding_norm else None)
 
-    def routed_read(
-        self, x_BTD: jax.Array, stream: Stream, *, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Routing | None]:
-        """Hidden states [B, T, D], and what routing came to in layers with experts.
+    def read(self, x_BTD: jax.Array, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+        """Adds positions to vectors and runs the blocks and the final norm.
 
         Args:
           x_BTD: ``self.projection`` of the vectors, or what stands in the place of hidden ones.
@@ -140,10 +139,7 @@ class FeatureStack(Stack):
         if self.embedding_norm is not None:
             x_BTD = self.embedding_norm(x_BTD)
         x_BTD = constrain(dropout(x_BTD, config.dropout, embed_key), "batch", "length", None)
-        x_BTD, routing = self.routed_blocks(
-            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key
-        )
-        return self.normalised(x_BTD), routing
+        return self.run(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)
 
 
 def mask_vector(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param:

@@ -10,7 +10,7 @@ the nats of a token from above, and its ``perplexity`` the perplexity.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ from flax import nnx
 from lmjax.corruption import absorb, cosine_schedule, diffusion_times, linear_schedule, log_linear_schedule
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
-from lmjax.models.routing import Routing, routing_terms
+from lmjax.models.hidden import Hidden
 from lmjax.models.time_conditioned import TimeConditionedTransformer
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, token_weights
+from lmjax.objectives.base import Objective, Terms, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
@@ -40,8 +40,6 @@ class MaskedDiffusion(Objective):
     positions are scored, and the mask token has no probability. Unless asked to it is not told the time,
     which the share of masks shows anyway.
     """
-
-    balances_experts: ClassVar[bool] = True
 
     schedule: Literal["linear", "log_linear", "cosine"] = "linear"
     """How alpha falls with time: `1 - t`, `1 - 0.999 t`, or `cos(pi t / 2)`."""
@@ -75,13 +73,11 @@ class MaskedDiffusion(Objective):
         """A transformer that is told the time, if asked to."""
         return (TimeConditionedTransformer if self.time_conditioning else Transformer)(model, rngs=rngs)
 
-    def hidden(
-        self, model: Transformer, stream: Stream, level_B: jax.Array, key: jax.Array | None
-    ) -> tuple[jax.Array, Routing | None]:
-        """Hidden states [B, T, D] of rows of which a share ``level_B`` is masked, and what routing came to."""
+    def hidden(self, model: Transformer, stream: Stream, level_B: jax.Array, key: jax.Array | None) -> Hidden:
+        """Runs the model on rows of which a share ``level_B`` is masked."""
         if isinstance(model, TimeConditionedTransformer):
-            return model.routed(stream, level_B=level_B, key=key)
-        return model.routed(stream, key=key)
+            return model(stream, level_B=level_B, key=key)
+        return model(stream, key=key)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Masks every token that has a loss weight, special ones too: sampling begins with masks alone.
@@ -109,20 +105,20 @@ class MaskedDiffusion(Objective):
             },
         )
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """The bound; the head runs on all positions, as any number of them may be masked."""
-        hidden_BTD, routing = self.hidden(model, batch.inputs, batch.extras["level"], key)
+        hidden = self.hidden(model, batch.inputs, batch.extras["level"], key)
         head = model.head()
         is_mask_V = jnp.arange(head.weight_DV.shape[1]) == batch.extras["mask_id"][0]
         excluded_V = jnp.where(is_mask_V, EXCLUDED, 0.0)
         loss = linear_cross_entropy(
-            model.head_states(hidden_BTD),
+            model.head_states(hidden.states_BTD),
             head.weight_DV,
             batch.targets_BP,
             batch.weights["loss"] * batch.extras["noise_weight"],
             bias=excluded_V if head.bias_V is None else head.bias_V + excluded_V,
         )
-        return {"loss": loss} | routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1))
+        return Terms({"loss": loss}, hidden.routing)
 
     @property
     def attention(self) -> Literal["bidirectional"]:

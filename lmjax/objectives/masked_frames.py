@@ -12,7 +12,7 @@ a frozen random projection (BEST-RQ: Chiu et al. 2022), which needs nothing to b
 
 import dataclasses
 import pathlib
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ from lmjax.corruption import mask_frames
 from lmjax.corruption.clusters import nearest_centroids, projected_clusters
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, parameter
-from lmjax.models.routing import Routing, routing_terms
-from lmjax.objectives.base import token_weights
+from lmjax.objectives.base import Terms, token_weights
 from lmjax.objectives.feature_objective import FeatureObjective, FeatureStack, mask_vector
 from lmjax.objectives.schedules import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -39,6 +39,7 @@ class FrameEncoder(nnx.Module):
         self, config: ModelConfig, *, features: int, num_clusters: int, cluster_width: int | None, rngs: nnx.Rngs
     ):
         """Builds them; ``cluster_width=None`` is a linear head, without an embedding of the clusters."""
+        self.config = config
         self.stack = FeatureStack(config, features=features, rngs=rngs)
         self.mask_D = mask_vector(config, rngs=rngs)
         self.dtype = config.dtype
@@ -55,11 +56,11 @@ class FrameEncoder(nnx.Module):
 
     def __call__(
         self, features_BTD: jax.Array, is_hidden_BT: jax.Array, stream: Stream, *, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Routing | None]:
-        """Hidden states [B, T, D] of frames of which those not hidden are shown, and what routing came to."""
+    ) -> Hidden:
+        """Runs the stack on frames [B, T, D], of which it sees those that are not hidden."""
         x_BTD = self.stack.projection(features_BTD)
         x_BTD = jnp.where(is_hidden_BT[:, :, None], self.mask_D[...].astype(x_BTD.dtype)[None, None, :], x_BTD)
-        return self.stack.routed_read(x_BTD, stream, key=key)
+        return self.stack.read(x_BTD, stream, key=key)
 
     def head(
         self, hidden_BTD: jax.Array, temperature: float | jax.Array
@@ -75,8 +76,6 @@ class FrameEncoder(nnx.Module):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedFrames(FeatureObjective):
     """HuBERT on frames of features."""
-
-    balances_experts: ClassVar[bool] = True
 
     start_rate: float = 0.08
     """Share of the frames that a masked span begins at; spans may overlap."""
@@ -161,16 +160,15 @@ class MaskedFrames(FeatureObjective):
             extras={"features": features_BTD, "is_hidden": is_hidden_BT, "cluster": self.clusters(features_BTD)},
         )
 
-    def terms(self, model: FrameEncoder, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: FrameEncoder, batch: Batch, key: jax.Array | None) -> Terms:
         """The cross entropy of masked frames, and of the others if it counts."""
-        hidden_BTD, routing = model(batch.extras["features"], batch.extras["is_hidden"], batch.inputs, key=key)
-        states_BTE, matrix_EV, bias_V = model.head(hidden_BTD, current(self.temperature))
+        hidden = model(batch.extras["features"], batch.extras["is_hidden"], batch.inputs, key=key)
+        states_BTE, matrix_EV, bias_V = model.head(hidden.states_BTD, current(self.temperature))
         losses = {
             name: linear_cross_entropy(states_BTE, matrix_EV, batch.extras["cluster"], weights_BT, bias=bias_V)
             for name, weights_BT in batch.weights.items()
         }
-        weights_B = next(iter(batch.weights.values())).sum(axis=1)
-        return losses | routing_terms(model.stack.config.experts, routing, weights_B)
+        return Terms(losses, hidden.routing)
 
     def coefficients(self) -> dict[str, float]:
         """Alpha and the rest of it."""

@@ -9,7 +9,6 @@ with each patch, optionally, less its mean and over its standard deviation.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,10 @@ from flax import nnx
 from lmjax.corruption import mask_patches
 from lmjax.losses import masked_reconstruction_loss
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, split_key
-from lmjax.models.routing import Routing, joined, routing_terms
-from lmjax.objectives.base import gather_scored, token_weights
+from lmjax.models.routing import joined
+from lmjax.objectives.base import Terms, gather_scored, token_weights
 from lmjax.objectives.feature_objective import FeatureObjective, FeatureStack, mask_vector
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
@@ -31,6 +31,7 @@ class MaskedAutoencoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, decoder: ModelConfig, *, features: int, rngs: nnx.Rngs):
         """Builds both for vectors of ``features`` numbers."""
+        self.config = config
         self.stack = FeatureStack(config, features=features, rngs=rngs)
         self.decoder = FeatureStack(decoder, features=config.width, rngs=rngs)
         self.mask_D = mask_vector(decoder, rngs=rngs)
@@ -38,19 +39,14 @@ class MaskedAutoencoder(nnx.Module):
             {"embed": decoder.width}, {"features": features}, std=None, bias=True, dtype=decoder.dtype, rngs=rngs
         )
 
-    def encode(
-        self, features_BKD: jax.Array, stream: Stream, *, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Routing | None]:
-        """The encoder's states of some vectors (or of all of them, after training), at the positions of ``stream``.
-
-        And what routing came to in layers with experts.
-        """
-        return self.stack.routed_read(self.stack.projection(features_BKD), stream, key=key)
+    def encode(self, features_BKD: jax.Array, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+        """Runs the encoder on some vectors (or, after training, on all) at the positions of ``stream``."""
+        return self.stack.read(self.stack.projection(features_BKD), stream, key=key)
 
     def reconstruct(
         self, states_BKD: jax.Array, kept_BK: jax.Array, stream: Stream, *, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Routing | None]:
-        """The decoder's states at all places of ``stream``, [B, T, E], and its routing.
+    ) -> Hidden:
+        """Runs the decoder; its states are [B, T, E], one for each place of ``stream``.
 
         Args:
           states_BKD: the encoder's.
@@ -64,14 +60,12 @@ class MaskedAutoencoder(nnx.Module):
         )
         # Mapped over rows: a batch that is split over devices scatters without talking.
         x_BTE = jax.vmap(lambda kept_K, visible_KE: hidden_TE.at[kept_K].set(visible_KE))(kept_BK, visible_BKE)
-        return self.decoder.routed_read(x_BTE, stream, key=key)
+        return self.decoder.read(x_BTE, stream, key=key)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedReconstruction(FeatureObjective):
     """MAE; `model` describes the encoder."""
-
-    balances_experts: ClassVar[bool] = True
 
     rate: float = 0.75
     """Share of the patches to hide."""
@@ -165,19 +159,18 @@ class MaskedReconstruction(FeatureObjective):
             extras={"features": features_BTD, "kept": patches.kept_BK, "is_hidden": patches.is_hidden_BT},
         )
 
-    def terms(self, model: MaskedAutoencoder, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: MaskedAutoencoder, batch: Batch, key: jax.Array | None) -> Terms:
         """The squared error at the hidden patches, mean over their numbers."""
         encoder_key, decoder_key = split_key(key, 2)
         features_BTD, kept_BK = batch.extras["features"], batch.extras["kept"]
         assert batch.encoder is not None
-        states_BKD, encoder = model.encode(gather_scored(features_BTD, kept_BK), batch.encoder, key=encoder_key)
-        decoded_BTE, decoder = model.reconstruct(states_BKD, kept_BK, batch.inputs, key=decoder_key)
+        encoded = model.encode(gather_scored(features_BTD, kept_BK), batch.encoder, key=encoder_key)
+        decoded = model.reconstruct(encoded.states_BTD, kept_BK, batch.inputs, key=decoder_key)
         weights_BM = batch.weights["reconstruction"]
         errors_BM = masked_reconstruction_loss(
-            model.output(gather_scored(decoded_BTE, batch.scored_BP)),
+            model.output(gather_scored(decoded.states_BTD, batch.scored_BP)),
             gather_scored(features_BTD, batch.scored_BP),
             jnp.ones(weights_BM.shape, bool),
             normalize_patches=self.normalize_patches,
         )
-        routing = routing_terms(model.stack.config.experts, joined([encoder, decoder]), weights_BM.sum(axis=1))
-        return {"reconstruction": jnp.sum(weights_BM * errors_BM)} | routing
+        return Terms({"reconstruction": jnp.sum(weights_BM * errors_BM)}, joined([encoded.routing, decoded.routing]))

@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -28,7 +29,7 @@ from lmjax.data.mixture import Interleave
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
-from lmjax.objectives.base import Objective
+from lmjax.objectives.base import Objective, Terms, all_terms
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 
@@ -131,7 +132,7 @@ class Mixture(Objective):
                     f"objective.parts: {part.name!r} ({type(part.objective).__name__}) reads several texts a row and "
                     f"cannot take the beginning of longer rows, which another objective asks for: train it by itself"
                 )
-            if part.objective.carries:
+            if jax.eval_shape(partial(part.objective.initial_carry, model, 1)) is not None:
                 raise ValueError(
                     f"objective.parts: {part.name!r} ({type(part.objective).__name__}) carries a memory from each step "
                     f"to the next, and here the next is another's: train it by itself"
@@ -210,15 +211,16 @@ class Mixture(Objective):
             parts={name: dataclasses.replace(batch, weights={}) for name, batch in batches.items()},
         )
 
-    def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> Terms:
         """By row: every objective's terms on its rows; the model runs once for each."""
         assert isinstance(batch, MixedBatch)
-        terms: dict[str, jax.Array] = {}
+        sums: dict[str, jax.Array] = {}
         for part, part_key in zip(self.parts, split_key(key, len(self.parts)), strict=True):
             own = dataclasses.replace(batch.parts[part.name], weights=_own(part, batch.weights))
-            own_terms = part.objective.terms(model, own, part_key)
-            terms |= {f"{part.name}/{term}": value for term, value in own_terms.items()}
-        return terms
+            # The balance terms of each part are among its own: its rows are not those of the others.
+            own_terms, _ = all_terms(part.objective, model, own, part_key)
+            sums |= {f"{part.name}/{term}": value for term, value in own_terms.items()}
+        return Terms(sums, routing=None)
 
     def total(self, terms: dict[str, jax.Array]) -> jax.Array:
         """The mean of the objectives' losses by weight."""
@@ -253,11 +255,6 @@ class Mixture(Objective):
     def additions(self) -> tuple[str, ...]:  # type: ignore[override]
         """As the first objective's, whose module it is."""
         return self._first.additions
-
-    @property
-    def balances_experts(self) -> bool:  # type: ignore[override]
-        """Whether all of the objectives do."""
-        return all(part.objective.balances_experts for part in self.parts)
 
     @property
     def num_members(self) -> int:

@@ -15,10 +15,11 @@ from flax import nnx
 
 from lmjax.masks import IntervalMask
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
-from lmjax.models.routing import Routing, joined, routing_terms
+from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, head_loss, token_weights
+from lmjax.objectives.base import Objective, Terms, head_loss, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
@@ -42,32 +43,33 @@ class MultiTokenTransformer(Transformer):
         encoder: Stream | None = None,
         cross_mask: IntervalMask | None = None,
         key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden states of the next-token head, [B, T, D]."""
+    ) -> Hidden:
+        """Runs the trunk and the next-token head."""
         assert encoder is None and cross_mask is None, "the heads are on a single stack"
         trunk_key, head_key = split_key(key, 2)
-        trunk_BTD, _ = self.trunk(stream, key=trunk_key)
-        return self.ahead(trunk_BTD, stream, 0, key=head_key)[0]
+        trunk = self.trunk(stream, key=trunk_key)
+        hidden = self.ahead(trunk.states_BTD, stream, 0, key=head_key)
+        return Hidden(hidden.states_BTD, joined([trunk.routing, hidden.routing]))
 
-    def trunk(self, stream: Stream, *, key: jax.Array | None = None) -> tuple[jax.Array, Routing | None]:
-        """What the heads start from: the states before the last layer, not normalised, [B, T, D], and their routing."""
+    def trunk(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+        """Runs what the heads start from: all layers but the last, without the final norm."""
         trunk = nnx.clone(self)
         trunk.config = dataclasses.replace(self.config, num_layers=self.config.num_layers - 1)
         trunk.tail = nnx.List(trunk.tail[:-1])
         embed_key, run_key = split_key(key, 2)
         x_BTD = trunk.embed(stream, key=embed_key)
-        return trunk.routed_blocks(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)
+        return trunk.run(
+            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, final_norm=False, key=run_key
+        )
 
-    def ahead(
-        self, trunk_BTD: jax.Array, stream: Stream, index: int, *, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Routing | None]:
-        """Hidden states of head ``index``, which names the token ``index + 1`` ahead, and the routing of its layer."""
+    def ahead(self, trunk_BTD: jax.Array, stream: Stream, index: int, *, key: jax.Array | None = None) -> Hidden:
+        """Runs the layer of head ``index``, which predicts the token ``index + 1`` ahead, and the final norm."""
         block = self.tail[-1] if index == 0 else jax.tree.map(lambda leaf: leaf[index - 1], self.further_heads)
         layer = self.config.num_layers - 1
-        x_BTD, routing = self.run_block(
+        hidden = self.run_block(
             block, trunk_BTD, stream.positions_BT, stream.mask, layer=layer, valid_BT=stream.valid_BT, key=key
         )
-        return self.normalised(x_BTD), routing
+        return Hidden(self.normalised(hidden.states_BTD), hidden.routing)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,6 @@ class MultiTokenLM(TokensAhead):
     """Heads that are independent of each other, on one trunk; `model.num_layers` counts the first of them."""
 
     additions: ClassVar[tuple[str, ...]] = ("further_heads",)
-    balances_experts: ClassVar[bool] = True
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses a model with no layer left for the trunk, and rows shorter than the heads look ahead."""
@@ -146,13 +147,13 @@ class MultiTokenLM(TokensAhead):
         """Trunk and heads."""
         return MultiTokenTransformer(model, num_heads=self.num_heads, rngs=rngs)
 
-    def terms(self, model: MultiTokenTransformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: MultiTokenTransformer, batch: Batch, key: jax.Array | None) -> Terms:
         """One head after the other, each through the fused loss: no head's logits exist whole."""
         trunk_key, *head_keys = split_key(key, 1 + self.num_heads)
-        trunk_BTD, routing = model.trunk(batch.inputs, key=trunk_key)
-        losses, routings = {}, [routing]
+        trunk = model.trunk(batch.inputs, key=trunk_key)
+        losses, routings = {}, [trunk.routing]
         for index, (name, head_key) in enumerate(zip(self.term_names, head_keys, strict=True)):
-            hidden_BTD, routing = model.ahead(trunk_BTD, batch.inputs, index, key=head_key)
-            losses[name] = self.token_loss(model, hidden_BTD, batch, index)
-            routings.append(routing)
-        return losses | routing_terms(model.config.experts, joined(routings), batch.weights["loss"].sum(axis=1))
+            hidden = model.ahead(trunk.states_BTD, batch.inputs, index, key=head_key)
+            losses[name] = self.token_loss(model, hidden.states_BTD, batch, index)
+            routings.append(hidden.routing)
+        return Terms(losses, joined(routings))

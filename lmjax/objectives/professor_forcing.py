@@ -29,7 +29,7 @@ from lmjax.models.layers import Projection, split_key
 from lmjax.models.routing import ExpertsConfig
 from lmjax.models.stack import Stack
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import TokenObjective
+from lmjax.objectives.base import Terms, TokenObjective
 from lmjax.objectives.causal_lm import CausalLM
 from lmjax.objectives.free_running import (
     check_temperature,
@@ -58,8 +58,8 @@ class StateDiscriminator(nnx.Module):
         """The float32 score that the states are of text and not of samples, [B]."""
         num_rows, length = states_BTD.shape[:2]
         positions_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], (num_rows, length))
-        out_BTD = self.stack.run(states_BTD, positions_BT, masks.bidirectional(length))
-        return self.classifier(jnp.mean(out_BTD, axis=1))[:, 0].astype(jnp.float32)
+        hidden = self.stack.run(states_BTD, positions_BT, masks.bidirectional(length))
+        return self.classifier(jnp.mean(hidden.states_BTD, axis=1))[:, 0].astype(jnp.float32)
 
 
 class ProfessorForcingTransformer(Transformer):
@@ -75,7 +75,6 @@ class ProfessorForcingTransformer(Transformer):
 class ProfessorForcing(TokenObjective):
     """Next-token prediction, and states that do not give away whether the model reads text or its own samples."""
 
-    balances_experts: ClassVar[bool] = True
     measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
     couples_examples: ClassVar[bool] = True
     additions: ClassVar[tuple[str, ...]] = ("discriminator",)
@@ -151,11 +150,11 @@ class ProfessorForcing(TokenObjective):
 
     def terms(  # type: ignore[override]
         self, model: ProfessorForcingTransformer, batch: Batch, key: jax.Array | None
-    ) -> dict[str, jax.Array]:
+    ) -> Terms:
         """The three losses, and ``accuracy``, the share of pieces the discriminator is right about."""
         text_key, piece_key = split_key(key, 2)
-        losses = super().terms(model, batch, text_key)
-        return losses | self.judge(model.discriminator, self.states(model, batch, piece_key), batch.weights)
+        terms = super().terms(model, batch, text_key)
+        return terms | self.judge(model.discriminator, self.states(model, batch, piece_key), batch.weights)
 
     def judge(
         self, discriminator: StateDiscriminator, states_QTD: jax.Array, weights: dict[str, jax.Array]
@@ -189,7 +188,7 @@ class ProfessorForcing(TokenObjective):
         )
         # Side by side and not one after the other: each row stays on its device.
         both_QW = jnp.stack([text_BW, sampled_BW], axis=1).reshape(-1, text_BW.shape[1])
-        return model(make_stream(both_QW, None, "causal"), key=key)[:, self.prompt_length :]
+        return model(make_stream(both_QW, None, "causal"), key=key).states_BTD[:, self.prompt_length :]
 
     def coefficients(self) -> dict[str, float | jax.Array]:
         """The weight of ``fooling``."""

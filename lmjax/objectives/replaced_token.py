@@ -20,10 +20,11 @@ from flax import nnx
 from lmjax.corruption import mask_tokens, replace_tokens
 from lmjax.losses import replaced_token_loss
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, split_key
-from lmjax.models.routing import Routing, joined, routing_terms
+from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, gather_scored, head_loss, token_weights
+from lmjax.objectives.base import Objective, Terms, gather_scored, head_loss, token_weights
 from lmjax.objectives.masked_lm import IGNORE, scored_positions, scored_targets, slots
 from lmjax.objectives.schedules import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -61,13 +62,9 @@ class ReplacedTokenModel(nnx.Module):
         self.classifier = dense({"replaced": 1})
         self.classifier_dense = nnx.data(dense({"judged": config.width}) if config.head_transform else None)
 
-    def __call__(self, stream: Stream, *, key: jax.Array | None = None) -> jax.Array:
-        """The discriminator's hidden states, [B, T, D]."""
-        return self.routed(stream, key=key)[0]
-
-    def routed(self, stream: Stream, *, key: jax.Array | None = None) -> tuple[jax.Array, Routing | None]:
-        """The discriminator's hidden states, and what routing came to in layers with experts."""
-        return self.discriminator.routed(stream, key=key)
+    def __call__(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+        """Runs the discriminator."""
+        return self.discriminator(stream, key=key)
 
     def whole_generator(self) -> Transformer:
         """The generator with its embeddings in place, in this trace."""
@@ -91,7 +88,6 @@ class ReplacedToken(Objective):
     """ELECTRA; `model` describes the discriminator. `replaced` is the share of tokens that are not the original: a
     discriminator that has learnt nothing loses the entropy of that share."""
 
-    balances_experts: ClassVar[bool] = True
     measures: ClassVar[frozenset[str]] = frozenset({"replaced"})
 
     rate: Scalar = 0.15
@@ -192,27 +188,24 @@ class ReplacedToken(Objective):
             },
         )
 
-    def terms(self, model: ReplacedTokenModel, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: ReplacedTokenModel, batch: Batch, key: jax.Array | None) -> Terms:
         """The generator's loss at the masked positions, the discriminator's at all, and the share replaced."""
         generator_key, discriminator_key = split_key(key, 2)
         generator = model.whole_generator()
-        hidden_BTD, routing = generator.routed(batch.inputs, key=generator_key)
-        hidden_BPD = gather_scored(hidden_BTD, batch.scored_BP)
+        generated = generator(batch.inputs, key=generator_key)
+        hidden_BPD = gather_scored(generated.states_BTD, batch.scored_BP)
         states_BPE = generator.head_states(hidden_BPD)
         generator_loss = head_loss(generator, states_BPE, batch.targets_BP, batch.weights["generator"])
         replaced_BT, is_replaced_BT = self.sample(generator, hidden_BPD, batch)
         stream = dataclasses.replace(batch.inputs, tokens_BT=replaced_BT)
-        hidden_BTD, judging = model.routed(stream, key=discriminator_key)
-        logits_BT = model.replaced_logits(hidden_BTD)
-        losses_BT = replaced_token_loss(logits_BT, is_replaced_BT)
-        return {
+        judged = model(stream, key=discriminator_key)
+        losses_BT = replaced_token_loss(model.replaced_logits(judged.states_BTD), is_replaced_BT)
+        sums = {
             "generator": generator_loss,
             "discriminator": jnp.sum(batch.weights["discriminator"] * losses_BT),
             "replaced": jnp.sum(batch.weights["replaced"] * is_replaced_BT),
-            **routing_terms(
-                model.config.experts, joined([routing, judging]), batch.weights["discriminator"].sum(axis=1)
-            ),
         }
+        return Terms(sums, joined([generated.routing, judged.routing]))
 
     def sample(self, generator: Transformer, hidden_BPD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """What the discriminator reads, int32 [B, T], and where it is not the original, bool [B, T].

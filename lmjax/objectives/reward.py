@@ -16,9 +16,8 @@ from lmjax.corruption.layout import documents
 from lmjax.losses import bradley_terry_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Projection
-from lmjax.models.routing import routing_terms
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, gather_scored, token_weights
+from lmjax.objectives.base import Objective, Terms, gather_scored, token_weights
 from lmjax.objectives.members import stream_apart
 from lmjax.objectives.schedules import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -47,7 +46,6 @@ class PairwiseReward(Objective):
     """Bradley-Terry on pairs of a chosen and a rejected answer; reports their margin and how often it is right."""
 
     additions: ClassVar[tuple[str, ...]] = ("score",)
-    balances_experts: ClassVar[bool] = True
     measures: ClassVar[frozenset[str]] = frozenset(TERMS[1:])
 
     margin: Scalar = 0.0
@@ -87,17 +85,17 @@ class PairwiseReward(Objective):
             weights=dict.fromkeys(TERMS, weights_B),
         )
 
-    def terms(self, model: RewardTransformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: RewardTransformer, batch: Batch, key: jax.Array | None) -> Terms:
         """The loss, and what is looked at only: how much better the chosen answer scores, and whether it does."""
         num_rows, length = batch.inputs.tokens_BT.shape
-        hidden_CSD, routing = model.routed(stream_apart(batch.inputs, 2), key=key)
-        hidden_B2D = gather_scored(hidden_CSD.reshape(num_rows, length, -1), batch.scored_BP)
+        hidden = model(stream_apart(batch.inputs, 2), key=key)
+        hidden_B2D = gather_scored(hidden.states_BTD.reshape(num_rows, length, -1), batch.scored_BP)
         rewards_B2 = model.rewards(hidden_B2D)
         losses_B = bradley_terry_loss(rewards_B2[:, 0], rewards_B2[:, 1], margin=current(self.margin))
         margins_B = jax.lax.stop_gradient(rewards_B2[:, 0] - rewards_B2[:, 1])
         values = (losses_B, margins_B > 0, margins_B)
-        terms = {name: jnp.sum(batch.weights[name] * value) for name, value in zip(TERMS, values, strict=True)}
-        return terms | routing_terms(model.config.experts, routing, jnp.repeat(batch.weights["preference"] / 2, 2))
+        sums = {name: jnp.sum(batch.weights[name] * value) for name, value in zip(TERMS, values, strict=True)}
+        return Terms(sums, hidden.routing)
 
     def for_evaluation(self) -> "PairwiseReward":
         """Without a margin, so that the loss is the negative log-likelihood of the preferences."""

@@ -11,13 +11,12 @@ exponential or an inverse sigmoid: shapes of :class:`lmjax.objectives.schedules.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 
 from lmjax.corruption.scheduled import predicted_positions, put_predictions
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import TokenObjective
+from lmjax.objectives.base import Terms, TokenObjective
 from lmjax.objectives.causal_lm import CausalLM
 from lmjax.objectives.free_running import check_temperature, predict_next, sampling_extras
 from lmjax.objectives.schedules import Ramp, Scalar, current, extremes
@@ -28,8 +27,6 @@ from lmjax.types import Batch, Rows
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduledSampling(TokenObjective):
     """Next-token prediction from a mix of the true tokens and the model's own predictions."""
-
-    balances_experts: ClassVar[bool] = True
 
     teacher_rate: Scalar = Ramp(start=1.0, end=0.5, steps=10_000, shape="inverse_sigmoid")
     """Epsilon, the share of inputs that are the true tokens; may follow a schedule."""
@@ -57,7 +54,7 @@ class ScheduledSampling(TokenObjective):
         extras = {"predicted": predicted_BT} | sampling_extras(sample_key, shape[0], vocabulary)
         return dataclasses.replace(batch, extras=extras)
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """Two passes; the first is without dropout, as a model that speaks is."""
         inputs = dataclasses.replace(batch.inputs, tokens_BT=self.mixed(model, batch))
         return super().terms(model, dataclasses.replace(batch, inputs=inputs), key)
@@ -65,7 +62,8 @@ class ScheduledSampling(TokenObjective):
     def mixed(self, model: Transformer, batch: Batch) -> jax.Array:
         """What the second pass reads, int32 [B, T]."""
         taught = jax.lax.stop_gradient(model)
-        predictions_BT = predict_next(taught, taught(batch.inputs), batch.extras, temperature=current(self.temperature))
+        states_BTD = taught(batch.inputs).states_BTD
+        predictions_BT = predict_next(taught, states_BTD, batch.extras, temperature=current(self.temperature))
         return put_predictions(batch.inputs.tokens_BT, predictions_BT, batch.extras["predicted"])
 
     def for_evaluation(self) -> CausalLM:

@@ -13,13 +13,12 @@ bound on the nats of a token as well.
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from lmjax.models.routing import routing_terms
 from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Terms
 from lmjax.objectives.logit_chunks import chunk_length, gathered_head, sum_over_chunks
 from lmjax.objectives.masked_diffusion import EXCLUDED, MaskedDiffusion
 from lmjax.types import Batch
@@ -29,14 +28,12 @@ from lmjax.types import Batch
 class ScoreEntropy(MaskedDiffusion):
     """Absorbing diffusion trained on ratios of probabilities that need not sum to one."""
 
-    balances_experts: ClassVar[bool] = True
-
     time_conditioning: bool = True
     """Whether the model is told the share of tokens masked at each row's time; scores depend on it."""
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """The bound; scores exist for a chunk of positions at a time."""
-        hidden_BTD, routing = self.hidden(model, batch.inputs, batch.extras["level"], key)
+        hidden = self.hidden(model, batch.inputs, batch.extras["level"], key)
         head = gathered_head(model)
         mask_id = batch.extras["mask_id"][0]
 
@@ -52,6 +49,6 @@ class ScoreEntropy(MaskedDiffusion):
             return (jnp.sum(jnp.where(weights_BC > 0, weights_BC * entropy_BC, 0.0)),)
 
         weights_BT = batch.weights["loss"] * batch.extras["noise_weight"]
-        length = chunk_length(hidden_BTD.shape[0], model.config.vocab_size)
-        (loss,) = sum_over_chunks(chunk, length, hidden_BTD, batch.targets_BP, weights_BT)
-        return {"loss": loss} | routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1))
+        length = chunk_length(hidden.states_BTD.shape[0], model.config.vocab_size)
+        (loss,) = sum_over_chunks(chunk, length, hidden.states_BTD, batch.targets_BP, weights_BT)
+        return Terms({"loss": loss}, hidden.routing)

@@ -6,15 +6,14 @@ the training state, so a resumed run remembers.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
-from lmjax.models.routing import routing_terms
 from lmjax.models.segment_memory import SegmentMemory, empty_memory, run_with_memory
 from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Terms
 from lmjax.objectives.causal_lm import CausalLM
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch
@@ -23,9 +22,6 @@ from lmjax.types import Batch
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentRecurrentLM(CausalLM):
     """Next-token prediction with a memory; documents are not kept apart, as in the paper."""
-
-    carries: ClassVar[bool] = True
-    balances_experts: ClassVar[bool] = True
 
     memory_length: int = 128
     """States of the rows before that each layer keeps."""
@@ -62,11 +58,8 @@ class SegmentRecurrentLM(CausalLM):
         """Nothing to remember yet."""
         return empty_memory(model, num_rows=num_rows, length=self.memory_length)
 
-    def carried_terms(
-        self, model: Transformer, batch: Batch, carry: SegmentMemory, key: jax.Array | None
-    ) -> tuple[dict[str, jax.Array], SegmentMemory]:
-        """The loss, and the memory for the next step."""
-        hidden_BTD, memory, routing = run_with_memory(model, batch.inputs.tokens_BT, carry, key=key)
-        loss = self.token_loss(model, model.head_states(hidden_BTD), batch.targets_BP, batch.weights["loss"])
-        routed = routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1))
-        return {"loss": loss} | routed, memory
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
+        """The loss; the memory of these rows is carried to the next step."""
+        hidden, memory = run_with_memory(model, batch.inputs.tokens_BT, batch.carry, key=key)
+        loss = self.token_loss(model, model.head_states(hidden.states_BTD), batch.targets_BP, batch.weights["loss"])
+        return Terms({"loss": loss}, hidden.routing, carry=memory)

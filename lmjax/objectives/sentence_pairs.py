@@ -18,9 +18,8 @@ from lmjax.corruption import PairRows, mask_tokens, next_sentence_pairs, sentenc
 from lmjax.data.config import DataConfig
 from lmjax.losses import pair_loss
 from lmjax.models.config import ModelConfig
-from lmjax.models.routing import routing_terms
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import gather_scored, token_weights
+from lmjax.objectives.base import Terms, gather_scored, token_weights
 from lmjax.objectives.encoder_decoder import longest_row
 from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets, slots
 from lmjax.objectives.moved import moved_weights, place_codes
@@ -38,7 +37,6 @@ SHORTEST_PAIR = 8
 class SentencePairs(MaskedLM):
     """Masked LM on pairs of text, and a decision on each pair."""
 
-    balances_experts: ClassVar[bool] = True
     measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
     task: Literal["next_sentence", "sentence_order"] = "next_sentence"
@@ -175,20 +173,20 @@ class SentencePairs(MaskedLM):
             weights_BQ *= is_pair_BS.sum(axis=1, keepdims=True) > 1
         return first_BQ, label_BQ, weights_BQ
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """``loss`` of the masked tokens, ``pair`` of the decisions, and ``accuracy``, the share of right ones."""
-        hidden_BTD, routing = model.routed(batch.inputs, key=key)
-        states_BPE = model.head_states(gather_scored(hidden_BTD, batch.scored_BP))
+        hidden = model(batch.inputs, key=key)
+        states_BPE = model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP))
         loss = self.token_loss(model, states_BPE, batch.targets_BP, batch.weights["loss"])
-        logits_BQ2 = model.pair_logits(gather_scored(hidden_BTD, batch.extras["first"]))
+        logits_BQ2 = model.pair_logits(gather_scored(hidden.states_BTD, batch.extras["first"]))
         label_BQ = batch.extras["label"]
         is_right_BQ = jnp.argmax(logits_BQ2, axis=-1) == label_BQ
-        return {
+        sums = {
             "loss": loss,
             "pair": jnp.sum(batch.weights["pair"] * pair_loss(logits_BQ2, label_BQ)),
             "accuracy": jnp.sum(batch.weights["accuracy"] * is_right_BQ),
-            **routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1)),
         }
+        return Terms(sums, hidden.routing)
 
     def coefficients(self) -> dict[str, float | jax.Array]:
         """The pairs' factor."""

@@ -11,7 +11,6 @@ up to the weight.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from lmjax.losses.unlikelihood import repeated_ngrams
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective
+from lmjax.objectives.base import Objective, Terms
 from lmjax.objectives.free_running import (
     check_temperature,
     check_window,
@@ -40,8 +39,6 @@ from lmjax.types import Batch, Rows, make_stream
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceUnlikelihoodLM(UnlikelihoodLM):
     """The token-level terms, and the unlikelihood of repetition in the model's own continuations."""
-
-    balances_experts: ClassVar[bool] = True
 
     sequence_weight: Scalar = 1.0
     """Weight of the sequence-level term."""
@@ -83,7 +80,7 @@ class SequenceUnlikelihoodLM(UnlikelihoodLM):
         extras |= sampling_extras(sample_key, windows_BW.shape[0], vocabulary)
         return dataclasses.replace(batch, weights=batch.weights | {"sequence": weights_B}, extras=batch.extras | extras)
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """The token-level terms, then a pass over what the model has written."""
         token_key, sequence_key = split_key(key, 2)
         terms = super().terms(model, batch, token_key)
@@ -94,7 +91,7 @@ class SequenceUnlikelihoodLM(UnlikelihoodLM):
             num_tokens=self.free_tokens,
             temperature=current(self.temperature),
         )
-        states_BWD = model(make_stream(written_BW, None, "causal"), key=sequence_key)
+        states_BWD = model(make_stream(written_BW, None, "causal"), key=sequence_key).states_BTD
         own_BT = written_BW[:, self.prompt_length :]
         candidates_BT1 = jnp.where(repeated_ngrams(own_BT, self.ngram), own_BT, -1)[:, :, None]
         head = gathered_head(model)

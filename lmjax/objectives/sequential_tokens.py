@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, make_norm, split_key
-from lmjax.models.routing import Routing, joined, routing_terms
+from lmjax.models.routing import Routing, joined
 from lmjax.models.transformer import Transformer
+from lmjax.objectives.base import Terms
 from lmjax.objectives.multi_token import TokensAhead
 from lmjax.objectives.schedules import Scalar, current, extremes
 from lmjax.types import Batch, Stream
@@ -52,11 +54,13 @@ class SequentialTransformer(Transformer):
         super().__init__(config, rngs=rngs)
         self.prediction_modules = nnx.List(PredictionModule(self, rngs=rngs) for _ in range(num_modules))
 
-    def states(self, stream: Stream, *, key: jax.Array | None = None) -> tuple[jax.Array, Routing | None]:
-        """``h0``: the states after the last block, not normalised, [B, T, D], and their routing."""
+    def states(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+        """Runs the model without its final norm: its states are ``h0``."""
         embed_key, run_key = split_key(key, 2)
         x_BTD = self.embed(stream, key=embed_key)
-        return self.routed_blocks(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)
+        return self.run(
+            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, final_norm=False, key=run_key
+        )
 
     def ahead(
         self,
@@ -77,13 +81,14 @@ class SequentialTransformer(Transformer):
           key: PRNG key of dropout; None for none.
 
         Returns:
-          ``h(k)``, and what of it the unembedding is applied to, [B, T, D] both; and the routing of its block.
+          ``h(k)``, [B, T, D]; the normalised ``h(k)``, to which the unembedding is applied; and the expert statistics
+          of the module's block.
         """
         embed_key, block_key = split_key(key, 2)
         module = self.prediction_modules[index]
         embedded_BTD = self.embed(dataclasses.replace(stream, tokens_BT=tokens_BT), key=embed_key)
         joined = jnp.concatenate([module.state_norm(states_BTD), module.embedding_norm(embedded_BTD)], axis=-1)
-        states_BTD, routing = self.run_block(
+        hidden = self.run_block(
             module.block,
             module.projection(joined),
             stream.positions_BT,
@@ -92,7 +97,7 @@ class SequentialTransformer(Transformer):
             valid_BT=stream.valid_BT,
             key=block_key,
         )
-        return states_BTD, module.head_norm(states_BTD), routing
+        return hidden.states_BTD, module.head_norm(hidden.states_BTD), hidden.routing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,6 @@ class SequentialMultiTokenLM(TokensAhead):
     """The next token by the model, and one more for each module after it."""
 
     additions: ClassVar[tuple[str, ...]] = ("prediction_modules",)
-    balances_experts: ClassVar[bool] = True
 
     num_heads: int = 2
     """Tokens predicted at each position: the first by the model itself, the others by a module each."""
@@ -118,18 +122,18 @@ class SequentialMultiTokenLM(TokensAhead):
         """The model and its modules."""
         return SequentialTransformer(model, num_modules=self.num_heads - 1, rngs=rngs)
 
-    def terms(self, model: SequentialTransformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: SequentialTransformer, batch: Batch, key: jax.Array | None) -> Terms:
         """The model's head and then the modules', each through the fused loss: no head's logits exist whole."""
         key, *module_keys = split_key(key, self.num_heads)
-        states_BTD, routing = model.states(batch.inputs, key=key)
-        routings = [routing]
+        hidden = model.states(batch.inputs, key=key)
+        states_BTD, routings = hidden.states_BTD, [hidden.routing]
         losses = {"loss": self.token_loss(model, model.normalised(states_BTD), batch, 0)}
         for index, (name, module_key) in enumerate(zip(self.term_names[1:], module_keys, strict=True)):
             tokens_BT = batch.extras["targets_BTK"][:, :, index]
             states_BTD, hidden_BTD, routing = model.ahead(states_BTD, batch.inputs, tokens_BT, index, key=module_key)
             losses[name] = self.token_loss(model, hidden_BTD, batch, index + 1)
             routings.append(routing)
-        return losses | routing_terms(model.config.experts, joined(routings), batch.weights["loss"].sum(axis=1))
+        return Terms(losses, joined(routings))
 
     def coefficients(self) -> dict[str, float | jax.Array]:
         """Lambda over the number of modules, for each of them."""

@@ -20,10 +20,9 @@ from flax import nnx
 from lmjax.corruption import mask_spans
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Embedding, Norm, Projection
-from lmjax.models.routing import routing_terms
 from lmjax.models.token_stack import embedding_std
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import gather_scored, token_weights
+from lmjax.objectives.base import Terms, gather_scored, token_weights
 from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets
 from lmjax.objectives.schedules import Scalar, current, extremes, highest
 from lmjax.objectives.whole_word import check_word_starts, word_slots
@@ -77,7 +76,6 @@ class SpanBoundaryTransformer(Transformer):
 class SpanMaskedLM(MaskedLM):
     """Masked LM on spans of words; ``rate`` is the share of a row's words to hide."""
 
-    balances_experts: ClassVar[bool] = True
     additions: ClassVar[tuple[str, ...]] = ("boundary",)
 
     length_p: float = 0.2
@@ -149,22 +147,22 @@ class SpanMaskedLM(MaskedLM):
             extras={"left": left_BP, "right": right_BP, "place": jnp.clip(place_BP, 0, PLACES - 1)},
         )
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """The tokens of spans from their own states and, if it counts, from the states around the span."""
         if highest(self.boundary_weight) == 0:
             return super().terms(model, batch, key)
         assert isinstance(model, SpanBoundaryTransformer)
-        hidden_BTD, routing = model.routed(batch.inputs, key=key)
-        left_BPD, right_BPD = (gather_scored(hidden_BTD, batch.extras[side]) for side in ("left", "right"))
+        hidden = model(batch.inputs, key=key)
+        left_BPD, right_BPD = (gather_scored(hidden.states_BTD, batch.extras[side]) for side in ("left", "right"))
         states = {
-            "loss": model.head_states(gather_scored(hidden_BTD, batch.scored_BP)),
+            "loss": model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP)),
             "boundary": model.boundary(left_BPD, right_BPD, batch.extras["place"]),
         }
         losses = {
             name: self.token_loss(model, states_BPE, batch.targets_BP, batch.weights[name])
             for name, states_BPE in states.items()
         }
-        return losses | routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1))
+        return Terms(losses, hidden.routing)
 
     def coefficients(self) -> dict[str, float | jax.Array]:
         """The boundary term's."""

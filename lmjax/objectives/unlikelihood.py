@@ -12,7 +12,7 @@ Everything is within each packed document.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,8 @@ from lmjax.corruption.layout import documents
 from lmjax.losses import corrupted_margin, cross_entropy, linear_token_losses, unlikelihood
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
-from lmjax.models.routing import routing_terms
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, next_token_targets
+from lmjax.objectives.base import Objective, Terms, next_token_targets
 from lmjax.objectives.logit_chunks import chunk_length, gathered_head, sum_over_chunks
 from lmjax.objectives.schedules import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -36,8 +35,6 @@ Candidates = Literal["context", "given", "both"]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnlikelihoodLM(Objective):
     """Next-token prediction and, as further terms, the unlikelihood of wrong tokens and the margin over wrong text."""
-
-    balances_experts: ClassVar[bool] = True
 
     alpha: Scalar = 1.0
     """Weight of the unlikelihood term."""
@@ -114,10 +111,11 @@ class UnlikelihoodLM(Objective):
             extras=extras,
         )
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> dict[str, jax.Array]:
+    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """Both terms from the same logits, which exist for a chunk of positions at a time; then the margin."""
         key, corrupted_key = split_key(key, 2)
-        hidden_BTD, routing = model.routed(batch.inputs, key=key)
+        hidden = model(batch.inputs, key=key)
+        hidden_BTD = hidden.states_BTD
         head = gathered_head(model)
 
         def chunk(hidden_BCD, targets_BC, candidates_BCK, likely_BC, unlikely_BC):
@@ -136,10 +134,10 @@ class UnlikelihoodLM(Objective):
             batch.weights["loss"],
             batch.weights["unlikelihood"],
         )
-        terms = {"loss": likely, "unlikelihood": unlikely}
+        sums = {"loss": likely, "unlikelihood": unlikely}
         if "margin" in batch.weights:
-            terms["margin"] = self._margin(model, batch, hidden_BTD, corrupted_key)
-        return terms | routing_terms(model.config.experts, routing, batch.weights["loss"].sum(axis=1))
+            sums["margin"] = self._margin(model, batch, hidden_BTD, corrupted_key)
+        return Terms(sums, hidden.routing)
 
     def negative_candidates(self, batch: Batch) -> jax.Array:
         """Tokens each position must not say, int32 [B, T, K], negative where there are fewer.
@@ -182,7 +180,7 @@ class UnlikelihoodLM(Objective):
         corrupted = dataclasses.replace(batch.inputs, tokens_BT=batch.extras["corrupted"])
         hinge_BT = corrupted_margin(
             nats(hidden_BTD, batch.targets_BP),
-            nats(model(corrupted, key=key), batch.extras["corrupted_targets"]),
+            nats(model(corrupted, key=key).states_BTD, batch.extras["corrupted_targets"]),
             margin=current(self.margin),
         )
         return jnp.sum(batch.weights["margin"] * hinge_BT)

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.models.parameters import ModuleSpec, Params
-from lmjax.objectives.base import Objective
+from lmjax.objectives.base import Objective, all_terms
 from lmjax.parallel.mesh import mesh_axes_of, partition_spec
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.optimizer import clip_by_norm, ema_update, state_shardings, trained, with_frozen
@@ -153,7 +153,7 @@ class Learner:
         objective = self.objective.at(state.step)
         batch = objective.corrupt(corrupt_key, self._own(rows), self.vocabulary)
         scored = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
-        batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights))
+        batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights), carry=state.carry)
         grads, terms, carry = self._gradients(objective, state, batch, model_key)
         grad_norm = optax.tree.norm(grads)
         grads = clip_by_norm(grads, norm=grad_norm, max_norm=self.clip_norm)
@@ -176,14 +176,14 @@ class Learner:
     def _gradients(
         self, objective: Objective, state: TrainState, batch: Batch, key: jax.Array
     ) -> tuple[Params, Metrics, Any]:
-        def loss(trained: Params, part: tuple[Batch, Any], key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        def loss(trained: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
             model = self.spec.bind(with_frozen(trained, state.params))
-            terms, carry = objective.carried_terms(model, *part, key)
+            terms, carry = all_terms(objective, model, part, key)
             return objective.total(terms), (terms, carry)
 
         gradient = functools.partial(jax.grad(loss, has_aux=True), self.trained(state.params))
         if self.microbatches == 1:
-            grads, (terms, carry) = gradient((batch, state.carry), key)
+            grads, (terms, carry) = gradient(batch, key)
             return grads, terms, carry
 
         def accumulate(sums, microbatch):
@@ -191,7 +191,7 @@ class Learner:
             grads, (terms, carry) = gradient(part, jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, sums, (grads, terms)), carry
 
-        parts = split_microbatches((batch, state.carry), self.microbatches, self.mesh)
+        parts = split_microbatches(batch, self.microbatches, self.mesh)
         first = jax.tree.map(lambda leaf: leaf[0], parts)
         grads_shape, (terms_shape, _) = jax.eval_shape(gradient, first, key)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads_shape, terms_shape))
@@ -206,7 +206,8 @@ class Learner:
         """
         objective = self.objective.for_evaluation()
         batch = objective.corrupt(key, self._own(rows), self.vocabulary)
-        terms, carry = objective.carried_terms(self.spec.bind(params), batch, carry, None)
+        batch = dataclasses.replace(batch, carry=carry)
+        terms, carry = all_terms(objective, self.spec.bind(params), batch, None)
         sums = dict(terms)
         sums |= {f"{name}/weight": jnp.sum(w) for name, w in batch.weights.items()}
         if "loss" in batch.weights and batch.weights["loss"].shape == batch.targets_BP.shape:

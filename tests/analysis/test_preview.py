@@ -21,6 +21,7 @@ from lmjax.cli.preview import run
 from lmjax.corruption import Denoiser
 from lmjax.data.config import DataConfig
 from lmjax.objectives import UL2, CausalLM, MaskedLM, PairwiseReward, PrefixLM
+from lmjax.objectives.base import Terms
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.config import RunConfig, TrainConfig
@@ -289,7 +290,7 @@ class Fingerprint(MaskedLM):
 
     def terms(self, model, batch, key):
         numbers = batch.targets_BP * (1 + batch.scored_BP) % 101
-        return {"loss": jnp.sum(batch.weights["loss"] * numbers) + 0 * jnp.sum(model.embedding.table_VD)}
+        return Terms({"loss": jnp.sum(batch.weights["loss"] * numbers) + 0 * jnp.sum(model.embedding.table_VD)}, None)
 
 
 def test_the_batch_is_the_one_the_training_step_makes():

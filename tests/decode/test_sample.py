@@ -77,7 +77,7 @@ def last_logits(name):
         positions_1T = jnp.arange(tokens_1T.shape[1])[None, :]
         mask = masks.IntervalMask(start_BT=mask.start_BT, end_BT=jnp.minimum(mask.end_BT, length))
         model = spec.bind(params)
-        hidden = model(Stream(tokens_BT=tokens_1T, positions_BT=positions_1T, mask=mask))
+        hidden = model(Stream(tokens_BT=tokens_1T, positions_BT=positions_1T, mask=mask)).states_BTD
         return model.logits(hidden[0, length - 1])
 
     return logits
@@ -116,7 +116,7 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_writes_from_the_start_token
         encoder = dataclasses.replace(make_stream(source_1S, None, "bidirectional"), mask=reading)
         cross_mask = masks.IntervalMask(start_BT=end_1T * 0, end_BT=end_1T)
         model = spec.bind(params)
-        return model.logits(model(stream, encoder=encoder, cross_mask=cross_mask)[0, position])
+        return model.logits(model(stream, encoder=encoder, cross_mask=cross_mask).states_BTD[0, position])
 
     def row(text, size):
         return jnp.asarray([[*text, *[0] * (size - len(text))]], jnp.int32)

@@ -12,6 +12,7 @@ from flax import nnx
 
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.unmask import unmask
+from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import module_spec
 from lmjax.models.transformer import Head
 from lmjax.objectives import MaskedDiffusion
@@ -27,9 +28,9 @@ class Unigram(nnx.Module):
     def __init__(self, table_TV):
         self.table_TV = nnx.Param(table_TV, axes=("positions", "vocab"), kind="embedding")
 
-    def routed(self, stream, *, key=None):
+    def __call__(self, stream, *, key=None):
         num_rows, length = stream.tokens_BT.shape
-        return jnp.broadcast_to(self.table_TV[...][None, :length], (num_rows, length, 64)), None
+        return Hidden(jnp.broadcast_to(self.table_TV[...][None, :length], (num_rows, length, 64)), None)
 
     def head(self):
         return Head(jnp.eye(64), None, None)
@@ -74,11 +75,11 @@ def test_confidence_writes_the_surest_first_and_a_step_at_a_time():
     """A model that copies the number of visible tokens: what each position says tells when it was written."""
 
     class Counter(Unigram):
-        def routed(self, stream, *, key=None):
-            hidden, _ = super().routed(stream)
+        def __call__(self, stream, *, key=None):
+            hidden = super().__call__(stream).states_BTD
             visible = jnp.sum(stream.tokens_BT != MASK, axis=1)
             sharp = jnp.arange(stream.tokens_BT.shape[1]).astype(jnp.float32)[None, :, None] + 5.0
-            return hidden + sharp * jax.nn.one_hot(visible, 64)[:, None, :], None
+            return Hidden(hidden + sharp * jax.nn.one_hot(visible, 64)[:, None, :], None)
 
     spec = module_spec(lambda key: Counter(jnp.zeros((12, 64))))
     (row,) = unmask(

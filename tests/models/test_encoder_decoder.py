@@ -60,7 +60,9 @@ def built(name: str):
 @functools.cache
 def forward(name: str):
     spec, _ = built(name)
-    return jax.jit(lambda params, stream, encoder, mask: spec.bind(params)(stream, encoder=encoder, cross_mask=mask))
+    return jax.jit(
+        lambda params, stream, encoder, mask: spec.bind(params)(stream, encoder=encoder, cross_mask=mask).states_BTD
+    )
 
 
 def packed_arguments():
@@ -105,7 +107,7 @@ def test_cached_decoding_equals_the_full_forward_pass(name):
     @jax.jit
     def first(params):
         model = spec.bind(params)
-        return model.remember(model.encode(packed_arguments()[1]))
+        return model.remember(model.encode(packed_arguments()[1]).states_BTD)
 
     @jax.jit
     def extend(params, sources, tokens_BT, slots_BT, start_BT, cross_mask, caches):
@@ -140,7 +142,7 @@ def test_a_decoder_position_sees_its_past_and_its_own_encoder_document():
     def hidden(table_VD):
         encoder_params = {**params["encoder"], "embedding": {"table_VD": table_VD}}
         model = spec.bind({**params, "encoder": encoder_params})
-        return jnp.sum(model(stream, encoder=unique, cross_mask=cross) ** 3, axis=-1)
+        return jnp.sum(model(stream, encoder=unique, cross_mask=cross).states_BTD ** 3, axis=-1)
 
     influence = jax.jit(jax.jacrev(hidden))(params["encoder"]["embedding"]["table_VD"])
     influence = np.abs(np.asarray(influence)).sum(-1)[:, :, : 2 * S].reshape(2, T, 2, S)
@@ -183,5 +185,5 @@ def test_attention_dropout_reaches_cross_attention():
 
     params = jax.tree_util.tree_map_with_path(silent, tiny.random_params(spec))
     stream, encoder, mask = packed_arguments()
-    run = jax.jit(lambda key: spec.bind(params)(stream, encoder=encoder, cross_mask=mask, key=key))
+    run = jax.jit(lambda key: spec.bind(params)(stream, encoder=encoder, cross_mask=mask, key=key).states_BTD)
     assert not np.allclose(run(jax.random.key(0)), run(jax.random.key(1)), atol=1e-3)

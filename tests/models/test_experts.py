@@ -17,7 +17,6 @@ from lmjax.models.layers import ACTIVATIONS
 from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig, choose, report
 from lmjax.models.summary import summarize
-from lmjax.objectives import CausalLM
 from lmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.types import make_stream
@@ -228,7 +227,7 @@ def test_a_step_moves_biases_against_the_load_and_reports_it():
     @jax.jit
     def routed(params, inputs):
         def along_bias(params):
-            routing = built.spec.bind(params).routed(inputs)[1]
+            routing = built.spec.bind(params)(inputs).routing
             return jnp.sum(routing.bias_B @ weights_B), routing
 
         (_, routing), gradient = jax.value_and_grad(along_bias, has_aux=True)(params)
@@ -278,22 +277,10 @@ def test_encoder_and_decoder_route_and_report_in_one_record():
     stream = make_stream(jnp.zeros((B, T), jnp.int32), jnp.ones((B, T), jnp.int32), "bidirectional")
 
     def routed(params):
-        return spec.bind(params).routed(stream, encoder=stream, cross_mask=stream.mask)
+        return spec.bind(params)(stream, encoder=stream, cross_mask=stream.mask).routing
 
-    _, routing = jax.eval_shape(routed, spec.shapes)
+    routing = jax.eval_shape(routed, spec.shapes)
     assert {leaf.shape for leaf in jax.tree.leaves(routing)} == {(3 + 2, B)}
-
-
-def test_an_objective_that_would_leave_experts_alone_is_refused():
-    class Silent(CausalLM):
-        def terms(self, model, batch, key):
-            return {"loss": super().terms(model, batch, key)["loss"]}
-
-    check = {"vocabulary": tiny.VOCABULARY, "sequence_length": 16}
-    CausalLM().check(model=MODEL, **check)
-    with pytest.raises(ValueError, match="model.experts: Silent has no terms to balance 4 experts with"):
-        Silent().check(model=MODEL, **check)
-    Silent().check(model=changed(balance_loss=0.0, router_z_loss=0.0), **check)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def sizes(width: int, width_base: int | None, *, steps: int = 6) -> dict[str, np
 
     def loss(params):
         model = spec.bind(params)
-        x_BTD, routing = model.routed_blocks(model.embed(stream), stream.positions_BT, stream.mask)
+        hidden = model.run(model.embed(stream), stream.positions_BT, stream.mask, final_norm=False)
+        x_BTD, routing = hidden.states_BTD, hidden.routing
         logits_BTV = model.logits(model.normalised(x_BTD))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, TOKENS[:, 1:])
         shown = {"logits": logits_BTV, "residual": x_BTD, "router": jnp.sqrt(routing.router_z_B) - np.log(4)}

@@ -158,7 +158,7 @@ def built(name: str):
 
 @functools.cache
 def forward(name: str):
-    return jax.jit(lambda params, stream: built(name)[0].bind(params)(stream))
+    return jax.jit(lambda params, stream: built(name)[0].bind(params)(stream).states_BTD)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -197,7 +197,7 @@ def test_no_position_sees_the_future_or_another_document(name):
     stream = make_stream(jnp.arange(2 * T, dtype=jnp.int32).reshape(2, T), SEGMENTS, "causal")
 
     def hidden(table_VD):
-        return jnp.sum(spec.bind({**params, "embedding": {"table_VD": table_VD}})(stream) ** 3, axis=-1)
+        return jnp.sum(spec.bind({**params, "embedding": {"table_VD": table_VD}})(stream).states_BTD ** 3, axis=-1)
 
     influence = jax.jit(jax.jacrev(hidden))(params["embedding"]["table_VD"])
     influence = np.abs(np.asarray(influence)).sum(-1)[:, :, : 2 * T].reshape(2, T, 2, T)

@@ -87,7 +87,7 @@ def built(name: str):
 @functools.cache
 def forward(name: str, **changes):
     spec = tiny.model_spec(dataclasses.replace(VARIANTS[name], **changes)) if changes else built(name)[0]
-    return jax.jit(lambda params, stream, key=None: spec.bind(params)(stream, key=key))
+    return jax.jit(lambda params, stream, key=None: spec.bind(params)(stream, key=key).states_BTD)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -154,7 +154,7 @@ def test_no_position_sees_what_it_must_not(kind, name):
 
     def hidden(table_VD):
         changed = {**params, "embedding": {"table_VD": table_VD}}
-        return jnp.sum(spec.bind(changed)(unique) ** 3, axis=-1)
+        return jnp.sum(spec.bind(changed)(unique).states_BTD ** 3, axis=-1)
 
     influence = jax.jit(jax.jacrev(hidden))(params["embedding"]["table_VD"])
     influence = np.abs(np.asarray(influence)).sum(-1)[:, :, : 2 * T].reshape(2, T, 2, T)
@@ -178,7 +178,7 @@ def test_scanned_layers_equal_unrolled_layers_in_value_and_gradient(remat):
     stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
 
     def loss(spec, params):
-        return jnp.sum(spec.bind(params)(stream) ** 3)
+        return jnp.sum(spec.bind(params)(stream).states_BTD ** 3)
 
     value, grads = jax.jit(jax.value_and_grad(functools.partial(loss, scanned)))(params)
     flat_value, flat_grads = jax.jit(jax.value_and_grad(functools.partial(loss, unrolled)))(flat)
@@ -220,7 +220,7 @@ def test_scanned_layers_draw_different_dropout():
     # With both layers alike and silent attention, equal masks would make two layers' updates parallel.
     stream = make_stream(jnp.asarray(TOKENS), None, "causal")
     keys = jax.random.split(jax.random.key(0), 2)
-    scanned = jax.jit(lambda p: spec.bind(p)(stream, key=keys[0]))(params)
+    scanned = jax.jit(lambda p: spec.bind(p)(stream, key=keys[0]).states_BTD)(params)
     one_key_for_all = spec.bind(params)
 
     def same_mask(block, x, key):
@@ -241,7 +241,7 @@ def test_bfloat16_arithmetic_keeps_float32_parameters():
     params = spec.init(jax.random.key(0))
     chex.assert_trees_all_equal_dtypes(params, jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params))
     stream = make_stream(jnp.asarray(TOKENS), None, "causal")
-    hidden = spec.bind(params)(stream)
+    hidden = spec.bind(params)(stream).states_BTD
     assert hidden.dtype == jnp.bfloat16
     reference = tiny.model_spec(tiny.MODEL).bind(params)(stream)
     np.testing.assert_allclose(hidden.astype(jnp.float32), reference, atol=0.05)

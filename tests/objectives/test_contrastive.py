@@ -33,7 +33,7 @@ def compiled_terms(objectives, model=MODEL):
     def terms(params, batch):
         bound = spec_of(objectives[0], model).bind(params)
         batch = dataclasses.replace(batch, weights=jax.tree.map(lambda w: w / jnp.sum(w), batch.weights))
-        return [objective.terms(bound, batch, None) for objective in objectives]
+        return [objective.terms(bound, batch, None).sums for objective in objectives]
 
     return terms
 
@@ -47,7 +47,9 @@ def corrupt_of(objective):
 @functools.cache
 def encode(kind):
     spec = tiny.model_spec(MODEL)
-    return jax.jit(lambda params, rows: spec.bind(params)(make_stream(rows.tokens_BT, rows.segments_BT, kind)))
+    return jax.jit(
+        lambda params, rows: spec.bind(params)(make_stream(rows.tokens_BT, rows.segments_BT, kind)).states_BTD
+    )
 
 
 def vectors_alone(params, texts, *, length, pooling="mean", kind="bidirectional"):

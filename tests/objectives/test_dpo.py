@@ -41,7 +41,9 @@ def log_ratios(params):
     @jax.jit
     def log_probs(params):
         model = tiny.model_spec(MODEL).bind(params)
-        return jax.nn.log_softmax(model.logits(model(make_stream(alone.tokens_BT, alone.segments_BT, "causal"))))
+        return jax.nn.log_softmax(
+            model.logits(model(make_stream(alone.tokens_BT, alone.segments_BT, "causal")).states_BTD)
+        )
 
     def of(params):
         found = np.asarray(log_probs({name: params[name] for name in tiny.model_spec(MODEL).shapes}), np.float64)
@@ -68,7 +70,7 @@ def test_terms_by_hand_and_no_gradient_for_the_reference():
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient_and_terms(params):
-        terms = {name: o.terms(spec().bind(params), batch, None) for name, o in OBJECTIVES.items()}
+        terms = {name: o.terms(spec().bind(params), batch, None).sums for name, o in OBJECTIVES.items()}
         return sum(o.total(terms[name]) for name, o in OBJECTIVES.items()), terms
 
     gradient, terms = gradient_and_terms(params)

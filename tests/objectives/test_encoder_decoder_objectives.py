@@ -281,11 +281,11 @@ def test_no_prediction_depends_on_what_it_predicts_and_every_one_on_the_encoder(
     def state(shifts, place):
         model = spec.bind(params)
         source_BSD = model.encoder.embed(batch.encoder, table=model.embedding) + shifts["encoder"]
-        source_BSD = model.encoder.run(source_BSD, batch.encoder.positions_BT, batch.encoder.mask)
+        source_BSD = model.encoder.run(source_BSD, batch.encoder.positions_BT, batch.encoder.mask).states_BTD
         x_BTD = model.embed(batch.inputs) + shifts["decoder"]
         positions_BT, mask = batch.inputs.positions_BT, batch.inputs.mask
         across = {"source_BSD": source_BSD, "cross_mask": batch.cross_mask}
-        hidden_BTD = model.normalised(model.routed_blocks(x_BTD, positions_BT, mask, **across)[0])
+        hidden_BTD = model.run(x_BTD, positions_BT, mask, **across).states_BTD
         return jnp.sum(hidden_BTD[:, place] ** 3)
 
     streams = {"encoder": batch.encoder, "decoder": batch.inputs}

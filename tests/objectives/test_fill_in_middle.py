@@ -142,7 +142,7 @@ def test_no_prediction_depends_on_what_it_predicts():
     spec = tiny.model_spec()
     params = tiny.random_params(spec)
     batch = corrupt(objective)(jax.random.key(1), documents())
-    hidden = jax.jit(lambda tokens: spec.bind(params)(dataclasses.replace(batch.inputs, tokens_BT=tokens)))
+    hidden = jax.jit(lambda tokens: spec.bind(params)(dataclasses.replace(batch.inputs, tokens_BT=tokens)).states_BTD)
     tokens = batch.inputs.tokens_BT
     before = hidden(tokens)
     for place in (5, 17, 30, 45):

@@ -77,7 +77,7 @@ def test_one_pass_over_a_continuation_gives_the_states_it_was_drawn_from():
     def both(params):
         model = spec.bind(params)
         text = continue_prompts(model, prompts, extras, num_tokens=7, temperature=0.0)
-        return text, model.logits(model(make_stream(text, None, "causal")))
+        return text, model.logits(model(make_stream(text, None, "causal")).states_BTD)
 
     text, logits = both(params)
     assert text.shape == (3, 12)

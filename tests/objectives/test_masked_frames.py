@@ -40,7 +40,7 @@ def setting(objective: MaskedFrames):
 
 def logits_of(objective, spec, params, batch, features_BTD):
     model = spec.bind(params)
-    hidden_BTD, _ = model(features_BTD, batch.extras["is_hidden"], batch.inputs)
+    hidden_BTD = model(features_BTD, batch.extras["is_hidden"], batch.inputs).states_BTD
     states, matrix, bias = model.head(hidden_BTD, objective.temperature)
     return hidden_BTD, states @ matrix + (0 if bias is None else bias[None, None, :])
 
@@ -82,7 +82,7 @@ def test_logits_are_cosines_over_the_temperature_and_terms_their_cross_entropy()
     @jax.jit
     def both(params):
         hidden, logits = logits_of(COSINE, spec, params, batch, batch.extras["features"])
-        return COSINE.terms(spec.bind(params), batch, None), hidden, logits
+        return COSINE.terms(spec.bind(params), batch, None).sums, hidden, logits
 
     terms, hidden_BTD, logits_BTV = both(params)
     output, table = params["output"], np.asarray(params["clusters_VE"])

@@ -65,8 +65,8 @@ def test_a_reconstruction_reads_visible_patches_of_its_document_and_no_hidden_on
     def reconstructions(features_BTD):
         model = spec.bind(params)
         visible_BKD = jnp.take_along_axis(features_BTD, batch.extras["kept"][:, :, None], axis=1)
-        states_BKD, _ = model.encode(visible_BKD, batch.encoder)
-        return model.output(model.reconstruct(states_BKD, batch.extras["kept"], batch.inputs)[0]).sum(axis=-1)
+        states_BKD = model.encode(visible_BKD, batch.encoder).states_BTD
+        return model.output(model.reconstruct(states_BKD, batch.extras["kept"], batch.inputs).states_BTD).sum(axis=-1)
 
     jacobian = jax.jit(jax.jacrev(reconstructions))(batch.extras["features"])
     influence = np.abs(np.asarray(jacobian)).max(axis=-1) > 0  # [B, T by B, T]
@@ -80,7 +80,7 @@ def test_a_reconstruction_reads_visible_patches_of_its_document_and_no_hidden_on
     # The term itself: hidden patches enter as targets, through which nothing flows back.
     def term(features_BTD):
         changed = dataclasses.replace(batch, extras=batch.extras | {"features": features_BTD})
-        return PLAIN.terms(spec.bind(params), changed, None)["reconstruction"]
+        return PLAIN.terms(spec.bind(params), changed, None).sums["reconstruction"]
 
     compiled = jax.jit(jax.value_and_grad(term))
     value, gradient = compiled(batch.extras["features"])
@@ -96,7 +96,7 @@ def test_positions_of_visible_patches_matter():
     spec, params, _, batch = setting()
     visible = jnp.take_along_axis(batch.extras["features"], batch.extras["kept"][:, :, None], axis=1)
     shifted = dataclasses.replace(batch.encoder, positions_BT=batch.encoder.positions_BT + 1)
-    encode = jax.jit(lambda stream: spec.bind(params).encode(visible, stream)[0])
+    encode = jax.jit(lambda stream: spec.bind(params).encode(visible, stream).states_BTD)
     assert float(jnp.abs(encode(batch.encoder) - encode(shifted)).max()) > 1e-3
 
 
@@ -105,7 +105,7 @@ def test_loss_of_a_model_that_says_zero(normalize):
     spec, _, rows, batch = setting()
     objective = dataclasses.replace(PLAIN, normalize_patches=normalize)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), spec.shapes)
-    loss = jax.jit(lambda params: objective.terms(spec.bind(params), batch, None))(zeros)["reconstruction"]
+    loss = jax.jit(lambda params: objective.terms(spec.bind(params), batch, None).sums)(zeros)["reconstruction"]
     hidden = np.asarray(batch.scored_BP)
     patches = np.take_along_axis((np.asarray(rows.tokens_BT).reshape(2, 8, 3) - 10) / 20, hidden[:, :, None], axis=1)
     # A normalised patch of three numbers has the squares' sum 2 by its variance over two.
@@ -192,7 +192,7 @@ def test_own_features_need_no_rows_of_tokens():
     spec, params, _, _ = setting()
     batch = jax.eval_shape(PLAIN.corrupt_features, KEY, features, rows)
     assert batch.encoder.mask.kind == "full"
-    loss = jax.eval_shape(lambda params, batch: PLAIN.terms(spec.bind(params), batch, None), params, batch)
+    loss = jax.eval_shape(lambda params, batch: PLAIN.terms(spec.bind(params), batch, None).sums, params, batch)
     assert loss["reconstruction"].shape == ()
 
     class Doubled(MaskedReconstruction):

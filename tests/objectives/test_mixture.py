@@ -63,7 +63,7 @@ def test_gradient_is_the_weighted_sum_of_each_objectives_own_on_its_rows():
             own = dataclasses.replace(batch.parts[part.name], weights=weights)
 
             def loss(params, part=part, own=own):
-                terms = part.objective.terms(built.spec.bind(params), own, None)
+                terms = part.objective.terms(built.spec.bind(params), own, None).sums
                 return sum(part.objective.coefficients().get(name, 1.0) * value for name, value in terms.items())
 
             losses[part.name], grads = jax.value_and_grad(loss)(params)

@@ -53,13 +53,13 @@ def test_terms_are_the_cross_entropies_of_the_heads():
     @jax.jit
     def both(params):
         model = spec_of(3).bind(params)
-        trunk, _ = model.trunk(batch.inputs)
+        trunk = model.trunk(batch.inputs).states_BTD
         targets = jnp.moveaxis(batch.extras["targets_BTK"], -1, 0)
         expected = []
         for index, (targets_BT, weights_BT) in enumerate(zip(targets, batch.weights.values(), strict=True)):
-            log_p = jax.nn.log_softmax(model.logits(model.ahead(trunk, batch.inputs, index)[0]))
+            log_p = jax.nn.log_softmax(model.logits(model.ahead(trunk, batch.inputs, index).states_BTD))
             expected.append(-jnp.sum(weights_BT * jnp.take_along_axis(log_p, targets_BT[..., None], axis=-1)[..., 0]))
-        return objective.terms(model, batch, None), expected
+        return objective.terms(model, batch, None).sums, expected
 
     terms, expected = both(params_of(3))
     assert list(terms) == ["loss", "token_2", "token_3"]
@@ -75,8 +75,8 @@ def test_no_head_sees_what_it_is_to_name():
     @jax.jit
     def states(tokens_BT):
         changed = dataclasses.replace(stream, tokens_BT=tokens_BT)
-        trunk, _ = model.trunk(changed)
-        return jnp.stack([model.ahead(trunk, changed, index)[0] for index in range(3)])
+        trunk = model.trunk(changed).states_BTD
+        return jnp.stack([model.ahead(trunk, changed, index).states_BTD for index in range(3)])
 
     before, after = states(stream.tokens_BT), states(stream.tokens_BT.at[0, 5].set(40))
     np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
@@ -91,7 +91,7 @@ def test_one_head_is_a_causal_model_in_loss_and_in_decoding():
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def loss(objective, spec, params):
-        return objective.terms(spec.bind(params), objective.corrupt(KEY, rows, tiny.VOCABULARY), None)["loss"]
+        return objective.terms(spec.bind(params), objective.corrupt(KEY, rows, tiny.VOCABULARY), None).sums["loss"]
 
     multi = loss(MultiTokenLM(num_heads=1), spec_of(1), params_of(1))
     np.testing.assert_allclose(multi, loss(CausalLM(), plain_spec, params_of(1)), rtol=1e-5)

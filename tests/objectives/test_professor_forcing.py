@@ -27,7 +27,7 @@ def results():
 
     def terms(params):
         model = SPEC.bind(params)
-        terms = OBJECTIVE.terms(model, batch, None)
+        terms = OBJECTIVE.terms(model, batch, None).sums
         return terms, (terms, OBJECTIVE.states(model, batch, None))
 
     gradients, (terms, states) = jax.device_get(jax.jit(jax.jacrev(terms, has_aux=True))(PARAMS))
@@ -90,11 +90,11 @@ def test_each_side_rests_by_the_others_accuracy():
 def test_states_are_those_of_a_pass_over_text_and_over_samples():
     batch, _, terms, states = results()
     model = SPEC.bind(PARAMS)
-    alone = model(make_stream(batch.extras["piece"], None, "causal"))[:, 3:]
+    alone = model(make_stream(batch.extras["piece"], None, "causal")).states_BTD[:, 3:]
     np.testing.assert_allclose(states[0::2], alone, rtol=1e-4, atol=1e-5)
     assert (np.abs(states[1::2] - states[0::2]).max(axis=(1, 2)) > 0.1).all()
     plain = CausalLM().corrupt(KEY, ROWS, tiny.VOCABULARY)
-    np.testing.assert_allclose(terms["loss"], CausalLM().terms(model, plain, None)["loss"], rtol=1e-5)
+    np.testing.assert_allclose(terms["loss"], CausalLM().terms(model, plain, None).sums["loss"], rtol=1e-5)
 
 
 def test_documents_without_room_for_a_piece_count_for_nothing():

@@ -88,7 +88,7 @@ def terms_and_jacobian():
     batch = OBJECTIVE.corrupt(KEY, tiny.random_rows(16), tiny.VOCABULARY)
 
     def terms(params):
-        terms = OBJECTIVE.terms(spec.bind(params), batch, None)
+        terms = OBJECTIVE.terms(spec.bind(params), batch, None).sums
         return terms, terms
 
     return batch, jax.jit(jax.jacrev(terms, has_aux=True))

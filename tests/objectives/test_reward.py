@@ -31,7 +31,7 @@ def test_terms_by_hand():
     texts = [tokens[there == number] for tokens, there in both for number in (1, 2)]
     alone = tiny.one_text_a_row(texts, 8)
     hidden = np.asarray(
-        jax.jit(lambda: spec().bind(params)(make_stream(alone.tokens_BT, alone.segments_BT, "causal")))()
+        jax.jit(lambda: spec().bind(params)(make_stream(alone.tokens_BT, alone.segments_BT, "causal")).states_BTD)()
     )
     last = np.stack([states[len(text) - 1] for states, text in zip(hidden, texts, strict=True)])
     rewards = (last @ np.asarray(params["score"]["weight"])[:, 0]).reshape(4, 2)
@@ -39,7 +39,7 @@ def test_terms_by_hand():
 
     def terms(rows):
         batch = OBJECTIVE.corrupt(KEY, rows, tiny.VOCABULARY)
-        return batch, OBJECTIVE.terms(spec().bind(params), batch, None)
+        return batch, OBJECTIVE.terms(spec().bind(params), batch, None).sums
 
     batch, found = jax.jit(terms)(rows)
     jax.tree.map(np.testing.assert_array_equal, batch, OBJECTIVE.corrupt(KEY, rows, tiny.VOCABULARY))

@@ -27,8 +27,8 @@ def compiled():
         model = SPEC.bind(params)
         mixed = OBJECTIVE.mixed(model, batch)
         stream = dataclasses.replace(batch.inputs, tokens_BT=mixed)
-        logits = model.logits(jnp.stack([model(batch.inputs), model(stream)]))
-        return mixed, OBJECTIVE.terms(model, batch, None)["loss"], *logits
+        logits = model.logits(jnp.stack([model(batch.inputs).states_BTD, model(stream).states_BTD]))
+        return mixed, OBJECTIVE.terms(model, batch, None).sums["loss"], *logits
 
     return jax.jit(run)
 

@@ -21,7 +21,7 @@ def test_loss_is_the_score_entropy_of_the_papers_scores(schedule):
     objective = ScoreEntropy(schedule=schedule)
     batch = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY)
     logits = jax.random.normal(jax.random.key(2), (6, 20, 64))
-    loss = objective.terms(tiny.FixedLogits(logits), batch, None)["loss"]
+    loss = objective.terms(tiny.FixedLogits(logits), batch, None).sums["loss"]
     # Scores are r exp(l), and the share masked gives the time back.
     level = np.asarray(batch.extras["level"])
     times = level if schedule == "linear" else np.arccos(1 - level) / (np.pi / 2)
@@ -42,10 +42,12 @@ def test_normalised_scores_give_the_diffusion_bound_and_others_more():
     batch = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY)
     logits = jax.random.normal(jax.random.key(2), (6, 20, 64)).at[..., MASK].set(-1e9)
     normalised = jax.nn.log_softmax(logits) + np.log(63)
-    bound = MaskedDiffusion().terms(tiny.FixedLogits(logits), batch, None)["loss"]
-    np.testing.assert_allclose(objective.terms(tiny.FixedLogits(normalised), batch, None)["loss"], bound, rtol=1e-4)
+    bound = MaskedDiffusion().terms(tiny.FixedLogits(logits), batch, None).sums["loss"]
+    np.testing.assert_allclose(
+        objective.terms(tiny.FixedLogits(normalised), batch, None).sums["loss"], bound, rtol=1e-4
+    )
     for shift in (-0.5, 0.5):
-        assert objective.terms(tiny.FixedLogits(normalised + shift), batch, None)["loss"] > bound
+        assert objective.terms(tiny.FixedLogits(normalised + shift), batch, None).sums["loss"] > bound
 
 
 def test_scores_of_visible_tokens_do_not_count_and_leave_no_nan():
@@ -54,7 +56,7 @@ def test_scores_of_visible_tokens_do_not_count_and_leave_no_nan():
     visible = (batch.extras["noise_weight"] == 0)[..., None]
 
     def loss(logits):
-        return objective.terms(tiny.FixedLogits(logits), batch, None)["loss"]
+        return objective.terms(tiny.FixedLogits(logits), batch, None).sums["loss"]
 
     gradient = jax.grad(loss)(jnp.broadcast_to(jnp.where(visible, 500.0, 0.1), (*visible.shape[:2], 64)))
     assert np.isfinite(gradient).all()
@@ -73,11 +75,11 @@ def test_a_conditioned_model_begins_as_an_unconditioned_one_and_then_tells_times
     stream = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY).inputs
 
     def hidden(params, level):
-        return built.spec.bind(params)(stream, level_B=jnp.full((6,), level))
+        return built.spec.bind(params)(stream, level_B=jnp.full((6,), level)).states_BTD
 
     np.testing.assert_array_equal(hidden(params, 0.1), hidden(params, 0.9))
     moved = {**params, "time_out": jax.tree.map(lambda leaf: leaf + 0.1, params["time_out"])}
     assert np.abs(hidden(moved, 0.1) - hidden(moved, 0.9)).max() > 1e-3
     plain = tiny.model_spec(tiny.MODEL)
     shared = {name: params[name] for name in plain.shapes}
-    np.testing.assert_allclose(plain.bind(shared)(stream), hidden(params, 0.5), atol=1e-5)
+    np.testing.assert_allclose(plain.bind(shared)(stream).states_BTD, hidden(params, 0.5), atol=1e-5)

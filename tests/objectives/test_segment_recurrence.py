@@ -33,7 +33,7 @@ def segment(positions: str):
 @pytest.mark.parametrize("positions", ["rope", "alibi"])
 def test_segments_with_enough_memory_equal_one_long_row(positions):
     spec, params = built(positions)
-    whole = jax.jit(lambda p: spec.bind(p)(make_stream(TOKENS, None, "causal")))(params)
+    whole = jax.jit(lambda p: spec.bind(p)(make_stream(TOKENS, None, "causal")).states_BTD)(params)
     memory = empty_memory(spec.bind(params).config, num_rows=4, length=16)
     for start in (0, 8, 16):
         hidden, memory, _ = segment(positions)(params, TOKENS[:, start : start + 8], memory)
@@ -48,8 +48,8 @@ def test_a_short_memory_forgets_and_passes_no_gradient():
         model = spec.bind({**params, "embedding": {"table_VD": table_VD}})
         memory = empty_memory(model.config, num_rows=1, length=length)
         unique = jnp.arange(16, dtype=jnp.int32)[None]
-        _, memory, _ = run_with_memory(model, unique[:, :8], memory)
-        hidden, _, _ = run_with_memory(model, unique[:, 8:], memory)
+        _, memory = run_with_memory(model, unique[:, :8], memory)
+        hidden = run_with_memory(model, unique[:, 8:], memory)[0].states_BTD
         return jnp.sum(hidden**3)
 
     table = params["embedding"]["table_VD"]

@@ -105,7 +105,7 @@ def test_loss_and_accuracy_of_a_model_that_answers_by_its_bias():
     params["pair_classifier"]["bias"] = jnp.array([0.0, 2.0])
     _, batch = batch_of(NEXT)
     weights, labels = np.asarray(batch.weights["pair"]), np.asarray(batch.extras["label"])
-    terms = jax.jit(lambda params, batch: NEXT.terms(spec.bind(params), batch, None))(params, batch)
+    terms = jax.jit(lambda params, batch: NEXT.terms(spec.bind(params), batch, None).sums)(params, batch)
     wrong = (weights * labels).sum()
     expected = math.log1p(math.exp(2)) * (weights.sum() - wrong) + math.log1p(math.exp(-2)) * wrong
     assert float(terms["pair"]) == pytest.approx(expected, rel=1e-5)
@@ -124,7 +124,7 @@ def test_decisions_read_their_own_pair_only_and_train_the_head():
         """The logit of the second pair of each row."""
         model = spec.bind(params)
         embedded_BTD = model.embed(some.inputs) + added_BTD
-        hidden_BTD = model.run(embedded_BTD, some.inputs.positions_BT, some.inputs.mask)
+        hidden_BTD = model.run(embedded_BTD, some.inputs.positions_BT, some.inputs.mask).states_BTD
         return model.pair_logits(gather_scored(hidden_BTD, some.extras["first"]))[:, 1, 1].sum()
 
     nothing = jnp.zeros((*some.inputs.tokens_BT.shape, MODEL.width))

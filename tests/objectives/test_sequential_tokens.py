@@ -34,13 +34,13 @@ def compiled():
     def run(params, tokens_BS):
         model = SPEC.bind(params)
         batch = OBJECTIVE.corrupt(KEY, dataclasses.replace(ROWS, tokens_BT=tokens_BS), tiny.VOCABULARY)
-        states, _ = model.states(batch.inputs)
+        states = model.states(batch.inputs).states_BTD
         hidden = [model.normalised(states)]
         for index in range(2):
             states, out, _ = model.ahead(states, batch.inputs, batch.extras["targets_BTK"][:, :, index], index)
             hidden.append(out)
         losses = [cross_entropy(model.logits(h), batch.extras["targets_BTK"][:, :, k]) for k, h in enumerate(hidden)]
-        return jnp.stack(hidden), jnp.stack(losses), OBJECTIVE.terms(model, batch, None)
+        return jnp.stack(hidden), jnp.stack(losses), OBJECTIVE.terms(model, batch, None).sums
 
     return jax.jit(run)
 
@@ -58,7 +58,7 @@ def test_module_by_hand():
     """``h1_i`` from ``h0`` and the embedding of the next token, in NumPy up to the block."""
     model = SPEC.bind(PARAMS)
     batch = OBJECTIVE.corrupt(KEY, ROWS, tiny.VOCABULARY)
-    states, _ = model.states(batch.inputs)
+    states = model.states(batch.inputs).states_BTD
     module = jax.tree.map(np.asarray, PARAMS["prediction_modules"]["000"])
 
     def rms(x, scale):
@@ -102,14 +102,14 @@ def test_without_its_modules_it_is_the_model_it_was():
     plain = tiny.model_spec(MODEL)
     params = {name: leaf for name, leaf in PARAMS.items() if name != "prediction_modules"}
     stream = OBJECTIVE.corrupt(KEY, ROWS, tiny.VOCABULARY).inputs
-    np.testing.assert_array_equal(SPEC.bind(PARAMS)(stream), plain.bind(params)(stream))
+    np.testing.assert_array_equal(SPEC.bind(PARAMS)(stream).states_BTD, plain.bind(params)(stream).states_BTD)
 
 
 def test_logits_of_two_heads_never_exist_together():
     batch = OBJECTIVE.corrupt(KEY, ROWS, tiny.VOCABULARY)
 
     def total(params):
-        return sum(OBJECTIVE.terms(SPEC.bind(params), batch, None).values())
+        return sum(OBJECTIVE.terms(SPEC.bind(params), batch, None).sums.values())
 
     program = str(jax.make_jaxpr(jax.grad(total))(PARAMS))
     shapes = [tuple(map(int, shape.split(","))) for shape in re.findall(r"\d\[([\d,]+)\]", program)]

@@ -133,7 +133,7 @@ def test_no_prediction_depends_on_what_it_predicts():
     spec = tiny.model_spec()
     params = tiny.random_params(spec)
     batch = corrupt(OBJECTIVE)(jax.random.key(1), text(64, LENGTH))
-    hidden = jax.jit(lambda tokens: spec.bind(params)(dataclasses.replace(batch.inputs, tokens_BT=tokens)))
+    hidden = jax.jit(lambda tokens: spec.bind(params)(dataclasses.replace(batch.inputs, tokens_BT=tokens)).states_BTD)
     tokens = batch.inputs.tokens_BT
     before = hidden(tokens)
     prefix_end = int(batch.inputs.mask.end_BT[0, 0])

@@ -111,9 +111,9 @@ def test_gathered_loss_equals_the_loss_over_all_positions():
     @jax.jit
     def both(params):
         model = spec.bind(params)
-        logits = model.logits(model(batch.inputs))
+        logits = model.logits(model(batch.inputs).states_BTD)
         losses = cross_entropy(jnp.take_along_axis(logits, batch.scored_BP[:, :, None], axis=1), batch.targets_BP)
-        return objective.terms(model, batch, None)["loss"], jnp.sum(losses * batch.weights["loss"])
+        return objective.terms(model, batch, None).sums["loss"], jnp.sum(losses * batch.weights["loss"])
 
     gathered, plain = both(params)
     np.testing.assert_allclose(gathered, plain, rtol=1e-5)
@@ -148,11 +148,7 @@ def test_targets_have_no_influence_on_their_own_prediction(objective):
 
     @jax.jit
     def hidden(tokens_BT):
-        return spec.bind(params)(
-            jax.tree.map(lambda x: x, batch.inputs).__class__(
-                tokens_BT=tokens_BT, positions_BT=batch.inputs.positions_BT, mask=batch.inputs.mask
-            )
-        )
+        return spec.bind(params)(dataclasses.replace(batch.inputs, tokens_BT=tokens_BT)).states_BTD
 
     before = hidden(batch.inputs.tokens_BT)
     scored = np.argwhere(np.asarray(batch.weights["loss"]) > 0)
@@ -177,7 +173,7 @@ def test_smoothing_and_z_loss_regularise_training_and_leave_evaluation_alone():
     params = tiny.random_params(spec)
     batch = plain.corrupt(KEY, tiny.random_rows(17), tiny.VOCABULARY)
     objectives = (plain, regular, regular.for_evaluation())
-    loss = {o: float(o.terms(spec.bind(params), batch, None)["loss"]) for o in objectives}
+    loss = {o: float(o.terms(spec.bind(params), batch, None).sums["loss"]) for o in objectives}
     assert loss[regular] != pytest.approx(loss[plain])
     assert loss[regular.for_evaluation()] == loss[plain]
 

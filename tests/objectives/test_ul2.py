@@ -132,7 +132,7 @@ def test_no_prediction_depends_on_what_it_predicts():
     params = tiny.random_params(spec)
     batch = corrupt(UL2())(jax.random.key(1), text(NUM_ROWS, UL2().row_length(SEQUENCE)))
     batch = jax.tree.map(lambda leaf: leaf[:16], batch)
-    hidden = jax.jit(lambda tokens: spec.bind(params)(dataclasses.replace(batch.inputs, tokens_BT=tokens)))
+    hidden = jax.jit(lambda tokens: spec.bind(params)(dataclasses.replace(batch.inputs, tokens_BT=tokens)).states_BTD)
     tokens = batch.inputs.tokens_BT
     before = hidden(tokens)
     prefix_end_B1 = batch.inputs.mask.end_BT[:, :1]

@@ -25,7 +25,7 @@ def array_shapes(jaxpr) -> list[tuple[int, ...]]:
 
 
 def terms(objective, logits_BTV, batch):
-    return objective.terms(tiny.FixedLogits(logits_BTV), batch, None)
+    return objective.terms(tiny.FixedLogits(logits_BTV), batch, None).sums
 
 
 def by_hand(rows: Rows, logits_BTV, window: int, given=None) -> tuple[float, float]:
@@ -108,11 +108,11 @@ def test_margin_is_the_hinge_of_each_documents_mean():
     assert len(hinges) == 4
     assert 0 < np.count_nonzero(hinges) < len(hinges)
     np.testing.assert_array_equal(batch.weights["margin"], weights)
-    found = jax.jit(lambda: objective.terms(model, batch, None))()
+    found = jax.jit(lambda: objective.terms(model, batch, None).sums)()
     np.testing.assert_allclose(found["margin"], sum(hinges), rtol=1e-4)
     # The training step scales weights; the mean over a document's tokens does not.
     scaled = dataclasses.replace(batch, weights={name: w / jnp.sum(w) for name, w in batch.weights.items()})
-    np.testing.assert_allclose(objective.terms(model, scaled, None)["margin"], np.mean(hinges), rtol=1e-4)
+    np.testing.assert_allclose(objective.terms(model, scaled, None).sums["margin"], np.mean(hinges), rtol=1e-4)
 
 
 def test_without_a_weight_the_margin_costs_nothing():
@@ -136,8 +136,8 @@ def test_sequence_term_is_the_unlikelihood_of_repetition_in_the_models_own_text(
     def both(params):
         model = spec.bind(params)
         text = continue_prompts(model, batch.extras["prompt"], batch.extras, num_tokens=12, temperature=0.0)
-        log_p = jax.nn.log_softmax(model.logits(model(make_stream(text, None, "causal"))))
-        return objective.terms(model, batch, None), text, log_p
+        log_p = jax.nn.log_softmax(model.logits(model(make_stream(text, None, "causal")).states_BTD))
+        return objective.terms(model, batch, None).sums, text, log_p
 
     found, text, log_p = map(jax.device_get, both(params))
     repeats = np.asarray(repeated_ngrams(text[:, 2:], 2))
@@ -173,7 +173,7 @@ def test_logits_of_all_positions_never_exist(monkeypatch):
     spec = tiny.model_spec()
 
     def total(params):
-        return sum(UnlikelihoodLM(window=5).terms(spec.bind(params), batch, None).values())
+        return sum(UnlikelihoodLM(window=5).terms(spec.bind(params), batch, None).sums.values())
 
     shapes = array_shapes(jax.make_jaxpr(jax.grad(total))(spec.shapes))
     with_vocabulary = [shape for shape in shapes if 64 in shape and 8 in shape]

@@ -47,7 +47,7 @@ def test_gradient_is_that_of_the_mean_over_the_whole_batch():
     def plain(params):
         batch = built.objective.corrupt(None, rows, tiny.VOCABULARY)
         model = built.spec.bind(params)
-        logits = model.logits(model(batch.inputs))
+        logits = model.logits(model(batch.inputs).states_BTD)
         labels = jnp.where(batch.weights["loss"] > 0, batch.targets_BP, -100)
         shifted = jnp.concatenate([jnp.full_like(labels[:, :1], -100), labels], axis=1)
         return causal_lm_loss(jnp.concatenate([logits, logits[:, -1:]], axis=1), shifted)

@@ -1,0 +1,21 @@
+"""What a stack of blocks returns."""
+
+import dataclasses
+
+import jax
+
+from lmjax.models.routing import Routing
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """Hidden states, and the statistics of the experts they passed.
+
+    Attributes:
+      states_BTD: one vector for each position.
+      routing: [layers with experts, B] each, or None for a model without experts.
+    """
+
+    states_BTD: jax.Array
+    routing: Routing | None
