@@ -14,22 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.analysis.preview_labels import token_label
-from lmjax.analysis.preview_structure import find_changed, find_directions, find_documents
+from lmjax.analysis.preview_structure import choose_shown, find_changed, find_directions, find_documents
 from lmjax.masks import IntervalMask
 from lmjax.tokenizers import Tokenizer
 from lmjax.types import Batch, Rows, Stream
 
-PADDING = 4
-"""Positions of padding to show at the end of a stream."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StreamView:
-    """The first W positions of one row of a stream; of padding at its end, no more than a few.
+    """The W positions to show of one row of a stream, see :func:`lmjax.analysis.preview_structure.choose_shown`.
 
     Attributes:
       name: what the stream is to the model.
       length: T, of which W are shown.
+      index_W: which positions of the row are shown, rising.
+      scored_left_out: scored positions that are not shown.
       tokens: a readable label of each token.
       original: the label of the data's token where another one stands in its place, else "".
       targets: the label of the token to predict, "" where none is.
@@ -48,6 +47,8 @@ class StreamView:
 
     name: str
     length: int
+    index_W: np.ndarray
+    scored_left_out: int
     tokens: list[str]
     original: list[str]
     targets: list[str]
@@ -76,6 +77,7 @@ class RowView:
     Attributes:
       heading: which row it is.
       data: label of each of the first W tokens of the data.
+      data_length: tokens of the data, of which W are shown.
       data_documents_W: the document of each, 0 for padding.
       streams: the encoder's first.
       details: further arrays in words.
@@ -83,6 +85,7 @@ class RowView:
 
     heading: str
     data: list[str]
+    data_length: int
     data_documents_W: np.ndarray
     streams: list[StreamView]
     details: list[str]
@@ -108,7 +111,7 @@ def preview_batch(
       tokenizer: names the tokens.
       title: the heading.
       num_rows: rows to describe.
-      width: the most positions to show of each.
+      width: positions to show of each; of longer rows all scored positions are shown, unless all are scored.
 
     Raises:
       ValueError: the model's input is not one token a position.
@@ -174,7 +177,7 @@ class _Maker:
         segments_T = np.ones_like(tokens_T)
         if self.rows.segments_BT is not None:
             segments_T = _of_row(self.rows.segments_BT, index)
-        shown = self._shown(segments_T)
+        shown = choose_shown(segments_T, np.zeros(len(segments_T), bool), width=self.width)
         batch, streams = self.batch, []
         name = "input"
         if batch.encoder is not None:
@@ -184,6 +187,7 @@ class _Maker:
         return RowView(
             heading=f"row {index}",
             data=self._labels(tokens_T[shown]),
+            data_length=int(np.sum(segments_T > 0)),
             data_documents_W=segments_T[shown],
             streams=streams,
             details=[*self._details(index)],
@@ -195,11 +199,11 @@ class _Maker:
     def _stream(self, name: str, stream: Stream, index: int, *, is_decoder: bool) -> StreamView:
         tokens_T, positions_T = _of_row(stream.tokens_BT, index), _of_row(stream.positions_BT, index)
         documents_T = self._documents(stream, index)
-        crop = self._shown(documents_T)
         targets_T, scored_T = np.full(len(tokens_T), -1), np.zeros(len(tokens_T), bool)
         weights = self._weights(stream, index, is_decoder=is_decoder)
         if is_decoder and _fits(self.batch.targets_BP, self.target_shape):
             targets_T, scored_T = self._targets(index)
+        crop = self._shown(stream, index, is_decoder=is_decoder)
         original_T = np.full(len(tokens_T), -1)
         # Where vectors are read, a position is no token of the data.
         if not any(map(_are_vectors, self.batch.extras.values())):
@@ -214,11 +218,13 @@ class _Maker:
         ahead_T, prefix_T = find_directions(_of_row(stream.mask.end_BT, index), documents_T)
         attention = {"self": _dense(stream.mask, index, crop, crop)}
         if is_decoder and self.batch.cross_mask is not None and self.batch.encoder is not None:
-            keys = self._shown(self._documents(self.batch.encoder, index))
+            keys = self._shown(self.batch.encoder, index, is_decoder=False)
             attention = {"cross": _dense(self.batch.cross_mask, index, crop, keys)} | attention
         return StreamView(
             name=name,
             length=len(tokens_T),
+            index_W=crop,
+            scored_left_out=int(scored_T.sum() - scored_T[crop].sum()),
             tokens=self._labels(tokens_T[crop]),
             original=[
                 label if changed else ""
@@ -247,11 +253,14 @@ class _Maker:
             attention=attention,
         )
 
-    def _shown(self, documents_T: np.ndarray) -> slice:
-        """The positions to show."""
-        (real,) = np.nonzero(documents_T)
-        last = real[-1] + 1 if len(real) else 0
-        return slice(0, min(self.width, len(documents_T), last + PADDING))
+    def _shown(self, stream: Stream, index: int, *, is_decoder: bool) -> np.ndarray:
+        """The positions to show: around what is scored or, where nothing is, around special tokens."""
+        tokens_T = _of_row(stream.tokens_BT, index)
+        wanted_T = np.isin(tokens_T, self.special_ids)
+        if is_decoder and _fits(self.batch.targets_BP, self.target_shape):
+            scored_T = self._targets(index)[1]
+            wanted_T = scored_T if scored_T.any() else wanted_T
+        return choose_shown(self._documents(stream, index), wanted_T, width=self.width)
 
     def _documents(self, stream: Stream, index: int) -> np.ndarray:
         tokens_T, positions_T = _of_row(stream.tokens_BT, index), _of_row(stream.positions_BT, index)
@@ -301,10 +310,10 @@ class _Maker:
                 yield _describe_array(name, array, index)
 
 
-def _dense(mask: IntervalMask, index: int, queries: slice, keys: slice) -> np.ndarray:
+def _dense(mask: IntervalMask, index: int, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
     start_W, end_W = (jnp.asarray(_of_row(bound, index)[queries]) for bound in (mask.start_BT, mask.end_BT))
     row = IntervalMask(start_BT=start_W[None, :], end_BT=end_W[None, :])
-    return np.asarray(row.dense(keys.stop))[0]
+    return np.asarray(row.dense(int(keys[-1]) + 1))[0][:, keys]
 
 
 def _describe_array(name: str, array: Any, index: int) -> str:

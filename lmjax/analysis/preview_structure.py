@@ -5,6 +5,38 @@ Each is read off one row's arrays, so that it holds for any objective.
 
 import numpy as np
 
+PADDING = 4
+"""Positions of padding to show at the end of a row."""
+
+AROUND = 3
+"""Positions to show on each side of what is scored in a long row."""
+
+MOST = 10
+"""A long row shows at most so many times the width."""
+
+
+def choose_shown(documents_T: np.ndarray, wanted_T: np.ndarray, *, width: int) -> np.ndarray:
+    """Returns the positions of a row to show, int [W], rising.
+
+    A row of at most ``width`` positions is shown whole, but for most of its padding. Of a longer row the wanted
+    positions are shown with ``AROUND`` neighbours on each side, up to ``MOST * width`` positions. Where nothing is
+    wanted, or nearly everything, the first ``width`` positions are shown.
+
+    Args:
+      documents_T: number of each position's document, 0 for padding.
+      wanted_T: positions that should be seen, as those that are scored.
+      width: see above.
+    """
+    (real,) = np.nonzero(documents_T)
+    length = min(len(documents_T), PADDING + (real[-1] + 1 if len(real) else 0))
+    wanted_T = wanted_T[:length] & (documents_T[:length] > 0)
+    # The last position of a document or two may have nothing to predict.
+    is_throughout = wanted_T.sum() >= 0.9 * len(real)
+    if length <= width or not wanted_T.any() or is_throughout:
+        return np.arange(min(length, width))
+    near_T = np.convolve(wanted_T, np.ones(2 * AROUND + 1), mode="same") > 0
+    return np.flatnonzero(near_T)[: MOST * width]
+
 
 def find_documents(tokens_T: np.ndarray, positions_T: np.ndarray, pad_id: int | None) -> np.ndarray:
     """Document numbers from 1: a document begins where positions do not go on; 0 for padding."""

@@ -1,6 +1,7 @@
 """A preview as text: lanes of tokens one under the other, and masks as blocks, two queries a line."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -70,9 +71,18 @@ def short(label: str, longest: int = LONGEST) -> str:
 
 
 def stream_heading(stream: StreamView) -> str:
-    """The stream's name, and how much of it is shown where that is not all."""
+    """The stream's name, and what is left out of it."""
     shown = len(stream.tokens)
-    return stream.name if shown == stream.length else f"{stream.name}, {shown} of {stream.length} positions"
+    if shown == stream.length:
+        return stream.name
+    edges = [-1, *stream.index_W.tolist(), stream.length]
+    gaps = [(left + 1, right - 1) for left, right in itertools.pairwise(edges) if right - left > 1]
+    named = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in gaps[:3])
+    more = f" and {len(gaps) - 3} more stretches" if len(gaps) > 3 else ""
+    scored = f", {stream.scored_left_out} of them scored" if stream.scored_left_out else ", none of them scored"
+    if not stream.scored_W.any() and not stream.scored_left_out:
+        scored = ""
+    return f"{stream.name}, {shown} of {stream.length} positions; left out{scored}: {named}{more}"
 
 
 def _data_lines(row: RowView, width: int) -> Iterator[Text]:
@@ -89,6 +99,9 @@ def _data_lines(row: RowView, width: int) -> Iterator[Text]:
         line.append(stroke, style=_EDGE)
         line.append(label, style="" if document else _DIM)
         cells, before = cells + size, document
+    left_out = row.data_length - int(np.sum(row.data_documents_W > 0))
+    if left_out:
+        line.append(f" … and {left_out} more tokens", style=_DIM)
     yield line
 
 
@@ -138,6 +151,7 @@ def _stream_lines(stream: StreamView, width: int) -> Iterator[Text]:
     margin = max(cell_len(lane.name) for lane in [*lanes, _POSITION]) + 1
     columns = [max(1, *(cell_len(lane.labels[i]) for lane in lanes)) for i in range(len(stream.tokens))]
     begins = [i > 0 and d != stream.documents_W[i - 1] for i, d in enumerate(stream.documents_W.tolist())]
+    skips = np.diff(stream.index_W, prepend=stream.index_W[:1] - 1) > 1
     start = 0
     while start < len(columns):
         end, cells = start + 1, margin + 1 + columns[start]
@@ -149,7 +163,7 @@ def _stream_lines(stream: StreamView, width: int) -> Iterator[Text]:
         for lane in lanes:
             line = Text(lane.name.ljust(margin), style="")
             for i in block:
-                line.append("│" if begins[i] else " ", style=_EDGE)
+                line.append("┊" if skips[i] else "│" if begins[i] else " ", style=_EDGE)
                 line.append(lane.labels[i], style=lane.styles[i])
                 line.append(" " * (columns[i] - cell_len(lane.labels[i])))
             line.rstrip()

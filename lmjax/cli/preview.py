@@ -67,7 +67,12 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--rows", type=int, default=2, help="rows to show (default: 2)")
     parser.add_argument("--step", type=int, default=0, help="updates done before the step (default: 0)")
-    parser.add_argument("--width", type=int, default=48, help="positions to show of each row (default: 48)")
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=48,
+        help="positions to show of each row (default: 48); of a longer row all that is scored, with its surroundings",
+    )
     parser.add_argument("--png", type=pathlib.Path, metavar="FILE", help="draw a picture instead")
     parser.add_argument(
         "--text",

@@ -15,7 +15,7 @@ from lmjax.analysis.preview import preview_batch
 from lmjax.analysis.preview_batch import recipe_tokenizer, step_batch, step_rows, text_documents, text_rows
 from lmjax.analysis.preview_labels import objective_title, token_label
 from lmjax.analysis.preview_png import draw_preview
-from lmjax.analysis.preview_structure import find_directions, find_documents
+from lmjax.analysis.preview_structure import choose_shown, find_directions, find_documents
 from lmjax.analysis.preview_text import mask_blocks, preview_lines, print_preview
 from lmjax.cli.preview import run
 from lmjax.corruption import Denoiser
@@ -113,7 +113,35 @@ def test_attention_is_the_mask(objective, packing):
     view, batch, _ = preview_text(objective, TEXT, "second", packing=packing, width=20)
     dense = np.asarray(batch.inputs.mask.dense(batch.inputs.tokens_BT.shape[1]))
     for b, row in enumerate(view.rows):
-        np.testing.assert_array_equal(row.streams[0].attention["self"], dense[b % len(dense)][:20, :20])
+        shown = row.streams[0].index_W
+        np.testing.assert_array_equal(row.streams[0].attention["self"], dense[b % len(dense)][shown][:, shown])
+
+
+def test_a_long_row_shows_all_that_is_scored_and_says_what_it_leaves_out():
+    view, batch, _ = preview_text(SpanCorruption(), TEXT * 4, packing="windows", length=96, width=24)
+    text = lines_of(view)
+    for row, weights_T in zip(view.rows, np.asarray(batch.weights["loss"]), strict=False):
+        (stream,) = row.streams
+        (scored,) = np.nonzero(weights_T)
+        assert 0 < len(scored) < 80
+        assert set(scored) <= set(stream.index_W.tolist())
+        assert stream.index_W[0] == scored[0] - 3 and stream.scored_left_out == 0
+        left_out = f"left out, none of them scored: 0-{scored[0] - 4}"
+        assert any(f"{len(stream.tokens)} of 96 positions; {left_out}" in line for line in text)
+
+
+def test_what_is_shown_of_a_row():
+    one, none = np.ones(100, int), np.zeros(100, bool)
+    wanted = none.copy()
+    wanted[[50, 52, 90]] = True
+    assert choose_shown(one, wanted, width=10).tolist() == [*range(47, 56), *range(87, 94)]
+    assert choose_shown(one, wanted, width=100).tolist() == [*range(100)]
+    # Where everything counts, or nothing, the beginning says what the rest is like.
+    assert choose_shown(one, none, width=10).tolist() == choose_shown(one, ~none, width=10).tolist() == [*range(10)]
+    wanted[:80] = True
+    assert len(choose_shown(one, wanted, width=3)) == 30
+    padded = np.repeat([1, 0], [20, 80])
+    assert choose_shown(padded, none, width=48).tolist() == [*range(24)]
 
 
 def test_blocks_draw_two_queries_a_line():
@@ -184,7 +212,7 @@ def test_an_encoder_decoder_batch_shows_both_streams_all_masks_and_every_term():
     assert "negatives: float32 [2, 5, 7]" in view.rows[0].details
     assert any(detail.startswith("key: ") for detail in view.rows[0].details)
     text = "\n".join(lines_of(view))
-    for expected in ("encoder input, 10 of 12", "cross attention", "weight auxiliary", "level", "time: 0.125"):
+    for expected in ("of 12 positions; left out: ", "cross attention", "weight auxiliary", "level", "time: 0.125"):
         assert expected in text
 
 
@@ -382,7 +410,7 @@ def test_the_command_separates_its_options_from_the_recipes(recipe, capsys):
     text = capsys.readouterr().out
     assert "objective.rate: 0.2 -> 0.5" in text and "MaskedLM(rate=0.5)" in text
     assert "row 0" in text and "row 1" not in text
-    assert "input, 9 of 32 positions" in text and "4 rows of 32 positions" in text
+    assert "of 32 positions; left out, none of them scored: " in text and "4 rows of 32 positions" in text
     run([recipe, "--rows", "1", "--objective.rate", "0.5", "--width", "9", "--step", "3"])
     assert capsys.readouterr().out != text
 
