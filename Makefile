@@ -8,7 +8,7 @@ BENCHMARKS ?= benchmarks/loss.py
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train test test-parity lint format types bench clean
+.PHONY: help train test test-parity lint format types bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
 	@echo "make bench    $(BENCHMARKS)"
+	@echo "make release  builds sdist and wheel, and tries the wheel in a fresh environment"
 	@echo "make clean    removes caches and builds; runs/ and data/ stay"
 
 $(BIN)/python:
@@ -59,6 +60,16 @@ types: $(VENV)/.lmjax-dev
 
 bench: $(VENV)/.lmjax-test
 	set -e; for file in $(BENCHMARKS); do $(BIN)/python $$file; done
+
+# The wheel is tried where the checkout is not on the path: what it lacks fails here and not at a user.
+release: $(VENV)/.lmjax-dev
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
+	rm -rf build/release && $(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build/release && bin/lmjax --help > help.txt && bin/python -c "import lmjax.losses, lmjax.corruption, lmjax.masks"
+	cd build/release && bin/lmjax train $(CURDIR)/configs/stdlib_demo.py --dry-run > dry-run.txt
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ from lmjax.analysis.preview_text import mask_blocks, preview_lines, print_previe
 from lmjax.cli.preview import run
 from lmjax.corruption import Denoiser
 from lmjax.data.config import DataConfig
-from lmjax.objectives import UL2, CausalLM, MaskedLM, PairwiseReward, PrefixLM
+from lmjax.objectives import UL2, CausalLM, MaskedLM, PairwiseReward, PrefixLM, SpanCorruption
 from lmjax.objectives.base import Terms
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
