@@ -16,9 +16,10 @@ from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params, module_spec
 from lmjax.objectives import CausalLM, Denoising, MaskedLM, Objective, ReplacedToken, SpanCorruption
+from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.new_run import check_new, make_run
+from lmjax.train.new_run import make_run
 from lmjax.train.run_folder import TOKENIZER
 
 SEQUENCE_LENGTH, SHORTEST = 1024, 16
@@ -39,7 +40,11 @@ class ImportArguments:
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = tyro.cli(ImportArguments, args=list(arguments), prog="lmjax import")
-    check_new(options.run)
+    with fresh_folder(options.run, "is being imported to"):
+        _import(options)
+
+
+def _import(options: ImportArguments) -> None:
     model = load_pretrained(options.folder)
     tokenizer = _tokenizer(options, model)
     config = _run_config(options, model, tokenizer)

@@ -52,8 +52,9 @@ class TrainConfig:
     """Batches of the fixed validation set; 0 takes all of it."""
     profile: tuple[int, int] | None = None
     """First and last step to record a jax profile of, counted from where the run starts or goes on."""
-    watchdog_minutes: float = 0.0
-    """Ends a process that has finished no step for so long, with all threads' stacks; 0 never does."""
+    watchdog_minutes: float | None = None
+    """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
+    or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     wandb: bool = False
@@ -64,7 +65,7 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
         for name in ("eval_every", "eval_batches", "watchdog_minutes"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must not be negative")
         if self.batch_size % self.microbatches:
             raise ValueError(

@@ -7,7 +7,7 @@ k + 1 is under way.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from lmjax.data.rows import RowSource
 from lmjax.models.summary import describe, summarize
 from lmjax.objectives.encoder_decoder import decoder_length
 from lmjax.parallel import distributed
+from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
@@ -26,7 +27,7 @@ from lmjax.train.initial import check_initial, initial_state
 from lmjax.train.metrics import MetricWriters, Throughput, mfu
 from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
-from lmjax.train.run_folder import CHECKPOINTS, claim, has_checkpoint, naming
+from lmjax.train.run_folder import CHECKPOINTS, claim, has_checkpoint, held, naming
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, Metrics
@@ -65,6 +66,13 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[
     """
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
+    go_on = has_checkpoint(config.run_folder)
+    stays = f"{config.run_folder} is as it was: the same command goes on from its last checkpoint"
+    with held(config.run_folder), kept(stays if go_on else "no step was done: the same command begins anew"):
+        return _train(config, progress, say)
+
+
+def _train(config: RunConfig, progress: Progress | None, say: Callable[[str], None]) -> Finished:
     check_layout(config)  # Preparing the data may take hours.
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     config = resolve(config, corpus.tokenizer.vocabulary)
@@ -94,6 +102,10 @@ def _open_rows(config: RunConfig, corpus: Corpus) -> dict[str, RowSource]:
     return rows
 
 
+class _StoppedError(Exception):
+    """A signal came during a validation."""
+
+
 class _Loop:
     """The parts of one training, and the steps between them."""
 
@@ -115,6 +127,7 @@ class _Loop:
         self.valid: dict[str, float] = {}
         self.curriculum = curriculum(config.objective, config.train)
         self.pending: tuple[int, Metrics] | None = None
+        self.compiled: set[tuple[str, int]] = set()
         self.throughput = Throughput()
         self.state, self.first_step = self._initial_state(say)
         self.saved_step: int | None = self.first_step or None
@@ -166,7 +179,7 @@ class _Loop:
                     wandb=train.wandb,
                 )
             )
-            self.exit = stack.enter_context(GracefulExit())
+            self.exit = GracefulExit()
             self.watchdog = stack.enter_context(Watchdog(train.watchdog_minutes))
             self.progress = stack.enter_context(ProgressReport(train.steps, first_step=self.first_step))
             stack.enter_context(jax.set_mesh(self.learner.mesh))
@@ -186,6 +199,10 @@ class _Loop:
             while step < train.steps:
                 profiler.before_step()
                 step = self._step(step, next(rows))
+                if step == self.first_step + 1:
+                    # From here on there is something to save.
+                    stack.enter_context(self.exit)
+                self._after_step(step)
                 profiler.after_step(self.state.step)
                 if self.exit.should_stop(step):
                     break
@@ -193,14 +210,18 @@ class _Loop:
             if self.first_step < step == train.steps and not self.valid:
                 self._validate(step)
             self._save(step)
+            self.watchdog.expect_long()
             self.checkpoints.wait()
         # The signal may have reached another process only.
         stopped_by = None if step >= train.steps else self.exit.signal_name or "a signal to another process"
         return Finished(self.folder, step, stopped_by, self.valid)
 
     def _step(self, step: int, rows: Rows) -> int:
-        train = self.config.train
         name, _ = self.config.objective.turn(step)
+        kind_of_step = name, self.curriculum.at(step).first_step
+        if kind_of_step not in self.compiled:
+            self.compiled.add(kind_of_step)
+            self.watchdog.expect_long()
         train_step = (self.learner.components[name] if name else self.learner).train_step
         with jax.transfer_guard("disallow"):
             self.state, metrics = train_step(self.state, rows)
@@ -209,13 +230,16 @@ class _Loop:
         self.pending = (step, metrics)
         self.valid = {}
         self.watchdog.touch(step)
+        return step
+
+    def _after_step(self, step: int) -> None:
+        train = self.config.train
         if train.eval_every and step % train.eval_every == 0:
             self._read_pending()
             self._validate(step)
         if self.checkpoints.should_save(step):
             self._read_pending()
             self._save(step)
-        return step
 
     def _training_rows(self) -> Generator[Rows]:
         sharding = self.learner.row_sharding
@@ -264,12 +288,27 @@ class _Loop:
             batches = fixed_batches(
                 self.learner, self.rows["valid"], batch_size=train.batch_size, num_batches=train.eval_batches
             )
-            self.valid = validate(self.learner, params, batches)
+            self.watchdog.expect_long()
+            try:
+                self.valid = validate(
+                    self.learner, params, self._until_stopped(batches), after_batch=self.watchdog.touch
+                )
+            except _StoppedError:
+                return
         self.watchdog.touch(step)
         self.writers.write(step, {f"valid/{name}": value for name, value in self.valid.items()})
         self.progress.note(f"step {step}: " + ", ".join(f"valid/{k} {v:.4f}" for k, v in self.valid.items()))
 
+    def _until_stopped(self, batches: Iterable[Rows]) -> Iterator[Rows]:
+        """The batches of a validation, which a signal ends: what was trained should be saved in time."""
+        for index, batch in enumerate(batches):
+            if self.exit.should_stop(index):
+                raise _StoppedError
+            yield batch
+
     def _save(self, step: int) -> None:
+        # It waits for the save before, and for storage.
+        self.watchdog.expect_long()
         with self.throughput.paused():
             if self.checkpoints.save(step, self.state, {"step": step}):
                 self.progress.note(f"step {step}: saving to {self.folder / CHECKPOINTS / str(step)}")

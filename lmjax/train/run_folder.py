@@ -14,6 +14,7 @@ import jax
 
 from lmjax.models.parameters import Params
 from lmjax.parallel.distributed import is_primary, wait_for_all
+from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -25,6 +26,17 @@ from lmjax.train.step import Learner
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 CHECKPOINTS = "checkpoints"
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps the folder to this run until the block ends; its first process does so for all of them.
+
+    Raises:
+      ValueError: another process trains there.
+    """
+    with folder_lock(folder, "is being trained") if is_primary() else contextlib.nullcontext():
+        yield
 
 
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
@@ -49,7 +61,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
         # What a run that was killed while it claimed the folder may leave.
-        ours = {TOKENIZER, (folder / CONFIG).with_suffix(".tmp").name}
+        ours = {LOCK_FILE, TOKENIZER, (folder / CONFIG).with_suffix(".tmp").name}
         if folder.exists() and any(path.name not in ours for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
         return
