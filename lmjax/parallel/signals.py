@@ -16,7 +16,7 @@ from types import FrameType
 
 SHOW_CURSOR = "\x1b[?25h"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_kept: list[str] = []
+_kept = ["what was finished before is intact"]
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def _watch(descriptor: int) -> None:
 
 def _end(number: int) -> None:
     word = "interrupted" if number == signal.SIGINT else f"{signal.Signals(number).name}: ended"
-    text = f"{word}; {_kept[-1]}\n" if _kept else f"{word}\n"
+    text = f"{word}; {_kept[-1]}\n"
     with contextlib.suppress(OSError):
         # Below a progress bar, which also hides the cursor.
         os.write(2, ((SHOW_CURSOR + "\n" if os.isatty(2) else "") + text).encode(errors="backslashreplace"))
