@@ -7,6 +7,7 @@ from typing import Literal
 
 import tyro
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.interop import save_pretrained
 from lmjax.interop.tokenizer_files import ROLES, save_tokenizer_files
 from lmjax.parallel.folder_lock import fresh_folder
@@ -32,7 +33,7 @@ class ExportArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(ExportArguments, args=list(arguments), prog="lmjax export")
+    options = parse_arguments(ExportArguments, arguments, command="export")
     with fresh_folder(options.folder, "is being exported to"):
         _export(options)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.models.vocabulary import extend_vocabulary
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import TokenizerConfig
@@ -30,7 +31,7 @@ class ExtendArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(ExtendArguments, args=list(arguments), prog="lmjax extend")
+    options = parse_arguments(ExtendArguments, arguments, command="extend")
     with fresh_folder(options.new, "is being made"):
         _extend(options)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import tyro
 from flax import nnx
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.data.config import DataConfig
 from lmjax.interop import Pretrained, load_pretrained
 from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
@@ -39,7 +40,7 @@ class ImportArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(ImportArguments, args=list(arguments), prog="lmjax import")
+    options = parse_arguments(ImportArguments, arguments, command="import")
     with fresh_folder(options.run, "is being imported to"):
         _import(options)
 

@@ -76,7 +76,7 @@ def _end(number: int) -> None:
     text = f"{word}; {_kept[-1]}\n"
     with contextlib.suppress(OSError):
         # Below a progress bar, which also hides the cursor.
-        os.write(2, ((SHOW_CURSOR + "\n" if os.isatty(2) else "") + text).encode(errors="backslashreplace"))
+        os.write(2, ((SHOW_CURSOR + "\n" if sys.stderr.isatty() else "") + text).encode(errors="backslashreplace"))
     # The main thread may hold the stream, and wait for a reader that does not read.
     flush = threading.Thread(target=_flush, daemon=True)
     flush.start()

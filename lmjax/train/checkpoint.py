@@ -270,7 +270,7 @@ class Checkpoints:
             intact = [done for done in self.steps() if done != step]
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {_first_line(error)}; "
-                f"free space there or choose another run folder; "
+                f"{_remedy(error)}; "
                 + (f"the checkpoints of steps {intact} are intact" if intact else "there is no earlier checkpoint")
             ) from error
 
@@ -400,6 +400,15 @@ def _from_primary(value: int) -> int:
     if jax.process_count() == 1:
         return int(value)
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def _remedy(error: BaseException) -> str:
+    text = f"{type(error).__name__} {error}"
+    if "FileNotFoundError" in text or "No such file" in text or "NOT_FOUND" in text:
+        return "something else deletes files there: let it leave this folder alone, and run the same command again"
+    if "PermissionError" in text or "Permission denied" in text or "Read-only" in text:
+        return "make it a folder this user can write to, or choose another run folder"
+    return "free space there or choose another run folder"
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.distributed import DistributedConfig
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.optimizer import OptimizerConfig
@@ -61,6 +62,7 @@ class TrainConfig:
     """Log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self):
+        refuse_address("train.init_from", self.init_from)
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
@@ -121,6 +123,9 @@ class RunConfig:
     """What is saved when."""
     distributed: DistributedConfig = DistributedConfig()
     """Several processes."""
+
+    def __post_init__(self):
+        refuse_address("folder", self.folder)
 
     @property
     def run_folder(self) -> pathlib.Path:
