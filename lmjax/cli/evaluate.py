@@ -10,7 +10,7 @@ import tyro
 
 from lmjax.data.shards import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
-from lmjax.train.run_folder import Run, open_run
+from lmjax.train.run_folder import BestOrStep, Run, open_run
 from lmjax.train.validate import fixed_batches, validate
 
 
@@ -26,8 +26,8 @@ class EvaluateArguments:
     """Which documents."""
     batches: int = 0
     """Batches to use; 0 takes the whole split."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
     def __post_init__(self):
         if self.batches < 0:

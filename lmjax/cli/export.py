@@ -9,7 +9,7 @@ import tyro
 
 from lmjax.interop import save_pretrained
 from lmjax.interop.tokenizer_files import ROLES, save_tokenizer_files
-from lmjax.train.run_folder import naming, open_run
+from lmjax.train.run_folder import BestOrStep, naming, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class ExportArguments:
     """The family to write it as (a model_type); when unset the first that can express it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the weights are stored as; float32 loses nothing."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from lmjax.data.pipeline import batches, device_batches, process_share
 from lmjax.data.rows import RowSource
 from lmjax.losses import bits_per_byte, perplexity
 from lmjax.models.parameters import Params
+from lmjax.train.scored import refuse_unscored
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 
@@ -33,6 +34,9 @@ def validate(learner: Learner, params: Params, rows: Iterable[Rows]) -> dict[str
     Where no term is called ``loss`` that is the objective's total. Of a mixture there is ``<name>/loss`` and
     so on of each of its objectives, all on the same rows, and ``loss``, their mean by weight. Batch ``i`` is
     corrupted with a key made of ``i`` alone, so that two validations see the same.
+
+    Raises:
+      NothingScored: an objective has no position that counts in any of the rows.
     """
     key = jax.random.key(0)
     totals = None
@@ -50,6 +54,7 @@ def validate(learner: Learner, params: Params, rows: Iterable[Rows]) -> dict[str
     terms: dict[str, jax.Array] = {}
     result: dict[str, float] = {}
     for name, sums in numbers.items():
+        refuse_unscored(sums, name, learner.components[name].objective)
         prefix = f"{name}/" if name else ""
         terms |= {f"{prefix}{term}": jnp.asarray(mean) for term, mean in term_means(sums).items()}
         own = means(sums, measures=learner.components[name].objective.measures)

@@ -15,7 +15,7 @@ import jax
 
 from lmjax.train.checkpoint.config import CheckpointConfig
 from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, some
-from lmjax.train.checkpoint.folder import Best, set_aside, write_best
+from lmjax.train.checkpoint.folder import BEST, Best, set_aside, write_best
 from lmjax.train.checkpoint.load import from_primary
 from lmjax.train.checkpoint.reader import Reader
 from lmjax.train.checkpoint.storage import CONTENTS, Storage, Writing, clear_unfinished, missing_file
@@ -114,6 +114,8 @@ class Checkpoints(Reader):
     def forget_best(self) -> None:
         """Takes no earlier validation for comparable any more; the checkpoint stays until it is old."""
         self._best = None
+        if self._files is not None and jax.process_index() == 0:
+            (self.folder / BEST).unlink(missing_ok=True)
 
     def should_save(self, step: int) -> bool:
         """Whether a save is due after ``step`` updates, by count or by time since the last save.
