@@ -29,7 +29,7 @@ from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.record import Record, data_changes, write_record
 from lmjax.train.resume import Origin, check_changes, find_origin, first_state
-from lmjax.train.run_folder import CHECKPOINTS, claim, naming
+from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, naming
 from lmjax.train.scored import NothingScored, ScoredWatch, look_ahead
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
@@ -69,6 +69,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[
     """
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
+    check_name(config.run_folder)
     check_layout(config)  # Preparing the data may take hours.
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     config = resolve(config, corpus.tokenizer.vocabulary)

@@ -7,6 +7,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Literal
@@ -27,6 +28,23 @@ from lmjax.train.step import Learner
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 CHECKPOINTS = "checkpoints"
+
+
+def check_name(folder: pathlib.Path) -> None:
+    """Refuses a run folder whose name the file system or the terminal cannot take, before anything is done.
+
+    Raises:
+      ValueError: it is too long, or holds what is no character.
+    """
+    try:
+        str(folder).encode()
+        # As long a path as anything in a run.
+        os.lstat(folder / CHECKPOINTS / ("0" * 200))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 or holds a NUL"
+        raise ValueError(f"a run folder cannot be called {str(folder)!r} ({reason}): choose another --folder") from None
 
 
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:

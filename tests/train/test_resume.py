@@ -14,7 +14,6 @@ from train.test_loop import config, numbers, one_device, with_train, write_corpu
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM, Mixture
 from lmjax.objectives.mixture import Part
-from lmjax.train.changes import check_same_run
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.config import TrainConfig
 from lmjax.train.curriculum import curriculum
@@ -76,7 +75,7 @@ def other_text(base, tmp_path):
 
 def test_other_text_is_refused_until_it_is_said_to_be_meant(copied, tmp_path):
     other = other_text(copied, tmp_path)
-    with pytest.raises(ValueError, match=r"other data \(.*12 files then and 13 now; .*training tokens then and .* now"):
+    with pytest.raises(ValueError, match=r"other data \(.*12 files then and 13 now; .* tokens then and .* now\)"):
         origin_and_record(other)
     before = origin_and_record(copied)[1]
     other = with_train(other, change_on_resume=("data",))
@@ -115,9 +114,12 @@ def test_lost_checkpoints_are_not_begun_anew_in_silence(copied, tmp_path):
     run = tmp_path / "run"
     assert read_record(run).last_saved == 4
     lines = (run / "metrics.jsonl").read_text()
-    for lose in (lambda: [p.rename(f"{p}.corrupt") for p in (run / "checkpoints").iterdir()], lambda: shutil.rmtree(run / "checkpoints")):
+    steps = run / "checkpoints"
+    for lose in (lambda: [step.rename(f"{step}.corrupt") for step in steps.iterdir()], lambda: shutil.rmtree(steps)):
         lose()
-        with pytest.raises(CheckpointError, match=r"only damaged ones set aside|was saved at step 4 and .* has no check"):
+        with pytest.raises(
+            CheckpointError, match=r"only damaged ones set aside|was saved at step 4 and .* has no check"
+        ):
             train(copied)
         assert (run / "metrics.jsonl").read_text() == lines
     (run / "record.json").write_text(json.dumps(json.loads((run / "record.json").read_text()) | {"last_saved": None}))
@@ -141,9 +143,6 @@ def test_changed_steps_say_what_becomes_of_the_learning_rate(copied):
 def test_what_cannot_change_is_not_taken_by_name():
     with pytest.raises(ValueError, match="'train.seed' cannot change when a run goes on; these can: data, schedule"):
         TrainConfig(change_on_resume=("train.seed",))
-    base = config(tiny_path := __import__("pathlib").Path("x"))
-    other = with_train(base, batch_size=16, change_on_resume=("optimizer",)) if False else None
-    del tiny_path, other
 
 
 def test_a_changed_batch_size_uses_every_row_once(copied):
@@ -174,13 +173,14 @@ def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
     assert "learning rate: 0.01 at this step until now, 0.001 from here on" in said
     assert "batch size: 8 rows until now, 4 from here on" in said
     assert read_record(tmp_path / "run").batch_sizes == ((0, 8), (4, 4))
-    train(with_train(changed, steps=7)), "what was changed needs no saying again"
+    # What was changed needs no saying again.
+    train(with_train(changed, steps=7))
     assert read_record(tmp_path / "run").batch_sizes == ((0, 8), (4, 4))
 
 
 def test_a_batch_that_carries_a_memory_keeps_its_size(copied):
-    copied = with_train(copied, batch_size=4, change_on_resume=("train.batch_size",))
-    object.__setattr__(copied.data, "packing", "streams")
+    data = dataclasses.replace(copied.data, packing="streams")
+    copied = with_train(dataclasses.replace(copied, data=data), batch_size=4, change_on_resume=("train.batch_size",))
     with pytest.raises(ValueError, match="carries a memory for each of its 8 rows"):
         origin_and_record(copied)
 
@@ -213,7 +213,8 @@ def test_a_branch_goes_on_with_all_of_the_state(stopped, tmp_path):
 )
 def test_what_cannot_be_branched_off_is_refused(stopped, tmp_path, change, words):
     _, base = stopped
-    change = {name: value.format(run=base.run_folder) if name == "branch_from" else value for name, value in change.items()}
+    change = dict(change)
+    change["branch_from"] = change["branch_from"].format(run=base.run_folder)
     branch = with_train(dataclasses.replace(base, folder=str(tmp_path / "branch")), **change)
     with pytest.raises(ValueError, match=words):
         origin_and_record(branch)
@@ -241,7 +242,7 @@ def test_a_last_step_that_ruins_the_state_is_not_saved(tmp_path):
     write_corpus(tmp_path / "text")
     ruined = dataclasses.replace(short(tmp_path, steps=1), optimizer=OptimizerConfig(learning_rate=1e39))
     ruined = dataclasses.replace(ruined, data=dataclasses.replace(ruined.data, valid_fraction=0.0))
-    with pytest.raises(NonFiniteState, match=r"step 1: after its update .*params.* is not finite; .*checkpoint: none yet"):
+    with pytest.raises(NonFiniteState, match="step 1: after its update .*params.* is not finite.* none yet"):
         train(ruined)
     assert Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps() == []
 
@@ -301,8 +302,9 @@ def test_steps_in_a_row_are_counted_for_each_objective():
 
 
 def test_a_run_whose_text_has_no_weight_stops_at_its_first_step(tmp_path):
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"word {i} " * 9, "w": 0}) + "\n" for i in range(40)))
-    data = DataConfig(path=str(tmp_path / "text.jsonl"), prepared=str(tmp_path / "data"), weight_field="w", packing="best_fit")
+    lines = [json.dumps({"text": f"word {i} " * 9, "w": 0}) for i in range(40)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    data = DataConfig(path=str(tmp_path / "text.jsonl"), prepared=str(tmp_path / "data"), weight_field="w")
     base = dataclasses.replace(short(tmp_path), data=data)
     with pytest.raises(NothingScored, match="evaluation: nothing is scored by CausalLM"):
         train(with_train(base, eval_every=2))
