@@ -130,7 +130,7 @@ def curriculum(objective: Objective, train: TrainConfig, *, batch_sizes: Sequenc
 def _stretches(train: TrainConfig, batch_sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int | None, int, int]]:
     """(step of its end, None for the last; length; batch size) of all steps between two changes."""
     ends = sorted({step for step, _ in (*train.sequence_warmup, *batch_sizes)} - {0})
-    for first, end in itertools.pairwise([0, *ends, None]):
+    for first, end in zip([0, *ends], [*ends, None], strict=True):
         length = next((length for step, length in train.sequence_warmup if first < step), train.sequence_length)
         yield end, length, next(size for step, size in reversed(batch_sizes) if step <= first)
 

@@ -5,12 +5,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from orbax.checkpoint import v1 as ocp
 
 CONTENTS = "contents"
-Writing = ocp.AsyncResponse
+Writing: TypeAlias = ocp.AsyncResponse
 """What a write that goes on in the background is waited for with."""
 PLAIN = re.compile(r"[A-Za-z0-9_./=,+@-]+")
 NEEDED = {CONTENTS: ("data.json",)}
