@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from lmjax.data.shards import Manifest
+from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
 from lmjax.train.run_folder import Run, open_run
 from lmjax.train.validate import fixed_batches, validate

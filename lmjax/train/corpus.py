@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import texts
+from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.pipeline import open_rows
 from lmjax.data.prepare import TOKENIZER, prepare, refuse_foreign
 from lmjax.data.rows import RowSource
-from lmjax.data.shards import MANIFEST, Manifest
 from lmjax.data.sources import find_files, fingerprint
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save

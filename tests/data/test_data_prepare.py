@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from lmjax.data.config import DataConfig
+from lmjax.data.manifest import Manifest
 from lmjax.data.prepare import prepare, prepared_key
 from lmjax.data.reader import open_shards
-from lmjax.data.shards import Manifest, ShardWriter
+from lmjax.data.shards import ShardWriter
 from lmjax.tokenizers import load_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 
@@ -232,7 +233,7 @@ def test_truncated_and_flipped_shards_are_named(tmp_path, tokenizer, corpus, suf
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=rf"train-00000.{suffix}: has {len(whole) - 1} bytes and should have"):
-        open_shards(folder, "train", verify="size")
+        open_shards(folder, "train", verify="never")
     path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     with pytest.raises(ValueError, match=rf"train-00000.{suffix}: damaged"):
         open_shards(folder, "train")
