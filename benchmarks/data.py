@@ -15,10 +15,10 @@ import time
 
 import numpy as np
 
+from lmjax.data.manifest import BOUND_DTYPE, FileRecord, Manifest, Shard
 from lmjax.data.pipeline import batches
 from lmjax.data.reader import open_shards
 from lmjax.data.rows import PackedRows, RowSource, WindowRows
-from lmjax.data.manifest import BOUND_DTYPE, FileRecord, Manifest, Shard
 
 VOCABULARY_SIZE = 50_304
 MEAN_DOCUMENT = 700

@@ -1,6 +1,7 @@
 """Reading documents out of text files and JSON records, one at a time, without trusting any of them."""
 
 import codecs
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from lmjax.data.json_records import json_documents
 from lmjax.data.long_text import Text, blocks_of
 from lmjax.data.record import Document, Tally
 from lmjax.data.sources import Piece, SourceFile, find_files
-from lmjax.data.text_records import text_documents
+from lmjax.data.text_records import split, text_documents
 
 
 def read_documents(
@@ -85,6 +86,23 @@ def _transcoded(blocks: Iterator[bytes], file: SourceFile) -> Iterator[bytes]:
             f"{file.path} begins with the mark of {file.format.encoding.upper()} and then is not that "
             f"({error.reason}): convert it to UTF-8"
         ) from None
+
+
+def applicable(config: DataConfig) -> DataConfig:
+    """``config`` without the settings that its files have no use for: for texts it was not written for."""
+    plain = dataclasses.replace(
+        config, document_separator=None, prompt_field=None, weight_field=None, text_field=DataConfig.text_field
+    )
+    files = [file for file in find_files(plain) if file.size]
+    texts = [file for file in files if file.format.layout == "text"]
+    separated = config.separator is not None and any(_holds_separator(config, file) for file in texts)
+    settings = plain if len(texts) == len(files) else config
+    return dataclasses.replace(settings, document_separator=config.document_separator if separated else None)
+
+
+def _holds_separator(config: DataConfig, file: SourceFile) -> bool:
+    with open(file.path, "rb") as raw:
+        return any(separator_bytes for _, separator_bytes in split(_content(raw, config, file), config.separator))
 
 
 def split_document(config: DataConfig, document: Document) -> dict[str, Document]:

@@ -300,7 +300,8 @@ def _collect(job: Job, plan: dict[str, Any], num_units: int) -> Manifest:
 def _refuse_empty(config: DataConfig, manifest: Manifest) -> None:
     documents = {split: manifest.total(split, "documents") for split in SPLITS}
     if not any(documents.values()):
-        raise ValueError(f"data.path={config.path!r}: the corpus is empty: no document has any text")
+        skipped = f" ({'; '.join(manifest.notes)})" if manifest.bad_records else ""
+        raise ValueError(f"data.path={config.path!r}: the corpus is empty: no document has any text{skipped}")
     wanted = SPLITS if config.valid_fraction else ("train",)
     for split in wanted:
         if not documents[split]:

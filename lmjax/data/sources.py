@@ -111,17 +111,6 @@ def _refuse_unused_settings(config: DataConfig, files: Sequence[SourceFile]) -> 
         )
 
 
-def applicable(config: DataConfig) -> DataConfig:
-    """``config`` without the settings that its files have no use for: for texts it was not written for."""
-    plain = dataclasses.replace(
-        config, document_separator=None, prompt_field=None, weight_field=None, text_field=DataConfig.text_field
-    )
-    is_text = [file.format.layout == "text" for file in find_files(plain) if file.size]
-    if all(is_text):
-        return dataclasses.replace(plain, document_separator=config.document_separator)
-    return config if any(is_text) else dataclasses.replace(config, document_separator=None)
-
-
 def _candidates(config: DataConfig) -> tuple[str, list[str]]:
     if config.path == STDLIB:
         root = pathlib.Path(sysconfig.get_path("stdlib"))

@@ -78,7 +78,7 @@ def _read_known(folder: pathlib.Path) -> dict:
 
 def _check_sums(folder: pathlib.Path, names: Sequence[str], wanted: dict[str, str]) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for name, digest in zip(names, pool.map(lambda name: _sha256(folder / name), names), strict=True):
+        for name, digest in zip(names, pool.map(lambda name: sha256_of(folder / name), names), strict=True):
             if digest != wanted[name]:
                 raise ValueError(
                     f"{folder / name}: damaged (its sha256 is not the manifest's): copy the file again, or "
@@ -86,6 +86,7 @@ def _check_sums(folder: pathlib.Path, names: Sequence[str], wanted: dict[str, st
                 )
 
 
-def _sha256(path: pathlib.Path) -> str:
+def sha256_of(path: pathlib.Path) -> str:
+    """Hex sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

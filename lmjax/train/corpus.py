@@ -20,6 +20,7 @@ from lmjax.tokenizers.special import role_of
 from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
+LONGEST_STEM = 48
 
 Progress = Callable[[int, int], None]
 
@@ -119,7 +120,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    stem = pathlib.PurePath(data.path).stem.replace("*", "") or "corpus"
+    stem = pathlib.PurePath(data.path).stem.replace("*", "")[:LONGEST_STEM] or "corpus"
     return CACHE / f"{stem}-{digest}"
 
 

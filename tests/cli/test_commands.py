@@ -157,7 +157,7 @@ def test_prepare_counts_and_a_second_time_does_nothing(lmjax, workspace, run):
 
 def test_prepare_replaces_undecodable_bytes_and_counts_them(lmjax, workspace, tmp_path):
     (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "bad.txt").write_bytes(b"abc \xff\xfe def \xe2\x82 end")
+    (tmp_path / "text" / "bad.txt").write_bytes(b"abc \xff\xfe def \xe2\x82 end" + b" of it" * 100)
     result = lmjax(
         "prepare", workspace / "tiny.py", "--data.path", tmp_path / "text", "--data.prepared", tmp_path / "data",
         "--data.valid-fraction", "0",

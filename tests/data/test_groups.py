@@ -8,9 +8,9 @@ import pytest
 
 from lmjax.data.config import DataConfig
 from lmjax.data.groups import ExampleRows
+from lmjax.data.manifest import Manifest
 from lmjax.data.pipeline import batches, open_rows
 from lmjax.data.prepare import prepare
-from lmjax.data.manifest import Manifest
 from lmjax.objectives import DPO, CausalLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig
