@@ -100,6 +100,12 @@ class Format:
     mark_bytes: int = 0
     layout: Literal["text", "lines", "array"] = "text"
 
+    def __str__(self) -> str:
+        """For people, as in "JSON lines, gzip"."""
+        name = {"text": "text", "lines": "JSON lines", "array": "JSON array"}[self.layout]
+        encoding = "" if self.encoding == "utf-8" else self.encoding.upper()
+        return ", ".join(part for part in (name, encoding, self.compression) if part)
+
 
 @functools.lru_cache(maxsize=1 << 16)
 def recognise(path: str, size: int, modified_ns: int, *, fields: Sequence[str]) -> Format:

@@ -66,6 +66,7 @@ class Manifest:
       shards: in stream order.
       empty_documents: documents without text, which are left out.
       undecodable: bytes that were not UTF-8, by file name.
+      formats: files of each kind that was read.
       bad_records: records that could not be read and were left out.
       bad_places: the first of them.
       text_files: files of text that were to be divided by a separator.
@@ -82,6 +83,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     empty_documents: int = 0
     undecodable: dict[str, int] = dataclasses.field(default_factory=dict)
+    formats: dict[str, int] = dataclasses.field(default_factory=dict)
     bad_records: int = 0
     bad_places: tuple[str, ...] = ()
     text_files: int = 0
@@ -94,7 +96,8 @@ class Manifest:
     @property
     def notes(self) -> list[str]:
         """What a person should be told of how the data were read, a sentence each."""
-        return Tally(
+        read = ", ".join(f"{count:,} of {name}" for name, count in sorted(self.formats.items()))
+        return [f"files read: {read}"] * bool(read) + Tally(
             undecodable=self.undecodable,
             bad_records=self.bad_records,
             bad_places=list(self.bad_places),
@@ -154,7 +157,7 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
             checked[name] = _of(bool, value, name)
         elif name in ("settings", "source"):
             checked[name] = _of(dict, value, name)
-        elif name == "undecodable":
+        elif name in ("undecodable", "formats"):
             checked[name] = {key: _count(n, name) for key, n in _of(dict, value, name).items()}
         elif name == "bad_places":
             checked[name] = tuple(_of(str, place, name) for place in _of(list, value, name))

@@ -5,6 +5,7 @@ then an entry in ``entries/``; the entry's presence is what makes the unit done.
 is killed and run again does the units that have no entry, and the manifest is written last.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -90,6 +91,8 @@ def prepare(
         job = Job(config=config, vocabulary=vocabulary, folder=folder)
         _do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
         manifest = _collect(job, plan, len(units))
+        formats = collections.Counter(str(file.format) for file in files if file.size)
+        manifest = dataclasses.replace(manifest, formats=dict(formats))
         _refuse_empty(config, manifest)
         manifest.save(folder)
         shutil.rmtree(folder / ENTRIES)
