@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import texts
+from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.pipeline import open_rows
 from lmjax.data.prepare import TOKENIZER, prepare, refuse_foreign
 from lmjax.data.rows import RowSource
-from lmjax.data.shards import MANIFEST, Manifest
 from lmjax.data.sources import find_files, fingerprint
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
@@ -20,6 +20,7 @@ from lmjax.tokenizers.special import role_of
 from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
+LONGEST_STEM = 48
 
 Progress = Callable[[int, int], None]
 
@@ -119,7 +120,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    stem = pathlib.PurePath(data.path).stem.replace("*", "") or "corpus"
+    stem = pathlib.PurePath(data.path).stem.replace("*", "")[:LONGEST_STEM] or "corpus"
     return CACHE / f"{stem}-{digest}"
 
 

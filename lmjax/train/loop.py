@@ -159,6 +159,8 @@ class _Loop:
         epochs = self.curriculum.at(steps).consumed(steps) / tokens
         say(describe(summaries[config.train.sequence_length]))
         say(f"data: {corpus.folder}, {short_number(tokens)} training tokens, {epochs:.2f} epochs in all")
+        for note in corpus.manifest.notes:
+            say(f"data: {note}")
         say(f"run: {folder}, {steps} steps")
 
     def _remember_saved(self) -> None:
