@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
 from lmjax.train.run_folder import BestOrStep, Run, open_run
@@ -37,7 +38,7 @@ class EvaluateArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(EvaluateArguments, args=list(arguments), prog="lmjax evaluate")
+    options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
     opened = open_run(options.run, step=options.step)
     corpus = _corpus(opened, options.run, options.prepared)
     if options.split == "valid" and not corpus.has_validation:

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
 from lmjax.decode.unmask import Order, unmask
@@ -52,7 +53,7 @@ class SampleArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(SampleArguments, args=list(arguments), prog="lmjax sample")
+    options = parse_arguments(SampleArguments, arguments, command="sample")
     opened = open_run(options.run, step=options.step)
     text = _text(options.prompt)
     if isinstance(opened.config.objective, MaskedDiffusion):

@@ -14,6 +14,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.distributed import DistributedConfig
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.optimizer import OptimizerConfig
@@ -64,19 +65,21 @@ class TrainConfig:
     """Batches of the fixed validation set; 0 takes all of it."""
     profile: tuple[int, int] | None = None
     """First and last step to record a jax profile of, counted from where the run starts or goes on."""
-    watchdog_minutes: float = 0.0
-    """Ends a process that has finished no step for so long, with all threads' stacks; 0 never does."""
+    watchdog_minutes: float | None = None
+    """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
+    or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     wandb: bool = False
     """Log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self):
+        refuse_address("train.init_from", self.init_from)
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
         for name in ("eval_every", "eval_batches", "watchdog_minutes"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must not be negative")
         if self.batch_size % self.microbatches:
             raise ValueError(
@@ -146,6 +149,9 @@ class RunConfig:
     """What is saved when."""
     distributed: DistributedConfig = DistributedConfig()
     """Several processes."""
+
+    def __post_init__(self):
+        refuse_address("folder", self.folder)
 
     @property
     def run_folder(self) -> pathlib.Path:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from lmjax.data.rows import RowSource
 from lmjax.models.summary import ModelSummary, describe, summarize
 from lmjax.objectives.encoder_decoder import decoder_length
 from lmjax.parallel import distributed
+from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
@@ -29,7 +30,7 @@ from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.record import Record, data_changes, write_record
 from lmjax.train.resume import Origin, check_changes, find_origin, first_state
-from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, naming
+from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held, naming
 from lmjax.train.scored import NothingScored, ScoredWatch, look_ahead
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
@@ -70,6 +71,13 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
     check_name(config.run_folder)
+    go_on = has_checkpoint(config.run_folder)
+    stays = f"{config.run_folder} is as it was: the same command goes on from its last checkpoint"
+    with held(config.run_folder), kept(stays if go_on else "no step was done: the same command begins anew"):
+        return _train(config, progress, say)
+
+
+def _train(config: RunConfig, progress: Progress | None, say: Callable[[str], None]) -> Finished:
     check_layout(config)  # Preparing the data may take hours.
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     config = resolve(config, corpus.tokenizer.vocabulary)
@@ -121,6 +129,10 @@ def summaries_of(phases: Curriculum, config: RunConfig, learner: Learner, state:
     }
 
 
+class _StoppedError(Exception):
+    """A signal came during a validation."""
+
+
 class _Loop:
     """The parts of one training, and the steps between them."""
 
@@ -143,6 +155,7 @@ class _Loop:
         self.checkpoints = checkpoints
         self.valid: dict[str, float] = {}
         self.pending: tuple[int, Metrics] | None = None
+        self.compiled: set[tuple[str, int]] = set()
         self.throughput = Throughput()
         self.scored = ScoredWatch(config.objective)
         self.state, self.first_step = first_state(config, learner, origin, checkpoints, say)
@@ -181,7 +194,7 @@ class _Loop:
                     wandb=train.wandb,
                 )
             )
-            self.exit = stack.enter_context(GracefulExit())
+            self.exit = GracefulExit()
             self.watchdog = stack.enter_context(Watchdog(train.watchdog_minutes))
             self.progress = stack.enter_context(ProgressReport(train.steps, first_step=self.first_step))
             stack.enter_context(jax.set_mesh(self.learner.mesh))
@@ -201,6 +214,10 @@ class _Loop:
             while step < train.steps:
                 profiler.before_step()
                 step = self._step(step, next(rows))
+                if step == self.first_step + 1:
+                    # From here on there is something to save.
+                    stack.enter_context(self.exit)
+                self._after_step(step)
                 profiler.after_step(self.state.step)
                 if self.exit.should_stop(step):
                     break
@@ -209,6 +226,7 @@ class _Loop:
                 self._validate(step)
             self._check_valid(step)
             self._save(step)
+            self.watchdog.expect_long()
             self.checkpoints.wait()
             self._remember_saved()
         # The signal may have reached another process only.
@@ -216,8 +234,11 @@ class _Loop:
         return Finished(self.folder, step, stopped_by, self.valid)
 
     def _step(self, step: int, rows: Rows) -> int:
-        train = self.config.train
         name, _ = self.config.objective.turn(step)
+        kind_of_step = name, self.curriculum.at(step).first_step
+        if kind_of_step not in self.compiled:
+            self.compiled.add(kind_of_step)
+            self.watchdog.expect_long()
         train_step = (self.learner.components[name] if name else self.learner).train_step
         with jax.transfer_guard("disallow"):
             self.state, metrics = train_step(self.state, rows)
@@ -226,13 +247,16 @@ class _Loop:
         self.pending = (step, metrics)
         self.valid = {}
         self.watchdog.touch(step)
+        return step
+
+    def _after_step(self, step: int) -> None:
+        train = self.config.train
         if train.eval_every and step % train.eval_every == 0:
             self._read_pending()
             self._validate(step)
         if self.checkpoints.should_save(step) or self.checkpoints.improves(self.valid.get("loss", math.nan)):
             self._read_pending()
             self._save(step)
-        return step
 
     def _rows_from(self, step: int) -> Generator[Rows]:
         sharding = self.learner.row_sharding
@@ -286,8 +310,13 @@ class _Loop:
             batches = fixed_batches(
                 self.learner, self.rows["valid"], batch_size=train.batch_size, num_batches=train.eval_batches
             )
+            self.watchdog.expect_long()
             try:
-                self.valid = validate(self.learner, params, batches)
+                self.valid = validate(
+                    self.learner, params, self._until_stopped(batches), after_batch=self.watchdog.touch
+                )
+            except _StoppedError:
+                return
             except NothingScored as error:
                 if step == 0:
                     raise
@@ -311,9 +340,18 @@ class _Loop:
     def _check_valid(self, step: int) -> None:
         check_finite(self._bad_valid(), step=step, last_checkpoint=self.saved_step)
 
+    def _until_stopped(self, batches: Iterable[Rows]) -> Iterator[Rows]:
+        """The batches of a validation, which a signal ends: what was trained should be saved in time."""
+        for index, batch in enumerate(batches):
+            if self.exit.should_stop(index):
+                raise _StoppedError
+            yield batch
+
     def _save(self, step: int) -> None:
         if self._bad_valid():
             return
+        # It waits for the save before, and for storage.
+        self.watchdog.expect_long()
         with self.throughput.paused():
             if self.checkpoints.save(step, self.state, {"step": step}, valid_loss=self.valid.get("loss", math.nan)):
                 self.progress.note(f"step {step}: saving to {self.folder / CHECKPOINTS / str(step)}")

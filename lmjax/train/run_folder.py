@@ -16,6 +16,7 @@ import jax
 
 from lmjax.models.parameters import Params
 from lmjax.parallel.distributed import is_primary, wait_for_all
+from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.changes import check_same_run
@@ -47,6 +48,22 @@ def check_name(folder: pathlib.Path) -> None:
         raise ValueError(f"a run folder cannot be called {str(folder)!r} ({reason}): choose another --folder") from None
 
 
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps the folder to this run until the block ends; its first process does so for all of them.
+
+    Raises:
+      ValueError: another process trains there.
+    """
+    with folder_lock(folder, "is being trained") if is_primary() else contextlib.nullcontext():
+        yield
+
+
+def has_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether a run in this folder would go on, and not begin."""
+    return bool(Checkpoints(folder / CHECKPOINTS, read_only=True).steps())
+
+
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
     """Makes the run folder, or makes sure that the one that is there is this run's.
 
@@ -69,7 +86,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
         # What a run that was killed while it claimed the folder may leave.
-        ours = {TOKENIZER, (folder / CONFIG).with_suffix(".tmp").name}
+        ours = {LOCK_FILE, TOKENIZER, (folder / CONFIG).with_suffix(".tmp").name}
         if folder.exists() and any(path.name not in ours for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
         return

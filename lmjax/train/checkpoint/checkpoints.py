@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from lmjax.train.checkpoint.config import CheckpointConfig
-from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, some
+from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, remedy, some
 from lmjax.train.checkpoint.folder import BEST, Best, set_aside, write_best
 from lmjax.train.checkpoint.load import from_primary
 from lmjax.train.checkpoint.reader import Reader
@@ -248,6 +248,6 @@ class Checkpoints(Reader):
             intact = [done for done in self.steps() if done != step]
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {first_line(error)}; "
-                f"free space there or choose another run folder; "
+                f"{remedy(error)}; "
                 + (f"the checkpoints of steps {intact} are intact" if intact else "there is no earlier checkpoint")
             ) from error

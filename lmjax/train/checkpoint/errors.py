@@ -23,6 +23,16 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
+def remedy(error: BaseException) -> str:
+    """What to do about a step that could not be written."""
+    text = f"{type(error).__name__} {error}"
+    if "FileNotFoundError" in text or "No such file" in text or "NOT_FOUND" in text:
+        return "something else deletes files there: let it leave this folder alone, and run the same command again"
+    if "PermissionError" in text or "Permission denied" in text or "Read-only" in text:
+        return "make it a folder this user can write to, or choose another run folder"
+    return "free space there or choose another run folder"
+
+
 def first_line(error: BaseException) -> str:
     """What a library's error says, without the rest of its page."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
