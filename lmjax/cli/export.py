@@ -45,7 +45,13 @@ def run(arguments: Sequence[str]) -> None:
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ROLES}
     with naming(options.folder):
         family = save_pretrained(
-            options.folder, config, params, family_name=options.family, ids=ids, dtype=options.dtype
+            options.folder,
+            config,
+            params,
+            family_name=options.family,
+            reads="both_ways" if objective.attention == "bidirectional" else "forwards",
+            ids=ids,
+            dtype=options.dtype,
         )
         problem = save_tokenizer_files(options.folder, opened.tokenizer, max_length=config.max_length)
     if problem is not None:

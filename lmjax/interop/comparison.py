@@ -16,6 +16,10 @@ _INDIFFERENT = (
     "remat", "dtype", "attention",
 )  # fmt: skip
 _OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta")
+_OF_ATTENTION = (
+    "num_heads", "num_kv_heads", "head_width", "qkv_bias", "qk_norm", "attention_scale", "attention_sinks",
+    "attention_softcap", "windows",
+)  # fmt: skip
 _OF_RELATIVE = ("relative_buckets", "relative_max_distance", "relative_past_only")
 
 
@@ -52,7 +56,10 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
     without = set(_INDIFFERENT)
     if config.positions != "learned":
         without.add("max_length")
-    if config.positions != "rope":
+    if "attention" not in config.mixers:
+        without |= {*_OF_ATTENTION}
+        fields["positions"] = "none" if config.positions in ("rope", "alibi") else config.positions
+    if fields["positions"] != "rope":
         without |= {*_OF_ROPE}
     else:
         fields["rope_fraction"] = config.rotated_width
@@ -61,8 +68,11 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
         same_rope = config.local_rope_theta == config.rope_theta and config.rope_scaling.kind == "none"
         if not windowed or same_rope:
             fields["local_rope_theta"] = None
-    if not config.recurrent:
-        without |= {"mamba2", "rwkv6"}
+    without |= {"mamba2", "rwkv6"} - {*config.recurrent}
+    fields["mixers"] = shortest_pattern([config.mixers[n % len(config.mixers)] for n in range(config.num_layers)])
+    # How many tokens are worked on together changes no result.
+    fields["mamba2"] = dataclasses.replace(config.mamba2, chunk=1)
+    fields["rwkv6"] = dataclasses.replace(config.rwkv6, chunk=1)
     if config.positions != "relative":
         without |= {*_OF_RELATIVE}
     fields |= _encoder_fields(config)

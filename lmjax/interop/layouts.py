@@ -138,6 +138,25 @@ class Interleaved:
 
 
 @dataclasses.dataclass(frozen=True)
+class Taps:
+    """A depthwise ``torch.nn.Conv1d``: theirs [channels, 1, taps] of ours [taps, channels...]."""
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """[product of the channel axes, 1, taps]."""
+        (shape,) = ours
+        return math.prod(shape[1:]), 1, shape[0]
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Flattened and transposed."""
+        (array,) = ours
+        return array.reshape(len(array), -1).T[:, None, :]
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Transposed and split into axes."""
+        return [theirs[:, 0, :].T.reshape(shapes[0])]
+
+
+@dataclasses.dataclass(frozen=True)
 class FirstRowsUnused:
     """A position table whose first ``rows`` rows stand for no position (RoBERTa, BART); written as zeros."""
 

@@ -23,6 +23,8 @@ from lmjax.parallel.mesh import constrain
 class Block(nnx.Module):
     """Attention or a recurrence, cross attention where there is an encoder, and feed-forward or experts, each added up.
 
+    With ``config.feedforward_width`` 0 there is no third.
+
     ``attention_norm`` stands before, after or behind the sum as ``config.residual`` says; a sandwich
     has ``attention_output_norm`` as well. The other sublayers follow suit.
     """
@@ -49,15 +51,17 @@ class Block(nnx.Module):
         if source_width is not None:
             self.cross_norm = make_norm(config)
             self.cross_attention = Attention(config, source_width=source_width, rngs=rngs)
-        if config.residual != "parallel":
+        self.has_feedforward = has_experts or config.hidden_width > 0
+        if self.has_feedforward and config.residual != "parallel":
             self.feedforward_norm = make_norm(config)
         if has_experts:
             self.experts = Experts(config, rngs=rngs)
-        else:
+        elif self.has_feedforward:
             self.feedforward = FeedForward(config, rngs=rngs)
         if config.residual == "sandwich":
             self.attention_output_norm = make_norm(config)
-            self.feedforward_output_norm = make_norm(config)
+            if self.has_feedforward:
+                self.feedforward_output_norm = make_norm(config)
             if self.has_cross:
                 self.cross_output_norm = make_norm(config)
 
@@ -134,16 +138,19 @@ class Block(nnx.Module):
             attended_BTD = attention(self.attention_norm(x_BTD))
             feedforward_norm = self.attention_norm if self.config.residual == "parallel" else self.feedforward_norm
             fed_BTD = feedforward(feedforward_norm(x_BTD))
-            x_BTD = x_BTD + self._drop(attended_BTD, first_key) + self._drop(fed_BTD, second_key)
+            x_BTD = x_BTD + self._share(attended_BTD, first_key) + self._share(fed_BTD, second_key)
         else:
             x_BTD = self._add(x_BTD, attention, "attention", first_key, skipped)
             if self.has_cross:
                 x_BTD = self._add(x_BTD, cross, "cross", keys[2])
-            x_BTD = self._add(x_BTD, feedforward, "feedforward", second_key)
+            if self.has_feedforward:
+                x_BTD = self._add(x_BTD, feedforward, "feedforward", second_key)
         return constrain(x_BTD, "batch", "length", None), updated[0], routed[0] if routed else None
 
-    def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
-        return dropout(x_BTD, self.config.dropout, key)
+    def _share(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+        """What of a sublayer's output is added to the residual stream."""
+        scale = self.config.sublayer_scale
+        return dropout(x_BTD if scale == 1 else scale * x_BTD, self.config.dropout, key)
 
     def _add(
         self,
@@ -157,10 +164,10 @@ class Block(nnx.Module):
         norm = getattr(self, f"{name}_norm")
         match self.config.residual:
             case "post":
-                return norm(x_BTD + self._drop(sublayer(x_BTD), key))
+                return norm(x_BTD + self._share(sublayer(x_BTD), key))
             case "output":
-                return x_BTD + self._drop(norm(sublayer(x_BTD)), key)
+                return x_BTD + self._share(norm(sublayer(x_BTD)), key)
         out_BTD = sublayer(norm(x_BTD) if skipped is False else jnp.where(skipped, x_BTD, norm(x_BTD)))
         if self.config.residual == "sandwich":
             out_BTD = getattr(self, f"{name}_output_norm")(out_BTD)
-        return x_BTD + self._drop(out_BTD, key)
+        return x_BTD + self._share(out_BTD, key)

@@ -45,7 +45,8 @@ class ModelConfig:
     head_width: int | None = None
     """Width H of a head; `width / num_heads` when unset."""
     feedforward_width: int | None = None
-    """Hidden width F; when unset 4 x width, or for gated activations 8/3 x width rounded up to 64."""
+    """Hidden width F; when unset 4 x width, or for gated activations 8/3 x width rounded up to 64; 0 leaves the
+    feed-forward out (Mamba-2)."""
     experts: ExpertsConfig = ExpertsConfig()
     """Mixture of experts in place of some layers' feed-forward."""
     max_length: int = 1024
@@ -100,6 +101,10 @@ class ModelConfig:
     """Width of the token table, mapped to the model's by a matrix (ALBERT, ELECTRA); `width` when unset."""
     scale_embeddings: bool = False
     """Token embeddings are multiplied with sqrt(width) (Gemma)."""
+    embedding_scale: float = 1.0
+    """Factor of the token embeddings (Granite); beside `scale_embeddings`, if that is set."""
+    sublayer_scale: float = 1.0
+    """Factor of what each sublayer adds to the residual stream (Granite)."""
     num_types: int = 0
     """Rows of the segment embedding (BERT: 2); 0 is none."""
     pooler: bool = False
@@ -179,7 +184,7 @@ class ModelConfig:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 0 and below 1")
         for name in (
             "attention_softcap", "logit_softcap", "init_std", "embedding_init_std", "norm_epsilon", "rope_theta",
-            "local_rope_theta", "logit_scale", "attention_scale",
+            "local_rope_theta", "logit_scale", "attention_scale", "embedding_scale", "sublayer_scale",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -191,11 +196,21 @@ class ModelConfig:
         ):  # fmt: skip
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(allowed))}")
+        self._check_feedforward()
         self._check_mixers()
         self._check_relative()
         self._check_experts()
         self._check_embedding()
         self._check_encoder()
+
+    def _check_feedforward(self):
+        if self.feedforward_width is not None and self.feedforward_width < 0:
+            raise ValueError(f"model.feedforward_width={self.feedforward_width}: must be positive, or 0 for none")
+        if self.feedforward_width == 0 and (self.experts.number or "parallel" in self.residual):
+            raise ValueError(
+                f"model.feedforward_width=0 leaves no feed-forward for model.experts.number={self.experts.number} or "
+                f"model.residual={self.residual!r}: give it a width, or set them to 0 and 'pre'"
+            )
 
     def _check_mixers(self):
         if not self.mixers or any(mixer not in get_args(Mixer) for mixer in self.mixers):

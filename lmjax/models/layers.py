@@ -124,7 +124,7 @@ def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
 
 def residual_scale(config: ModelConfig) -> float:
     """Factor of the initial projections into the residual stream: ``1 / sqrt(number of sublayers)``, or 1."""
-    sublayers = (3 if config.encoder_layers else 2) * config.num_layers
+    sublayers = (1 + (config.encoder_layers > 0) + (config.hidden_width > 0)) * config.num_layers
     return 1 / math.sqrt(sublayers) if config.residual_init == "scaled" else 1.0
 
 
