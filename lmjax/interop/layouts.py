@@ -138,6 +138,48 @@ class Interleaved:
 
 
 @dataclasses.dataclass(frozen=True)
+class Alternating:
+    """Two of ours [..., F] in alternate columns of theirs [..., 2 F]."""
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """Twice the last size."""
+        return (*ours[0][:-1], 2 * ours[0][-1])
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Stacked on a new last axis, which is then joined with the one before."""
+        return np.stack(ours, axis=-1).reshape(self.shape([array.shape for array in ours]))
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Even columns, odd columns."""
+        return [theirs[..., 0::2], theirs[..., 1::2]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryExpert:
+    """All experts of a layer in one tensor, each ``parts`` of ours in the layout ``each``; experts come first."""
+
+    each: Layout
+    parts: int = 1
+
+    def _groups(self, items: Sequence) -> list[Sequence]:
+        return [items[first : first + self.parts] for first in range(0, len(items), self.parts)]
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """[experts, those of one]."""
+        groups = self._groups(ours)
+        return (len(groups), *self.each.shape(groups[0]))
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Stacked."""
+        return np.stack([self.each.to_theirs(group) for group in self._groups(ours)])
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Taken apart."""
+        groups = zip(theirs, self._groups(shapes), strict=True)
+        return [array for one, group in groups for array in self.each.to_ours(one, group)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Taps:
     """A depthwise ``torch.nn.Conv1d``: theirs [channels, 1, taps] of ours [taps, channels...]."""
 

@@ -16,6 +16,7 @@ from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import Family, todays_name
 from lmjax.interop.hf_config import HuggingFaceConfig, read_json
+from lmjax.interop.mxfp4 import Dequantised
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
 from lmjax.interop.tensors import SHARD_BYTES, Weights, write_weights
@@ -78,7 +79,7 @@ def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
     folder = pathlib.Path(folder)
     values = read_json(folder / CONFIG)
     candidates = _families_of(values, folder)
-    tensors = _TodaysNames(Weights(folder), candidates[0].prefix)
+    tensors = _TodaysNames(Dequantised(Weights(folder)), candidates[0].prefix)
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
     hf = HuggingFaceConfig(values, defaults=family.defaults, where=str(folder / CONFIG))
     try:
@@ -231,7 +232,7 @@ def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> li
 class _TodaysNames(Mapping[str, np.ndarray]):
     """Tensors under the names transformers gives them today."""
 
-    def __init__(self, weights: Weights, prefix: str):
+    def __init__(self, weights: Mapping[str, np.ndarray], prefix: str):
         # A base model that was saved without its head lacks the prefix of its place in one with a head.
         added = "" if any(name.startswith(prefix) for name in weights) else prefix
         self._weights = weights
@@ -239,6 +240,9 @@ class _TodaysNames(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._weights[self._stored_as[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored_as
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored_as)

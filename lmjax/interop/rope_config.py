@@ -15,12 +15,13 @@ _OURS = {
     "beta_fast": "beta_fast",
     "beta_slow": "beta_slow",
     "attention_factor": "attention_factor",
+    "truncate": "truncate",
 }
 _KEYS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "truncate"),
 }
 
 
@@ -56,8 +57,6 @@ def read_rope_parameters(
     fraction = values.pop("partial_rotary_factor", fraction)
     if kind not in _KEYS:
         raise hf.refusal("rope_scaling", parameters, f"of kind {kind!r}; known are {', '.join(_KEYS)}")
-    if kind == "yarn" and values.get("truncate", True) is True:
-        values.pop("truncate", None)
     if kind in ("llama3", "yarn"):
         values.setdefault("original_max_position_embeddings", max_length)
     for key in values.keys() - set(_KEYS[kind]):
@@ -82,7 +81,9 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
     if scaling.kind == "none":
         return None
     values = {key: getattr(scaling, _OURS[key]) for key in _KEYS[scaling.kind]}
-    return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if value is not None}}
+    # Not every version knows of `truncate`, and True is what all do.
+    unsaid = {key for key, value in values.items() if value is None or (key == "truncate" and value)}
+    return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if key not in unsaid}}
 
 
 def without_ntk(config: ModelConfig) -> ModelConfig:

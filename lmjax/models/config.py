@@ -8,12 +8,13 @@ from lmjax.models.recurrent import RECURRENT, Mamba2Config, Mixer, Rwkv6Config
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_exact", "reglu"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "swiglu_clamped", "geglu", "geglu_exact", "reglu"
+]
 Positions = Literal["rope", "learned", "sinusoidal", "alibi", "relative", "none"]
 Residual = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_two_norms"]
 Remat = Literal["none", "dots", "full"]
 
-GATED: tuple[Activation, ...] = ("swiglu", "geglu", "geglu_exact", "reglu")
+GATED: tuple[Activation, ...] = ("swiglu", "swiglu_clamped", "geglu", "geglu_exact", "reglu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,8 @@ class ModelConfig:
     x + n(f(x)) (`output`: OLMo 2), or attention and feed-forward side by side on one norm (`parallel`: GPT-J) or on
     one each (`parallel_two_norms`: GPT-NeoX)."""
     activation: Activation = "swiglu"
-    """Feed-forward non-linearity; those that end in `glu`, and `geglu_exact` (without tanh), are gated."""
+    """Feed-forward non-linearity; those with `glu` in their name are gated: `geglu_exact` is without tanh,
+    `swiglu_clamped` that of gpt-oss, whose gate and other half are kept within 7."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation of the sublayers and before the head."""
     norm_epsilon: float = 1e-5

@@ -2,7 +2,7 @@
 
 Besides the legend of ``types.py``: E experts, J choices of a token.
 
-    logits = x W                                  always in float32 (Fedus et al. 2022, section 2.4)
+    logits = x W (+ b)                            always in float32 (Fedus et al. 2022, section 2.4)
     scores = softmax(logits)  or  sigmoid(logits)
     chosen = the J highest of  scores + bias
     gates  = scale * scores[chosen]  (/ their sum)
@@ -44,6 +44,8 @@ class ExpertsConfig:
     """The first n layers have no experts (DeepSeek-V3: 3)."""
     scores: Scores = "softmax"
     """What makes scores of router logits: softmax over all experts, or sigmoid of each (DeepSeek-V3)."""
+    router_bias: bool = False
+    """A learned bias on the router's logits (gpt-oss); `balance_bias` is another one."""
     normalize_gates: bool = True
     """Gates of a token are divided by their sum (Mixtral, Qwen 3, DeepSeek-V3); Switch, DeepSeekMoE: False."""
     gate_scale: float = 1.0

@@ -7,6 +7,7 @@ from lmjax.interop.families.electra import ELECTRA, ELECTRA_DISCRIMINATOR
 from lmjax.interop.families.gemma import GEMMA2, GEMMA3
 from lmjax.interop.families.gpt2 import GPT2
 from lmjax.interop.families.gpt_neox import GPT_NEOX
+from lmjax.interop.families.gpt_oss import GPT_OSS
 from lmjax.interop.families.granite import GRANITE
 from lmjax.interop.families.llama import LLAMA
 from lmjax.interop.families.mamba2 import MAMBA2
@@ -20,7 +21,7 @@ from lmjax.interop.family import Family
 
 _ALL = (
     LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3, MIXTRAL, QWEN3_MOE, GPT2, GPT_NEOX,
-    GRANITE, MAMBA2, MODERNBERT_DECODER,
+    GPT_OSS, GRANITE, MAMBA2, MODERNBERT_DECODER,
     BERT, ROBERTA, ELECTRA, ELECTRA_DISCRIMINATOR, ALBERT, MODERNBERT, T5, BART,
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
