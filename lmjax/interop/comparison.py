@@ -7,6 +7,7 @@ from typing import Any
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.windows import shortest_pattern, unrolled
 from lmjax.models.config import ModelConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 
@@ -18,7 +19,7 @@ _INDIFFERENT = (
 _OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta")
 _OF_ATTENTION = (
     "num_heads", "num_kv_heads", "head_width", "qkv_bias", "qk_norm", "attention_scale", "attention_sinks",
-    "attention_softcap", "windows",
+    "attention_softcap", "latent", "windows",
 )  # fmt: skip
 _OF_RELATIVE = ("relative_buckets", "relative_max_distance", "relative_past_only")
 
@@ -47,7 +48,10 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
         "feedforward_width": config.hidden_width,
         "qkv_bias": bias if config.qkv_bias is None else config.qkv_bias,
         "norm_bias": config.norm == "layernorm" and (bias if config.norm_bias is None else config.norm_bias),
-        "attention_scale": config.attention_scale or config.key_width**-0.5,
+        "latent": dataclasses.replace(config.latent, value_width=config.value_width)
+        if config.latent.rank
+        else LatentConfig(),
+        "attention_scale": config.attention_scale or config.attention_width**-0.5,
         "windows": shortest_pattern(unrolled(config.windows, config.num_layers)),
         "logit_scale": float(config.logit_scale),
         "width_base": None if config.width_ratio == 1 else config.width_base,

@@ -138,6 +138,39 @@ class Interleaved:
 
 
 @dataclasses.dataclass(frozen=True)
+class SideBySide:
+    """Several of ours [in, ..., H_i] joined along their last axis, as a ``torch.nn.Linear``.
+
+    ``pairs``: the last of them turns with the position, and its dimensions that turn together are neighbours there;
+    ours has all first ones before all second ones.
+    """
+
+    pairs: bool = False
+
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """As :class:`Linear`, of the joined array."""
+        return Linear().shape([self._joined(ours)])
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Joined."""
+        *others, last = ours
+        if self.pairs:
+            last = Alternating().to_theirs(np.split(last, 2, axis=-1))
+        return Linear().to_theirs([np.concatenate([*others, last], axis=-1)])
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Cut."""
+        (whole,) = Linear().to_ours(theirs, [self._joined(shapes)])
+        *others, last = np.split(whole, np.cumsum([shape[-1] for shape in shapes])[:-1], axis=-1)
+        if self.pairs:
+            last = np.concatenate(Alternating().to_ours(last, ()), axis=-1)
+        return [*others, last]
+
+
+@dataclasses.dataclass(frozen=True)
 class Alternating:
     """Two of ours [..., F] in alternate columns of theirs [..., 2 F]."""
 

@@ -9,9 +9,10 @@ from flax import nnx
 from lmjax.kernels.position_bias import PositionBias
 from lmjax.masks import IntervalMask
 from lmjax.models.attention import Attention
-from lmjax.models.cache import Cache, LayerCache
+from lmjax.models.cache import Cache, LayerCache, RecurrentCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.experts import Experts
+from lmjax.models.latent_attention import LatentAttention
 from lmjax.models.layers import FeedForward, dropout, make_norm, split_key
 from lmjax.models.mamba import Mamba2
 from lmjax.models.recurrent import Mixer
@@ -42,7 +43,7 @@ class Block(nnx.Module):
         self.config, self.mixer, self.has_experts = config, mixer, has_experts
         self.attention_norm = make_norm(config)
         if mixer == "attention":
-            self.attention = Attention(config, rngs=rngs)
+            self.attention = (LatentAttention if config.latent.rank else Attention)(config, rngs=rngs)
         elif mixer == "mamba2":
             self.mamba2 = Mamba2(config, rngs=rngs)
         else:
@@ -107,7 +108,7 @@ class Block(nnx.Module):
                 mixed_BTD, written = getattr(self, self.mixer)(x_BTD, positions_BT, cache=cache)
                 updated.append(written)
                 return mixed_BTD
-            assert cache is None or isinstance(cache, LayerCache)
+            assert not isinstance(cache, RecurrentCache)
             normed_first = self.config.residual not in ("post", "output")
             attended_BTD, written = self.attention(
                 x_BTD,

@@ -4,11 +4,13 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
+from lmjax.models.latent import LatentConfig
 from lmjax.models.recurrent import RECURRENT, Mamba2Config, Mixer, Rwkv6Config
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "swiglu_clamped", "geglu", "geglu_exact", "reglu"
+Activation = Literal[
+    "gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "swiglu_clamped", "geglu", "geglu_exact", "reglu"
 ]
 Positions = Literal["rope", "learned", "sinusoidal", "alibi", "relative", "none"]
 Residual = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_two_norms"]
@@ -117,6 +119,8 @@ class ModelConfig:
     """All blocks are one and the same (ALBERT)."""
     qk_norm: Literal["none", "head", "projection"] = "none"
     """RMS norm of queries and keys with learned scales: of each head (Qwen 3), or of all heads together (OLMo 2)."""
+    latent: LatentConfig = LatentConfig()
+    """Multi-head latent attention instead of keys and values of each head's own (DeepSeek-V2)."""
     attention_scale: float | None = None
     """Factor of the attention logits; 1 / sqrt(head width) when unset, 1 in T5."""
     attention_sinks: bool = False
@@ -199,6 +203,7 @@ class ModelConfig:
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(allowed))}")
         self._check_feedforward()
+        self._check_latent()
         self._check_mixers()
         self._check_relative()
         self._check_experts()
@@ -213,6 +218,19 @@ class ModelConfig:
                 f"model.feedforward_width=0 leaves no feed-forward for model.experts.number={self.experts.number} or "
                 f"model.residual={self.residual!r}: give it a width, or set them to 0 and 'pre'"
             )
+
+    def _check_latent(self):
+        if not self.latent.rank:
+            return
+        for name, allowed in (
+            ("positions", ("rope",)), ("rope_fraction", (1.0,)), ("num_kv_heads", (None, self.num_heads)),
+            ("qk_norm", ("none",)), ("attention_sinks", (False,)), ("encoder_layers", (0,)),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r}: with model.latent.rank={self.latent.rank} it can only be "
+                    f"{allowed[0]!r}: change one of them"
+                )
 
     def _check_mixers(self):
         if not self.mixers or any(mixer not in get_args(Mixer) for mixer in self.mixers):
@@ -304,8 +322,21 @@ class ModelConfig:
         return self.width // self.num_heads if self.head_width is None else self.head_width
 
     @property
+    def attention_width(self) -> int:
+        """Dimensions in which a query meets a key."""
+        return self.key_width + (self.latent.rope_width if self.latent.rank else 0)
+
+    @property
+    def value_width(self) -> int:
+        """Width of a head's values."""
+        value_width = self.latent.value_width if self.latent.rank else None
+        return self.key_width if value_width is None else value_width
+
+    @property
     def rotated_width(self) -> int:
         """Dimensions of a head that rotary positions turn."""
+        if self.latent.rank:
+            return self.latent.rope_width
         return int(self.key_width * self.rope_fraction)
 
     @property
@@ -345,9 +376,9 @@ class ModelConfig:
 
     @property
     def logit_factor(self) -> float | None:
-        """Factor of the attention logits; None is 1/sqrt(head width)."""
+        """Factor of the attention logits; None is 1/sqrt(attention_width)."""
         if self.attention_scale is None and self.width_base is not None:
-            return 1 / self.key_width
+            return 1 / self.attention_width
         return self.attention_scale
 
     @property

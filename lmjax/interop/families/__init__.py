@@ -3,6 +3,7 @@
 from lmjax.interop.families.albert import ALBERT
 from lmjax.interop.families.bart import BART
 from lmjax.interop.families.bert import BERT, ROBERTA
+from lmjax.interop.families.deepseek_v3 import DEEPSEEK_V3
 from lmjax.interop.families.electra import ELECTRA, ELECTRA_DISCRIMINATOR
 from lmjax.interop.families.gemma import GEMMA2, GEMMA3
 from lmjax.interop.families.gpt2 import GPT2
@@ -21,7 +22,7 @@ from lmjax.interop.family import Family
 
 _ALL = (
     LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3, MIXTRAL, QWEN3_MOE, GPT2, GPT_NEOX,
-    GPT_OSS, GRANITE, MAMBA2, MODERNBERT_DECODER,
+    DEEPSEEK_V3, GPT_OSS, GRANITE, MAMBA2, MODERNBERT_DECODER,
     BERT, ROBERTA, ELECTRA, ELECTRA_DISCRIMINATOR, ALBERT, MODERNBERT, T5, BART,
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}

@@ -23,7 +23,16 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     window = one_window(config.windows) or 64
-    return {**modernbert.write_model(config, ids), "local_attention": 2 * window}
+    # Only the end may be none there, and the padding's id must be in the table.
+    end = ids.get("eos") or 0
+    begin = end if ids.get("bos") is None else ids["bos"]
+    special = {
+        "bos_token_id": begin,
+        "pad_token_id": end if ids.get("pad") is None else ids["pad"],
+        "cls_token_id": begin if ids.get("cls") is None else ids["cls"],
+        "sep_token_id": end if ids.get("sep") is None else ids["sep"],
+    }
+    return {**modernbert.write_model(config, ids), **special, "local_attention": 2 * window}
 
 
 def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
