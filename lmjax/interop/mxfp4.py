@@ -1,4 +1,4 @@
-"""Weights in MXFP4 (Open Compute Project 2023, Microscaling Formats, section 5.3), as gpt-oss is published: read exactly.
+"""Weights in MXFP4 (Open Compute Project 2023, Microscaling Formats), as gpt-oss is published: read exactly.
 
 A tensor ``name`` is stored as ``name_blocks`` and ``name_scales``: 32 numbers of four bits (a sign, two bits of
 exponent, one of mantissa) in 16 bytes, the even ones in the low halves, and for each such block the exponent of a

@@ -89,13 +89,13 @@ class ExpertsConfig:
             )
 
     def _check_groups(self):
-        if self.groups < 1 or (self.number % self.groups or self.number // self.groups < 2) and self.groups > 1:
+        if self.groups < 1 or ((self.number % self.groups or self.number // self.groups < 2) and self.groups > 1):
             raise ValueError(
                 f"model.experts.groups={self.groups}: must divide model.experts.number={self.number} into groups of at "
                 f"least 2"
             )
         within = self.groups_per_token * self.number // self.groups
-        if not 1 <= self.groups_per_token <= self.groups or self.number and within < self.per_token:
+        if not 1 <= self.groups_per_token <= self.groups or (self.number and within < self.per_token):
             raise ValueError(
                 f"model.experts.groups_per_token={self.groups_per_token}: must be from 1 to model.experts.groups="
                 f"{self.groups}, and have model.experts.per_token={self.per_token} experts among them"

@@ -13,6 +13,7 @@ from lmjax.losses import linear_cross_entropy
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 from lmjax.types import Stream, make_stream
@@ -66,6 +67,18 @@ VARIANTS = {
     ),
     "scaled_without_feedforward": dataclasses.replace(
         LLAMA, embedding_scale=3.0, sublayer_scale=0.5, attention_scale=0.2, feedforward_width=0, num_layers=2
+    ),
+    "latent": dataclasses.replace(
+        tiny.MODEL,
+        head_width=6,
+        latent=LatentConfig(rank=10, query_rank=7, rope_width=4, value_width=5),
+        rope_scaling=RopeScaling(kind="yarn", factor=4.0, original_length=8, truncate=False),
+        windows=(None, 3),
+        activation="swiglu_clamped",
+        experts=ExpertsConfig(
+            number=8, first_dense=1, scores="sigmoid", groups=4, groups_per_token=2, router_bias=True
+        ),
+        num_layers=3,
     ),
     "relative_two_norms": dataclasses.replace(
         tiny.MODEL,
@@ -142,7 +155,7 @@ def test_rows_of_different_length_decode_side_by_side():
 
 
 @pytest.mark.parametrize("kind", ["causal", "bidirectional", "prefix"])
-@pytest.mark.parametrize("name", ["rope_gqa", "alibi_windows"])
+@pytest.mark.parametrize("name", ["rope_gqa", "alibi_windows", "latent"])
 def test_no_position_sees_what_it_must_not(kind, name):
     """D hidden[t] / d embedding[s] is zero exactly where the mask says so, in packed rows."""
     config = dataclasses.replace(VARIANTS[name], windows=(None,))

@@ -16,6 +16,7 @@ from flax import nnx
 from lmjax import objectives
 from lmjax.corruption import DenoiseConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig
 from lmjax.objectives import (
@@ -103,6 +104,11 @@ class Case:
 
 CASES = [
     Case(objective=CausalLM()),
+    Case(
+        objective=CausalLM(),
+        model=dataclasses.replace(TWO_LAYERS, latent=LatentConfig(rank=12, rope_width=4, value_width=6)),
+        name="CausalLMLatent",
+    ),
     Case(objective=MaskedLM(rate=0.3)),
     Case(objective=PrefixLM()),
     Case(objective=SegmentRecurrentLM(memory_length=6), rows=functools.partial(tiny.random_rows, 17, packed=False)),

@@ -110,8 +110,8 @@ CASES = {
     ),
     "gpt_oss": (
         "GptOssForCausalLM",
-        {**DECODER, **IDS, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5,
-         "head_dim": 12,
+        {**DECODER, **IDS, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2,
+         "sliding_window": 5, "head_dim": 12,
          "rope_parameters": {**GPT_OSS_YARN, "rope_theta": 500.0}},
     ),
     "granite": (
