@@ -101,6 +101,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
         "v_head_dim": config.value_width,
         "kv_lora_rank": latent.rank,
         "q_lora_rank": latent.query_rank,
+        "num_nextn_predict_layers": 0,
         **rope,
         "rope_interleave": True,
         "hidden_act": decoder.their_gated(config.activation),
