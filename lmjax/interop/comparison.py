@@ -73,7 +73,7 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
         if not windowed or same_rope:
             fields["local_rope_theta"] = None
     without |= {"mamba2", "rwkv6"} - {*config.recurrent}
-    fields["mixers"] = shortest_pattern([config.mixers[n % len(config.mixers)] for n in range(config.num_layers)])
+    fields["mixers"] = shortest_pattern(unrolled(config.mixers, config.num_layers))
     # How many tokens are worked on together changes no result.
     fields["mamba2"] = dataclasses.replace(config.mamba2, chunk=1)
     fields["rwkv6"] = dataclasses.replace(config.rwkv6, chunk=1)

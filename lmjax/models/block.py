@@ -1,6 +1,7 @@
 """One block of the transformer: its sublayers, and where their norms stand."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,9 @@ class Block(nnx.Module):
         self.config, self.mixer, self.has_experts = config, mixer, has_experts
         self.attention_norm = make_norm(config)
         if mixer == "attention":
-            self.attention = (LatentAttention if config.latent.rank else Attention)(config, rngs=rngs)
+            # Each has a cache of its own kind.
+            attention: type[Any] = LatentAttention if config.latent.rank else Attention
+            self.attention = attention(config, rngs=rngs)
         elif mixer == "mamba2":
             self.mamba2 = Mamba2(config, rngs=rngs)
         else:
