@@ -27,7 +27,7 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
 DEEPSEEK_YARN = {**YARN, "mscale": 0.8, "mscale_all_dim": 0.6, "beta_fast": 4, "beta_slow": 1}
-GPT_OSS_YARN = {**YARN, "beta_fast": 4.0, "truncate": False}
+GPT_OSS_YARN = {**YARN, "beta_fast": 4.0, "original_max_position_embeddings": 24, "truncate": False}
 LOCAL_AND_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
 T5_SIZES = {
     "vocab_size": 61, "d_model": 32, "d_kv": 4, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4,
