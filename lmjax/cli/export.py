@@ -52,7 +52,13 @@ def _export(options: ExportArguments) -> None:
     unfinished = kept(f"{options.folder} is not finished: delete it, and run the command again")
     with naming(options.folder), unfinished:
         family = save_pretrained(
-            options.folder, config, params, family_name=options.family, ids=ids, dtype=options.dtype
+            options.folder,
+            config,
+            params,
+            family_name=options.family,
+            reads="both_ways" if objective.attention == "bidirectional" else "forwards",
+            ids=ids,
+            dtype=options.dtype,
         )
         problem = save_tokenizer_files(options.folder, opened.tokenizer, max_length=config.max_length)
     if problem is not None:
