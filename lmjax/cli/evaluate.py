@@ -9,9 +9,10 @@ from typing import Literal
 
 import tyro
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
-from lmjax.train.run_folder import Run, open_run
+from lmjax.train.run_folder import BestOrStep, Run, open_run
 from lmjax.train.validate import fixed_batches, validate
 
 
@@ -27,8 +28,8 @@ class EvaluateArguments:
     """Which documents."""
     batches: int = 0
     """Batches to use; 0 takes the whole split."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
     def __post_init__(self):
         if self.batches < 0:
@@ -37,7 +38,7 @@ class EvaluateArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(EvaluateArguments, args=list(arguments), prog="lmjax evaluate")
+    options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
     opened = open_run(options.run, step=options.step)
     corpus = _corpus(opened, options.run, options.prepared)
     if options.split == "valid" and not corpus.has_validation:

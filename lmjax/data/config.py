@@ -6,6 +6,8 @@ import pathlib
 import re
 from typing import Literal
 
+from lmjax.parallel.paths import refuse_address
+
 STDLIB = "stdlib"
 
 # A backslash before a longer name, as in \newpage, is a backslash.
@@ -79,6 +81,8 @@ class DataConfig:
     def __post_init__(self):
         if not self.path:
             raise ValueError('data.path="": name a file, a folder or a glob, or "stdlib"')
+        for name, path in (("path", self.path), ("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
+            refuse_address(f"data.{name}", path)
         if not 0.0 <= self.valid_fraction < 1.0:
             raise ValueError(f"data.valid_fraction={self.valid_fraction}: must be at least 0 and below 1")
         if self.shard_bytes < 1:

@@ -7,9 +7,7 @@ is killed and run again does the units that have no entry, and the manifest is w
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -17,8 +15,9 @@ import multiprocessing.connection
 import os
 import pathlib
 import shutil
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -27,10 +26,13 @@ from lmjax.data.encode import ENTRIES, Entry, Job, Tokenizer, encode_unit, read_
 from lmjax.data.manifest import MANIFEST, SPLITS, Manifest, read_json, token_dtype, write_json
 from lmjax.data.record import Tally
 from lmjax.data.sources import Piece, SourceFile, find_files, fingerprint, plan_units
+from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
+from lmjax.parallel.signals import kept
 from lmjax.tokenizers.vocabulary import Vocabulary
 
 TOKENIZER = "tokenizer"
 PLAN = "plan.json"
+PREPARING = "is being prepared"
 
 Progress = Callable[[int, int], None]
 
@@ -59,8 +61,7 @@ def prepare(
     Args:
       config: what to read, how to split it.
       tokenizer: makes the ids; a copy is saved in ``folder/tokenizer``.
-      folder: where the shards go; made if it is not there. A second process that prepares the same
-        folder waits for the first.
+      folder: where the shards go; made if it is not there.
       num_workers: processes; by default one for each core, and never more than there are units. The
         result does not depend on it. Workers are spawned: a script that calls this with more than
         one needs the usual ``if __name__ == "__main__":``.
@@ -71,7 +72,8 @@ def prepare(
       The manifest, as it lies in the folder.
 
     Raises:
-      ValueError: bad input (named), an empty corpus or split, or a folder that holds another preparation.
+      ValueError: bad input (named), an empty corpus or split, or a folder that holds another preparation
+        or is being prepared by another process.
     """
     folder = pathlib.Path(folder)
     vocabulary = tokenizer.vocabulary
@@ -79,11 +81,11 @@ def prepare(
     files = find_files(config)
     plan = _plan(config, vocabulary, files)
     refuse_foreign(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # Asked before the lock too: a finished folder may be one we cannot write to.
     if (manifest := _finished(folder, plan)) is not None:
         return manifest
-    with _only_one_at_a_time(folder):
+    resumable = kept(f"what is prepared in {folder} stays: the same command goes on from there")
+    with folder_lock(folder, PREPARING), resumable:
         if (manifest := _finished(folder, plan)) is not None:
             return manifest
         _begin(folder, plan, tokenizer)
@@ -127,14 +129,6 @@ def _require_special_tokens(config: DataConfig, vocabulary: Vocabulary) -> None:
         vocabulary.require(name, needed_by=f"data.fim_rate={config.fim_rate}")
 
 
-@contextlib.contextmanager
-def _only_one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
-    # The lock goes with the process, so a killed preparation never blocks the next one.
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
     """The manifest that is there, if it is of this preparation; a refusal if it is of another."""
     if not (folder / MANIFEST).exists():
@@ -167,7 +161,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, PLAN)):
         return
     # What a preparation that was killed before it had a plan may leave.
-    ours = (".lock", TOKENIZER, ENTRIES)
+    ours = (LOCK_FILE, ".lock", TOKENIZER, ENTRIES)
     if any(name not in ours and not name.endswith(".partial") for name in os.listdir(folder)):
         raise ValueError(f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)")
 
@@ -231,7 +225,10 @@ def _do_units(
         num_workers, mp_context=spawn, initializer=_start_worker, initargs=(job, load_tokenizer, counter)
     )
     try:
+        # A terminal sends Ctrl-C to the workers too: it is for their parent, with which they end.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         waiting = {pool.submit(_do_unit_in_worker, number, units[number]) for number in missing}
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         while waiting:
             finished, waiting = concurrent.futures.wait(waiting, timeout=0.2, return_when="FIRST_EXCEPTION")
             for future in finished:
