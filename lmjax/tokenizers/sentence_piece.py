@@ -8,6 +8,7 @@ Lines are what it is trained on, without their ends, so no piece crosses a line:
 one piece ``<0x0A>``.
 """
 
+import functools
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Self
 
 import sentencepiece
 
+from lmjax.tokenizers.anchor import anchor_for
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.special import append_special_tokens, is_known_name
 
@@ -56,7 +58,7 @@ class SentencePieceTokenizer(Tokenizer):
         )
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         self._byte_ids = byte_ids if all(self._processor.is_byte(token_id) for token_id in byte_ids) else None
-        self._adds_space = self._processor.encode_as_pieces("a")[0].startswith(SPACE)
+        self._adds_space = "".join(self._processor.encode_as_pieces("a")).startswith(SPACE)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, algorithm: str, num_text_ids: int, special_names: Sequence[str]) -> Self:
@@ -79,6 +81,8 @@ class SentencePieceTokenizer(Tokenizer):
                 model_type=algorithm,
                 vocab_size=num_text_ids,
                 byte_fallback=True,
+                # A sample without spaces would leave none in the model, and bytes spell another character.
+                required_chars=SPACE,
                 split_digits=True,
                 allow_whitespace_only_pieces=True,
                 normalization_rule_name="identity",
@@ -128,22 +132,48 @@ class SentencePieceTokenizer(Tokenizer):
         return {_FILE: self._model}
 
     def _encode(self, text: str) -> list[int]:
-        # Where the model puts a space before each text, cutting one text in two would add a space.
-        if SPACE not in text or self._byte_ids is None or self._adds_space:
-            return self._processor.encode(text)
-        ids: list[int] = []
-        for position, part in enumerate(text.split(SPACE)):
-            ids += (self._spell(SPACE) if position else []) + self._processor.encode(part)
+        return self._with_marks(text, later=False)
+
+    def _encode_later(self, before: str, text: str) -> list[int]:
+        forgotten = self._forgotten_end(before)
+        # Nothing but whitespace that is forgotten stands before: the document begins here.
+        later = not before or forgotten != before
+        return self._with_marks(forgotten + text, later=later)
+
+    def _with_marks(self, text: str, *, later: bool) -> list[int]:
+        """The ids of a text; a literal U+2581 is spelled in bytes, where the model has them."""
+        if SPACE not in text or self._byte_ids is None:
+            return self._pieces(text, later=later)
+        first, *others = text.split(SPACE)
+        ids = self._pieces(first, later=later)
+        for part in others:
+            ids += self._spell(SPACE) + self._pieces(part, later=True)
         return ids
+
+    def _pieces(self, text: str, *, later: bool) -> list[int]:
+        if not later or not (self._adds_space or self._drops_spaces):
+            return self._processor.encode(text)
+        anchor = anchor_for(text)
+        ids = self._anchored(anchor).encode(anchor + text)
+        return ids[ids.index(self._processor.vocab_size()) + 1 :]
+
+    @functools.cache  # noqa: B019
+    def _anchored(self, anchor: str) -> sentencepiece.SentencePieceProcessor:
+        """The model with one more piece: the character by itself, which nothing is merged with."""
+        # A serialized protocol buffer and another make, end to end, one with the repeated fields of both. Here
+        # ModelProto.pieces (1) has piece (1), score (2) and type (3) = USER_DEFINED.
+        text = anchor.encode()
+        piece = b"\x0a" + bytes([len(text)]) + text + b"\x15\0\0\0\0\x18\x04"
+        return _read(self._model + b"\x0a" + bytes([len(piece)]) + piece)
 
     def _spell(self, name: str) -> list[int]:
         if self._byte_ids is not None:
             return [self._byte_ids[byte] for byte in name.encode()]
         return [self._processor.piece_to_id(character) for character in name]
 
-    def _text_bytes(self, ids: Sequence[int]) -> bytes:
-        text = super()._text_bytes(ids)
-        return text.removeprefix(b" ") if self._adds_space else text
+    def _text_bytes(self, ids: Sequence[int], *, begins: bool, ends: bool) -> bytes:
+        text = super()._text_bytes(ids, begins=begins, ends=ends)
+        return text.removeprefix(b" ") if begins and self._adds_space else text
 
 
 def _read(model: bytes) -> sentencepiece.SentencePieceProcessor:
