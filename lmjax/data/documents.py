@@ -29,12 +29,14 @@ class Document:
         texts (``data.members``) they are those of one member after the other, equally many of each.
       undecodable_bytes: bytes that were not UTF-8 and were replaced.
       markers: for each part, the names of the special tokens before it; empty for none at all.
+      befores: with markers, the text that stands before each part in the document, whose order the parts have left.
     """
 
     name: str
     parts: tuple[tuple[str, float], ...]
     undecodable_bytes: int = 0
     markers: tuple[tuple[str, ...], ...] = ()
+    befores: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

@@ -12,6 +12,7 @@ from lmjax.data.documents import Document, read_documents, split_document
 from lmjax.data.middle import middle_last
 from lmjax.data.shards import SPLITS, ShardWriter, write_json
 from lmjax.data.sources import Piece
+from lmjax.tokenizers.base import texts_before
 from lmjax.tokenizers.vocabulary import Vocabulary
 
 BATCH_CHARACTERS = 1 << 20
@@ -25,8 +26,13 @@ class Tokenizer(Protocol):
     def vocabulary(self) -> Vocabulary:
         """The facts of its ids."""
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int | None = None) -> Sequence[Any]:
-        """Token ids (integer sequences) of each text; text never yields special ids."""
+    def encode_batch(
+        self, texts: Sequence[str], *, after: Sequence[str | None] | None = None, num_threads: int | None = None
+    ) -> Sequence[Any]:
+        """Token ids (integer sequences) of each text; text never yields special ids.
+
+        ``after`` is the text before each, None for one that begins a document.
+        """
 
     def save(self, folder: pathlib.Path) -> Any:
         """Writes the tokenizer to a folder."""
@@ -118,7 +124,8 @@ def _write_batch(
     before = [vocabulary.require("bos", needed_by="data.add_bos=True")] if config.add_bos else []
     after = [vocabulary.require("eos", needed_by="data.add_eos=True")] if config.add_eos else []
     texts = [text for _, document in batch for text, _ in document.parts]
-    encoded = iter(tokenizer.encode_batch(texts, num_threads=job.num_threads))
+    befores = [before for _, document in batch for before in _texts_before(config, document)]
+    encoded = iter(tokenizer.encode_batch(texts, after=befores, num_threads=job.num_threads))
     empty_documents = 0
     for split, document in batch:
         markers = document.markers or ((),) * len(document.parts)
@@ -144,6 +151,17 @@ def _write_batch(
                 weights=weights,
             )
     return empty_documents
+
+
+def _texts_before(config: DataConfig, document: Document) -> list[str | None]:
+    """What stands before each part: None where a document begins, "" where only a special token does."""
+    if document.markers:
+        return [*document.befores]
+    size = len(document.parts) // config.num_members
+    befores: list[str | None] = []
+    for start in range(0, len(document.parts), size):
+        befores += texts_before([text for text, _ in document.parts[start : start + size]])
+    return befores
 
 
 def _marker_ids(vocabulary: Vocabulary, names: Sequence[str]) -> np.ndarray:

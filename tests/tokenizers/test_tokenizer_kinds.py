@@ -136,7 +136,7 @@ def test_words_of_a_script_without_spaces():
     assert "".join(words) == "我们喜欢在河边" and len(words) >= 3
     thai = build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=320), lambda: [THAI])
     assert thai.vocabulary.word_start_V is None
-    assert len(starts(ours("bytes"), "我们 of 日本")) == 5
+    assert len(starts(ours("bytes"), "我们 of日本")) == 5
 
 
 def test_a_mark_at_the_end_of_a_word_begins_the_next():
