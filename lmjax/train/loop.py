@@ -30,7 +30,8 @@ from lmjax.train.run_folder import CHECKPOINTS, claim, has_checkpoint, naming
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, Metrics
-from lmjax.train.validate import fixed_batches, validate
+from lmjax.train.text_bytes import text_bytes
+from lmjax.train.validate import fixed_batches, measure
 from lmjax.types import Rows
 
 
@@ -90,7 +91,7 @@ def _open_rows(config: RunConfig, corpus: Corpus) -> dict[str, RowSource]:
         train_rows.cut(phase.row_length)
     rows = {"train": train_rows}
     if corpus.has_validation:
-        rows["valid"] = corpus.rows("valid", row_length=length, seed=None, num_streams=streams)
+        rows["valid"] = corpus.whole_rows("valid", objective=config.objective, train=config.train)
     return rows
 
 
@@ -113,6 +114,8 @@ class _Loop:
         self.folder = folder
         self.checkpoints = checkpoints
         self.valid: dict[str, float] = {}
+        self.valid_bytes = text_bytes(corpus, "valid") if "valid" in rows else None
+        self.said_no_bits = False
         self.curriculum = curriculum(config.objective, config.train)
         self.pending: tuple[int, Metrics] | None = None
         self.throughput = Throughput()
@@ -264,7 +267,11 @@ class _Loop:
             batches = fixed_batches(
                 self.learner, self.rows["valid"], batch_size=train.batch_size, num_batches=train.eval_batches
             )
-            self.valid = validate(self.learner, params, batches)
+            measured = measure(self.learner, params, batches, self.valid_bytes)
+        self.valid = measured.numbers
+        if measured.no_bits_per_byte and not self.said_no_bits:
+            self.progress.note(measured.no_bits_per_byte)
+            self.said_no_bits = True
         self.watchdog.touch(step)
         self.writers.write(step, {f"valid/{name}": value for name, value in self.valid.items()})
         self.progress.note(f"step {step}: " + ", ".join(f"valid/{k} {v:.4f}" for k, v in self.valid.items()))
