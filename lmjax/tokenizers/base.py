@@ -246,32 +246,37 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     folder = pathlib.Path(folder)
     metadata, files = read_folder(folder)
     kind, special_tokens = metadata["kind"], metadata["special_tokens"]
-    tokenizer: Tokenizer
-    # Imported here so that a tokenizer costs only its own library.
-    if kind == "bytes":
-        from lmjax.tokenizers.byte import ByteTokenizer
-
-        tokenizer = ByteTokenizer(special_tokens)
-    elif kind == "bpe":
-        from lmjax.tokenizers.bpe import BytePairTokenizer
-
-        tokenizer = BytePairTokenizer.from_files(files, special_tokens)
-    elif kind in ("sentencepiece_bpe", "sentencepiece_unigram"):
-        from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
-
-        tokenizer = SentencePieceTokenizer.from_files(files, special_tokens)
-    elif kind == "huggingface":
-        from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
-
-        tokenizer = HuggingFaceTokenizer.from_files(files, special_tokens)
-    else:
-        raise ValueError(f"{folder / METADATA}: kind {kind!r} is not known to this version of lmjax")
+    try:
+        tokenizer = _of_kind(kind, files, special_tokens)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     if tokenizer.fingerprint != metadata["fingerprint"]:
         raise ValueError(
             f"{folder / METADATA}: its fingerprint {metadata['fingerprint'][:12]} is not the files' "
             f"{tokenizer.fingerprint[:12]}: the folder was edited; restore it, or train the tokenizer again"
         )
     return tokenizer
+
+
+def _of_kind(kind: str, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Tokenizer:
+    # Imported here so that a tokenizer costs only its own library.
+    if kind == "bytes":
+        from lmjax.tokenizers.byte import ByteTokenizer
+
+        return ByteTokenizer(special_tokens)
+    if kind == "bpe":
+        from lmjax.tokenizers.bpe import BytePairTokenizer
+
+        return BytePairTokenizer.from_files(files, special_tokens)
+    if kind in ("sentencepiece_bpe", "sentencepiece_unigram"):
+        from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer.from_files(files, special_tokens)
+    if kind == "huggingface":
+        from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.from_files(files, special_tokens)
+    raise ValueError(f"{METADATA}: kind {kind!r} is not known to this version of lmjax")
 
 
 def texts_before(parts: Sequence[str]) -> list[str | None]:

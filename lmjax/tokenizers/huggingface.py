@@ -12,10 +12,12 @@ import tokenizers
 from lmjax.tokenizers.anchor import anchor_for
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.bpe import byte_alphabet, unspell
+from lmjax.tokenizers.declared import read_role_names, write_role_names
 from lmjax.tokenizers.special import append_special_tokens
 
 _FILE = "tokenizer.json"
-_ROLES_FILE = "special_tokens_map.json"
+_MOST_IDS_PER_TOKEN, _MOST_GAPS = 4, 100_000
+"""Ids a definition may have, of so many tokens: beyond that a single wrong id would fill the memory."""
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -107,17 +109,19 @@ class HuggingFaceTokenizer(Tokenizer):
         """
         if _FILE not in files:
             raise ValueError(f"the tokenizer's metadata lists no {_FILE}: restore it, or save the tokenizer again")
-        named = json.loads(files[_ROLES_FILE]) if _ROLES_FILE in files else {}
-        role_names = {key.removesuffix("_token"): name for key, name in named.items()}
-        return cls(files[_FILE], special_tokens, role_names=role_names)
+        return cls(files[_FILE], special_tokens, role_names=read_role_names(files, special_tokens))
 
     def files(self) -> dict[str, bytes]:
         """The definition, and the roles it does not tell."""
-        named = {f"{role}_token": name for role, name in self.role_names.items()}
-        return {_FILE: self._definition, **({_ROLES_FILE: json.dumps(named).encode()} if named else {})}
+        return {_FILE: self._definition, **write_role_names(self.role_names)}
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        try:
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:
+            raise ValueError(f"the tokenizer cannot encode {text[:40]!r} ({error}): check its tokenizer.json") from None
 
     def _encode_later(self, before: str, text: str) -> list[int]:
         if self._style.suffix or not (self._adds_space or self._drops_spaces):
@@ -215,10 +219,44 @@ def _without_prefix_space(node: object) -> None:
 def _read(definition: bytes) -> tuple[tokenizers.Tokenizer, dict]:
     try:
         text = definition.decode()
-        return tokenizers.Tokenizer.from_str(text), json.loads(text)
-    # The library raises a bare Exception for a definition it cannot read.
-    except Exception as error:
+        fields = json.loads(text)
+        _check_patterns(fields)
+        _check_merges(fields["model"])
+        library = tokenizers.Tokenizer.from_str(text)
+        # A definition may be read and panic at its first text.
+        library.encode("a b")
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # The library raises a bare Exception for a definition it cannot read, and no Exception at all where it panics.
+    except BaseException as error:
         raise ValueError(f"not a Hugging Face tokenizer.json ({error}): check tokenizer.path") from None
+    num_tokens, size = library.get_vocab_size(with_added_tokens=True), _size(library)
+    if size > _MOST_IDS_PER_TOKEN * num_tokens + _MOST_GAPS:
+        raise ValueError(f"its {num_tokens} tokens have ids up to {size - 1}: correct the id that is out of place")
+    return library, fields
+
+
+def _check_patterns(node: object) -> None:
+    """Raises what the library says of a regular expression it cannot read, before it panics at one."""
+    if isinstance(node, dict):
+        pattern = node.get("Regex")
+        if isinstance(pattern, str):
+            tokenizers.Regex(pattern)
+        for value in node.values():
+            _check_patterns(value)
+    elif isinstance(node, list):
+        for value in node:
+            if isinstance(value, dict | list):
+                _check_patterns(value)
+
+
+def _check_merges(model: dict) -> None:
+    """Refuses merges whose second piece lacks the prefix of pieces within a word: the library aborts at them."""
+    prefix = model.get("continuing_subword_prefix")
+    if prefix and isinstance(prefix, str):
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges") or ()]
+        if not all(pair[-1].startswith(prefix) for pair in pairs):
+            raise ValueError(f"merges without the continuing_subword_prefix {prefix!r}")
 
 
 def _size(tokenizer: tokenizers.Tokenizer) -> int:
