@@ -39,8 +39,9 @@ def load_tokenizer_files(folder: pathlib.Path, hf_config: Mapping[str, Any]) -> 
         ) from None
     if isinstance(tokenizer, HuggingFaceTokenizer):
         return _with_further_roles(tokenizer, hf_config)
-    is_t5 = isinstance(tokenizer, SentencePieceTokenizer) and hf_config.get("model_type") == "t5"
-    return _with_sentinels(folder, tokenizer) if is_t5 and not tokenizer.vocabulary.sentinel_ids else tokenizer
+    if isinstance(tokenizer, SentencePieceTokenizer) and hf_config.get("model_type") == "t5":
+        return tokenizer if tokenizer.vocabulary.sentinel_ids else _with_sentinels(folder, tokenizer)
+    return tokenizer
 
 
 def _with_further_roles(tokenizer: HuggingFaceTokenizer, hf_config: Mapping[str, Any]) -> HuggingFaceTokenizer:

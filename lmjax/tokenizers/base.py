@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,7 @@ class Tokenizer(abc.ABC):
             word_start_V, word_end_V = (np.pad(bound_V, (0, len(following))) for bound_V in bounds)
             # A special token is never glued to the word before it.
             word_start_V[list(special_tokens.values())] = True
+        ids_of_roles: dict[str, Any] = {f"{role}_id": token_id for role, token_id in roles.items()}
         self._facts = Vocabulary(
             size=len(self.token_bytes),
             sentinel_ids=tuple(sentinels.values()),
@@ -87,7 +89,7 @@ class Tokenizer(abc.ABC):
             word_end_V=word_end_V,
             sentence_end_V=np.array([ends_sentence(token) for token in self.token_bytes], bool),
             fingerprint=_fingerprint(kind, len(self.token_bytes), special_tokens, roles, definition),
-            **{f"{role}_id": token_id for role, token_id in roles.items()},
+            **ids_of_roles,
         )
         self._name_of = {token_id: name for name, token_id in special_tokens.items()}
         self._between_documents = {roles[role] for role in ("bos", "eos", "cls", "sep", "pad") if role in roles}
@@ -218,7 +220,7 @@ class Tokenizer(abc.ABC):
     def _spelled(self) -> dict[int, list[int]]:
         """For each special id that text can reach in the encoder: the ids to put in its place."""
         reached = {i for name, i in self.special_tokens.items() if i in self._encode(name)}
-        reached.discard(self._facts.unk_id)  # type: ignore[arg-type]
+        reached.discard(self._facts.unk_id)
         return {i: [j for j in self._spell(self._name_of[i]) if j not in reached] for i in reached}
 
     def _spell(self, name: str) -> list[int]:
