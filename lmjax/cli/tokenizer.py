@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from lmjax.cli.recipe import parse_recipe
+from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer, describe
 from lmjax.train.corpus import TOKENIZER, automatic_folder, load_or_train_tokenizer
 
@@ -24,6 +25,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("source", help="a recipe, a run, a prepared folder, or the folder or file of a tokenizer")
     parser.add_argument("--text", default=EXAMPLE, help="text to cut into tokens")
     options, overrides = parser.parse_known_args(list(arguments))
+    refuse_address("source", options.source)
     source = pathlib.Path(options.source)
     if source.is_dir() or source.suffix in _FILES:
         if overrides:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import jax
@@ -35,7 +35,6 @@ def open_rows(
     tokenizer_fingerprint: str | None = None,
     whole: bool = False,
     eos_id: int | None = None,
-    verify: Literal["size", "checksum"] = "checksum",
 ) -> RowSource:
     """The rows of a split as ``config.packing`` says, of one folder or of the mixture.
 
@@ -51,7 +50,6 @@ def open_rows(
       tokenizer_fingerprint: refuse shards another tokenizer made.
       whole: for evaluation: all of the split once, see :mod:`lmjax.data.whole`; of a mixture, its sources so.
       eos_id: with ``whole``, the token that an unbroken text begins after.
-      verify: see :func:`lmjax.data.reader.open_shards`.
 
     Raises:
       ValueError: no folder is given, or one cannot be used (see ``open_shards`` and ``WindowRows``).
@@ -62,7 +60,7 @@ def open_rows(
     sources: list[RowSource] = []
     for number, path in enumerate(config.mixture or (folder,)):
         assert path is not None
-        shards = open_shards(path, split, tokenizer_fingerprint=tokenizer_fingerprint, verify=verify)
+        shards = open_shards(path, split, tokenizer_fingerprint=tokenizer_fingerprint, verify=config.verify)
         if shards.members != config.members:
             raise ValueError(
                 f"{path} was prepared with data.members={shards.members}, here it is {config.members}: set it to that "

@@ -13,6 +13,7 @@ from lmjax.tokenizers.anchor import anchor_for
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.bpe import byte_alphabet, unspell
 from lmjax.tokenizers.declared import read_role_names, write_role_names
+from lmjax.tokenizers.panics import is_panic
 from lmjax.tokenizers.special import append_special_tokens
 
 _FILE = "tokenizer.json"
@@ -118,9 +119,9 @@ class HuggingFaceTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         try:
             return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
         except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
             raise ValueError(f"the tokenizer cannot encode {text[:40]!r} ({error}): check its tokenizer.json") from None
 
     def _encode_later(self, before: str, text: str) -> list[int]:
@@ -225,10 +226,10 @@ def _read(definition: bytes) -> tuple[tokenizers.Tokenizer, dict]:
         library = tokenizers.Tokenizer.from_str(text)
         # A definition may be read and panic at its first text.
         library.encode("a b")
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    # The library raises a bare Exception for a definition it cannot read, and no Exception at all where it panics.
+    # The library raises a bare Exception for a definition it cannot read.
     except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise ValueError(f"not a Hugging Face tokenizer.json ({error}): check tokenizer.path") from None
     num_tokens, size = library.get_vocab_size(with_added_tokens=True), _size(library)
     if size > _MOST_IDS_PER_TOKEN * num_tokens + _MOST_GAPS:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from lmjax.data.pipeline import batches, device_batches, process_share
 from lmjax.data.rows import RowSource
 from lmjax.losses import bits_per_byte, perplexity
 from lmjax.models.parameters import Params
+from lmjax.train.scored import refuse_unscored
 from lmjax.train.step import Learner
 from lmjax.train.text_bytes import WHY_NONE, TextBytes
 from lmjax.types import Rows
@@ -46,7 +47,14 @@ class Measured:
     no_bits_per_byte: str | None
 
 
-def validate(learner: Learner, params: Params, rows: Iterable[Rows], text: TextBytes | None = None) -> dict[str, float]:
+def validate(
+    learner: Learner,
+    params: Params,
+    rows: Iterable[Rows],
+    text: TextBytes | None = None,
+    *,
+    after_batch: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
     """``loss`` (mean nats of a scored token), ``perplexity``, ``bits_per_byte``, and ``<term>/loss`` of further terms.
 
     Where no term is called ``loss`` that is the objective's total. Of a mixture there is ``<name>/loss`` and
@@ -58,17 +66,29 @@ def validate(learner: Learner, params: Params, rows: Iterable[Rows], text: TextB
       params: its parameters.
       rows: the batches.
       text: what is known of the bytes of their text; ``None``: what the vocabulary knows.
+      after_batch: called when a batch has been computed.
+
+    Raises:
+      NothingScored: an objective has no position that counts in any of the rows.
     """
-    return measure(learner, params, rows, text).numbers
+    return measure(learner, params, rows, text, after_batch=after_batch).numbers
 
 
-def measure(learner: Learner, params: Params, rows: Iterable[Rows], text: TextBytes | None = None) -> Measured:
+def measure(
+    learner: Learner,
+    params: Params,
+    rows: Iterable[Rows],
+    text: TextBytes | None = None,
+    *,
+    after_batch: Callable[[], object] = lambda: None,
+) -> Measured:
     """:func:`validate`, with what was scored."""
     text = text or TextBytes(exact_table=learner.vocabulary.exact_bytes)
-    totals = _totals(learner, params, rows)
+    totals = _totals(learner, params, rows, after_batch)
     terms: dict[str, jax.Array] = {}
     numbers: dict[str, float] = {}
     for name, sums in totals.items():
+        refuse_unscored(sums, name, learner.components[name].objective)
         prefix = f"{name}/" if name else ""
         terms |= {f"{prefix}{term}": jnp.asarray(mean) for term, mean in term_means(sums).items()}
         own = means(sums, measures=learner.components[name].objective.measures, text=text)
@@ -82,7 +102,9 @@ def measure(learner: Learner, params: Params, rows: Iterable[Rows], text: TextBy
     )
 
 
-def _totals(learner: Learner, params: Params, rows: Iterable[Rows]) -> dict[str, dict[str, float]]:
+def _totals(
+    learner: Learner, params: Params, rows: Iterable[Rows], after_batch: Callable[[], object] = lambda: None
+) -> dict[str, dict[str, float]]:
     """The sums of each component over all batches, added in double precision on the host."""
     key = jax.random.key(0)
     totals: dict[str, dict[str, float]] | None = None
@@ -101,9 +123,10 @@ def _totals(learner: Learner, params: Params, rows: Iterable[Rows]) -> dict[str,
             sums = {}
             for name, one in learner.components.items():
                 sums[name], carries[name] = one.eval_step(params, batch, batch_key, carries[name])
+            # Read when the next batch is under way: the device never waits, and no more than two are in memory.
             if waiting is not None:
                 totals = add(totals, waiting)
-            # Read when the next batch is under way, so that the device never waits.
+                after_batch()
             waiting = sums
     assert waiting is not None, "a split has at least one row"
     return add(totals, waiting)
