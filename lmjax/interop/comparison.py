@@ -16,7 +16,7 @@ _INDIFFERENT = (
     "remat", "dtype", "attention",
 )  # fmt: skip
 _OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta")
-_OF_RELATIVE = ("relative_buckets", "relative_max_distance", "relative_past_only")
+_OF_RELATIVE = ("relative_per_layer", "relative_buckets", "relative_max_distance", "relative_past_only")
 
 
 def structural_differences(wanted: ModelConfig, found: ModelConfig) -> list[str]:
@@ -42,6 +42,7 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
         "head_width": config.key_width,
         "feedforward_width": config.hidden_width,
         "qkv_bias": bias if config.qkv_bias is None else config.qkv_bias,
+        "out_bias": bias if config.out_bias is None else config.out_bias,
         "norm_bias": config.norm == "layernorm" and (bias if config.norm_bias is None else config.norm_bias),
         "attention_scale": config.attention_scale or config.key_width**-0.5,
         "windows": shortest_pattern(unrolled(config.windows, config.num_layers)),

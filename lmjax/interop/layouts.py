@@ -138,8 +138,37 @@ class Interleaved:
 
 
 @dataclasses.dataclass(frozen=True)
+class NeighbouringPairs:
+    """A projection [D, N, H] to queries or keys whose first ``rotated`` dimensions theirs turns in pairs (2i, 2i + 1).
+
+    Ours turns the pairs (i, i + rotated / 2), so the dimensions of each head change places: all even ones come
+    first. Queries and keys change alike, and their products are the same.
+    """
+
+    rotated: int
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """As :class:`Linear`."""
+        return Linear().shape(ours)
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """In neighbouring pairs, then as :class:`Linear`."""
+        (array,) = ours
+        return Linear().to_theirs([array[..., np.argsort(self._places(array.shape[-1]))]])
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """As :class:`Linear`, then in two halves."""
+        return [array[..., self._places(array.shape[-1])] for array in Linear().to_ours(theirs, shapes)]
+
+    def _places(self, head_width: int) -> np.ndarray:
+        """Which dimension of theirs each of ours is."""
+        turned = np.arange(self.rotated)
+        return np.concatenate([turned[::2], turned[1::2], np.arange(self.rotated, head_width)])
+
+
+@dataclasses.dataclass(frozen=True)
 class FirstRowsUnused:
-    """A position table whose first ``rows`` rows stand for no position (RoBERTa, BART); written as zeros."""
+    """A position table whose first ``rows`` rows stand for no position (RoBERTa, BART, OPT); written as zeros."""
 
     rows: int
 

@@ -25,7 +25,7 @@ _KEYS = {
 
 
 def read_rope(
-    hf: HuggingFaceConfig, *, max_length: int, theta: float = 10_000.0, fraction: float = 1.0
+    hf: HuggingFaceConfig, *, max_length: int, theta: float = 10_000.0, fraction: float | None = None
 ) -> dict[str, Any]:
     """The fields of :class:`~lmjax.models.config.ModelConfig` on rotary positions.
 
@@ -33,27 +33,34 @@ def read_rope(
       hf: their configuration.
       max_length: its ``max_position_embeddings``.
       theta: base when it says nothing.
-      fraction: share of a head's dimensions that turn, when it says nothing.
+      fraction: share of a head's dimensions that turn, when it says nothing; None for families of which
+        transformers turns all dimensions whatever ``partial_rotary_factor`` says.
 
     Raises:
       ValueError: a kind of scaling, or a key of it, that is not implemented.
     """
     theta = hf.get("rope_theta", theta)
-    fraction = hf.get("partial_rotary_factor", fraction)
+    if fraction is not None:
+        fraction = hf.get("partial_rotary_factor", fraction)
     parameters = hf.get("rope_parameters", None)
     parameters = hf.get("rope_scaling", None) or parameters or {}
     return read_rope_parameters(hf, parameters, max_length=max_length, theta=theta, fraction=fraction)
 
 
 def read_rope_parameters(
-    hf: HuggingFaceConfig, parameters: dict[str, Any], *, max_length: int, theta: float, fraction: float
+    hf: HuggingFaceConfig, parameters: dict[str, Any], *, max_length: int, theta: float, fraction: float | None
 ) -> dict[str, Any]:
     """As :func:`read_rope`, from one dictionary of parameters."""
     values = {key: value for key, value in parameters.items() if value is not None}
     kind = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
     theta = values.pop("rope_theta", theta)
-    fraction = values.pop("partial_rotary_factor", fraction)
+    their_fraction = values.pop("partial_rotary_factor", fraction)
+    if fraction is None and kind != "default" and their_fraction not in (None, 1):
+        raise hf.refusal("partial_rotary_factor", their_fraction, f"with scaled frequencies of kind {kind!r}")
+    fraction = 1.0 if fraction is None else their_fraction
+    # A note of whoever trained it.
+    values.pop("finetuned", None)
     if kind not in _KEYS:
         raise hf.refusal("rope_scaling", parameters, f"of kind {kind!r}; known are {', '.join(_KEYS)}")
     if kind == "yarn" and values.get("truncate", True) is True:
