@@ -55,7 +55,7 @@ def read_rope_parameters(
     kind = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
     theta = values.pop("rope_theta", theta)
-    their_fraction = values.pop("partial_rotary_factor", fraction)
+    their_fraction = values.pop("partial_rotary_factor", fraction or hf.values.get("partial_rotary_factor"))
     if fraction is None and kind != "default" and their_fraction not in (None, 1):
         raise hf.refusal("partial_rotary_factor", their_fraction, f"with scaled frequencies of kind {kind!r}")
     fraction = 1.0 if fraction is None else their_fraction

@@ -1,17 +1,20 @@
 """Against transformers itself (`make test-parity`): its models read here, ours read there, on new random weights."""
 
 import dataclasses
+import importlib
 import importlib.util
+import inspect
 import json
 import pathlib
+import re
 
 import hf
 import jax
 import numpy as np
 import pytest
 
-from lmjax.interop import load_pretrained, save_pretrained
-from lmjax.interop.pretrained import module_of
+from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
+from lmjax.interop.pretrained import module_of, read_config
 from lmjax.interop.tokenizer_files import save_tokenizer_files
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 
@@ -85,6 +88,20 @@ def test_their_tokenizer_gives_our_ids(kind, tmp_path):
     for text in texts[:3]:
         assert theirs.encode(text, add_special_tokens=False) == tokenizer.encode(text).tolist()
         assert theirs.decode(tokenizer.encode(text).tolist()) == text
+
+
+@pytest.mark.parametrize("name", sorted({family.model_type for family in FAMILIES.values()}))
+def test_keys_that_their_code_reads_are_asked_for(name):
+    """A file of defaults is read, and no key of it that their model reads is passed over as one it does not read."""
+    family = next(family for family in FAMILIES.values() if family.model_type == name)
+    values = json.loads(transformers.CONFIG_MAPPING[name]().to_json_string(use_diff=False))
+    passed = read_config(family, values, ())[0].passed
+    module = name.removesuffix("_text").replace("-", "_")
+    source = inspect.getsource(importlib.import_module(f"transformers.models.{module}.modeling_{module}"))
+    read = {*re.findall(r"config\.(\w+)", source), *re.findall(r'getattr\(\w*\.?config, "(\w+)"', source)}
+    of_other_heads = re.compile("^summary_|^classifier_pooling$|^deterministic_flash_attn$|^sinusoidal_pos_embds$")
+    # Those named change how a batch is laid out, what other heads do, or initial values.
+    assert not {key for key in passed.not_read.keys() & read if not of_other_heads.search(key)}
 
 
 def test_references_are_what_the_script_makes(tmp_path):
