@@ -23,9 +23,12 @@ _KEYS = {
     "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
 }
 
+TURN_PART = ("gpt_neox", "phi", "phi3")
+"""The ``model_type`` of families whose heads may turn in part."""
+
 
 def read_rope(
-    hf: HuggingFaceConfig, *, max_length: int, theta: float = 10_000.0, fraction: float | None = None
+    hf: HuggingFaceConfig, *, max_length: int, theta: float = 10_000.0, fraction: float = 1.0
 ) -> dict[str, Any]:
     """The fields of :class:`~lmjax.models.config.ModelConfig` on rotary positions.
 
@@ -33,14 +36,13 @@ def read_rope(
       hf: their configuration.
       max_length: its ``max_position_embeddings``.
       theta: base when it says nothing.
-      fraction: share of a head's dimensions that turn, when it says nothing; None for families of which
-        transformers turns all dimensions whatever ``partial_rotary_factor`` says.
+      fraction: share of a head's dimensions that turn, when it says nothing.
 
     Raises:
       ValueError: a kind of scaling, or a key of it, that is not implemented.
     """
     theta = hf.get("rope_theta", theta)
-    if fraction is not None:
+    if turns_part(hf):
         fraction = hf.get("partial_rotary_factor", fraction)
     parameters = hf.get("rope_parameters", None)
     parameters = hf.get("rope_scaling", None) or parameters or {}
@@ -48,17 +50,19 @@ def read_rope(
 
 
 def read_rope_parameters(
-    hf: HuggingFaceConfig, parameters: dict[str, Any], *, max_length: int, theta: float, fraction: float | None
+    hf: HuggingFaceConfig, parameters: dict[str, Any], *, max_length: int, theta: float, fraction: float
 ) -> dict[str, Any]:
     """As :func:`read_rope`, from one dictionary of parameters."""
     values = {key: value for key, value in parameters.items() if value is not None}
     kind = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
     theta = values.pop("rope_theta", theta)
-    their_fraction = values.pop("partial_rotary_factor", fraction or hf.values.get("partial_rotary_factor"))
-    if fraction is None and kind != "default" and their_fraction not in (None, 1):
-        raise hf.refusal("partial_rotary_factor", their_fraction, f"with scaled frequencies of kind {kind!r}")
-    fraction = 1.0 if fraction is None else their_fraction
+    part = values.pop("partial_rotary_factor", None)
+    if turns_part(hf):
+        fraction = fraction if part is None else part
+    elif kind != "default" and (part := part or hf.values.get("partial_rotary_factor")) not in (None, 1):
+        # Theirs would compute fewer frequencies than it needs.
+        raise hf.refusal("partial_rotary_factor", part, f"with scaled frequencies of kind {kind!r}")
     # A note of whoever trained it.
     values.pop("finetuned", None)
     if kind not in _KEYS:
@@ -73,6 +77,11 @@ def read_rope_parameters(
         kind="none" if kind == "default" else kind, **{_OURS[key]: _number(value) for key, value in values.items()}
     )
     return {"rope_theta": float(theta), "rope_fraction": float(fraction), "rope_scaling": scaling}
+
+
+def turns_part(hf: HuggingFaceConfig) -> bool:
+    """Whether ``partial_rotary_factor`` counts in this family; others turn all of a head whatever it says."""
+    return hf.values.get("model_type") in TURN_PART
 
 
 def _number(value: Any) -> Any:

@@ -15,6 +15,7 @@ import pytest
 
 from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
 from lmjax.interop.pretrained import module_of, read_config
+from lmjax.interop.rope_config import TURN_PART
 from lmjax.interop.tokenizer_files import save_tokenizer_files
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 
@@ -101,6 +102,7 @@ def test_keys_that_their_code_reads_are_asked_for(name):
     module = name.removesuffix("_text").replace("-", "_")
     source = inspect.getsource(importlib.import_module(f"transformers.models.{module}.modeling_{module}"))
     read = {*re.findall(r"config\.(\w+)", source), *re.findall(r'getattr\(\w*\.?config, "(\w+)"', source)}
+    assert ("partial_rotary_factor" in source) == (name in TURN_PART)
     # These are about other heads, the precision and order of sums, and initial values.
     indifferent = {"classifier_pooling", "deterministic_flash_attn", "reorder_and_upcast_attn", "sinusoidal_pos_embds"}
     assert not {key for key in passed.not_read.keys() & read if not key.startswith("summary_")} - indifferent
