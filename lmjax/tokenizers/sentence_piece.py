@@ -16,7 +16,7 @@ from typing import Self
 import sentencepiece
 
 from lmjax.tokenizers.base import Tokenizer
-from lmjax.tokenizers.special import append_special_tokens, is_known_name
+from lmjax.tokenizers.special import append_special_tokens, is_known_name, is_sentinel
 
 SPACE = "\u2581"
 _FILE = "tokenizer.model"
@@ -105,11 +105,8 @@ class SentencePieceTokenizer(Tokenizer):
           ValueError: ``model`` is not a SentencePiece model.
         """
         processor = _read(model)
-        present = {
-            processor.id_to_piece(i): i
-            for i in range(processor.vocab_size())
-            if processor.is_control(i) or processor.is_unknown(i) or is_known_name(processor.id_to_piece(i))
-        }
+        names = {i: _special_name(processor, i) for i in range(processor.vocab_size())}
+        present = {name: i for i, name in names.items() if name is not None}
         return cls(model, append_special_tokens(present, special_names, first_id=processor.vocab_size()))
 
     @classmethod
@@ -154,6 +151,16 @@ def _read(model: bytes) -> sentencepiece.SentencePieceProcessor:
     if processor is None or not processor.vocab_size():
         raise ValueError("not a SentencePiece model, or a damaged one: check tokenizer.path")
     return processor
+
+
+def _special_name(processor: sentencepiece.SentencePieceProcessor, token_id: int) -> str | None:
+    """The name of a special token; None for pieces of text."""
+    piece = processor.id_to_piece(token_id)
+    if processor.is_control(token_id) or processor.is_unknown(token_id) or is_known_name(piece):
+        return piece
+    # The model of mT5 has T5's sentinels among its pieces, as words of their own.
+    word = piece.removeprefix(SPACE)
+    return word if is_sentinel(word) else None
 
 
 def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, token_id: int) -> bytes:
