@@ -74,7 +74,6 @@ NOT_READ = frozenset(
 """Keys found in published files of families whose code in transformers never reads them. A family that does read one
 asks for it, and it is then not among these."""
 
-
 NOTES = re.compile(r"^_|^unsloth|^transformers|version$|license|author")
 """Names of notes: of transformers to itself, which begin with an underscore, and of whoever published the file."""
 

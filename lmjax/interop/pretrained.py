@@ -95,9 +95,18 @@ def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (),
         aliases=family.aliases,
         buffers=family.buffers,
         unused=family.unused(config),
-        head=family.head,
+        head=_absent_head(family, values),
     )
     return Pretrained(family, config, params, values, new, hf.passed)
+
+
+def _absent_head(family: Family, values: Mapping[str, Any]) -> Sequence[str]:
+    """Which parameters may be absent all together: an encoder's head, and a decoder's where a base model was saved."""
+    architectures = values.get("architectures")
+    if family.form != "decoder" or not isinstance(architectures, list):
+        return family.head
+    is_base = any(str(name).endswith("Model") and not str(name).endswith("HeadModel") for name in architectures)
+    return ("head_weight_DV", "head_bias_V") if is_base else ()
 
 
 def read_config(

@@ -107,6 +107,23 @@ def test_missing_superfluous_and_misshapen_tensors_are_named(folder):
     assert "'model.norm.weight' is I8, quantised perhaps" in refusal(folder)
 
 
+def test_a_decoder_saved_as_a_base_model_gets_a_new_head(folder):
+    def without_head(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+        tensors.pop("lm_head.weight")
+
+    edit_tensors(folder, without_head)
+    assert "tensor 'lm_head.weight' is missing" in refusal(folder)
+    edit(folder, architectures=["LlamaModel"])
+    model = load_pretrained(folder, **how_to_run(hf.loaded("llama3").config))
+    assert [*model.new] == ["head_weight_DV"] and "head_weight_DV" not in model.params
+    kept = {name: part for name, part in hf.loaded("llama3").params.items() if name != "head_weight_DV"}
+    assert jax.tree.all(jax.tree.map(np.array_equal, kept, model.params))
+    edit_tensors(folder, lambda tensors: tensors.pop("norm.weight"))
+    assert "'model.norm.weight' is missing" in refusal(folder)
+
+
 def test_tied_tensors_may_be_stored_twice_if_they_are_equal(tmp_path):
     folder = shutil.copytree(hf.FOLDERS["oracle_gpt2"], tmp_path / "model")
     table = load_file(folder / SINGLE)["transformer.wte.weight"]
