@@ -204,7 +204,6 @@ def test_folders_without_a_readable_config_are_refused(folder):
         ({"positions": "alibi"}, "model.positions='alibi'"),
         ({"attention_softcap": 3.0}, "model.attention_softcap=3.0"),
         ({"windows": (3, 5)}, "model.windows=(3, 5)"),
-        ({"attention_scale": 0.5}, "model.attention_scale=0.5"),
     ],
 )
 def test_export_refuses_what_no_family_can_express(fields, said, tmp_path):

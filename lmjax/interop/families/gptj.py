@@ -1,15 +1,47 @@
 """GPT-J (Wang & Komatsuzaki 2021): attention and feed-forward side by side, rotary positions on part of a head."""
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lmjax.interop.families.gpt2 import ACTIVATIONS, their_activation
 from lmjax.interop.family import Family, Ids
 from lmjax.interop.hf_config import HuggingFaceConfig
-from lmjax.interop.layouts import Flat, NeighbouringPairs
+from lmjax.interop.layouts import Flat, Linear, Shape
 from lmjax.interop.table import HEAD, Rule, linear, norm, same
 from lmjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighbouringPairs:
+    """A projection [D, N, H] to queries or keys whose first ``rotated`` dimensions theirs turns in pairs (2i, 2i + 1).
+
+    Ours turns the pairs (i, i + rotated / 2), so the dimensions of each head change places: all even ones come
+    first. Queries and keys change alike, and their products are the same.
+    """
+
+    rotated: int
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """As :class:`Linear`."""
+        return Linear().shape(ours)
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """In neighbouring pairs, then as :class:`Linear`."""
+        (array,) = ours
+        return Linear().to_theirs([array[..., np.argsort(self._places(array.shape[-1]))]])
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """As :class:`Linear`, then in two halves."""
+        return [array[..., self._places(array.shape[-1])] for array in Linear().to_ours(theirs, shapes)]
+
+    def _places(self, head_width: int) -> np.ndarray:
+        """Which dimension of theirs each of ours is."""
+        turned = np.arange(self.rotated)
+        return np.concatenate([turned[::2], turned[1::2], np.arange(self.rotated, head_width)])
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:

@@ -15,6 +15,12 @@ from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    hf.require("sliding_window", hf.get("local_attention") // 2)
+    return read_model(hf, window=hf.get("local_attention") // 2 + 1)
+
+
+def read_model(hf: HuggingFaceConfig, *, window: int) -> ModelConfig:
+    """What encoder and decoder have in common; ``window`` is that of the local layers."""
     bias = hf.get("mlp_bias")
     hf.require("attention_bias", bias)
     hf.require("classifier_bias", bias)
@@ -23,8 +29,6 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.choice("classifier_activation", ACTIVATIONS)
     num_layers, every = hf.get("num_hidden_layers"), hf.get("global_attn_every_n_layers", 3)
     default = [SLIDING if layer % every else FULL for layer in range(num_layers)]
-    hf.require("sliding_window", hf.get("local_attention") // 2)
-    window = hf.get("local_attention") // 2 + 1
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("hidden_size"),
@@ -65,6 +69,11 @@ def _read_rope(hf: HuggingFaceConfig) -> dict[str, Any]:
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     window = one_window(config.windows) or 65
+    return {**write_model(config, ids), "local_attention": 2 * (window - 1)}
+
+
+def write_model(config: ModelConfig, ids: Ids) -> dict[str, Any]:
+    """The inverse of :func:`read_model`, but for the window."""
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     activation = decoder.their_gated(config.activation)
     return {
@@ -81,7 +90,6 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
         "mlp_bias": config.bias,
         "classifier_bias": config.bias,
         "decoder_bias": config.head_bias,
-        "local_attention": 2 * (window - 1),
         "layer_types": layer_types(config.windows, config.num_layers),
         "global_rope_theta": config.rope_theta,
         "local_rope_theta": config.rope_theta if config.local_rope_theta is None else config.local_rope_theta,
@@ -117,7 +125,7 @@ def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     )
 
 
-def _unused(config: ModelConfig) -> dict[str, float]:
+def unused(config: ModelConfig) -> dict[str, float]:
     """The first block has no norm before its attention; in ours one stands idle."""
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     return {"layers.0.attention_norm.scale": 1.0, **({"layers.0.attention_norm.bias": 0.0} if norm_bias else {})}
@@ -153,5 +161,5 @@ MODERNBERT = Family(
     prefix="model.",
     head=HEAD,
     aliases={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    unused=_unused,
+    unused=unused,
 )
