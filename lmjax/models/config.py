@@ -68,6 +68,8 @@ class ModelConfig:
     """Buckets of relative positions."""
     relative_max_distance: int = 128
     """Distance from which on all share the last bucket."""
+    relative_per_layer: bool = False
+    """A table of relative positions for each layer (umT5); else one that all layers of a stack share."""
     relative_past_only: bool = False
     """All buckets for the past, as in T5's decoder; else half of them for the future."""
     residual: Residual = "pre"
@@ -95,6 +97,8 @@ class ModelConfig:
     """Bias vectors in projections, and in layer norms."""
     qkv_bias: bool | None = None
     """Bias of queries, keys and values; `bias` when unset."""
+    out_bias: bool | None = None
+    """Bias of the projection out of attention; `bias` when unset."""
     head_bias: bool = False
     """A bias on the logits."""
     head_transform: bool = False

@@ -19,7 +19,7 @@ import sentencepiece
 from lmjax.tokenizers.anchor import anchor_for
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.declared import Declared, read_role_names, write_role_names
-from lmjax.tokenizers.special import append_special_tokens, is_known_name
+from lmjax.tokenizers.special import append_special_tokens, is_known_name, is_sentinel
 
 SPACE = "\u2581"
 _FILE = "tokenizer.model"
@@ -119,11 +119,8 @@ class SentencePieceTokenizer(Tokenizer):
         declared = declared or Declared()
         processor = _read(model)
         size = processor.vocab_size()
-        present = {
-            processor.id_to_piece(i): i
-            for i in range(size)
-            if processor.is_control(i) or processor.is_unknown(i) or is_known_name(processor.id_to_piece(i))
-        }
+        names = {i: _special_name(processor, i) for i in range(size)}
+        present = {name: i for i, name in names.items() if name is not None}
         present |= _declared_tokens(processor, declared)
         played = {role: name for role, name in declared.role_names.items() if name in present}
         first = max([size - 1, *present.values()]) + 1
@@ -197,6 +194,16 @@ def _read(model: bytes) -> sentencepiece.SentencePieceProcessor:
     if processor is None or not processor.vocab_size():
         raise ValueError("not a SentencePiece model, or a damaged one: check tokenizer.path")
     return processor
+
+
+def _special_name(processor: sentencepiece.SentencePieceProcessor, token_id: int) -> str | None:
+    """The name of a special token; None for pieces of text."""
+    piece = processor.id_to_piece(token_id)
+    if processor.is_control(token_id) or processor.is_unknown(token_id) or is_known_name(piece):
+        return piece
+    # The model of mT5 has T5's sentinels among its pieces, as words of their own.
+    word = piece.removeprefix(SPACE)
+    return word if is_sentinel(word) else None
 
 
 def _declared_tokens(processor: sentencepiece.SentencePieceProcessor, declared: Declared) -> dict[str, int]:
