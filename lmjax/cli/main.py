@@ -5,6 +5,7 @@ import importlib
 import keyword
 import sys
 
+from lmjax.cli.compile_cache import use_compile_cache
 from lmjax.cli.errors import run_command
 
 COMMANDS = {
@@ -36,6 +37,7 @@ def main() -> None:
         sys.exit(2)
 
     def command() -> None:
+        use_compile_cache()
         # A module cannot be called `import`.
         importlib.import_module(f"lmjax.cli.{name}{'_' if keyword.iskeyword(name) else ''}").run(rest)
 
