@@ -45,7 +45,7 @@ def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule)
       a time outside of [0, 1].
     """
     masked, rate = schedule(_checked(times))
-    return rate / masked
+    return jnp.where(masked == 0, jnp.inf, rate / masked)  # a rate of 0 / 0 at the start of a cosine too
 
 
 def masked_diffusion_loss(
@@ -126,6 +126,7 @@ def score_entropy_loss(
     some = jnp.where(ratio > 0, ratio, 1.0)
     surplus = jnp.where(ratio > 0, some * (jnp.log(some) - 1 - target_score), 0.0)
     loss = jnp.where(index == targets, rate / kept * (total + surplus), jnp.nan)
+    loss = jnp.where((masked == 0) | (kept == 0), jnp.inf, loss)
     return jnp.where(is_masked, loss, 0.0)
 
 

@@ -18,6 +18,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from lmjax.integers import as_int32
@@ -117,9 +118,9 @@ def linear_token_losses(
 
 
 def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size) -> Loss:
-    if jnp.shape(targets) != hidden.shape[:-1]:
+    if np.shape(targets) != hidden.shape[:-1]:
         raise ValueError(
-            f"linear loss: hidden {hidden.shape} needs targets of shape {hidden.shape[:-1]}, not {jnp.shape(targets)}"
+            f"linear loss: hidden {hidden.shape} needs targets of shape {hidden.shape[:-1]}, not {np.shape(targets)}"
         )
     if head.ndim != 2 or head.shape[0] != hidden.shape[-1]:
         raise ValueError(

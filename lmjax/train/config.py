@@ -42,6 +42,9 @@ class TrainConfig:
     init_from: str | None = None
     """Begin with the weights of another run: its folder, for the newest checkpoint, or RUN/checkpoints/STEP. Its
     average is taken where it kept one; the optimizer starts afresh."""
+    init_changes: tuple[str, ...] = ()
+    """Fields of the model, as in `norm_epsilon rope_theta`, that may differ from init_from's though its weights then
+    compute something else."""
     ema_decay: float | None = None
     """Decay of a moving average of the parameters; evaluation and sampling then use the average."""
     log_every: int = 10
@@ -70,6 +73,8 @@ class TrainConfig:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
             )
+        if self.init_changes and self.init_from is None:
+            raise ValueError(f"train.init_changes={self.init_changes}: there is no other run: set train.init_from")
         self._check_warmup()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1")

@@ -24,6 +24,7 @@ from lmjax.train.curriculum import curriculum
 from lmjax.train.guard import GracefulExit, Watchdog, check_finite
 from lmjax.train.initial import check_initial, initial_state
 from lmjax.train.metrics import MetricWriters, Throughput, mfu
+from lmjax.train.other_run import check_same_model
 from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.run_folder import CHECKPOINTS, claim, has_checkpoint, naming
@@ -72,7 +73,9 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Callable[
     # Before the folder is claimed: data that cannot be used should not leave a run behind.
     rows = _open_rows(config, corpus)
     if config.train.init_from is not None and not has_checkpoint(config.run_folder):
-        check_initial(learner, config.train.init_from)
+        source = check_initial(learner, config.train.init_from)
+        for line in check_same_model(source.config, config):
+            say(line)
     with naming(config.run_folder):
         folder = claim(config, corpus.tokenizer)
         with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
