@@ -129,8 +129,14 @@ def plot_loss(
     _style(rate_axes)
     output = pathlib.Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _without_glyph_warnings():
-        figure.savefig(output)
+    # Under another name first: whoever looks meanwhile, or after a kill, finds a whole picture.
+    unfinished = output.with_name(f".{output.stem}.unfinished{output.suffix}")
+    try:
+        with _without_glyph_warnings():
+            figure.savefig(unfinished, format=output.suffix.removeprefix(".") or "png")
+        unfinished.replace(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return output
 
 

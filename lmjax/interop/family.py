@@ -17,6 +17,7 @@ Form = Literal["decoder", "encoder", "encoder_decoder", "discriminator"]
 _OLD_NAMES = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"^backbone\.embedding\.weight$"), "backbone.embeddings.weight"),
 )
 
 

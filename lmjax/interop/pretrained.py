@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import Family, todays_name
 from lmjax.interop.hf_config import HuggingFaceConfig, read_json
+from lmjax.interop.mxfp4 import Dequantised
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
 from lmjax.interop.tensors import SHARD_BYTES, Weights, write_weights
@@ -78,7 +79,7 @@ def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
     folder = pathlib.Path(folder)
     values = read_json(folder / CONFIG)
     candidates = _families_of(values, folder)
-    tensors = _TodaysNames(Weights(folder), candidates[0].prefix)
+    tensors = _TodaysNames(Dequantised(Weights(folder)), candidates[0].prefix)
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
     hf = HuggingFaceConfig(values, defaults=family.defaults, where=str(folder / CONFIG))
     try:
@@ -104,6 +105,7 @@ def save_pretrained(
     params: Params,
     *,
     family_name: str | None = None,
+    reads: Literal["forwards", "both_ways"] = "forwards",
     ids: Mapping[str, int | None] | None = None,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
@@ -115,6 +117,7 @@ def save_pretrained(
       config: the architecture.
       params: its parameters.
       family_name: what to write it as; when None the first family that can express it.
+      reads: how the model has learned to read; of families alike but for that, the one to take.
       ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``).
       dtype: what the weights are stored as: float32, bfloat16 or float16.
       shard_bytes: largest size of a file.
@@ -125,7 +128,7 @@ def save_pretrained(
     Raises:
       ValueError: no family, or not the one asked for, can express the model.
     """
-    candidates = _candidates(family_name, is_discriminator="classifier" in params)
+    candidates = families_for(family_name, is_discriminator="classifier" in params, reads=reads)
     family, values = their_config(config, candidates, ids=ids or {})
     where = f"family {family.name!r}"
     arrays = jax.tree.map(np.asarray, params)
@@ -162,15 +165,18 @@ def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family
     return sorted(found, key=lambda family: not family.told_by)
 
 
-def _candidates(family_name: str | None, *, is_discriminator: bool) -> list[Family]:
-    """The families to try.
+def families_for(
+    family_name: str | None, *, is_discriminator: bool = False, reads: Literal["forwards", "both_ways"] = "forwards"
+) -> list[Family]:
+    """The families to try for an export, in this order; see :func:`save_pretrained`.
 
     Raises:
       ValueError: the one asked for does not exist, or is of models of another form.
     """
     of_form = {name: f for name, f in FAMILIES.items() if (f.form == "discriminator") == is_discriminator}
     if family_name is None:
-        return list(of_form.values())
+        other = "encoder" if reads == "forwards" else "decoder"
+        return sorted(of_form.values(), key=lambda family: family.form == other)
     if family_name not in of_form:
         raise ValueError(f"family {family_name!r} is none of those for this model: use one of {', '.join(of_form)}")
     return [of_form[family_name]]
@@ -226,7 +232,7 @@ def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> li
 class _TodaysNames(Mapping[str, np.ndarray]):
     """Tensors under the names transformers gives them today."""
 
-    def __init__(self, weights: Weights, prefix: str):
+    def __init__(self, weights: Mapping[str, np.ndarray], prefix: str):
         # A base model that was saved without its head lacks the prefix of its place in one with a head.
         added = "" if any(name.startswith(prefix) for name in weights) else prefix
         self._weights = weights
@@ -234,6 +240,9 @@ class _TodaysNames(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._weights[self._stored_as[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored_as
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored_as)

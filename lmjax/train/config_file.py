@@ -21,13 +21,6 @@ from lmjax.train.config import RunConfig
 from lmjax.train.objective_class import class_name, objective_class
 from lmjax.train.strict_json import read_json
 
-FREE_ON_RESUME = (
-    "name", "folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every", "train.eval_every",
-    "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.tensorboard", "train.wandb",
-    "train.microbatches", "model.remat", "model.attention",
-)  # fmt: skip
-"""Fields that may differ when a run goes on: they change no result, or (``train.steps``) the user says so."""
-
 
 LARGEST = 2**63 - 1
 """Whole numbers beyond this fit into no array and no file format."""

@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_used_is_said_and_stops_nothing(tmp_path):
 
 @pytest.fixture
 def no_folder_yet(monkeypatch):
-    """jax as a command finds it, put back afterwards."""
+    """The settings of jax as a command finds them, put back afterwards."""
     names = ("jax_compilation_cache_dir", *compile_cache._SETTINGS)
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
