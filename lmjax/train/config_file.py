@@ -21,7 +21,6 @@ from lmjax.train.config import RunConfig
 from lmjax.train.objective_class import class_name, objective_class
 from lmjax.train.strict_json import read_json
 
-
 LARGEST = 2**63 - 1
 """Whole numbers beyond this fit into no array and no file format."""
 
