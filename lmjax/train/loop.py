@@ -36,7 +36,8 @@ from lmjax.train.scored import NothingScored, ScoredWatch, look_ahead
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, Metrics
-from lmjax.train.validate import fixed_batches, validate
+from lmjax.train.text_bytes import text_bytes
+from lmjax.train.validate import fixed_batches, measure
 from lmjax.types import Rows
 
 
@@ -108,7 +109,7 @@ def _open_rows(config: RunConfig, corpus: Corpus) -> dict[str, RowSource]:
         train_rows.cut(phase.row_length)
     rows = {"train": train_rows}
     if corpus.has_validation:
-        rows["valid"] = corpus.rows("valid", row_length=length, seed=None, num_streams=streams)
+        rows["valid"] = corpus.whole_rows("valid", objective=config.objective, train=config.train)
     return rows
 
 
@@ -157,6 +158,8 @@ class _Loop:
         self.folder = folder
         self.checkpoints = checkpoints
         self.valid: dict[str, float] = {}
+        self.valid_bytes = text_bytes(corpus, "valid") if "valid" in rows else None
+        self.said_no_bits = False
         self.pending: tuple[int, Metrics] | None = None
         self.compiled: set[tuple[str, int]] = set()
         self.throughput = Throughput()
@@ -315,8 +318,12 @@ class _Loop:
             )
             self.watchdog.expect_long()
             try:
-                self.valid = validate(
-                    self.learner, params, self._until_stopped(batches), after_batch=self.watchdog.touch
+                measured = measure(
+                    self.learner,
+                    params,
+                    self._until_stopped(batches),
+                    self.valid_bytes,
+                    after_batch=self.watchdog.touch,
                 )
             except _StoppedError:
                 return
@@ -326,6 +333,10 @@ class _Loop:
                 # Later what has been trained is worth more than its validation.
                 self.progress.note(f"step {step}: no validation: {error}")
                 return
+        self.valid = measured.numbers
+        if measured.no_bits_per_byte and not self.said_no_bits:
+            self.progress.note(measured.no_bits_per_byte)
+            self.said_no_bits = True
         self.watchdog.touch(step)
         self.writers.write(step, {f"valid/{name}": value for name, value in self.valid.items()})
         self.progress.note(f"step {step}: " + ", ".join(f"valid/{k} {v:.4f}" for k, v in self.valid.items()))
