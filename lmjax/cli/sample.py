@@ -50,6 +50,8 @@ class SampleArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from lmjax.corruption.ids import check_ids, check_rate, is_special
 from lmjax.corruption.layout import Documents, documents, running_count
 from lmjax.corruption.placement import draw_lengths, place_spans
 from lmjax.corruption.tokens import hide
+from lmjax.integers import as_int32
 
 
 def mask_words(
@@ -62,6 +63,7 @@ def mask_words(
     check_rate("mask_words", rate=rate)
     if budget is not None and budget < 1:
         raise ValueError(f"mask_words: budget={budget}: must be at least 1 token, or None")
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     specials = (*special_ids, mask_id)
     eligible_BT, starts_BT = _words("mask_words", tokens_BT, where, vocab_size, word_start_V, word_end_V, specials)
@@ -150,6 +152,7 @@ def mask_spans(
         raise ValueError(f"mask_spans: length_p={length_p}: must be above 0 and below 1")
     if max_words < 1:
         raise ValueError(f"mask_spans: max_words={max_words}: must be at least 1")
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     specials = (*special_ids, mask_id)
     eligible_BT, starts_BT = _words("mask_spans", tokens_BT, where, vocab_size, word_start_V, word_end_V, specials)

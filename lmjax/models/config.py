@@ -170,6 +170,12 @@ class ModelConfig:
         for name in ("width", "num_layers", "num_heads", "max_length", "pad_vocab_to"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
+        for name in (
+            "num_kv_heads", "head_width", "feedforward_width", "embedding_width", "encoder_width", "encoder_heads",
+            "encoder_feedforward_width",
+        ):  # fmt: skip
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1, or None")
         if self.vocab_size < 0:
             raise ValueError(f"model.vocab_size={self.vocab_size}: must be positive, or 0 for the tokenizer's")
         if self.head_width is None and self.width % self.num_heads:

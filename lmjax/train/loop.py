@@ -26,6 +26,7 @@ from lmjax.train.curriculum import Curriculum, curriculum
 from lmjax.train.guard import GracefulExit, Watchdog, check_finite
 from lmjax.train.initial import check_initial
 from lmjax.train.metrics import MetricWriters, Throughput, mfu
+from lmjax.train.other_run import check_same_model
 from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.record import Record, data_changes, write_record
@@ -88,7 +89,9 @@ def _train(config: RunConfig, progress: Progress | None, say: Callable[[str], No
     origin = find_origin(config, corpus.tokenizer)
     record = check_changes(config, origin, corpus, say)
     if config.train.init_from is not None and origin is None:
-        check_initial(learner, config.train.init_from)
+        source = check_initial(learner, config.train.init_from)
+        for line in check_same_model(source.config, config):
+            say(line)
     with naming(config.run_folder):
         folder = claim(config, corpus.tokenizer)
         with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
