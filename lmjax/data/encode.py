@@ -161,7 +161,7 @@ def _write_batch(
     """
     config, vocabulary = job.config, job.vocabulary
     before, after = _edges(job)
-    texts = [text for _, document in batch for text, _ in document.parts]
+    texts = [text for _, document in batch for text in document.held_texts]
     befores = [before for _, document in batch for before in _texts_before(config, document)]
     encoded = iter(tokenizer.encode_batch(texts, after=befores, num_threads=job.num_threads))
     empty_documents = 0
@@ -169,7 +169,7 @@ def _write_batch(
         markers = document.markers or ((),) * len(document.parts)
         parts = [
             (text, weight, np.concatenate([_marker_ids(vocabulary, names), np.asarray(next(encoded), np.int64)]))
-            for (text, weight), names in zip(document.parts, markers, strict=True)
+            for text, (_, weight), names in zip(document.held_texts, document.parts, markers, strict=True)
         ]
         size = len(parts) // config.num_members
         members = [parts[start : start + size] for start in range(0, len(parts), size)]

@@ -38,8 +38,13 @@ class Document:
     @property
     def text(self) -> str:
         """The whole text."""
-        assert all(isinstance(text, str) for text, _ in self.parts), "a long text is never held whole"
-        return "".join(text for text, _ in self.parts if isinstance(text, str))
+        return "".join(self.held_texts)
+
+    @property
+    def held_texts(self) -> list[str]:
+        """The text of each part of a document that is held in memory."""
+        assert not self.is_long, "a long text is never held whole"
+        return [text for text, _ in self.parts if isinstance(text, str)]
 
     @property
     def num_characters(self) -> int:
