@@ -93,7 +93,7 @@ def test_a_table_that_adds_up_on_the_text_is_good_for_it(tmp_path):
     assert text_bytes(corpus(tmp_path, tokenizer, TEXT), "train").exact_table
     other = tmp_path / "decomposed"
     other.mkdir()
-    assert not text_bytes(corpus(other, tokenizer, "cafe\u0301"), "train").exact_table
+    assert not text_bytes(corpus(other, tokenizer, "cafe\u0301\n\nthe"), "train").exact_table
 
 
 def alphabet():
