@@ -39,7 +39,8 @@ def use_compile_cache() -> pathlib.Path | None:
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir is not None:
+    decided: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or decided is not None:
         return None
     try:
         folder = cache_folder()

@@ -31,8 +31,7 @@ def to_json(config: Any) -> Any:
         return str(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        tag = {"type": class_name(type(config))}
-        return tag | fields if isinstance(config, Objective) else fields
+        return {"type": class_name(type(config))} | fields if isinstance(config, Objective) else fields
     if isinstance(config, tuple | list):
         return [to_json(item) for item in config]
     if isinstance(config, dict):

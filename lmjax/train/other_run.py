@@ -87,7 +87,8 @@ def model_differences(there: ModelConfig, here: ModelConfig) -> dict[str, tuple[
 
 def effective(model: ModelConfig) -> dict[str, Any]:
     """The fields of a model by dotted path: what is unset as what it stands for, what is without effect left out."""
-    values = to_json(model) | {
+    values: dict[str, Any] = to_json(model)
+    values |= {
         "num_kv_heads": model.kv_heads,
         "head_width": model.key_width,
         "feedforward_width": model.hidden_width,
