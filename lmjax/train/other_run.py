@@ -98,8 +98,8 @@ def effective(model: ModelConfig) -> dict[str, Any]:
         "attention_scale": model.key_width**-0.5 if model.attention_scale is None else model.attention_scale,
         "windows": _of_layers(model.windows, model.num_layers),
         "mixers": _of_layers(model.mixers, model.num_layers),
-        **{name: None for name in RECURRENT if name not in model.mixers},
     }
+    values |= {name: None for name in RECURRENT if name not in model.mixers}
     if model.experts.number == 0:
         values["experts"] = {"number": 0}
     if model.rope_scaling.kind == "none":
