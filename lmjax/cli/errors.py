@@ -130,7 +130,7 @@ def describe(error: BaseException) -> tuple[str, int]:
 
 
 def _describe_os_error(error: OSError) -> tuple[str, int]:
-    code = 2 if isinstance(error, USER_ERRORS) or error.errno == errno.EROFS else 1
+    code = 2 if isinstance(error, USER_ERRORS) or error.errno in (errno.EROFS, errno.ENAMETOOLONG) else 1
     if error.strerror is None:
         return str(error), code
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
@@ -142,6 +142,7 @@ _REMEDIES = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,
     errno.EFBIG: "; the file system or a limit (`ulimit -f`) forbids files of this size: use another folder",
+    errno.ENAMETOOLONG: "; choose a shorter one",
     errno.EROFS: "; choose a folder that can be written",
     errno.EACCES: "; check its permissions, or choose another path",
     errno.EPERM: "; check its permissions, or choose another path",

@@ -12,7 +12,7 @@ from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.extend import extend_tokenizer
 from lmjax.train.new_run import make_run
-from lmjax.train.run_folder import TOKENIZER, open_run
+from lmjax.train.run_folder import TOKENIZER, BestOrStep, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class ExtendArguments:
     """The run folder to make."""
     tokens: pathlib.Path
     """A text file with a new token a line; spaces at a line's beginning are the token's."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -9,20 +9,23 @@ from collections.abc import Callable
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import texts
+from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.pipeline import open_rows
 from lmjax.data.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
 from lmjax.data.rows import RowSource
-from lmjax.data.shards import MANIFEST, Manifest
 from lmjax.data.sources import find_files, fingerprint
+from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
 from lmjax.parallel.signals import kept
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
 from lmjax.tokenizers.folder import METADATA
 from lmjax.tokenizers.special import role_of
+from lmjax.train.config import TrainConfig
 from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
+LONGEST_STEM = 48
 
 Progress = Callable[[int, int], None]
 
@@ -46,7 +49,7 @@ class Corpus:
     def rows(
         self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
     ) -> RowSource:
-        """The rows of a split, see :func:`open_rows`; ``seed=None`` gives the fixed order of validation."""
+        """The rows of a split, see :func:`open_rows`."""
         return open_rows(
             self.config,
             split,
@@ -56,6 +59,23 @@ class Corpus:
             seed=seed,
             folder=None if self.config.mixture else self.folder,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
+        )
+
+    def whole_rows(self, split: str, *, objective: Objective, train: TrainConfig) -> RowSource:
+        """All of a split in a fixed order, each token scored once: what validation and evaluation read."""
+        row_length = objective.row_length(train.sequence_length)
+        return open_rows(
+            self.config,
+            split,
+            row_length=row_length,
+            # What a row has beyond the positions of the model are tokens to predict, which the next row begins with.
+            overlap=max(row_length - train.sequence_length, 0),
+            num_streams=train.batch_size,
+            seed=None,
+            folder=None if self.config.mixture else self.folder,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            whole=True,
+            eos_id=self.tokenizer.vocabulary.eos_id,
         )
 
     @property
@@ -126,7 +146,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    stem = pathlib.PurePath(data.path).stem.replace("*", "") or "corpus"
+    stem = pathlib.PurePath(data.path).stem.replace("*", "")[:LONGEST_STEM] or "corpus"
     return CACHE / f"{stem}-{digest}"
 
 

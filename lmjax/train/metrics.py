@@ -111,7 +111,8 @@ class EventFile:
 
     def __init__(self, folder: pathlib.Path, *, first_step: int, flush_seconds: float = 10.0):
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{os.getpid()}")
+        # The library takes what comes before a colon for a kind of storage, unless it begins with a slash.
+        self._writer = EventsWriter(str(folder.absolute() / "events"), filename_suffix=f".{os.getpid()}")
         self._flush_seconds = flush_seconds
         self._flushed_at = time.monotonic()
         if first_step:

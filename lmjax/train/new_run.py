@@ -9,6 +9,7 @@ from lmjax.tokenizers import Tokenizer
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import write_config
+from lmjax.train.leaves import named_leaves, not_finite
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, naming
 
 
@@ -20,7 +21,13 @@ def make_run(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer, para
       config: what the run is to say of itself.
       tokenizer: the tokenizer of the parameters.
       params: as ``config.objective.build`` structures them.
+
+    Raises:
+      ValueError: a parameter is not finite.
     """
+    bad = not_finite(named_leaves(params))
+    if bad:
+        raise ValueError(f"these weights are not finite in {', '.join(bad[:3])}: the model they are from is broken")
     unfinished = kept(f"{folder} is not finished: delete it, and run the command again")
     with naming(folder), folder_lock(folder, "is being made"), unfinished:
         tokenizer.save(folder / TOKENIZER)
