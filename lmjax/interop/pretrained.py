@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from flax import nnx
 from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import Family, todays_name
-from lmjax.interop.hf_config import HuggingFaceConfig, read_json
+from lmjax.interop.hf_config import HuggingFaceConfig, Passed, read_json
+from lmjax.interop.mxfp4 import Dequantised
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
 from lmjax.interop.tensors import SHARD_BYTES, Weights, write_weights
@@ -36,14 +37,18 @@ class Pretrained:
     Attributes:
       family: what it is.
       config: its architecture.
-      params: float32 numpy arrays, in the structure of ``module_of(config, family)``.
+      params: float32 numpy arrays, in the structure of ``module_of(config, family)`` but for ``new``.
       hf_config: config.json as it stands.
+      new: names of parameters that the folder does not hold, for it was saved without a head.
+      passed: keys of config.json that were not taken over.
     """
 
     family: Family
     config: ModelConfig
     params: Params
     hf_config: Mapping[str, Any]
+    new: Sequence[str] = ()
+    passed: Passed = Passed()
 
 
 def module_of(config: ModelConfig, family: Family) -> ModuleSpec:
@@ -62,13 +67,14 @@ def _module(config: ModelConfig, is_discriminator: bool) -> ModuleSpec:
     return module_spec(construct)
 
 
-def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
+def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (), **fields: Any) -> Pretrained:
     """Reads a folder that ``save_pretrained`` of transformers wrote.
 
     The vocabulary keeps the size it has there, padded or not.
 
     Args:
       folder: config.json and safetensors.
+      ignore: keys of config.json to treat as if it did not have them.
       **fields: of :class:`~lmjax.models.config.ModelConfig`, how to run it (``dtype``, ``scan_layers``, ...).
 
     Raises:
@@ -78,24 +84,59 @@ def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
     folder = pathlib.Path(folder)
     values = read_json(folder / CONFIG)
     candidates = _families_of(values, folder)
-    tensors = _TodaysNames(Weights(folder), candidates[0].prefix)
+    tensors = _TodaysNames(Dequantised(Weights(folder)), candidates[0].prefix)
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
-    hf = HuggingFaceConfig(values, defaults=family.defaults, where=str(folder / CONFIG))
-    try:
-        config = dataclasses.replace(family.read(hf, tensors.keys()), **fields)
-    except TypeError as error:
-        raise ValueError(f"{folder / CONFIG}: a value has an impossible type ({error})") from None
-    hf.finish()
-    params = import_parameters(
-        family.rules({**family.defaults, **values}),
+    hf, config = read_config(family, values, tensors.keys(), ignore=ignore, where=str(folder / CONFIG))
+    config = dataclasses.replace(config, **fields)
+    params, new = import_parameters(
+        family.rules(hf.values),
         tensors,
         module_of(config, family).shapes,
         where=str(folder),
         aliases=family.aliases,
         buffers=family.buffers,
         unused=family.unused(config),
+        head=_absent_head(family, values),
     )
-    return Pretrained(family, config, params, values)
+    return Pretrained(family, config, params, values, new, hf.passed)
+
+
+def _absent_head(family: Family, values: Mapping[str, Any]) -> Sequence[str]:
+    """Which parameters may be absent all together: an encoder's head, and a decoder's where a base model was saved."""
+    architectures = values.get("architectures")
+    if family.form != "decoder" or not isinstance(architectures, list):
+        return family.head
+    is_base = any(str(name).endswith("Model") and not str(name).endswith("HeadModel") for name in architectures)
+    return ("head_weight_DV", "head_bias_V") if is_base else ()
+
+
+def read_config(
+    family: Family,
+    values: Mapping[str, Any],
+    names: Collection[str],
+    *,
+    ignore: Collection[str] = (),
+    where: str = CONFIG,
+) -> tuple[HuggingFaceConfig, ModelConfig]:
+    """A family's config.json, every key of it accounted for, and the architecture it describes.
+
+    Args:
+      family: of its ``model_type``.
+      values: its content.
+      names: of the tensors beside it.
+      ignore: keys to treat as if it did not have them.
+      where: the file, for messages.
+
+    Raises:
+      ValueError: it describes what is not implemented, or has keys that are not known.
+    """
+    hf = HuggingFaceConfig(values, defaults=family.defaults, synonyms=family.synonyms, ignore=ignore, where=where)
+    try:
+        config = family.read(hf, names)
+    except TypeError as error:
+        raise ValueError(f"{where}: a value has an impossible type ({error})") from None
+    hf.finish()
+    return hf, config
 
 
 def save_pretrained(
@@ -104,6 +145,7 @@ def save_pretrained(
     params: Params,
     *,
     family_name: str | None = None,
+    reads: Literal["forwards", "both_ways"] = "forwards",
     ids: Mapping[str, int | None] | None = None,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
@@ -115,6 +157,7 @@ def save_pretrained(
       config: the architecture.
       params: its parameters.
       family_name: what to write it as; when None the first family that can express it.
+      reads: how the model has learned to read; of families alike but for that, the one to take.
       ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``).
       dtype: what the weights are stored as: float32, bfloat16 or float16.
       shard_bytes: largest size of a file.
@@ -125,7 +168,7 @@ def save_pretrained(
     Raises:
       ValueError: no family, or not the one asked for, can express the model.
     """
-    candidates = _candidates(family_name, is_discriminator="classifier" in params)
+    candidates = families_for(family_name, is_discriminator="classifier" in params, reads=reads)
     family, values = their_config(config, candidates, ids=ids or {})
     where = f"family {family.name!r}"
     arrays = jax.tree.map(np.asarray, params)
@@ -162,15 +205,18 @@ def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family
     return sorted(found, key=lambda family: not family.told_by)
 
 
-def _candidates(family_name: str | None, *, is_discriminator: bool) -> list[Family]:
-    """The families to try.
+def families_for(
+    family_name: str | None, *, is_discriminator: bool = False, reads: Literal["forwards", "both_ways"] = "forwards"
+) -> list[Family]:
+    """The families to try for an export, in this order; see :func:`save_pretrained`.
 
     Raises:
       ValueError: the one asked for does not exist, or is of models of another form.
     """
     of_form = {name: f for name, f in FAMILIES.items() if (f.form == "discriminator") == is_discriminator}
     if family_name is None:
-        return list(of_form.values())
+        other = "encoder" if reads == "forwards" else "decoder"
+        return sorted(of_form.values(), key=lambda family: family.form == other)
     if family_name not in of_form:
         raise ValueError(f"family {family_name!r} is none of those for this model: use one of {', '.join(of_form)}")
     return [of_form[family_name]]
@@ -226,7 +272,7 @@ def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> li
 class _TodaysNames(Mapping[str, np.ndarray]):
     """Tensors under the names transformers gives them today."""
 
-    def __init__(self, weights: Weights, prefix: str):
+    def __init__(self, weights: Mapping[str, np.ndarray], prefix: str):
         # A base model that was saved without its head lacks the prefix of its place in one with a head.
         added = "" if any(name.startswith(prefix) for name in weights) else prefix
         self._weights = weights
@@ -234,6 +280,9 @@ class _TodaysNames(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._weights[self._stored_as[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored_as
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored_as)

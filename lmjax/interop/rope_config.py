@@ -1,6 +1,7 @@
 """Rotary positions as their configurations have them: ``rope_theta`` and ``rope_scaling``, or ``rope_parameters``."""
 
 import dataclasses
+import math
 from typing import Any
 
 from lmjax.interop.hf_config import HuggingFaceConfig
@@ -15,13 +16,17 @@ _OURS = {
     "beta_fast": "beta_fast",
     "beta_slow": "beta_slow",
     "attention_factor": "attention_factor",
+    "truncate": "truncate",
 }
 _KEYS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "truncate"),
 }
+
+TURN_PART = ("gpt_neox", "phi", "phi3")
+"""The ``model_type`` of families whose heads may turn in part."""
 
 
 def read_rope(
@@ -39,7 +44,8 @@ def read_rope(
       ValueError: a kind of scaling, or a key of it, that is not implemented.
     """
     theta = hf.get("rope_theta", theta)
-    fraction = hf.get("partial_rotary_factor", fraction)
+    if turns_part(hf):
+        fraction = hf.get("partial_rotary_factor", fraction)
     parameters = hf.get("rope_parameters", None)
     parameters = hf.get("rope_scaling", None) or parameters or {}
     return read_rope_parameters(hf, parameters, max_length=max_length, theta=theta, fraction=fraction)
@@ -53,11 +59,21 @@ def read_rope_parameters(
     kind = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
     theta = values.pop("rope_theta", theta)
-    fraction = values.pop("partial_rotary_factor", fraction)
+    part = values.pop("partial_rotary_factor", None)
+    if turns_part(hf):
+        fraction = fraction if part is None else part
+    elif kind != "default" and (part := part or hf.values.get("partial_rotary_factor")) not in (None, 1):
+        # Theirs would compute fewer frequencies than it needs.
+        raise hf.refusal("partial_rotary_factor", part, f"with scaled frequencies of kind {kind!r}")
+    # A note of whoever trained it.
+    values.pop("finetuned", None)
     if kind not in _KEYS:
         raise hf.refusal("rope_scaling", parameters, f"of kind {kind!r}; known are {', '.join(_KEYS)}")
-    if kind == "yarn" and values.get("truncate", True) is True:
-        values.pop("truncate", None)
+    if kind == "yarn":
+        of_turned, of_all = values.pop("mscale", None), values.pop("mscale_all_dim", None)
+        if of_turned and of_all and "attention_factor" not in values:
+            factor = values.get("factor", 1.0)
+            values["attention_factor"] = magnitude_of(factor, of_turned) / magnitude_of(factor, of_all)
     if kind in ("llama3", "yarn"):
         values.setdefault("original_max_position_embeddings", max_length)
     for key in values.keys() - set(_KEYS[kind]):
@@ -66,6 +82,16 @@ def read_rope_parameters(
         kind="none" if kind == "default" else kind, **{_OURS[key]: _number(value) for key, value in values.items()}
     )
     return {"rope_theta": float(theta), "rope_fraction": float(fraction), "rope_scaling": scaling}
+
+
+def turns_part(hf: HuggingFaceConfig) -> bool:
+    """Whether ``partial_rotary_factor`` counts in this family; others turn all of a head whatever it says."""
+    return hf.values.get("model_type") in TURN_PART
+
+
+def magnitude_of(factor: float, share: float) -> float:
+    """What queries and keys are multiplied with in a context ``factor`` times as long; DeepSeek's ``mscale`` is 1."""
+    return 1.0 if factor <= 1 else 0.1 * share * math.log(factor) + 1.0
 
 
 def _number(value: Any) -> Any:
@@ -82,7 +108,9 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
     if scaling.kind == "none":
         return None
     values = {key: getattr(scaling, _OURS[key]) for key in _KEYS[scaling.kind]}
-    return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if value is not None}}
+    # Not every version knows of `truncate`, and True is what all do.
+    unsaid = {key for key, value in values.items() if value is None or (key == "truncate" and value)}
+    return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if key not in unsaid}}
 
 
 def without_ntk(config: ModelConfig) -> ModelConfig:

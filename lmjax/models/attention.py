@@ -12,6 +12,7 @@ from lmjax.masks import IntervalMask
 from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Norm, Projection, parameter, residual_scale
+from lmjax.models.relative import relative_bias, relative_table
 from lmjax.models.rope import RopeScaling, rope_frequencies, rotate
 from lmjax.parallel.mesh import constrain
 
@@ -28,15 +29,15 @@ class Attention(nnx.Module):
         source = {"embed": source_width or config.width}
         heads = {"heads": config.num_heads, "head_width": config.key_width}
         kv_heads = {"kv_heads": config.kv_heads, "head_width": config.key_width}
-        # Queries make up for a scale that is not the usual one, so that initial logits have the usual size.
-        usual = 1 / math.sqrt(config.key_width)
-        scale = config.attention_scale
-        self.query = project(embed, heads, scale=1.0 if scale is None or config.init_std else usual / scale)
+        self.query = project(embed, heads, scale=query_scale(config))
         self.key = project(source, kv_heads)
         self.value = project(source, kv_heads)
-        out = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        out_bias = config.bias if config.out_bias is None else config.out_bias
+        out = partial(Projection, std=config.matrix_std, bias=out_bias, dtype=config.dtype, rngs=rngs)
         self.out = out(heads, embed, scale=residual_scale(config))
         self.is_cross = source_width is not None
+        own_table = config.positions == "relative" and config.relative_per_layer and not self.is_cross
+        self.relative_RN = nnx.data(relative_table(config, rngs=rngs) if own_table else None)
         has_sinks = config.attention_sinks
         self.sinks_N = nnx.data(parameter(jnp.zeros((config.num_heads,)), ("heads",), "bias") if has_sinks else None)
         if config.qk_norm != "none":
@@ -70,7 +71,7 @@ class Attention(nnx.Module):
             (:meth:`remember`).
           before_BMD: states of what lies before the row, keys as well; the mask's intervals then begin there.
           local: whether the layer has a window, for its rotary base.
-          position_bias: added to the logits, see :mod:`lmjax.kernels.attention`.
+          position_bias: added to the logits, see :mod:`lmjax.kernels.attention`; the layer's own, where it has one.
           cache: keys and values so far.
           key: PRNG key of attention dropout; None for none.
 
@@ -89,11 +90,13 @@ class Attention(nnx.Module):
         remembered = source if isinstance(source, LayerCache) else self.remember(source)
         key_BSKH, value_BSKH = remembered.key_BSKH, remembered.value_BSKH
         if config.positions == "rope" and not self.is_cross:
-            rope = self._rope(local)
+            rope = rope_of(config, local)
             query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, key_positions_BS, **rope)
         if cache is not None:
             cache = cache.write(key_BSKH, value_BSKH, positions_BT)
             key_BSKH, value_BSKH = cache.key_BSKH, cache.value_BSKH
+        if self.relative_RN is not None:
+            position_bias = relative_bias(config, self.relative_RN[...])
         # Of a row whose positions are split over devices, only this is gathered.
         out_BTNH = attend(
             query_BTNH,
@@ -125,11 +128,22 @@ class Attention(nnx.Module):
             return norm(x_BTNH)
         return norm(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)
 
-    def _rope(self, local: bool) -> dict:
-        config = self.config
-        if local and config.local_rope_theta is not None:
-            theta, scaling = config.local_rope_theta, RopeScaling()
-        else:
-            theta, scaling = config.rope_theta, config.rope_scaling
-        frequencies = rope_frequencies(config.rotated_width, theta=theta, scaling=scaling)
-        return {"frequencies": frequencies, "magnitude": scaling.magnitude}
+
+def query_scale(config: ModelConfig) -> float:
+    """Factor of the initial queries' standard deviation.
+
+    They make up for a scale that is not the usual one, so that initial logits have the usual size.
+    """
+    if config.attention_scale is None or config.init_std:
+        return 1.0
+    return 1 / math.sqrt(config.attention_width) / config.attention_scale
+
+
+def rope_of(config: ModelConfig, local: bool) -> dict:
+    """How the queries and keys of a layer turn, as arguments of :func:`lmjax.models.rope.rotate`."""
+    if local and config.local_rope_theta is not None:
+        theta, scaling = config.local_rope_theta, RopeScaling()
+    else:
+        theta, scaling = config.rope_theta, config.rope_scaling
+    frequencies = rope_frequencies(config.rotated_width, theta=theta, scaling=scaling)
+    return {"frequencies": frequencies, "magnitude": scaling.magnitude}

@@ -237,6 +237,11 @@ class Objective(abc.ABC):
         return "causal"
 
 
+def carries_rows(objective: Objective, model: ModelConfig) -> bool:
+    """Whether the rows of a step continue those of the step before."""
+    return jax.eval_shape(lambda: objective.initial_carry(model, 1)) is not None
+
+
 def all_terms(
     objective: Objective, model: Any, batch: Batch, key: jax.Array | None
 ) -> tuple[dict[str, jax.Array], Any]:

@@ -17,7 +17,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -29,7 +28,7 @@ from lmjax.data.mixture import Interleave
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
-from lmjax.objectives.base import Objective, Terms, all_terms
+from lmjax.objectives.base import Objective, Terms, all_terms, carries_rows
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 
@@ -132,7 +131,7 @@ class Mixture(Objective):
                     f"objective.parts: {part.name!r} ({type(part.objective).__name__}) reads several texts a row and "
                     f"cannot take the beginning of longer rows, which another objective asks for: train it by itself"
                 )
-            if jax.eval_shape(partial(part.objective.initial_carry, model, 1)) is not None:
+            if carries_rows(part.objective, model):
                 raise ValueError(
                     f"objective.parts: {part.name!r} ({type(part.objective).__name__}) carries a memory from each step "
                     f"to the next, and here the next is another's: train it by itself"

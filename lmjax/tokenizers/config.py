@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers.special import is_sentinel, sentinel_names
 
 TrainedKind = Literal["bpe", "sentencepiece_bpe", "sentencepiece_unigram"]
@@ -27,13 +28,15 @@ class TokenizerConfig:
     num_sentinels: int = 0
     """T5 sentinels, <extra_id_0> first."""
     path: str | None = None
-    """An existing tokenizer: a folder of ours, a SentencePiece .model, or a Hugging Face tokenizer.json."""
+    """An existing tokenizer: a folder of ours, a SentencePiece .model, a Hugging Face tokenizer.json, or a folder of
+    others with one of these."""
     max_train_bytes: int = 32_000_000
     """Training reads a random sample of at most this many bytes of the corpus, which caps time and memory."""
     seed: int = 0
     """Decides the sample."""
 
     def __post_init__(self):
+        refuse_address("tokenizer.path", self.path)
         self._check_names()
         if self.num_sentinels < 0:
             raise ValueError(f"tokenizer.num_sentinels={self.num_sentinels}: must be 0 or more")

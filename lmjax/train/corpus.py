@@ -1,5 +1,6 @@
 """From a recipe's text to an open, checked corpus; tokenizer and token shards are made first if need be."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -8,18 +9,23 @@ from collections.abc import Callable
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import texts
+from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.pipeline import open_rows
-from lmjax.data.prepare import TOKENIZER, prepare, refuse_foreign
+from lmjax.data.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
 from lmjax.data.rows import RowSource
-from lmjax.data.shards import MANIFEST, Manifest
 from lmjax.data.sources import find_files, fingerprint
+from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
+from lmjax.parallel.folder_lock import folder_lock
+from lmjax.parallel.signals import kept
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
 from lmjax.tokenizers.folder import METADATA
 from lmjax.tokenizers.special import role_of
+from lmjax.train.config import TrainConfig
 from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
+LONGEST_STEM = 48
 
 Progress = Callable[[int, int], None]
 
@@ -43,7 +49,7 @@ class Corpus:
     def rows(
         self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
     ) -> RowSource:
-        """The rows of a split, see :func:`open_rows`; ``seed=None`` gives the fixed order of validation."""
+        """The rows of a split, see :func:`open_rows`."""
         return open_rows(
             self.config,
             split,
@@ -53,6 +59,23 @@ class Corpus:
             seed=seed,
             folder=None if self.config.mixture else self.folder,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
+        )
+
+    def whole_rows(self, split: str, *, objective: Objective, train: TrainConfig) -> RowSource:
+        """All of a split in a fixed order, each token scored once: what validation and evaluation read."""
+        row_length = objective.row_length(train.sequence_length)
+        return open_rows(
+            self.config,
+            split,
+            row_length=row_length,
+            # What a row has beyond the positions of the model are tokens to predict, which the next row begins with.
+            overlap=max(row_length - train.sequence_length, 0),
+            num_streams=train.batch_size,
+            seed=None,
+            folder=None if self.config.mixture else self.folder,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            whole=True,
+            eos_id=self.tokenizer.vocabulary.eos_id,
         )
 
     @property
@@ -97,7 +120,11 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
         saved = load_tokenizer(folder / TOKENIZER)
         _check_same_tokenizer(tokenizer, saved, folder)
         return Corpus(data, folder, manifest, saved)
-    with naming(folder):
+    refuse_foreign(folder)
+    # A finished folder may be one we cannot write to. The other processes of a run wait for each other.
+    finished = (folder / MANIFEST).exists()
+    lock = contextlib.nullcontext() if finished else folder_lock(folder, PREPARING, wait=not is_primary())
+    with naming(folder), lock:
         made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
         return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
 
@@ -119,7 +146,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    stem = pathlib.PurePath(data.path).stem.replace("*", "") or "corpus"
+    stem = pathlib.PurePath(data.path).stem.replace("*", "")[:LONGEST_STEM] or "corpus"
     return CACHE / f"{stem}-{digest}"
 
 
@@ -130,7 +157,9 @@ def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: p
         _check_same_tokenizer(config, saved, folder)
         return saved
     refuse_foreign(folder.parent)
-    return train_and_save(config, lambda: texts(data), folder)
+    again = kept("the tokenizer was not finished: the next start trains it anew")
+    with folder_lock(folder.parent, PREPARING), again:
+        return train_and_save(config, lambda: texts(data), folder)
 
 
 def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pathlib.Path) -> None:

@@ -195,7 +195,7 @@ def test_an_objective_that_needs_a_token_the_tokenizer_lacks(lmjax, workspace, t
         ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', "a.jsonl, line 2: field 'text' is 3, not text"),
         ("a.jsonl", b'{"text": "x"}\n{"text" "y"}\n', "a.jsonl, line 2: not valid JSON (Expecting ':' delimiter"),
         ("a.jsonl", b'{"txt": "x"}\n', "a.jsonl, line 1: no field 'text' (it has 'txt'): set data.text_field"),
-        ("a.txt.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xcbH", "a.txt.gz: truncated or damaged gzip file"),
+        ("a.txt.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xcbH", "a.txt.gz: truncated gzip file"),
         (
             "a.txt",
             b"abc \xff",
@@ -352,6 +352,8 @@ def test_a_file_where_a_folder_should_be(tiny, copy, tmp_path):
     assert refused(tiny("train", "--folder", copy, "--train.steps", 6), "metrics.jsonl: Is a directory")
     shutil.rmtree(copy / "checkpoints")
     (copy / "checkpoints").touch()
+    assert refused(tiny("train", "--folder", copy), "was saved at step 4", "has no checkpoint now", code=1)
+    (copy / "record.json").unlink()
     assert refused(
         tiny("train", "--folder", copy), "checkpoints cannot be written to", "choose another run folder", code=1
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmjax.interop.hf_config import HuggingFaceConfig
+from lmjax.interop.layouts import Linear
 from lmjax.interop.rope_config import read_rope, write_rope
 from lmjax.interop.table import HEAD, Rule, linear, norm, same
 from lmjax.models.config import Activation, ModelConfig
@@ -39,6 +40,7 @@ def their_gated(activation: str) -> str:
 
 def read_sizes(hf: HuggingFaceConfig) -> dict[str, Any]:
     """The fields all these families have."""
+    hf.ignore("is_decoder")
     width, num_heads = hf.get("hidden_size"), hf.get("num_attention_heads")
     head_width = hf.get("head_dim", None)
     return {
@@ -56,6 +58,17 @@ def read_sizes(hf: HuggingFaceConfig) -> dict[str, Any]:
         "init_std": hf.get("initializer_range"),
         "residual_init": "plain",
     }
+
+
+def read_biases(hf: HuggingFaceConfig) -> dict[str, Any]:
+    """Biases of attention and of the feed-forward layers, each there or not."""
+    attention, feedforward = hf.get("attention_bias"), hf.get("mlp_bias")
+    return {"bias": feedforward, **({} if attention == feedforward else {"qkv_bias": attention, "out_bias": attention})}
+
+
+def write_biases(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of :func:`read_biases`."""
+    return {"attention_bias": config.bias if config.out_bias is None else config.out_bias, "mlp_bias": config.bias}
 
 
 def read_decoder(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
@@ -98,17 +111,20 @@ def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
-def decoder_rules(norms: Mapping[str, str], *, experts: tuple[Rule, ...] = ()) -> tuple[Rule, ...]:
+def decoder_rules(
+    norms: Mapping[str, str], *, attention: tuple[Rule, ...] | None = None, experts: tuple[Rule, ...] = ()
+) -> tuple[Rule, ...]:
     """The table of a decoder.
 
     Args:
       norms: their name of a block's norm to ours.
+      attention: the table of attention, where it is not :func:`attention_rules`.
       experts: the table of a mixture of experts, see :func:`expert_rules`.
     """
     theirs, ours = "model.layers.{}", "layers.{}"
     return (
         same("model.embed_tokens.weight", "embedding.table_VD"),
-        *attention_rules(f"{theirs}.self_attn", f"{ours}.attention"),
+        *(attention_rules(f"{theirs}.self_attn", f"{ours}.attention") if attention is None else attention),
         *linear(f"{theirs}.mlp.gate_proj", f"{ours}.feedforward.gate"),
         *linear(f"{theirs}.mlp.up_proj", f"{ours}.feedforward.up"),
         *linear(f"{theirs}.mlp.down_proj", f"{ours}.feedforward.down"),
@@ -124,7 +140,7 @@ def expert_rules(theirs: str, *, gate: str, up: str, down: str) -> tuple[Rule, .
     ours = "layers.{}.experts"
     expert = f"{ours}.{{expert}}"
     return (
-        *linear(f"model.layers.{{}}.{theirs}.gate", f"{ours}.router"),
+        Rule(f"model.layers.{{}}.{theirs}.gate.weight", (f"{ours}.router.weight",), Linear()),
         *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{gate}", f"{expert}.gate"),
         *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{up}", f"{expert}.up"),
         *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{down}", f"{expert}.down"),

@@ -30,10 +30,7 @@ def their_activation(activation: str) -> str:
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("scale_attn_weights", True)
     hf.require("scale_attn_by_inverse_layer_idx", False)
-    hf.ignore("reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens")
-    hf.ignore(*(f"summary_{name}" for name in ("activation", "first_dropout", "proj_to_labels", "type", "use_proj")))
-    dropout = hf.get("resid_pdrop")
-    hf.require("embd_pdrop", dropout)
+    hf.ignore("is_decoder")
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("n_embd"),
@@ -47,7 +44,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         norm_epsilon=hf.get("layer_norm_epsilon"),
         bias=True,
         tie_embeddings=hf.get("tie_word_embeddings"),
-        dropout=dropout,
+        dropout=hf.rate("resid_pdrop", "embd_pdrop"),
         attention_dropout=hf.get("attn_pdrop"),
         init_std=hf.get("initializer_range"),
     )
@@ -112,6 +109,12 @@ GPT2 = Family(
     rules=_rules,
     architecture=lambda config: "GPT2LMHeadModel",
     prefix="transformer.",
+    synonyms={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
     aliases={"lm_head.weight": "transformer.wte.weight"},
     # Causal masks that early versions stored.
     buffers=r".*\.attn\.(masked_)?bias",

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lmjax.interop.families import decoder
+from lmjax.interop.families.bert import HEAD
 from lmjax.interop.families.gpt2 import ACTIVATIONS
 from lmjax.interop.family import Family, Ids
 from lmjax.interop.hf_config import HuggingFaceConfig
@@ -14,22 +15,20 @@ from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    hf.ignore(
-        "classifier_pooling", "cls_token_id", "deterministic_flash_attn", "initializer_cutoff_factor",
-        "reference_compile", "repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction",
-        "layer_norm_eps", "position_embedding_type",
-    )  # fmt: skip
+    hf.require("sliding_window", hf.get("local_attention") // 2)
+    return read_model(hf, window=hf.get("local_attention") // 2 + 1)
+
+
+def read_model(hf: HuggingFaceConfig, *, window: int) -> ModelConfig:
+    """What encoder and decoder have in common; ``window`` is that of the local layers."""
     bias = hf.get("mlp_bias")
     hf.require("attention_bias", bias)
     hf.require("classifier_bias", bias)
     activation = hf.get("hidden_activation")
     hf.require("classifier_activation", activation)
     hf.choice("classifier_activation", ACTIVATIONS)
-    dropout = hf.get("mlp_dropout")
-    hf.require("embedding_dropout", dropout)
     num_layers, every = hf.get("num_hidden_layers"), hf.get("global_attn_every_n_layers", 3)
     default = [SLIDING if layer % every else FULL for layer in range(num_layers)]
-    window = hf.get("local_attention") // 2 + 1
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("hidden_size"),
@@ -49,7 +48,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         head_transform=True,
         tie_embeddings=hf.get("tie_word_embeddings"),
         windows=from_layer_types(hf, window, default),
-        dropout=dropout,
+        dropout=hf.rate("mlp_dropout", "embedding_dropout"),
         attention_dropout=hf.get("attention_dropout"),
         init_std=hf.get("initializer_range"),
         residual_init="plain",
@@ -70,6 +69,11 @@ def _read_rope(hf: HuggingFaceConfig) -> dict[str, Any]:
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     window = one_window(config.windows) or 65
+    return {**write_model(config, ids), "local_attention": 2 * (window - 1)}
+
+
+def write_model(config: ModelConfig, ids: Ids) -> dict[str, Any]:
+    """The inverse of :func:`read_model`, but for the window."""
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     activation = decoder.their_gated(config.activation)
     return {
@@ -86,7 +90,6 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
         "mlp_bias": config.bias,
         "classifier_bias": config.bias,
         "decoder_bias": config.head_bias,
-        "local_attention": 2 * (window - 1),
         "layer_types": layer_types(config.windows, config.num_layers),
         "global_rope_theta": config.rope_theta,
         "local_rope_theta": config.rope_theta if config.local_rope_theta is None else config.local_rope_theta,
@@ -122,7 +125,7 @@ def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     )
 
 
-def _unused(config: ModelConfig) -> dict[str, float]:
+def unused(config: ModelConfig) -> dict[str, float]:
     """The first block has no norm before its attention; in ours one stands idle."""
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     return {"layers.0.attention_norm.scale": 1.0, **({"layers.0.attention_norm.bias": 0.0} if norm_bias else {})}
@@ -156,6 +159,7 @@ MODERNBERT = Family(
     rules=_rules,
     architecture=lambda config: "ModernBertForMaskedLM",
     prefix="model.",
+    head=HEAD,
     aliases={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    unused=_unused,
+    unused=unused,
 )

@@ -15,6 +15,7 @@ import transformers
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 DECODER = {**SIZES, "intermediate_size": 40, "num_key_value_heads": 2, "max_position_embeddings": 48}
+MAMBA = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2}
 ENCODER = {**SIZES, "intermediate_size": 40, "max_position_embeddings": 24}
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 LLAMA3 = {
@@ -25,7 +26,11 @@ LLAMA3 = {
     "original_max_position_embeddings": 12,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
+DEEPSEEK_YARN = {**YARN, "mscale": 0.8, "mscale_all_dim": 0.6, "beta_fast": 4, "beta_slow": 1}
+GPT_OSS_YARN = {**YARN, "beta_fast": 4.0, "original_max_position_embeddings": 24, "truncate": False}
 LOCAL_AND_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
+ROBERTA = {**ENCODER, "type_vocab_size": 1, "max_position_embeddings": 26}
+OPT = {**ENCODER, **IDS, "ffn_dim": 40, "word_embed_proj_dim": 32, "pad_token_id": 1, "bos_token_id": 2}
 T5_SIZES = {
     "vocab_size": 61, "d_model": 32, "d_kv": 4, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 0,
@@ -34,6 +39,10 @@ BART_SIZES = {
     "vocab_size": 61, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 40,
     "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 2, "max_position_embeddings": 24,
     "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
+}  # fmt: skip
+DEEPSEEK_SIZES = {
+    "num_key_value_heads": 4, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 7,
+    "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
 }  # fmt: skip
 
 CASES = {
@@ -78,7 +87,7 @@ CASES = {
          "norm_topk_prob": True},
     ),
     "bert": ("BertForPreTraining", {**ENCODER, **IDS}),
-    "roberta": ("RobertaForMaskedLM", {**ENCODER, "type_vocab_size": 1, "max_position_embeddings": 26}),
+    "roberta": ("RobertaForMaskedLM", {**ROBERTA}),
     "electra_generator": ("ElectraForMaskedLM", {**ENCODER, **IDS, "embedding_size": 16}),
     "electra_discriminator": ("ElectraForPreTraining", {**ENCODER, **IDS, "embedding_size": 16}),
     "albert": ("AlbertForPreTraining", {**ENCODER, **IDS, "num_hidden_layers": 3, "embedding_size": 16}),
@@ -90,7 +99,65 @@ CASES = {
     "t5_v1_1": (
         "T5ForConditionalGeneration", {**T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
+    "mt5": ("MT5ForConditionalGeneration", {**T5_SIZES}),
+    "umt5": ("UMT5ForConditionalGeneration", {**T5_SIZES, "num_decoder_layers": 2}),
     "bart": ("BartForConditionalGeneration", {**BART_SIZES}),
+    "bert_untied": ("BertForMaskedLM", {**ENCODER, **IDS, "num_hidden_layers": 1, "tie_word_embeddings": False}),
+    "bert_base_model": ("BertModel", {**ENCODER, **IDS, "num_hidden_layers": 1}),
+    "xlm_roberta": ("XLMRobertaForMaskedLM", {**ROBERTA, "num_hidden_layers": 1}),
+    "camembert": ("CamembertForMaskedLM", {**ROBERTA, "num_hidden_layers": 1, "tie_word_embeddings": False}),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"vocab_size": 61, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 40, "max_position_embeddings": 24},
+    ),
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        {**IDS, "vocab_size": 61, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "intermediate_size": 40,
+         "max_position_embeddings": 24, "attention_types": [[["global", "local"], 1], [["local"], 1]],
+         "window_size": 5},
+    ),
+    "gptj": (
+        "GPTJForCausalLM",
+        {**IDS, "vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 40, "n_positions": 24,
+         "rotary_dim": 6},
+    ),
+    "opt": ("OPTForCausalLM", {**OPT}),
+    "opt_post_norm": ("OPTForCausalLM", {**OPT, "num_hidden_layers": 1, "do_layer_norm_before": False}),
+    "deepseek_v3": (
+        "DeepseekV3ForCausalLM",
+        {**DECODER, **IDS, **DEEPSEEK_SIZES, "num_hidden_layers": 3, "q_lora_rank": 12, "rope_scaling": DEEPSEEK_YARN,
+         "n_group": 4, "topk_group": 2, "n_shared_experts": 2},
+    ),
+    "deepseek_v3_plain_queries": (
+        "DeepseekV3ForCausalLM",
+        {**DECODER, **IDS, **DEEPSEEK_SIZES, "q_lora_rank": None, "n_group": 1, "topk_group": 1,
+         "n_shared_experts": 1, "rope_interleave": False, "norm_topk_prob": False},
+    ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        {**DECODER, **IDS, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2,
+         "sliding_window": 5, "head_dim": 12,
+         "rope_parameters": {**GPT_OSS_YARN, "rope_theta": 500.0}},
+    ),
+    "granite": (
+        "GraniteForCausalLM",
+        {**DECODER, **IDS, "embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.6,
+         "logits_scaling": 1.5},
+    ),
+    "mamba2": (
+        "Mamba2ForCausalLM",
+        {**MAMBA, **IDS, "head_dim": 8, "num_heads": 8, "state_size": 6, "n_groups": 2,
+         "chunk_size": 8, "conv_kernel": 3},
+    ),
+    "mamba2_tied": (
+        "Mamba2ForCausalLM",
+        {**MAMBA, **IDS, "head_dim": 16, "num_heads": 4, "state_size": 6, "n_groups": 1,
+         "chunk_size": 8, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True},
+    ),
+    "modernbert_decoder": (
+        "ModernBertDecoderForCausalLM",
+        {**ENCODER, **IDS, "num_hidden_layers": 4, "local_attention": 6, "cls_token_id": 1, "sep_token_id": 2},
+    ),
 }  # fmt: skip
 """Name of a folder: class of transformers, and its configuration."""
 
@@ -101,7 +168,7 @@ def build(name: str, seed: int = 0) -> transformers.PreTrainedModel:
     kind = getattr(transformers, architecture)
     torch.manual_seed(seed)
     model = kind(kind.config_class(**options)).eval()
-    if name == "t5_v1_1":
+    if name in ("t5_v1_1", "mt5"):
         # Its checkpoints have a head of its own, though the class would tie it.
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     with torch.no_grad():
@@ -113,6 +180,13 @@ def build(name: str, seed: int = 0) -> transformers.PreTrainedModel:
             parameter.copy_(parameter.bfloat16())
         if name == "bart":
             model.final_logits_bias.copy_((0.1 * torch.randn_like(model.final_logits_bias)).bfloat16())
+        for tensor_name, tensor in model.named_buffers():
+            if tensor_name.endswith("e_score_correction_bias"):
+                tensor.copy_((0.1 * torch.randn_like(tensor)).bfloat16())
+        if name == "gpt_oss":
+            # Large enough for both sides of the clamp.
+            for layer in model.model.layers:
+                layer.mlp.experts.gate_up_proj.mul_(8)
     return model
 
 
@@ -122,19 +196,19 @@ def inputs(name: str, seed: int = 0) -> dict[str, np.ndarray]:
     mask = np.ones((2, 16), np.int64)
     mask[1, 11:] = 0
     found = {"input_ids": rng.integers(5, 61, (2, 16)), "attention_mask": mask}
-    if name in ("bert", "albert", "electra_generator", "electra_discriminator"):
+    if name.startswith(("bert", "albert", "electra")):
         found["token_type_ids"] = (np.arange(16) >= np.array([[7], [4]])).astype(np.int64)
-    if name.startswith(("t5", "bart")):
+    if name.startswith(("t5", "mt5", "umt5", "bart")):
         found["decoder_input_ids"] = rng.integers(5, 61, (2, 9))
     return found
 
 
 def answers(model: transformers.PreTrainedModel, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the model says to the inputs: ``logits``, and ``pair_logits`` where it classifies pairs."""
+    """What the model says to the inputs: ``logits``, and ``pair_logits`` where it classifies pairs; else ``states``."""
     with torch.no_grad():
         said = model(**{key: torch.as_tensor(value) for key, value in given.items()})
-    logits = getattr(said, "prediction_logits", getattr(said, "logits", None))
-    found = {"logits": logits.float().numpy()}
+    answer = next(key for key in ("prediction_logits", "logits", "last_hidden_state") if hasattr(said, key))
+    found = {"states" if answer == "last_hidden_state" else "logits": getattr(said, answer).float().numpy()}
     for pair in ("seq_relationship_logits", "sop_logits"):
         if (value := getattr(said, pair, None)) is not None:
             found["pair_logits"] = value.numpy()
@@ -150,8 +224,8 @@ def main() -> None:
         model.bfloat16().save_pretrained(out / name)
         (out / name / "generation_config.json").unlink(missing_ok=True)
         np.savez_compressed(out / name / "expected.npz", **given, **expected)
-        spread = float(np.abs(expected["logits"]).max())
-        print(f"{name:24}{sum(p.numel() for p in model.parameters()):>8} parameters, largest logit {spread:.2f}")
+        spread = max(float(np.abs(answer).max()) for answer in expected.values())
+        print(f"{name:24}{sum(p.numel() for p in model.parameters()):>8} parameters, largest answer {spread:.2f}")
 
 
 if __name__ == "__main__":
