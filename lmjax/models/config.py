@@ -188,7 +188,9 @@ class ModelConfig:
                 f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}: "
                 f"each key-value head serves the same number of query heads"
             )
-        if self.positions == "rope" and (self.rotated_width % 2 or not 0 < self.rope_fraction <= 1):
+        if self.positions == "rope" and not 0 < self.rope_fraction <= 1:
+            raise ValueError(f"model.rope_fraction={self.rope_fraction}: must be above 0 and at most 1")
+        if self.positions == "rope" and self.rotated_width % 2:
             raise ValueError(
                 f"model.rope_fraction={self.rope_fraction} of model.head_width={self.key_width}: rotary positions turn "
                 f"an even number of dimensions, not {self.rotated_width}: change one of them"

@@ -148,6 +148,12 @@ def test_sizes_of_nothing_are_refused():
             from_json(RunConfig, {"name": "x", "model": {name: 0, "encoder_layers": 1}})
 
 
+@pytest.mark.parametrize("fraction", [1e300, 1e308, 0.0, -1.0])
+def test_a_rotary_fraction_beyond_all_bounds_is_refused(fraction):
+    with pytest.raises(ValueError, match="rope_fraction"):
+        from_json(RunConfig, {"name": "x", "model": {"rope_fraction": fraction}})
+
+
 def test_a_missing_key_is_its_default_and_an_unknown_one_refused(content):
     for path in places(content):
         if isinstance(path[-1], int):
