@@ -45,6 +45,9 @@ def run(arguments: Sequence[str]) -> None:
     config = _run_config(options, model, tokenizer)
     params = _complete(config, jax.tree.map(jnp.asarray, model.params))
     make_run(options.run, config, tokenizer, params)
+    if model.left_out:
+        parts = sorted({name.removeprefix("model.").split(".")[0] for name in model.left_out})
+        print(f"left out, for only text is read: {len(model.left_out)} tensors of {', '.join(parts)}")
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{model.family.model_type}, {count:,} parameters, {tokenizer.vocabulary.size} tokens: {options.run}")
     print(f"train on: lmjax train RECIPE --train.init-from {options.run}")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from lmjax.interop.hf_config import HuggingFaceConfig, read_json
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
 from lmjax.interop.tensors import SHARD_BYTES, Weights, write_weights
+from lmjax.interop.wrappers import WRAPPERS, Renamed, text_config, text_tensors
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
 from lmjax.models.transformer import Transformer
@@ -37,13 +38,15 @@ class Pretrained:
       family: what it is.
       config: its architecture.
       params: float32 numpy arrays, in the structure of ``module_of(config, family)``.
-      hf_config: config.json as it stands.
+      hf_config: config.json as it stands; of a model of text and images, what it says of the text model.
+      left_out: names of tensors that belong to other parts than the text model.
     """
 
     family: Family
     config: ModelConfig
     params: Params
     hf_config: Mapping[str, Any]
+    left_out: tuple[str, ...] = ()
 
 
 def module_of(config: ModelConfig, family: Family) -> ModuleSpec:
@@ -76,9 +79,11 @@ def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
         damaged, or the weights are pickled.
     """
     folder = pathlib.Path(folder)
-    values = read_json(folder / CONFIG)
+    whole = read_json(folder / CONFIG)
+    values = text_config(whole)
     candidates = _families_of(values, folder)
-    tensors = _TodaysNames(Weights(folder), candidates[0].prefix)
+    stored, left_out = text_tensors(Weights(folder), whole.get("model_type", ""))
+    tensors = _with_todays_names(stored, candidates[0].prefix)
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
     hf = HuggingFaceConfig(values, defaults=family.defaults, where=str(folder / CONFIG))
     try:
@@ -95,7 +100,7 @@ def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
         buffers=family.buffers,
         unused=family.unused(config),
     )
-    return Pretrained(family, config, params, values)
+    return Pretrained(family, config, params, values, left_out)
 
 
 def save_pretrained(
@@ -155,7 +160,7 @@ def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family
     model_type = values.get("model_type")
     found = [family for family in FAMILIES.values() if family.model_type == model_type]
     if not found:
-        known = sorted({family.model_type for family in FAMILIES.values()})
+        known = sorted({*WRAPPERS, *(family.model_type for family in FAMILIES.values())})
         raise ValueError(
             f"{folder / CONFIG}: model_type {model_type!r} is not known to lmjax, which knows {', '.join(known)}"
         )
@@ -223,20 +228,8 @@ def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> li
         return []
 
 
-class _TodaysNames(Mapping[str, np.ndarray]):
+def _with_todays_names(tensors: Mapping[str, np.ndarray], prefix: str) -> Renamed:
     """Tensors under the names transformers gives them today."""
-
-    def __init__(self, weights: Weights, prefix: str):
-        # A base model that was saved without its head lacks the prefix of its place in one with a head.
-        added = "" if any(name.startswith(prefix) for name in weights) else prefix
-        self._weights = weights
-        self._stored_as = {f"{added}{todays_name(name)}": name for name in weights}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._weights[self._stored_as[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored_as)
-
-    def __len__(self) -> int:
-        return len(self._stored_as)
+    # A base model that was saved without its head lacks the prefix of its place in one with a head.
+    added = "" if any(name.startswith(prefix) for name in tensors) else prefix
+    return Renamed(tensors, {f"{added}{todays_name(name)}": name for name in tensors})

@@ -1,25 +1,27 @@
 """Sliding windows: their list of layer types, our repeating pattern."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from lmjax.interop.hf_config import HuggingFaceConfig
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 Windows = tuple[int | None, ...]
+Value = TypeVar("Value")
 
 
-def shortest_pattern(windows: Sequence[int | None]) -> Windows:
-    """The shortest pattern whose repetition, cut to length, is ``windows``."""
-    for period in range(1, len(windows)):
-        if all(window == windows[layer % period] for layer, window in enumerate(windows)):
-            return tuple(windows[:period])
-    return tuple(windows)
+def shortest_pattern(values: Sequence[Value]) -> tuple[Value, ...]:
+    """The shortest pattern whose repetition, cut to length, is ``values``, one for each layer."""
+    for period in range(1, len(values)):
+        if all(value == values[layer % period] for layer, value in enumerate(values)):
+            return tuple(values[:period])
+    return tuple(values)
 
 
-def unrolled(windows: Windows, num_layers: int) -> list[int | None]:
-    """The window of each layer."""
-    return [windows[layer % len(windows)] for layer in range(num_layers)]
+def unrolled(pattern: Sequence[Value], num_layers: int) -> list[Value]:
+    """The value of each layer, from a pattern that repeats."""
+    return [pattern[layer % len(pattern)] for layer in range(num_layers)]
 
 
 def layer_types(windows: Windows, num_layers: int) -> list[str]:

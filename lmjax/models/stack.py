@@ -91,7 +91,7 @@ class Stack(nnx.Module):
                 x_BTD,
                 positions_BT,
                 layer_masks[layer % len(layer_masks)],
-                local=self.config.windows[layer % len(layer_masks)] is not None,
+                **self._positions_of(layer),
                 is_first=is_first,
                 position_bias=bias,
                 source=source_BSD,
@@ -176,7 +176,7 @@ class Stack(nnx.Module):
                 x_BTD,
                 positions_BT,
                 layer_mask,
-                local=window is not None,
+                **self._positions_of(layer),
                 is_first=layer == 0,
                 position_bias=bias,
                 before_BMD=before_BMD,
@@ -226,7 +226,7 @@ class Stack(nnx.Module):
                 x_BTD,
                 positions_BT,
                 _windowed(mask, window, positions_BT),
-                local=window is not None,
+                **self._positions_of(layer),
                 is_first=layer == 0,
                 position_bias=bias,
                 source=None if sources is None else sources[layer],
@@ -273,6 +273,11 @@ class Stack(nnx.Module):
     def normalised(self, x_BTD: jax.Array) -> jax.Array:
         """The residual stream through the final norm, if there is one."""
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+
+    def _positions_of(self, layer: int) -> dict[str, bool]:
+        """How positions enter a layer, as arguments of its block."""
+        windows, turned = self.config.windows, self.config.rope_layers
+        return {"local": windows[layer % len(windows)] is not None, "turned": turned[layer % len(turned)]}
 
     def _remat(self, body):
         if self.config.remat == "none":
