@@ -10,6 +10,7 @@ from lmjax.models.vocabulary import extend_vocabulary
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.extend import extend_tokenizer
 from lmjax.train.new_run import check_new, make_run
+from lmjax.train.published import hand_on_published
 from lmjax.train.run_folder import TOKENIZER, open_run
 
 
@@ -49,6 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         model=dataclasses.replace(model, vocab_size=size),
         tokenizer=TokenizerConfig(path=str(options.new / TOKENIZER)),
     )
+    hand_on_published(options.run, options.new)
     make_run(options.new, config, tokenizer, params)
     print(f"{len(words)} tokens added: {tokenizer.vocabulary.size} ids, tables of {model.vocab_size} -> {size} rows")
     print(f"go on with: lmjax train RECIPE --train.init-from {options.new} --tokenizer.path {options.new / TOKENIZER}")

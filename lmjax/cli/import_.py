@@ -12,6 +12,7 @@ from flax import nnx
 
 from lmjax.data.config import DataConfig
 from lmjax.interop import Pretrained, load_pretrained
+from lmjax.interop.published import keep_published
 from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params, module_spec
@@ -19,6 +20,7 @@ from lmjax.objectives import CausalLM, Denoising, MaskedLM, Objective, ReplacedT
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.new_run import check_new, make_run
+from lmjax.train.published import PUBLISHED
 from lmjax.train.run_folder import TOKENIZER
 
 SEQUENCE_LENGTH, SHORTEST = 1024, 16
@@ -44,6 +46,8 @@ def run(arguments: Sequence[str]) -> None:
     tokenizer = _tokenizer(options, model)
     config = _run_config(options, model, tokenizer)
     params = _complete(config, jax.tree.map(jnp.asarray, model.params))
+    own_tokenizer = options.tokenizer is None
+    keep_published(options.folder, options.run / PUBLISHED, model.hf_config, tokenizer=own_tokenizer)
     make_run(options.run, config, tokenizer, params)
     if model.left_out:
         parts = sorted({name.removeprefix("model.").split(".")[0] for name in model.left_out})

@@ -14,7 +14,7 @@ from flax import nnx
 
 from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
-from lmjax.interop.family import Family, todays_name
+from lmjax.interop.family import Family, Ids, todays_name
 from lmjax.interop.hf_config import HuggingFaceConfig, read_json
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
@@ -109,7 +109,9 @@ def save_pretrained(
     params: Params,
     *,
     family_name: str | None = None,
-    ids: Mapping[str, int | None] | None = None,
+    preferred: str | None = None,
+    ids: Ids | None = None,
+    generation: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
 ) -> Family:
@@ -120,7 +122,9 @@ def save_pretrained(
       config: the architecture.
       params: its parameters.
       family_name: what to write it as; when None the first family that can express it.
-      ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``).
+      preferred: the ``model_type`` to try first.
+      ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``, ``decoder_start``).
+      generation: generation settings to write; when None the special ids.
       dtype: what the weights are stored as: float32, bfloat16 or float16.
       shard_bytes: largest size of a file.
 
@@ -131,6 +135,7 @@ def save_pretrained(
       ValueError: no family, or not the one asked for, can express the model.
     """
     candidates = _candidates(family_name, is_discriminator="classifier" in params)
+    candidates.sort(key=lambda family: family.model_type != preferred)
     family, values = their_config(config, candidates, ids=ids or {})
     where = f"family {family.name!r}"
     arrays = jax.tree.map(np.asarray, params)
@@ -146,7 +151,8 @@ def save_pretrained(
     )
     (folder / CONFIG).write_text(json.dumps({**values, "torch_dtype": dtype}, indent=2) + "\n")
     if family.form in ("decoder", "encoder_decoder"):
-        generation = {key: values[key] for key in _OF_GENERATION if values.get(key) is not None}
+        special = {key: values[key] for key in _OF_GENERATION if values.get(key) is not None}
+        generation = special if generation is None else generation
         (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
     return family
 
@@ -181,9 +187,7 @@ def _candidates(family_name: str | None, *, is_discriminator: bool) -> list[Fami
     return [of_form[family_name]]
 
 
-def their_config(
-    config: ModelConfig, candidates: Sequence[Family], *, ids: Mapping[str, int | None]
-) -> tuple[Family, dict[str, Any]]:
+def their_config(config: ModelConfig, candidates: Sequence[Family], *, ids: Ids) -> tuple[Family, dict[str, Any]]:
     """The first family whose config.json, read back, is the same model; and that config.json.
 
     Raises:
@@ -191,6 +195,10 @@ def their_config(
     """
     nearest: tuple[int, str] | None = None
     for family in candidates:
+        if family.unloadable(config):
+            problem = f"transformers refuses a {family.name} of width {config.width} with {config.num_heads} heads"
+            nearest = nearest or (len(dataclasses.fields(ModelConfig)), f"{problem}, which do not divide it")
+            continue
         values = _values(family, config, ids)
         try:
             hf = HuggingFaceConfig(values, defaults=family.defaults)
@@ -208,7 +216,7 @@ def their_config(
     raise ValueError(f"{asked} hold this model: {nearest[1]}")
 
 
-def _values(family: Family, config: ModelConfig, ids: Mapping[str, int | None]) -> dict[str, Any]:
+def _values(family: Family, config: ModelConfig, ids: Ids) -> dict[str, Any]:
     common = {
         "architectures": [family.architecture(config)],
         "model_type": family.model_type,

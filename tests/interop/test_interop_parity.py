@@ -12,7 +12,7 @@ import pytest
 
 from lmjax.interop import load_pretrained, save_pretrained
 from lmjax.interop.pretrained import module_of
-from lmjax.interop.tokenizer_files import save_tokenizer_files
+from lmjax.interop.tokenizer_export import save_tokenizer_files
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 
 torch = pytest.importorskip("torch")

@@ -9,7 +9,8 @@ import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from lmjax.interop.tokenizer_files import ROLES, begins_with_bos, load_tokenizer_files, save_tokenizer_files
+from lmjax.interop.tokenizer_export import save_tokenizer_files
+from lmjax.interop.tokenizer_files import ROLES, begins_with_bos, load_tokenizer_files
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer, load_tokenizer
 
 TEXTS = ["the cat sat on the mat, naïvely.\n", "  two  spaces\tand 123 <mask> 😀", "def f(x):\n    return x ** 2"] * 40

@@ -146,6 +146,7 @@ GEMMA2 = Family(
     prefix="model.",
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
+    heads_divide_width=True,
 )
 
 GEMMA3 = Family(
@@ -171,4 +172,5 @@ GEMMA3 = Family(
     prefix="model.",
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
+    heads_divide_width=True,
 )

@@ -33,4 +33,5 @@ LLAMA = Family(
     prefix="model.",
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
+    heads_divide_width=True,
 )
