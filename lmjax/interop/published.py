@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lmjax.interop.hf_config import read_json
@@ -16,11 +16,10 @@ from lmjax.interop.tokenizer_files import load_tokenizer_files
 from lmjax.tokenizers import Tokenizer
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
-_MODEL_FILES = (CONFIG, GENERATION)
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model",
-    "vocab.json", "merges.txt", "vocab.txt",
+    "vocab.json", "merges.txt", "vocab.txt", "additional_chat_templates",
 )  # fmt: skip
 _ID_ROLES = ("bos", "eos", "pad", "cls", "sep", "decoder_start")
 
@@ -63,7 +62,7 @@ class Published:
 
     def copy_chat_template(self, folder: pathlib.Path) -> None:
         """Writes the files that hold a chat template of their own."""
-        _copy(self.folder, folder, [name for name in _TOKENIZER_FILES if name.startswith("chat_template")])
+        _copy(self.folder, folder, [name for name in _TOKENIZER_FILES if "chat_template" in name])
 
 
 def keep_published(source: pathlib.Path, folder: pathlib.Path, config: Mapping[str, Any], *, tokenizer: bool) -> None:
@@ -100,7 +99,9 @@ def read_published(folder: pathlib.Path, tokenizer: Tokenizer) -> Published | No
     return Published(folder, config, has_tokenizer)
 
 
-def _copy(source: pathlib.Path, folder: pathlib.Path, names) -> None:
+def _copy(source: pathlib.Path, folder: pathlib.Path, names: Iterable[str]) -> None:
     for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

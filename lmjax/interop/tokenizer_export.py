@@ -66,24 +66,45 @@ def save_tokenizer_files(
     definition, problem = _definition_of(tokenizer)
     if isinstance(tokenizer, SentencePieceTokenizer):
         (folder / MODELS[0]).write_bytes(tokenizer.files()[MODELS[0]])
-    name_of = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
-    before, after = (None if mark is None else name_of[mark] for mark in (marks.before, marks.after))
-    values: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length}
+    said = _added_tokens(tokenizer)
+    is_plain = True
     if definition is not None:
-        marked, is_plain = _with_marks(definition, before, after)
+        marked, is_plain = _with_marks(definition, tokenizer, marks)
         (folder / DEFINITION).write_bytes(marked)
-        # For versions of transformers that make the template anew from these two.
-        if is_plain and before in (None, _named(tokenizer, "bos")) and after in (None, _named(tokenizer, "eos")):
-            values |= {"add_bos_token": before is not None, "add_eos_token": after is not None}
+        said = {}
+    if is_plain:
+        said |= _mark_flags(tokenizer, marks)
     named = {f"{role}_token": name for role in ROLES if (name := _named(tokenizer, role)) is not None}
     others = [name for name in _ordered(tokenizer) if name not in named.values()]
     kept = {} if published is None else {k: v for k, v in published.tokenizer_config.items() if k in _KEPT}
-    values |= {"clean_up_tokenization_spaces": False, **kept, **named, "additional_special_tokens": others}
+    values = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        **said,
+        **kept,
+        **named,
+        "additional_special_tokens": others,
+    }
     for file, content in ((CONFIG, values), (ROLES_FILE, named)):
         (folder / file).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if published is not None:
         published.copy_chat_template(folder)
     return problem
+
+
+def _added_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ids of special tokens, for transformers to make a definition of a SentencePiece model by itself."""
+    entries = {name: {"content": name, "special": True, "normalized": False} for name in tokenizer.special_tokens}
+    return {"added_tokens_decoder": {str(i): entries[name] for name, i in tokenizer.special_tokens.items()}}
+
+
+def _mark_flags(tokenizer: Tokenizer, marks: Marks) -> dict[str, bool]:
+    """What newer versions of transformers make the template of anew; none where they would lose other tokens."""
+    known = tokenizer.vocabulary
+    if marks.before not in (None, known.bos_id) or marks.after not in (None, known.eos_id):
+        return {}
+    return {"add_bos_token": marks.before is not None, "add_eos_token": marks.after is not None}
 
 
 def _gives_back(published: Published, tokenizer: Tokenizer, marks: Marks, model_type: str | None) -> bool:
@@ -111,15 +132,16 @@ def _ordered(tokenizer: Tokenizer) -> list[str]:
     return [*plain, *(name_of[token_id] for token_id in sentinels)]
 
 
-def _with_marks(definition: bytes, before: str | None, after: str | None) -> tuple[bytes, bool]:
-    """The definition with a template that puts the marks around texts; and whether it has nothing else to add."""
+def _with_marks(definition: bytes, tokenizer: Tokenizer, marks: Marks) -> tuple[bytes, bool]:
+    """The definition with a template that puts the marks around texts; and whether it had nothing else to add."""
     library = tokenizers.Tokenizer.from_str(definition.decode())
     own = library.post_processor
     plain = own is None or own.num_special_tokens_to_add(False) == 0
     ids = library.encode("a").ids
+    name_of = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     # A template of its own may put them there already.
-    before = None if before is None or ids[:1] == [library.token_to_id(before)] else before
-    after = None if after is None or ids[-1:] == [library.token_to_id(after)] else after
+    before = None if marks.before is None or ids[:1] == [marks.before] else name_of[marks.before]
+    after = None if marks.after is None or ids[-1:] == [marks.after] else name_of[marks.after]
     if before is None and after is None:
         return definition, plain
     first, last = [before] if before else [], [after] if after else []

@@ -57,7 +57,7 @@ def _read_1(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("use_bidirectional_attention", False, None)
     name = hf.get("hidden_activation", None) or hf.get("hidden_act")
     # The first files say "gelu" and mean the approximation, as every version of transformers knows.
-    activation = "geglu" if name == "gelu" else hf.choice("hidden_act", decoder.GATED)
+    activation: Activation = "geglu" if name == "gelu" else hf.choice("hidden_act", decoder.GATED)
     rope = read_rope(hf, max_length=hf.get("max_position_embeddings"))
     return ModelConfig(
         **decoder.read_sizes(hf), **rope, activation=activation, norm_scale_offset=True, scale_embeddings=True
