@@ -16,7 +16,8 @@ def hand_on_published(source: pathlib.Path | str | None, run: pathlib.Path) -> N
     """
     if source is None:
         return
-    for folder in (pathlib.Path(source), pathlib.Path(source).parent.parent):
-        if (folder / PUBLISHED).is_dir():
-            shutil.copytree(folder / PUBLISHED, run / PUBLISHED, dirs_exist_ok=True)
-            return
+    path = pathlib.Path(source)
+    # A checkpoint is named by its step.
+    kept = (path.parent.parent if path.name.isdecimal() else path) / PUBLISHED
+    if kept.is_dir():
+        shutil.copytree(kept, run / PUBLISHED, dirs_exist_ok=True)
