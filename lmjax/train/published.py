@@ -17,7 +17,7 @@ def hand_on_published(source: pathlib.Path | str | None, run: pathlib.Path) -> N
     if source is None:
         return
     path = pathlib.Path(source)
-    # A checkpoint is named by its step.
-    kept = (path.parent.parent if path.name.isdecimal() else path) / PUBLISHED
-    if kept.is_dir():
+    # A checkpoint lies two folders down in its run, named by its step.
+    runs = [path, path.parent.parent] if path.name.isdecimal() else [path]
+    for kept in [folder / PUBLISHED for folder in runs if (folder / PUBLISHED).is_dir()][:1]:
         shutil.copytree(kept, run / PUBLISHED, dirs_exist_ok=True)
