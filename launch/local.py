@@ -6,7 +6,8 @@
 Each process is told its number through the variables that ``lmjax.parallel.distributed`` reads; its
 lines come out with ``[number]`` in front. On CPU the processes talk through gloo. SIGTERM and
 Ctrl-C are passed on, so that the run saves and stops; when one process fails the others are ended,
-and the exit code is that of the one that failed first. Needs nothing but Python.
+and the exit code is that of the one that failed first. When this program itself is killed, or its
+terminal goes, the processes are killed too. Needs nothing but Python.
 """
 
 import argparse
@@ -68,11 +69,49 @@ def launch(options: argparse.Namespace, process_id: int, port: int) -> subproces
     )
 
 
-def relay(source, target: TextIO, process_id: int) -> None:
+def start_guardian() -> int:
+    """Forks a process that kills ours when this one is gone, however it ends; returns where to write their ids.
+
+    It reads the ids from a pipe that only this program holds open, and acts when the pipe ends.
+    """
+    read_end, write_end = os.pipe()
+    if os.fork() != 0:
+        os.close(read_end)
+        return write_end
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        # Whoever reads our output should see its end although the guardian still runs.
+        os.dup2(nowhere, standard)
+    os.close(write_end)
+    with open(read_end) as pipe:
+        words = pipe.read().split()
+    if "done" not in words:
+        for process_id in words:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(int(process_id), signal.SIGKILL)
+    os._exit(0)
+
+
+def write_line(target: TextIO | None, text: str) -> None:
+    """Writes a line where somebody reads it: a run does not end because its terminal has gone."""
+    if target is None:
+        return
+    try:
+        target.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+        target.write(f"{text}\n")
+        target.flush()
+    except OSError:
+        # What is left in its buffer too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
+
+
+def relay(source, target: TextIO | None, process_id: int) -> None:
     """Copies lines until the process closes its end."""
     for line in source:
-        target.write(f"[{process_id}] {line.decode(errors='replace').rstrip()}\n")
-        target.flush()
+        write_line(target, f"[{process_id}] {line.decode(errors='replace').rstrip()}")
 
 
 def signal_all(processes: list[subprocess.Popen], number: int) -> None:
@@ -94,11 +133,7 @@ def wait(processes: list[subprocess.Popen], grace: float) -> int:
             time.sleep(0.1)
             codes = [process.poll() for process in processes]
             failed = next(i for i, code in enumerate(codes) if code)
-            print(
-                f"process {failed} failed with {codes[failed]}: ending the others",
-                file=sys.stderr,
-                flush=True,
-            )
+            write_line(sys.stderr, f"process {failed} failed with {codes[failed]}: ending the others")
             signal_all(processes, signal.SIGTERM)
             deadline = time.monotonic() + grace
         if time.monotonic() > deadline:
@@ -114,13 +149,17 @@ def main() -> int:
     """Runs the command line."""
     options = parse_arguments()
     port = free_port()
-    try:
-        processes = [launch(options, i, port) for i in range(options.processes)]
-    except OSError as error:
-        print(f"error: cannot run {options.command[0]}: {error.strerror}", file=sys.stderr)
-        return 2
+    processes: list[subprocess.Popen] = []
+    guardian = start_guardian()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signal_all(processes, number))
+    try:
+        for process_id in range(options.processes):
+            processes.append(launch(options, process_id, port))
+            os.write(guardian, f"{processes[-1].pid}\n".encode())
+    except OSError as error:
+        write_line(sys.stderr, f"error: cannot run {options.command[0]}: {error.strerror}")
+        return 2
     readers = [
         threading.Thread(target=relay, args=(source, target, i), daemon=True)
         for i, process in enumerate(processes)
@@ -132,6 +171,7 @@ def main() -> int:
     for reader in readers:
         # Not for ever: something the process started may hold its output open.
         reader.join(timeout=5)
+    os.write(guardian, b"done\n")
     return code
 
 

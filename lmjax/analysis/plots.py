@@ -91,7 +91,13 @@ def plot_loss(
     _style(rate_axes)
     output = pathlib.Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output)
+    # Under another name first: whoever looks meanwhile, or after a kill, finds a whole picture.
+    unfinished = output.with_name(f".{output.stem}.unfinished{output.suffix}")
+    try:
+        figure.savefig(unfinished, format=output.suffix.removeprefix(".") or "png")
+        unfinished.replace(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return output
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tyro
 from rich.console import Console
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.evaluate.retention import compare, table
 from lmjax.train.run_folder import open_run
 
@@ -30,7 +31,7 @@ class CompareArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(CompareArguments, args=list(arguments), prog="lmjax compare")
+    options = parse_arguments(CompareArguments, arguments, command="compare")
     folders = (options.before, options.after)
     comparisons = compare(open_run(options.before), open_run(options.after), options.texts, folders=folders)
     Console(highlight=False).print(table(comparisons))

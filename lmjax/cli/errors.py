@@ -4,9 +4,11 @@
 code  meaning
 ====  =======================================================================================
 0     done, or saved and stopped because a signal asked for it
-1     a fault: full disk, damaged checkpoint, loss that is not finite, out of memory, a bug
-2     something for the user to change: a value, a path, a missing package
-130   Ctrl-C where there was nothing to save
+1     a fault: full disk, damaged checkpoint, loss that is not finite, out of memory, a bug;
+      or nobody reads what is printed (`lmjax preview ... | head`)
+2     something for the user to change: a value, a path, a missing package, a folder in use
+130   Ctrl-C where there was nothing to save: before the first step, or in another command
+143   SIGTERM where there was nothing to save
 ====  =======================================================================================
 
 With ``LMJAX_DEBUG=1`` in the environment tracebacks are printed as well, ours and the libraries'.
@@ -22,7 +24,9 @@ from typing import NoReturn
 
 from absl import logging as absl_logging
 
+from lmjax.cli.streams import drop_output
 from lmjax.parallel import distributed
+from lmjax.tokenizers.panics import is_panic
 
 DEBUG_VARIABLE = "LMJAX_DEBUG"
 
@@ -45,22 +49,47 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     if not _debugging():
         _silence_libraries()
     try:
-        command()
-        sys.stdout.flush()
-        code = 0
+        code = _run_and_flush(command)
     except BrokenPipeError:
         # The reader of our output has gone (`lmjax preview | head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output(sys.stdout)
         code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         code = 130
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         if _debugging():
             traceback.print_exc()
         message, code = describe(error)
-        print(f"error: {message}", file=sys.stderr)
+        _tell(f"error: {message}")
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Or Python tries once more as it ends, and shows a traceback.
+        drop_output(sys.stdout)
     distributed.leave(code)
+
+
+def _run_and_flush(command: Callable[[], object]) -> int:
+    """The command's exit code, once all that it has printed is written."""
+    try:
+        command()
+        code = 0
+    except SystemExit as end:  # After --help, or a wrong option.
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            _tell(end.code)
+    sys.stdout.flush()
+    return code
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        drop_output(sys.stderr)
 
 
 def _debugging() -> bool:
@@ -71,6 +100,8 @@ def _silence_libraries() -> None:
     """Drops the stacks Orbax and asyncio log, a dozen for a full disk: the same failure reaches us as an exception."""
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Of a helper of multiprocessing, when a signal ends us while processes prepare data. It inherits our options.
+    sys.warnoptions.append("ignore:resource_tracker")
     shown = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -80,7 +111,7 @@ def _silence_libraries() -> None:
     sys.unraisablehook = hook
 
 
-def describe(error: Exception) -> tuple[str, int]:
+def describe(error: BaseException) -> tuple[str, int]:
     """What to tell the user of an exception, and the exit code."""
     hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
     if isinstance(error, OSError):
@@ -99,7 +130,7 @@ def describe(error: Exception) -> tuple[str, int]:
 
 
 def _describe_os_error(error: OSError) -> tuple[str, int]:
-    code = 2 if isinstance(error, USER_ERRORS) or error.errno == errno.EROFS else 1
+    code = 2 if isinstance(error, USER_ERRORS) or error.errno in (errno.EROFS, errno.ENAMETOOLONG) else 1
     if error.strerror is None:
         return str(error), code
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
@@ -111,6 +142,7 @@ _REMEDIES = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,
     errno.EFBIG: "; the file system or a limit (`ulimit -f`) forbids files of this size: use another folder",
+    errno.ENAMETOOLONG: "; choose a shorter one",
     errno.EROFS: "; choose a folder that can be written",
     errno.EACCES: "; check its permissions, or choose another path",
     errno.EPERM: "; check its permissions, or choose another path",
@@ -120,5 +152,5 @@ _REMEDIES = {
 }
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "no message")

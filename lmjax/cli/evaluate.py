@@ -1,5 +1,6 @@
 """`lmjax evaluate RUN`: loss, perplexity and bits per byte on the whole validation set."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -8,9 +9,10 @@ from typing import Literal
 
 import tyro
 
-from lmjax.data.shards import Manifest
+from lmjax.cli.arguments import parse_arguments
+from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
-from lmjax.train.run_folder import Run, open_run
+from lmjax.train.run_folder import BestOrStep, Run, open_run
 from lmjax.train.validate import fixed_batches, validate
 
 
@@ -26,8 +28,8 @@ class EvaluateArguments:
     """Which documents."""
     batches: int = 0
     """Batches to use; 0 takes the whole split."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
     def __post_init__(self):
         if self.batches < 0:
@@ -36,9 +38,9 @@ class EvaluateArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(EvaluateArguments, args=list(arguments), prog="lmjax evaluate")
+    options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
     opened = open_run(options.run, step=options.step)
-    corpus = _corpus(opened, options.prepared)
+    corpus = _corpus(opened, options.run, options.prepared)
     if options.split == "valid" and not corpus.has_validation:
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
     train, objective = opened.config.train, opened.config.objective
@@ -49,10 +51,30 @@ def run(arguments: Sequence[str]) -> None:
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
 
 
-def _corpus(opened: Run, prepared: pathlib.Path | None) -> Corpus:
+def _corpus(opened: Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
     """The data to evaluate on; its rows refuse shards that another tokenizer than the run's has made."""
     data = opened.config.data
-    if prepared is None:
-        return dataclasses.replace(open_corpus(data, opened.config.tokenizer), tokenizer=opened.tokenizer)
-    data = dataclasses.replace(data, prepared=str(prepared), mixture=(), mixture_weights=())
-    return Corpus(data, prepared, Manifest.load(prepared), opened.tokenizer)
+    if prepared is not None:
+        data = dataclasses.replace(data, prepared=str(prepared), mixture=(), mixture_weights=())
+        return Corpus(data, prepared, Manifest.load(prepared), opened.tokenizer)
+    # A recipe's relative paths are meant from the folder the run was started in.
+    start = _started_in(folder, opened.config.run_folder)
+    try:
+        with contextlib.chdir(start):
+            corpus = open_corpus(data, opened.config.tokenizer)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (looked for from {start}); name the prepared data of the run with --prepared, or evaluate it in "
+            f"the folder it was started in"
+        ) from None
+    data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
+    return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
+
+
+def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:
+    """The folder a run was started in, by where it lies now and where it was told to; else the one we are in."""
+    depth = len(run_folder.parts)
+    resolved = folder.resolve()
+    if run_folder.is_absolute() or resolved.parts[-depth:] != run_folder.parts:
+        return pathlib.Path.cwd()
+    return resolved.parents[depth - 1]

@@ -7,6 +7,7 @@ from typing import Literal
 
 import tyro
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.interop import FAMILIES, save_pretrained
 from lmjax.interop.family import Family
 from lmjax.interop.published import read_published
@@ -14,8 +15,10 @@ from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
 from lmjax.interop.tokenizer_files import ROLES
 from lmjax.objectives import SentencePairs
 from lmjax.objectives.encoder_decoder import EncoderDecoderObjective
+from lmjax.parallel.folder_lock import fresh_folder
+from lmjax.parallel.signals import kept
 from lmjax.train.published import PUBLISHED
-from lmjax.train.run_folder import Run, naming, open_run
+from lmjax.train.run_folder import BestOrStep, Run, naming, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,15 +33,18 @@ class ExportArguments:
     """The family to write it as (a model_type); when unset the first that can express it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the weights are stored as; float32 loses nothing."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(ExportArguments, args=list(arguments), prog="lmjax export")
-    if options.folder.exists() and any(options.folder.iterdir()):
-        raise ValueError(f"{options.folder} exists and is not empty: name another folder")
+    options = parse_arguments(ExportArguments, arguments, command="export")
+    with fresh_folder(options.folder, "is being exported to"):
+        _export(options)
+
+
+def _export(options: ExportArguments) -> None:
     opened = open_run(options.run, step=options.step)
     objective, config = opened.config.objective, opened.config.model
     if config.positions != "learned":
@@ -50,13 +56,15 @@ def run(arguments: Sequence[str]) -> None:
     params = {name: part for name, part in opened.params.items() if name not in added}
     published = read_published(options.run / PUBLISHED, opened.tokenizer)
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ROLES}
-    with naming(options.folder):
+    unfinished = kept(f"{options.folder} is not finished: delete it, and run the command again")
+    with naming(options.folder), unfinished:
         family = save_pretrained(
             options.folder,
             config,
             params,
             family_name=options.family,
             preferred=None if published is None else published.config.get("model_type"),
+            reads="both_ways" if objective.attention == "bidirectional" else "forwards",
             ids=ids if published is None else ids | published.ids,
             generation=None if published is None else published.generation,
             dtype=options.dtype,

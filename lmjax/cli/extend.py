@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import tyro
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.models.vocabulary import extend_vocabulary
+from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.extend import extend_tokenizer
-from lmjax.train.new_run import check_new, make_run
+from lmjax.train.new_run import make_run
 from lmjax.train.published import hand_on_published
-from lmjax.train.run_folder import TOKENIZER, open_run
+from lmjax.train.run_folder import TOKENIZER, BestOrStep, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,18 @@ class ExtendArguments:
     """The run folder to make."""
     tokens: pathlib.Path
     """A text file with a new token a line; spaces at a line's beginning are the token's."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(ExtendArguments, args=list(arguments), prog="lmjax extend")
-    check_new(options.new)
+    options = parse_arguments(ExtendArguments, arguments, command="extend")
+    with fresh_folder(options.new, "is being made"):
+        _extend(options)
+
+
+def _extend(options: ExtendArguments) -> None:
     words = [line for line in _lines(options.tokens) if line.strip()]
     if not words:
         raise ValueError(f"{options.tokens} has no tokens: write one a line")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import tyro
 from flax import nnx
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.data.config import DataConfig
 from lmjax.interop import Pretrained, load_pretrained
 from lmjax.interop.published import keep_published
@@ -17,9 +18,10 @@ from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params, module_spec
 from lmjax.objectives import CausalLM, Denoising, MaskedLM, Objective, ReplacedToken, SpanCorruption
+from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.new_run import check_new, make_run
+from lmjax.train.new_run import make_run
 from lmjax.train.published import PUBLISHED
 from lmjax.train.run_folder import TOKENIZER
 
@@ -40,8 +42,12 @@ class ImportArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(ImportArguments, args=list(arguments), prog="lmjax import")
-    check_new(options.run)
+    options = parse_arguments(ImportArguments, arguments, command="import")
+    with fresh_folder(options.run, "is being imported to"):
+        _import(options)
+
+
+def _import(options: ImportArguments) -> None:
     model = load_pretrained(options.folder)
     tokenizer = _tokenizer(options, model)
     config = _run_config(options, model, tokenizer)

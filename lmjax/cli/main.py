@@ -5,7 +5,8 @@ import importlib
 import keyword
 import sys
 
-from lmjax.cli.errors import run_command
+from lmjax.cli.streams import repair_streams
+from lmjax.parallel.signals import ending_at_once
 
 COMMANDS = {
     "train": "train a recipe, or go on where it stopped",
@@ -23,23 +24,26 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs a subcommand; ends with 0, 1 (a fault) or 2 (something for the user to change)."""
-    arguments = sys.argv[1:]
+    """Runs a subcommand and ends with a code of the table in :mod:`lmjax.cli.errors`."""
+    repair_streams()
+    with ending_at_once():
+        # From here on, for it takes a second to import jax.
+        from lmjax.cli.errors import run_command
+
+        run_command(lambda: _run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
-        sys.exit(0)
+        return
     name, *rest = arguments
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f": did you mean `lmjax {near[0]}`?" if near else f"\n\n{_usage()}"
-        print(f"error: unknown command {name!r}{hint}", file=sys.stderr)
-        sys.exit(2)
-
-    def command() -> None:
-        # A module cannot be called `import`.
-        importlib.import_module(f"lmjax.cli.{name}{'_' if keyword.iskeyword(name) else ''}").run(rest)
-
-    run_command(command)
+        raise ValueError(f"unknown command {name!r}{hint}")
+    # A module cannot be called `import`.
+    importlib.import_module(f"lmjax.cli.{name}{'_' if keyword.iskeyword(name) else ''}").run(rest)
 
 
 def _usage() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.train.metrics import METRICS_FILE
 
 
@@ -23,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     from lmjax.analysis.plots import plot_loss
 
-    options = tyro.cli(PlotArguments, args=list(arguments), prog="lmjax plot")
+    options = parse_arguments(PlotArguments, arguments, command="plot")
     if not options.runs:
         raise ValueError("name at least one run folder, as in `lmjax plot runs/stdlib_demo`")
     for folder in options.runs:

@@ -21,11 +21,6 @@ def run(arguments: Sequence[str]) -> None:
         text_bytes = manifest.total(split, "text_bytes")
         ratio = f", {text_bytes / tokens:.2f} bytes a token" if tokens else ""
         print(f"{split}: {documents:,} documents, {tokens:,} tokens, {text_bytes:,} bytes{ratio}")
-    if manifest.undecodable:
-        total = sum(manifest.undecodable.values())
-        name, count = max(manifest.undecodable.items(), key=lambda item: item[1])
-        print(
-            f"replaced {total:,} bytes that are not UTF-8, in {len(manifest.undecodable)} of the files "
-            f"({count:,} in {name}); data.decode_errors=strict refuses such files"
-        )
+    for note in manifest.notes:
+        print(note)
     print(f"{corpus.tokenizer.kind} tokenizer of {corpus.tokenizer.vocabulary.size:,} ids; prepared: {corpus.folder}")

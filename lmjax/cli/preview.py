@@ -13,6 +13,7 @@ from lmjax.analysis.preview_labels import objective_title
 from lmjax.analysis.preview_text import print_preview
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
+from lmjax.parallel.paths import refuse_address
 from lmjax.train.corpus import open_corpus
 
 
@@ -79,6 +80,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name, least in (("rows", 1), ("step", 0), ("width", 1)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}={getattr(options, name)}: must be at least {least}")
+    refuse_address("--png", options.png)
     if set(others) & {"-h", "--help"}:
         print(parser.format_help())
     return options, others

@@ -10,12 +10,13 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from lmjax.cli.arguments import parse_arguments
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
 from lmjax.decode.unmask import Order, unmask
 from lmjax.objectives.encoder_decoder import EncoderDecoderObjective, paired
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
-from lmjax.train.run_folder import Run, open_run
+from lmjax.train.run_folder import BestOrStep, Run, open_run
 
 NEW_TOKENS = 200
 
@@ -40,8 +41,8 @@ class SampleArguments:
     """Diffusion models: which masks are replaced first, any, or those the model is surest of."""
     seed: int = 0
     """Of the random choices."""
-    step: int | None = None
-    """The checkpoint to use; the newest when unset."""
+    step: BestOrStep = None
+    """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
     def __post_init__(self):
         for name in ("num_samples", "max_new_tokens", "unmask_steps"):
@@ -52,7 +53,7 @@ class SampleArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = tyro.cli(SampleArguments, args=list(arguments), prog="lmjax sample")
+    options = parse_arguments(SampleArguments, arguments, command="sample")
     opened = open_run(options.run, step=options.step)
     text = _text(options.prompt)
     if isinstance(opened.config.objective, MaskedDiffusion):

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from lmjax.cli.recipe import parse_recipe
+from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers import describe, load_tokenizer
 from lmjax.train.corpus import TOKENIZER, automatic_folder, load_or_train_tokenizer
 
@@ -22,6 +23,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("source", help="a recipe, a run, a prepared folder, or the folder of a tokenizer")
     parser.add_argument("--text", default=EXAMPLE, help="text to cut into tokens")
     options, overrides = parser.parse_known_args(list(arguments))
+    refuse_address("source", options.source)
     folder = pathlib.Path(options.source)
     if folder.is_dir():
         if overrides:

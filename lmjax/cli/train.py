@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
+from lmjax.cli.streams import unfailing_output
 from lmjax.parallel.distributed import is_primary
+from lmjax.parallel.signals import kept
 from lmjax.train.config import RunConfig
 from lmjax.train.dry_run import describe_run
-from lmjax.train.loop import train
+from lmjax.train.loop import Finished, train
 
 DRY_RUN = "--dry-run"
 PROFILE = "--profile"
@@ -30,10 +32,15 @@ def run(arguments: Sequence[str]) -> None:
         return
     if PROFILE in arguments:
         config = _profiled(config)
-    with bytes_bar("preparing") as progress:
-        finished = train(config, progress=progress)
-    if not is_primary():
-        return
+    # A run of weeks should not end because the terminal it was started from has gone.
+    with unfailing_output():
+        with bytes_bar("preparing") as progress:
+            finished = train(config, progress=progress)
+        if is_primary():
+            _report(finished)
+
+
+def _report(finished: Finished) -> None:
     if finished.stopped_by is not None:
         print(f"{finished.stopped_by}: saved step {finished.step}; run the same command again to go on")
         return
@@ -41,7 +48,11 @@ def run(arguments: Sequence[str]) -> None:
     if importlib.util.find_spec("matplotlib") is not None:
         from lmjax.analysis.plots import plot_loss
 
-        print(f"loss curve: {plot_loss([finished.folder], finished.folder / 'loss.png')}")
+        try:
+            with kept("the run is done and saved, without its picture"):
+                print(f"loss curve: {plot_loss([finished.folder], finished.folder / 'loss.png')}")
+        except (OSError, ValueError) as error:
+            print(f"no loss curve: {error}")
 
 
 def _profiled(config: RunConfig) -> RunConfig:

@@ -2,9 +2,16 @@
 
 import dataclasses
 import math
+import pathlib
+import re
 from typing import Literal
 
+from lmjax.parallel.paths import refuse_address
+
 STDLIB = "stdlib"
+
+# A backslash before a longer name, as in \newpage, is a backslash.
+_TYPED_ESCAPE = re.compile(r"\\([nrt])(?![A-Za-z])")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,12 +19,14 @@ class DataConfig:
     """Where text comes from, how it is split and stored as tokens, and how rows are cut from the tokens."""
 
     path: str = STDLIB
-    """A file, a folder or a glob, or "stdlib", the Python standard library's own sources. Names that end in
-    .jsonl or .ndjson are JSON lines, others text; .gz and .zst are decompressed."""
+    """A file, a folder or a glob, or "stdlib", the Python standard library's own sources. Read are text, JSON lines
+    (.jsonl, .ndjson, .json, or a first line that is an object with text_field) and arrays of JSON objects, compressed
+    by gzip, zstandard, bzip2 or xz or not; the first bytes of a file say which, and what is no text is refused."""
     document_glob: str = "**/*"
     """Which files of a folder are read."""
     document_separator: str | None = None
-    """Text that divides a text file into documents (such as "<|endoftext|>"); a file is one without it."""
+    r"""Text that divides a text file into documents (such as "<|endoftext|>"); a file is one without it. \n, \r and
+    \t may be typed so, and a line end also stands for that of Windows."""
     text_field: str = "text"
     """JSON lines: the field that holds the text (with prompt_field: the response)."""
     prompt_field: str | None = None
@@ -28,7 +37,16 @@ class DataConfig:
     """JSON lines: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
     each is a document of its own, begins with the text of prompt_field, and stays with the others."""
     decode_errors: Literal["replace", "strict"] = "replace"
-    """Bytes that are not UTF-8: put U+FFFD in their place and count them, or refuse the file."""
+    """Bytes that are not UTF-8: put U+FFFD in their place and count them, or refuse the record (see bad_records)."""
+    max_undecodable: float = 0.01
+    """Stop when more than this share of the bytes, of all or of one unit of input (shard_bytes), is not UTF-8."""
+    bad_records: Literal["refuse", "skip"] = "refuse"
+    """Records that cannot be read (JSON that is none, a field that is missing or no text, NUL bytes in text, ...):
+    stop at the first, or leave them out and count them."""
+    max_record_bytes: int = 1 << 28
+    """JSON: the most bytes one record may have; a longer one is a bad record."""
+    max_expansion: float = 200.0
+    """Stop when an archive gives more than this many bytes for each of its own (after the first 64 MiB)."""
     add_bos: bool = False
     """Begin each document with the tokenizer's beginning-of-text token."""
     add_eos: bool = True
@@ -36,7 +54,8 @@ class DataConfig:
     valid_fraction: float = 0.05
     """The share of the data kept for validation."""
     split: Literal["document", "tail"] = "document"
-    """Validate on whole documents, chosen by a hash of their text, or on the last characters of each file."""
+    """Validate on whole documents, chosen by a hash of their text, or on the last part of each file: its last
+    documents, and the end of the one document that the cut falls into."""
     fim_rate: float = 0.0
     """Share of the documents that preparation cuts in three between characters and stores middle last."""
     fim_spm_fraction: float = 0.5
@@ -47,6 +66,9 @@ class DataConfig:
     """Bytes of input for each pair of shards: the unit of parallel work and of resuming."""
     prepared: str | None = None
     """A folder that holds, or is to hold, the token shards."""
+    verify: Literal["sample", "always", "never"] = "sample"
+    """Checksums of the shards at each start: of all files that are new or changed, and of others picked at random, up
+    to 1 GiB of each split (a smaller split is read whole, every time); of all files; or only the files' sizes."""
     mixture: tuple[str, ...] = ()
     """Several prepared folders to draw rows from, in place of path and prepared."""
     mixture_weights: tuple[float, ...] = ()
@@ -59,15 +81,28 @@ class DataConfig:
     def __post_init__(self):
         if not self.path:
             raise ValueError('data.path="": name a file, a folder or a glob, or "stdlib"')
+        for name, path in (("path", self.path), ("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
+            refuse_address(f"data.{name}", path)
         if not 0.0 <= self.valid_fraction < 1.0:
             raise ValueError(f"data.valid_fraction={self.valid_fraction}: must be at least 0 and below 1")
         if self.shard_bytes < 1:
             raise ValueError(f"data.shard_bytes={self.shard_bytes}: must be at least 1")
+        if not 0.0 <= self.max_undecodable <= 1.0:
+            raise ValueError(f"data.max_undecodable={self.max_undecodable}: must be from 0 to 1")
+        if self.max_record_bytes < 1:
+            raise ValueError(f"data.max_record_bytes={self.max_record_bytes}: must be at least 1")
+        if not self.max_expansion >= 1.0:
+            raise ValueError(f"data.max_expansion={self.max_expansion}: must be at least 1")
         if self.document_separator == "":
             raise ValueError('data.document_separator="": give some text, or None for one document a file')
+        self._check_document_glob()
+        if self.split == "tail" and self.weighted:
+            raise ValueError("data.split=tail cannot divide prompts from responses: use data.split=document")
         for name, allowed in (
             ("decode_errors", ("replace", "strict")),
+            ("bad_records", ("refuse", "skip")),
             ("split", ("document", "tail")),
+            ("verify", ("sample", "always", "never")),
             ("packing", ("windows", "segments", "best_fit", "examples", "streams")),
         ):
             if getattr(self, name) not in allowed:
@@ -75,6 +110,13 @@ class DataConfig:
         self._check_fill_in_middle()
         self._check_members()
         self._check_mixture()
+
+    def _check_document_glob(self):
+        parts = pathlib.PurePath(self.document_glob).parts
+        if not parts or ".." in parts or pathlib.PurePath(self.document_glob).is_absolute():
+            raise ValueError(
+                f"data.document_glob={self.document_glob!r}: must name files below the folder data.path, as in **/*.txt"
+            )
 
     def _check_fill_in_middle(self):
         for name in ("fim_rate", "fim_spm_fraction"):
@@ -122,6 +164,13 @@ class DataConfig:
             raise ValueError("data.prepared and data.mixture are both given: keep one of them")
 
     @property
+    def separator(self) -> str | None:
+        r"""The document separator, with line ends and tabs in place of ``\n``, ``\r`` and ``\t``."""
+        if self.document_separator is None:
+            return None
+        return _TYPED_ESCAPE.sub(lambda match: {"n": "\n", "r": "\r", "t": "\t"}[match[1]], self.document_separator)
+
+    @property
     def weighted(self) -> bool:
         """Whether documents carry loss weights, which are then stored beside the tokens."""
         return self.prompt_field is not None or self.weight_field is not None
@@ -134,14 +183,18 @@ class DataConfig:
     def preparation(self) -> dict[str, object]:
         """The fields that decide the shards' bytes, besides the files themselves and the tokenizer."""
         names = (
-            "document_separator", "text_field", "prompt_field", "weight_field", "decode_errors",
+            "text_field", "prompt_field", "weight_field", "decode_errors",
             "add_bos", "add_eos", "valid_fraction", "split", "shard_bytes",
         )  # fmt: skip
-        # Named only where it is used, so that shards made before there was such a field stay good.
-        members = {"members": list(self.members)} if self.members else {}
-        middle = {
-            "fim_rate": self.fim_rate,
-            "fim_spm_fraction": self.fim_spm_fraction,
-            "fim_markers": list(self.fim_markers),
-        }
-        return {name: getattr(self, name) for name in names} | members | (middle if self.fim_rate else {})
+        settings: dict[str, object] = {"document_separator": self.separator}
+        settings |= {name: getattr(self, name) for name in names}
+        # Named only where they are used, so that shards made before there was such a field stay good.
+        if self.bad_records == "skip":
+            settings |= {"bad_records": "skip", "max_record_bytes": self.max_record_bytes}
+        if self.members:
+            settings["members"] = list(self.members)
+        if self.fim_rate:
+            settings["fim_rate"] = self.fim_rate
+            settings["fim_spm_fraction"] = self.fim_spm_fraction
+            settings["fim_markers"] = list(self.fim_markers)
+        return settings

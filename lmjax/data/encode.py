@@ -9,8 +9,12 @@ import numpy as np
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import Document, read_documents, split_document
+from lmjax.data.long_text import blocks_of
+from lmjax.data.manifest import SPLITS, Shard, read_json, shard_from_json, write_json
 from lmjax.data.middle import middle_last
-from lmjax.data.shards import SPLITS, ShardWriter, write_json
+from lmjax.data.pieces import encode_in_pieces
+from lmjax.data.record import Tally
+from lmjax.data.shards import ShardWriter
 from lmjax.data.sources import Piece
 from lmjax.tokenizers.vocabulary import Vocabulary
 
@@ -20,6 +24,9 @@ ENTRIES = "entries"
 
 class Tokenizer(Protocol):
     """What preparation needs of a tokenizer."""
+
+    token_bytes: Any
+    """The bytes of text that each id stands for."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -47,6 +54,26 @@ def entry_path(folder: pathlib.Path, number: int) -> pathlib.Path:
     return folder / ENTRIES / f"{number:05d}.json"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a unit that is done adds to the manifest."""
+
+    shards: tuple[Shard, ...]
+    empty_documents: int
+    tally: Tally
+
+
+def read_entry(folder: pathlib.Path, number: int) -> Entry | None:
+    """The entry of a unit; ``None`` where there is none, or a damaged one, and the unit is to be done."""
+    try:
+        content = read_json(entry_path(folder, number))
+        shards = tuple(map(shard_from_json, content["shards"]))
+        tally = Tally.from_json(content["tally"])
+        return Entry(shards=shards, empty_documents=int(content["empty_documents"]), tally=tally)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def encode_unit(
     job: Job, tokenizer: Tokenizer, number: int, unit: Sequence[Piece], advance: Callable[[int], None]
 ) -> None:
@@ -61,11 +88,15 @@ def encode_unit(
         )
         for split in SPLITS
     }
-    undecodable: dict[str, int] = {}
+    tally = Tally()
     empty_documents = 0
     try:
-        for batch in _batches_of_documents(job.config, unit, undecodable, advance):
-            empty_documents += _write_batch(job, tokenizer, batch, writers)
+        for batch in _batches_of_documents(job, unit, tally, advance):
+            if batch[0][1].is_long:
+                _write_long(job, tokenizer, batch[0][1], writers[batch[0][0]])
+            else:
+                empty_documents += _write_batch(job, tokenizer, batch, writers)
+        tally.check_unit(job.config)
         shards = [shard for split in SPLITS if (shard := writers[split].finish()) is not None]
     except BaseException:
         for writer in writers.values():
@@ -74,15 +105,19 @@ def encode_unit(
     entry = {
         "shards": [dataclasses.asdict(shard) for shard in shards],
         "empty_documents": empty_documents,
-        "undecodable": undecodable,
+        "tally": dataclasses.asdict(tally),
     }
     write_json(entry_path(job.folder, number), entry)
 
 
 def _batches_of_documents(
-    config: DataConfig, unit: Sequence[Piece], undecodable: dict[str, int], advance: Callable[[int], None]
+    job: Job, unit: Sequence[Piece], tally: Tally, advance: Callable[[int], None]
 ) -> Iterator[list[tuple[str, Document]]]:
-    """(split, document) pairs in batches of about a megabyte, enough for a tokenizer to use its threads."""
+    """(split, document) pairs in batches of about a megabyte, enough for a tokenizer to use its threads.
+
+    A document too long to be held is a batch by itself.
+    """
+    config = job.config
     batch: list[tuple[str, Document]] = []
     characters = 0
     for piece in unit:
@@ -94,12 +129,16 @@ def _batches_of_documents(
             advance(min(count, left))
             left -= min(count, left)
 
-        for document in read_documents(config, piece, advance=advance_within_piece):
-            if document.undecodable_bytes:
-                undecodable[document.name] = undecodable.get(document.name, 0) + document.undecodable_bytes
-            shares = split_document(config, document)
-            batch.extend((split, middle_last(config, share)) for split, share in shares.items())
-            characters += len(document.text)
+        for document in read_documents(config, piece, advance=advance_within_piece, tally=tally, folder=job.folder):
+            for split, share in split_document(config, document).items():
+                if share.is_long:
+                    if batch:
+                        yield batch
+                    yield [(split, middle_last(config, share))]
+                    batch, characters = [], 0
+                    continue
+                batch.append((split, middle_last(config, share)))
+                characters += share.num_characters
             if characters >= BATCH_CHARACTERS:
                 yield batch
                 batch, characters = [], 0
@@ -115,8 +154,7 @@ def _write_batch(
     The texts of an example follow each other in one shard; one that lacks the text of any has none.
     """
     config, vocabulary = job.config, job.vocabulary
-    before = [vocabulary.require("bos", needed_by="data.add_bos=True")] if config.add_bos else []
-    after = [vocabulary.require("eos", needed_by="data.add_eos=True")] if config.add_eos else []
+    before, after = _edges(job)
     texts = [text for _, document in batch for text, _ in document.parts]
     encoded = iter(tokenizer.encode_batch(texts, num_threads=job.num_threads))
     empty_documents = 0
@@ -144,6 +182,32 @@ def _write_batch(
                 weights=weights,
             )
     return empty_documents
+
+
+def _edges(job: Job) -> tuple[list[int], list[int]]:
+    """The ids before and after each document."""
+    config, vocabulary = job.config, job.vocabulary
+    before = [vocabulary.require("bos", needed_by="data.add_bos=True")] if config.add_bos else []
+    after = [vocabulary.require("eos", needed_by="data.add_eos=True")] if config.add_eos else []
+    return before, after
+
+
+def _write_long(job: Job, tokenizer: Tokenizer, document: Document, writer: ShardWriter) -> None:
+    """Encodes and writes a document piece by piece."""
+
+    def put(ids: Sequence[int] | np.ndarray, weight: float = 1.0) -> None:
+        writer.add_part(ids, weights=np.full(len(ids), weight) if job.config.weighted else None)
+
+    before, after = _edges(job)
+    put(before)
+    text_bytes = 0
+    for (text, weight), names in zip(document.parts, document.markers or ((),) * len(document.parts), strict=True):
+        put(_marker_ids(job.vocabulary, names))
+        for ids in encode_in_pieces(tokenizer, blocks_of(text), name=document.name, num_threads=job.num_threads):
+            put(ids, weight)
+        text_bytes += sum(len(block.encode()) for block in blocks_of(text))
+    put(after)
+    writer.end_document(text_bytes=text_bytes)
 
 
 def _marker_ids(vocabulary: Vocabulary, names: Sequence[str]) -> np.ndarray:

@@ -6,7 +6,8 @@ stretch m as segment m, padding (segment 0) after it. Nothing ever separates the
 into training and validation, the order and the batches are all of examples.
 
 What does not fit is cut from the front of the prompt (the tokens of weight 0 the members begin with),
-equally from all members and all but its last token, and then from the end of each member.
+equally from all members and all but its last token, and then from the end of each member. A
+beginning-of-text token (``data.add_bos``) stays, and the prompt is cut behind it.
 """
 
 import bisect
@@ -47,6 +48,7 @@ class ExampleRows(RowSource):
         self.row_length = row_length
         self.has_weights = shards.weighted
         self._seed = seed
+        self._num_bos = int(bool(shards.manifest.settings.get("add_bos")))
         self._ends = list(itertools.accumulate((s.documents // self.num_members for s in shards.shards), initial=0))
 
     def __len__(self) -> int:
@@ -69,12 +71,17 @@ class ExampleRows(RowSource):
         segments_T[:] = 0
         if weights_T is not None:
             weights_T[:] = 0.0
+        num_kept = self._num_bos if skipped else 0
         for member, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            part = slice(member * room, member * room + min(length - skipped, room))
-            self.shards.read_tokens(start + skipped, tokens_T[part])
-            segments_T[part] = member + 1
-            if weights_T is not None:
-                self.shards.read_weights(start + skipped, weights_T[part])
+            begin, end = member * room, member * room + min(length - skipped, room)
+            segments_T[begin:end] = member + 1
+            for part, place in (
+                (slice(begin, begin + num_kept), start),
+                (slice(begin + num_kept, end), start + num_kept + skipped),
+            ):
+                self.shards.read_tokens(place, tokens_T[part])
+                if weights_T is not None:
+                    self.shards.read_weights(place, weights_T[part])
 
     def _stretches(self, example: int) -> tuple[list[int], list[int]]:
         """Place in the stream, and number of tokens, of each member."""
@@ -84,11 +91,11 @@ class ExampleRows(RowSource):
         return (self.shards.shard_start(number) + bounds[:-1]).tolist(), np.diff(bounds).tolist()
 
     def _skipped_prompt(self, start: int, lengths: list[int], room: int) -> int:
-        """Tokens to leave out at the front of every member."""
+        """Tokens to leave out at the front of every member, behind its beginning-of-text token."""
         excess = max(lengths) - room
         if excess <= 0 or not self.shards.weighted:
             return 0
-        weights = np.empty(min(min(lengths), excess + 1), np.float32)
+        weights = np.empty(min(min(lengths), excess + self._num_bos + 1), np.float32)
         self.shards.read_weights(start, weights)
         prompt = int(np.argmax(weights > 0)) if weights.any() else len(weights)
-        return min(excess, max(prompt - 1, 0))
+        return min(excess, max(prompt - self._num_bos - 1, 0))

@@ -14,22 +14,26 @@ import dataclasses
 import hashlib
 
 from lmjax.data.config import DataConfig
-from lmjax.data.documents import Document
+from lmjax.data.long_text import Text, blocks_of
+from lmjax.data.record import Document
 
 
 def middle_last(config: DataConfig, document: Document) -> Document:
     """The document with its middle last, with probability ``fim_rate``; else, or without text, as it is."""
-    text = document.text
-    if not (config.fim_rate and text):
+    if not (config.fim_rate and document.num_characters):
         return document
-    digest = hashlib.blake2b(text.encode(), digest_size=32, person=b"middle last").digest()
+    ((text, _),) = document.parts
+    hashed = hashlib.blake2b(digest_size=32, person=b"middle last")
+    for block in blocks_of(text):
+        hashed.update(block.encode())
+    digest = hashed.digest()
     applies, order, *cuts = (int.from_bytes(digest[start : start + 8], "little") for start in range(0, 32, 8))
     if applies >= config.fim_rate * 2**64:
         return document
     low, high = sorted(cut % (len(text) + 1) for cut in cuts)
     prefix, middle, suffix = text[:low], text[low:high], text[high:]
     before_prefix, before_suffix, before_middle = config.fim_markers
-    parts: tuple[tuple[tuple[str, ...], str], ...]
+    parts: tuple[tuple[tuple[str, ...], Text], ...]
     if order < config.fim_spm_fraction * 2**64:
         parts = (((before_prefix, before_suffix), suffix), ((before_middle,), prefix), ((), middle))
     else:

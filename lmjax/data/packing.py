@@ -20,7 +20,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lmjax.data.manifest import read_json, write_json
 from lmjax.data.reader import TokenShards
+from lmjax.data.verification import sha256_of
 
 DOCUMENTS_AT_ONCE = 1 << 20
 """Documents packed together: bounds the memory of planning; fuller rows are not to be had from more."""
@@ -94,6 +96,7 @@ class PackingPlan:
         return len(self.row_bounds) - 1
 
 
+_SUMS = "sha256.json"
 _FILES = {"starts": "<i8", "lengths": "<i4", "row_bounds": "<i8"}
 
 
@@ -105,7 +108,11 @@ def packing_plan(shards: TokenShards, row_length: int) -> PackingPlan:
     name = f"{shards.split}-{row_length}-{shards.manifest.fingerprint[:16]}"
     folder = shards.folder / "packing" / name
     if folder.is_dir():
-        return _open_plan(folder)
+        if _is_whole(folder):
+            return _open_plan(folder)
+        # It is made of the shards, so a damaged one is made again.
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder)
     with contextlib.suppress(OSError):
         folder.parent.mkdir(exist_ok=True)
     writable = os.access(folder.parent, os.W_OK)
@@ -124,6 +131,14 @@ def packing_plan(shards: TokenShards, row_length: int) -> PackingPlan:
         raise
     shutil.rmtree(partial, ignore_errors=True)
     return _open_plan(folder)
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    """Whether the files of a plan are those it was finished with."""
+    try:
+        return read_json(folder / _SUMS) == {name: sha256_of(folder / name) for name in _FILES}
+    except (OSError, ValueError):
+        return False
 
 
 def _open_plan(folder: pathlib.Path) -> PackingPlan:
@@ -145,6 +160,7 @@ def _write_plan(folder: pathlib.Path, shards: TokenShards, row_length: int) -> N
             ends = num_stretches + np.cumsum(np.bincount(rows, minlength=num_rows))
             ends.astype("<i8").tofile(files["row_bounds"])
             num_stretches += len(starts)
+    write_json(folder / _SUMS, {name: sha256_of(folder / name) for name in _FILES})
 
 
 def _stretches(shards: TokenShards, row_length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import jax
@@ -32,7 +32,6 @@ def open_rows(
     overlap: int = 0,
     num_streams: int = 1,
     tokenizer_fingerprint: str | None = None,
-    verify: Literal["size", "checksum"] = "checksum",
 ) -> RowSource:
     """The rows of a split as ``config.packing`` says, of one folder or of the mixture.
 
@@ -46,7 +45,6 @@ def open_rows(
       overlap: tokens that a row shares with the next one of its block (0 where a row is an example).
       num_streams: rows of a step, which "streams" lays out so that each goes on in the next.
       tokenizer_fingerprint: refuse shards another tokenizer made.
-      verify: see :func:`lmjax.data.reader.open_shards`.
 
     Raises:
       ValueError: no folder is given, or one cannot be used (see ``open_shards`` and ``WindowRows``).
@@ -57,7 +55,7 @@ def open_rows(
     sources: list[RowSource] = []
     for number, path in enumerate(config.mixture or (folder,)):
         assert path is not None
-        shards = open_shards(path, split, tokenizer_fingerprint=tokenizer_fingerprint, verify=verify)
+        shards = open_shards(path, split, tokenizer_fingerprint=tokenizer_fingerprint, verify=config.verify)
         if shards.members != config.members:
             raise ValueError(
                 f"{path} was prepared with data.members={shards.members}, here it is {config.members}: set it to that "

@@ -5,10 +5,9 @@ then an entry in ``entries/``; the entry's presence is what makes the unit done.
 is killed and run again does the units that have no entry, and the manifest is written last.
 """
 
+import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -16,19 +15,24 @@ import multiprocessing.connection
 import os
 import pathlib
 import shutil
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from lmjax.data.config import DataConfig
-from lmjax.data.encode import ENTRIES, Job, Tokenizer, encode_unit, entry_path
-from lmjax.data.shards import MANIFEST, SPLITS, Manifest, Shard, shard_from_json, token_dtype, write_json
+from lmjax.data.encode import ENTRIES, Entry, Job, Tokenizer, encode_unit, read_entry
+from lmjax.data.manifest import MANIFEST, SPLITS, Manifest, read_json, token_dtype, write_json
+from lmjax.data.record import Tally
 from lmjax.data.sources import Piece, SourceFile, find_files, fingerprint, plan_units
+from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
+from lmjax.parallel.signals import kept
 from lmjax.tokenizers.vocabulary import Vocabulary
 
 TOKENIZER = "tokenizer"
 PLAN = "plan.json"
+PREPARING = "is being prepared"
 
 Progress = Callable[[int, int], None]
 
@@ -57,8 +61,7 @@ def prepare(
     Args:
       config: what to read, how to split it.
       tokenizer: makes the ids; a copy is saved in ``folder/tokenizer``.
-      folder: where the shards go; made if it is not there. A second process that prepares the same
-        folder waits for the first.
+      folder: where the shards go; made if it is not there.
       num_workers: processes; by default one for each core, and never more than there are units. The
         result does not depend on it. Workers are spawned: a script that calls this with more than
         one needs the usual ``if __name__ == "__main__":``.
@@ -69,7 +72,8 @@ def prepare(
       The manifest, as it lies in the folder.
 
     Raises:
-      ValueError: bad input (named), an empty corpus or split, or a folder that holds another preparation.
+      ValueError: bad input (named), an empty corpus or split, or a folder that holds another preparation
+        or is being prepared by another process.
     """
     folder = pathlib.Path(folder)
     vocabulary = tokenizer.vocabulary
@@ -77,11 +81,11 @@ def prepare(
     files = find_files(config)
     plan = _plan(config, vocabulary, files)
     refuse_foreign(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # Asked before the lock too: a finished folder may be one we cannot write to.
     if (manifest := _finished(folder, plan)) is not None:
         return manifest
-    with _only_one_at_a_time(folder):
+    resumable = kept(f"what is prepared in {folder} stays: the same command goes on from there")
+    with folder_lock(folder, PREPARING), resumable:
         if (manifest := _finished(folder, plan)) is not None:
             return manifest
         _begin(folder, plan, tokenizer)
@@ -89,6 +93,8 @@ def prepare(
         job = Job(config=config, vocabulary=vocabulary, folder=folder)
         _do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
         manifest = _collect(job, plan, len(units))
+        formats = collections.Counter(str(file.format) for file in files if file.size)
+        manifest = dataclasses.replace(manifest, formats=dict(formats))
         _refuse_empty(config, manifest)
         manifest.save(folder)
         shutil.rmtree(folder / ENTRIES)
@@ -123,14 +129,6 @@ def _require_special_tokens(config: DataConfig, vocabulary: Vocabulary) -> None:
         vocabulary.require(name, needed_by=f"data.fim_rate={config.fim_rate}")
 
 
-@contextlib.contextmanager
-def _only_one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
-    # The lock goes with the process, so a killed preparation never blocks the next one.
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
     """The manifest that is there, if it is of this preparation; a refusal if it is of another."""
     if not (folder / MANIFEST).exists():
@@ -138,13 +136,16 @@ def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
     manifest = Manifest.load(folder)
     for section, wanted in plan.items():
         found = getattr(manifest, section)
-        if found == wanted:
-            continue
         what = "tokenizer"
         if isinstance(wanted, dict):
-            key = next(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
+            # A setting that is not there is one that was not used: the version that wrote it may not have known it.
+            key = next((key for key in {**wanted, **found} if found.get(key) != wanted.get(key)), None)
+            if key is None:
+                continue
             name = f"data.{key}" if section == "settings" else f"source {key}"
             what = f"{name} ({found.get(key)!r}, now {wanted.get(key)!r})"
+        elif found == wanted:
+            continue
         raise ValueError(
             f"{folder} holds data prepared with another {what}: choose another folder (data.prepared), or delete it"
         )
@@ -160,7 +161,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, PLAN)):
         return
     # What a preparation that was killed before it had a plan may leave.
-    ours = (".lock", TOKENIZER, ENTRIES)
+    ours = (LOCK_FILE, ".lock", TOKENIZER, ENTRIES)
     if any(name not in ours and not name.endswith(".partial") for name in os.listdir(folder)):
         raise ValueError(f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)")
 
@@ -168,7 +169,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
 def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Makes the folder ready, whether it is new or a preparation was stopped in it."""
     plan_path = folder / PLAN
-    if plan_path.exists() and json.loads(plan_path.read_text(encoding="utf-8")) != plan:
+    if plan_path.exists() and not _is_same(plan_path, plan):
         # Stopped, and then the data or the settings were changed: nothing of it can be kept.
         _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts")
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
@@ -176,6 +177,13 @@ def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> 
     tokenizer.save(folder / TOKENIZER)
     (folder / ENTRIES).mkdir(exist_ok=True)
     write_json(plan_path, plan)
+
+
+def _is_same(path: pathlib.Path, content: object) -> bool:
+    try:
+        return read_json(path) == content
+    except ValueError:
+        return False
 
 
 def _remove(folder: pathlib.Path, *patterns: str) -> None:
@@ -194,7 +202,7 @@ def _do_units(
     load_tokenizer: TokenizerLoader,
 ) -> None:
     total = sum(piece.end - piece.begin for unit in units for piece in unit)
-    missing = [n for n in range(len(units)) if not entry_path(job.folder, n).exists()]
+    missing = [n for n in range(len(units)) if read_entry(job.folder, n) is None]
     to_do = sum(piece.end - piece.begin for n in missing for piece in units[n])
     before = total - to_do
     report = progress or (lambda done, total: None)
@@ -217,7 +225,10 @@ def _do_units(
         num_workers, mp_context=spawn, initializer=_start_worker, initargs=(job, load_tokenizer, counter)
     )
     try:
+        # A terminal sends Ctrl-C to the workers too: it is for their parent, with which they end.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         waiting = {pool.submit(_do_unit_in_worker, number, units[number]) for number in missing}
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         while waiting:
             finished, waiting = concurrent.futures.wait(waiting, timeout=0.2, return_when="FIRST_EXCEPTION")
             for future in finished:
@@ -262,20 +273,26 @@ def _do_unit_in_worker(number: int, unit: Sequence[Piece]) -> None:
 
 def _collect(job: Job, plan: dict[str, Any], num_units: int) -> Manifest:
     """Puts the entries together: all train shards, then all valid shards, in the order of the input."""
-    entries = [json.loads(entry_path(job.folder, n).read_text(encoding="utf-8")) for n in range(num_units)]
-    shards: list[Shard] = [shard_from_json(shard) for entry in entries for shard in entry["shards"]]
-    undecodable: dict[str, int] = {}
-    for entry in entries:
-        for name, count in entry["undecodable"].items():
-            undecodable[name] = undecodable.get(name, 0) + count
+    entries = [read_entry(job.folder, n) for n in range(num_units)]
+    whole: list[Entry] = [entry for entry in entries if entry is not None]
+    assert len(whole) == num_units, "a unit that was done has no entry"
+    tally = Tally()
+    for entry in whole:
+        tally.add(entry.tally)
+    tally.check(job.config)
+    shards = [shard for entry in whole for shard in entry.shards]
     return Manifest(
         dtype=token_dtype(job.vocabulary.size).name,
         weighted=job.config.weighted,
         vocabulary_size=job.vocabulary.size,
         pad_id=job.vocabulary.pad_id or 0,
         shards=tuple(sorted(shards, key=lambda shard: SPLITS.index(shard.split))),
-        empty_documents=sum(entry["empty_documents"] for entry in entries),
-        undecodable=undecodable,
+        empty_documents=sum(entry.empty_documents for entry in whole),
+        undecodable=tally.undecodable,
+        bad_records=tally.bad_records,
+        bad_places=tuple(tally.bad_places),
+        text_files=tally.text_files,
+        separated_files=tally.separated_files,
         **plan,
     )
 
@@ -283,7 +300,8 @@ def _collect(job: Job, plan: dict[str, Any], num_units: int) -> Manifest:
 def _refuse_empty(config: DataConfig, manifest: Manifest) -> None:
     documents = {split: manifest.total(split, "documents") for split in SPLITS}
     if not any(documents.values()):
-        raise ValueError(f"data.path={config.path!r}: the corpus is empty: no document has any text")
+        skipped = f" ({'; '.join(manifest.notes)})" if manifest.bad_records else ""
+        raise ValueError(f"data.path={config.path!r}: the corpus is empty: no document has any text{skipped}")
     wanted = SPLITS if config.valid_fraction else ("train",)
     for split in wanted:
         if not documents[split]:

@@ -6,21 +6,17 @@ and not a bus error. Document bounds, which are searched, are memory-mapped.
 """
 
 import bisect
-import concurrent.futures
 import functools
-import hashlib
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 
-from lmjax.data.shards import BOUND_DTYPE, WEIGHT_DTYPE, Manifest, Shard, write_json
+from lmjax.data.manifest import BOUND_DTYPE, WEIGHT_DTYPE, Manifest, Shard
+from lmjax.data.verification import Verify, verify_files
 
-VERIFIED = "verified.json"
 OPEN_FILES = 128
 
 
@@ -58,8 +54,16 @@ class TokenShards:
 
     def _map_bounds(self, number: int) -> np.ndarray:
         """int64 [documents + 1], the document bounds of shard ``number``, from its own first token."""
-        path = self.folder / f"{self.shards[number].name}.idx"
-        return np.asarray(np.memmap(path, BOUND_DTYPE, mode="r"))
+        shard = self.shards[number]
+        path = self.folder / f"{shard.name}.idx"
+        try:
+            bounds = np.asarray(np.memmap(path, BOUND_DTYPE, mode="r"))
+        except ValueError:
+            raise ValueError(f"{path}: cut short while it was read: prepare the data again") from None
+        ends_fit = len(bounds) == shard.documents + 1 and bounds[0] == 0 and bounds[-1] == shard.tokens
+        if not (ends_fit and np.all(bounds[1:] > bounds[:-1])):
+            raise ValueError(f"{path}: damaged (not the bounds of {shard.documents} documents): prepare the data again")
+        return bounds
 
     def shard_start(self, number: int) -> int:
         """Place in the stream of the first token of shard ``number``."""
@@ -78,12 +82,29 @@ class TokenShards:
             number += 1
 
     def read_tokens(self, start: int, out: np.ndarray) -> None:
-        """Fills ``out`` with the tokens from ``start`` on."""
+        """Fills ``out`` with the tokens from ``start`` on.
+
+        Raises:
+          ValueError: an id is beyond the vocabulary.
+        """
         self._read("bin", self._dtype, start, out)
+        if len(out) and out.max() >= self.manifest.vocabulary_size:
+            raise self._damaged("bin", start, f"holds id {out.max()}, beyond the vocabulary of "
+                                f"{self.manifest.vocabulary_size}")  # fmt: skip
 
     def read_weights(self, start: int, out: np.ndarray) -> None:
-        """Fills ``out`` with the loss weights of the tokens from ``start`` on."""
+        """Fills ``out`` with the loss weights of the tokens from ``start`` on.
+
+        Raises:
+          ValueError: one is no weight.
+        """
         self._read("wts", WEIGHT_DTYPE, start, out)
+        if len(out) and not (np.isfinite(out).all() and out.min() >= 0):
+            raise self._damaged("wts", start, "holds what is no loss weight")
+
+    def _damaged(self, suffix: str, start: int, what: str) -> ValueError:
+        path = self.folder / f"{self.shards[bisect.bisect_right(self._ends, start) - 1].name}.{suffix}"
+        return ValueError(f"{path} (or the next): damaged: {what}: copy the file again, or prepare the data again")
 
     def _read(self, suffix: str, dtype: np.dtype, start: int, out: np.ndarray) -> None:
         for number, within, count, offset in self._stretches(start, len(out)):
@@ -115,18 +136,15 @@ def open_shards(
     split: str,
     *,
     tokenizer_fingerprint: str | None = None,
-    verify: Literal["size", "checksum"] = "checksum",
+    verify: Verify = "sample",
 ) -> TokenShards:
     """Opens one split of a prepared folder.
-
-    Sizes are compared with the manifest at every opening. Checksums are too, but a file that passed
-    is not read again until its size or modification time changes (``verified.json`` remembers).
 
     Args:
       folder: a folder made by :func:`lmjax.data.prepare.prepare`.
       split: ``"train"`` or ``"valid"``.
       tokenizer_fingerprint: refuse shards another tokenizer made.
-      verify: ``"size"`` skips the checksums, for corpora that take too long to read.
+      verify: see :mod:`lmjax.data.verification`.
 
     Raises:
       ValueError: a missing, truncated or damaged file, a tokenizer that does not match, an empty split.
@@ -145,46 +163,5 @@ def open_shards(
         raise ValueError(
             f"{folder}: no {split!r} data, only {', '.join(there)}: prepare it again with data.valid_fraction above 0"
         )
-    _verify_sizes(folder, shards)
-    if verify == "checksum":
-        _verify_checksums(folder, shards)
-    elif verify != "size":
-        raise ValueError(f"open_shards: verify={verify!r}: use 'size' or 'checksum'")
+    verify_files(folder, shards, verify)
     return TokenShards(folder, manifest, shards)
-
-
-def _verify_sizes(folder: pathlib.Path, shards: Sequence[Shard]) -> None:
-    for shard in shards:
-        for name, record in shard.files.items():
-            path = folder / name
-            size = path.stat().st_size if path.is_file() else None
-            if size != record.size:
-                found = "is missing" if size is None else f"has {size} bytes and should have {record.size}"
-                raise ValueError(f"{path}: {found}: copy the file again, or prepare the data again")
-
-
-def _verify_checksums(folder: pathlib.Path, shards: Sequence[Shard]) -> None:
-    try:
-        known = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    wanted = {name: record.sha256 for shard in shards for name, record in shard.files.items()}
-    states = {name: [sha256, (folder / name).stat().st_mtime_ns] for name, sha256 in wanted.items()}
-    unknown = [name for name, state in states.items() if known.get(name) != state]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        for name, digest in zip(unknown, pool.map(lambda name: _sha256(folder / name), unknown), strict=True):
-            if digest != wanted[name]:
-                raise ValueError(
-                    f"{folder / name}: damaged (its sha256 is not the manifest's): copy the file again, or "
-                    f"prepare the data again"
-                )
-    if unknown:
-        try:
-            write_json(folder / VERIFIED, {**known, **states})
-        except OSError:
-            return  # A folder we cannot write to is verified at every opening.
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from lmjax.data.documents import applicable
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.corpus import open_corpus
 from lmjax.train.run_folder import TOKENIZER, Run
@@ -62,6 +63,8 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
     data = dataclasses.replace(
         run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
     )
+    # The run's own text may have been of another kind: what does not apply to this one is left out.
+    data = applicable(data)
     corpus = open_corpus(data, TokenizerConfig(path=str(folder / TOKENIZER)))
     length = objective.row_length(train.sequence_length)
     rows = corpus.rows("train", row_length=length, seed=None, num_streams=train.batch_size)

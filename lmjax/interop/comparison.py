@@ -7,6 +7,7 @@ from typing import Any
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.windows import shortest_pattern, unrolled
 from lmjax.models.config import ModelConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 
@@ -16,6 +17,10 @@ _INDIFFERENT = (
     "remat", "dtype", "attention",
 )  # fmt: skip
 _OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "rope_layers", "local_rope_theta")
+_OF_ATTENTION = (
+    "num_heads", "num_kv_heads", "head_width", "qkv_bias", "qk_norm", "qkv_clip", "attention_scale",
+    "attention_sinks", "attention_softcap", "latent", "windows",
+)  # fmt: skip
 _OF_RELATIVE = ("relative_buckets", "relative_max_distance", "relative_past_only")
 
 
@@ -43,7 +48,10 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
         "feedforward_width": config.hidden_width,
         "qkv_bias": bias if config.qkv_bias is None else config.qkv_bias,
         "norm_bias": config.norm == "layernorm" and (bias if config.norm_bias is None else config.norm_bias),
-        "attention_scale": config.attention_scale or config.key_width**-0.5,
+        "latent": dataclasses.replace(config.latent, value_width=config.value_width)
+        if config.latent.rank
+        else LatentConfig(),
+        "attention_scale": config.attention_scale or config.attention_width**-0.5,
         "windows": shortest_pattern(unrolled(config.windows, config.num_layers)),
         "logit_scale": float(config.logit_scale),
         "width_base": None if config.width_ratio == 1 else config.width_base,
@@ -52,7 +60,10 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
     without = set(_INDIFFERENT)
     if config.positions != "learned":
         without.add("max_length")
-    if config.positions != "rope":
+    if "attention" not in config.mixers:
+        without |= {*_OF_ATTENTION}
+        fields["positions"] = "none" if config.positions in ("rope", "alibi") else config.positions
+    if fields["positions"] != "rope":
         without |= {*_OF_ROPE}
     else:
         fields["rope_fraction"] = config.rotated_width
@@ -62,8 +73,11 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
         same_rope = config.local_rope_theta == config.rope_theta and config.rope_scaling.kind == "none"
         if not windowed or same_rope:
             fields["local_rope_theta"] = None
-    if not config.recurrent:
-        without |= {"mamba2", "rwkv6"}
+    without |= {"mamba2", "rwkv6"} - {*config.recurrent}
+    fields["mixers"] = shortest_pattern(unrolled(config.mixers, config.num_layers))
+    # How many tokens are worked on together changes no result.
+    fields["mamba2"] = dataclasses.replace(config.mamba2, chunk=1)
+    fields["rwkv6"] = dataclasses.replace(config.rwkv6, chunk=1)
     if config.positions != "relative":
         without |= {*_OF_RELATIVE}
     fields |= _encoder_fields(config)

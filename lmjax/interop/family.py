@@ -17,6 +17,7 @@ Form = Literal["decoder", "encoder", "encoder_decoder", "discriminator"]
 _OLD_NAMES = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"^backbone\.embedding\.weight$"), "backbone.embeddings.weight"),
 )
 
 
@@ -58,7 +59,8 @@ class Family:
 
     def unloadable(self, config: ModelConfig) -> bool:
         """Whether transformers refuses such a model, although files of this family can say it."""
-        return self.heads_divide_width and config.width % config.num_heads != 0
+        has_heads = "attention" in config.mixers
+        return self.heads_divide_width and has_heads and config.width % config.num_heads != 0
 
 
 def todays_name(name: str) -> str:

@@ -138,6 +138,100 @@ class Interleaved:
 
 
 @dataclasses.dataclass(frozen=True)
+class SideBySide:
+    """Several of ours [in, ..., H_i] joined along their last axis, as a ``torch.nn.Linear``.
+
+    ``pairs``: the last of them turns with the position, and its dimensions that turn together are neighbours there;
+    ours has all first ones before all second ones.
+    """
+
+    pairs: bool = False
+
+    def _joined(self, shapes: Sequence[Shape]) -> Shape:
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """As :class:`Linear`, of the joined array."""
+        return Linear().shape([self._joined(ours)])
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Joined."""
+        *others, last = ours
+        if self.pairs:
+            last = Alternating().to_theirs(np.split(last, 2, axis=-1))
+        return Linear().to_theirs([np.concatenate([*others, last], axis=-1)])
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Cut."""
+        (whole,) = Linear().to_ours(theirs, [self._joined(shapes)])
+        *others, last = np.split(whole, np.cumsum([shape[-1] for shape in shapes])[:-1], axis=-1)
+        if self.pairs:
+            last = np.concatenate(Alternating().to_ours(last, ()), axis=-1)
+        return [*others, last]
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternating:
+    """Two of ours [..., F] in alternate columns of theirs [..., 2 F]."""
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """Twice the last size."""
+        return (*ours[0][:-1], 2 * ours[0][-1])
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Stacked on a new last axis, which is then joined with the one before."""
+        return np.stack(ours, axis=-1).reshape(self.shape([array.shape for array in ours]))
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Even columns, odd columns."""
+        return [theirs[..., 0::2], theirs[..., 1::2]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryExpert:
+    """All experts of a layer in one tensor, each ``parts`` of ours in the layout ``each``; experts come first."""
+
+    each: Layout
+    parts: int = 1
+
+    def _groups(self, items: Sequence) -> list[Sequence]:
+        return [items[first : first + self.parts] for first in range(0, len(items), self.parts)]
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """[experts, those of one]."""
+        groups = self._groups(ours)
+        return (len(groups), *self.each.shape(groups[0]))
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Stacked."""
+        return np.stack([self.each.to_theirs(group) for group in self._groups(ours)])
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Taken apart."""
+        groups = zip(theirs, self._groups(shapes), strict=True)
+        return [array for one, group in groups for array in self.each.to_ours(one, group)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Taps:
+    """A depthwise ``torch.nn.Conv1d``: theirs [channels, 1, taps] of ours [taps, channels...]."""
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        """[product of the channel axes, 1, taps]."""
+        (shape,) = ours
+        return math.prod(shape[1:]), 1, shape[0]
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Flattened and transposed."""
+        (array,) = ours
+        return array.reshape(len(array), -1).T[:, None, :]
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Transposed and split into axes."""
+        return [theirs[:, 0, :].T.reshape(shapes[0])]
+
+
+@dataclasses.dataclass(frozen=True)
 class FirstRowsUnused:
     """A position table whose first ``rows`` rows stand for no position (RoBERTa, BART); written as zeros."""
 

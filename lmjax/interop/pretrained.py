@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import Family, Ids, todays_name
 from lmjax.interop.hf_config import HuggingFaceConfig, read_json
+from lmjax.interop.mxfp4 import Dequantised
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
 from lmjax.interop.tensors import SHARD_BYTES, Weights, write_weights
@@ -82,7 +83,7 @@ def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
     whole = read_json(folder / CONFIG)
     values = text_config(whole)
     candidates = _families_of(values, folder)
-    stored, left_out = text_tensors(Weights(folder), whole.get("model_type", ""))
+    stored, left_out = text_tensors(Dequantised(Weights(folder)), whole.get("model_type", ""))
     tensors = _with_todays_names(stored, candidates[0].prefix)
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
     hf = HuggingFaceConfig(values, defaults=family.defaults, where=str(folder / CONFIG))
@@ -110,6 +111,7 @@ def save_pretrained(
     *,
     family_name: str | None = None,
     preferred: str | None = None,
+    reads: Literal["forwards", "both_ways"] = "forwards",
     ids: Ids | None = None,
     generation: Mapping[str, Any] | None = None,
     dtype: str = "float32",
@@ -123,6 +125,7 @@ def save_pretrained(
       params: its parameters.
       family_name: what to write it as; when None the first family that can express it.
       preferred: the ``model_type`` to try first.
+      reads: how the model has learned to read; of families alike but for that, the one to take.
       ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``, ``decoder_start``).
       generation: generation settings to write; when None the special ids.
       dtype: what the weights are stored as: float32, bfloat16 or float16.
@@ -134,7 +137,7 @@ def save_pretrained(
     Raises:
       ValueError: no family, or not the one asked for, can express the model.
     """
-    candidates = _candidates(family_name, is_discriminator="classifier" in params)
+    candidates = families_for(family_name, is_discriminator="classifier" in params, reads=reads)
     candidates.sort(key=lambda family: family.model_type != preferred)
     family, values = their_config(config, candidates, ids=ids or {})
     where = f"family {family.name!r}"
@@ -173,15 +176,18 @@ def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family
     return sorted(found, key=lambda family: not family.told_by)
 
 
-def _candidates(family_name: str | None, *, is_discriminator: bool) -> list[Family]:
-    """The families to try.
+def families_for(
+    family_name: str | None, *, is_discriminator: bool = False, reads: Literal["forwards", "both_ways"] = "forwards"
+) -> list[Family]:
+    """The families to try for an export, in this order; see :func:`save_pretrained`.
 
     Raises:
       ValueError: the one asked for does not exist, or is of models of another form.
     """
     of_form = {name: f for name, f in FAMILIES.items() if (f.form == "discriminator") == is_discriminator}
     if family_name is None:
-        return list(of_form.values())
+        other = "encoder" if reads == "forwards" else "decoder"
+        return sorted(of_form.values(), key=lambda family: family.form == other)
     if family_name not in of_form:
         raise ValueError(f"family {family_name!r} is none of those for this model: use one of {', '.join(of_form)}")
     return [of_form[family_name]]

@@ -1,6 +1,7 @@
 """Rotary positions as their configurations have them: ``rope_theta`` and ``rope_scaling``, or ``rope_parameters``."""
 
 import dataclasses
+import math
 from typing import Any
 
 from lmjax.interop.hf_config import HuggingFaceConfig
@@ -16,12 +17,13 @@ _OURS = {
     "beta_fast": "beta_fast",
     "beta_slow": "beta_slow",
     "attention_factor": "attention_factor",
+    "truncate": "truncate",
 }
 _KEYS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "truncate"),
 }
 
 
@@ -57,8 +59,11 @@ def read_rope_parameters(
     fraction = values.pop("partial_rotary_factor", fraction)
     if kind not in _KEYS:
         raise hf.refusal("rope_scaling", parameters, f"of kind {kind!r}; known are {', '.join(_KEYS)}")
-    if kind == "yarn" and values.get("truncate", True) is True:
-        values.pop("truncate", None)
+    if kind == "yarn":
+        of_turned, of_all = values.pop("mscale", None), values.pop("mscale_all_dim", None)
+        if of_turned and of_all and "attention_factor" not in values:
+            factor = values.get("factor", 1.0)
+            values["attention_factor"] = magnitude_of(factor, of_turned) / magnitude_of(factor, of_all)
     if kind in ("llama3", "yarn"):
         values.setdefault("original_max_position_embeddings", max_length)
     for key in values.keys() - set(_KEYS[kind]):
@@ -90,6 +95,11 @@ def read_two_ropes(hf: HuggingFaceConfig, *, theta: float, local_theta: float) -
     return {**rope, "local_rope_theta": float(local.get("rope_theta", local_theta))}
 
 
+def magnitude_of(factor: float, share: float) -> float:
+    """What queries and keys are multiplied with in a context ``factor`` times as long; DeepSeek's ``mscale`` is 1."""
+    return 1.0 if factor <= 1 else 0.1 * share * math.log(factor) + 1.0
+
+
 def _number(value: Any) -> Any:
     return value if isinstance(value, int) else float(value)
 
@@ -104,7 +114,9 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
     if scaling.kind == "none":
         return None
     values = {key: getattr(scaling, _OURS[key]) for key in _KEYS[scaling.kind]}
-    return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if value is not None}}
+    # Not every version knows of `truncate`, and True is what all do.
+    unsaid = {key for key, value in values.items() if value is None or (key == "truncate" and value)}
+    return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if key not in unsaid}}
 
 
 def without_ntk(config: ModelConfig) -> ModelConfig:

@@ -1,6 +1,7 @@
 """Tables between their tensor names and our parameters, read in either direction.
 
-A table is a list of :class:`Rule`; ``{}`` in its names stands for the layer, ``{expert}`` for an expert.
+A table is a list of :class:`Rule`; ``{}`` in its names stands for the layer, ``{expert}`` for an expert, and
+``{experts}``, in ours, for every expert of the layer in turn.
 A rule whose parameters the model does not have (biases it was built without, an untied head) does not
 apply. Import and export walk the same rules, so a round trip is bit-equal by construction.
 """
@@ -17,7 +18,7 @@ from lmjax.interop.layers import by_layer
 from lmjax.interop.layouts import Flat, Layout, Linear
 from lmjax.models.parameters import Params
 
-_LAYER, _EXPERT = "{}", "{expert}"
+_LAYER, _EXPERT, _EXPERTS = "{}", "{expert}", "{experts}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Rule:
             return name
 
         return Rule(filled(self.theirs), tuple(map(filled, self.ours)), self.layout)
+
+    def over_experts(self, number: int) -> "Rule":
+        """The rule with the parameters of so many experts, one expert after the other, if it is over them."""
+        if _EXPERTS not in self.ours[0]:
+            return self
+        ours = (name.replace(_EXPERTS, str(expert)) for expert in range(number) for name in self.ours)
+        return Rule(self.theirs, tuple(ours), self.layout)
 
 
 def same(theirs: str, ours: str, *, dimensions: int = 2) -> Rule:
@@ -153,7 +161,7 @@ def applicable_rules(rules: Sequence[Rule], places: Mapping[str, np.ndarray]) ->
     for rule in rules:
         marks = [mark for mark in counts if mark in rule.ours[0]]
         for numbers in itertools.product(*(range(counts[mark]) for mark in marks)):
-            expanded.append(rule.at(dict(zip(marks, numbers, strict=True))))
+            expanded.append(rule.at(dict(zip(marks, numbers, strict=True))).over_experts(counts[_EXPERT]))
     return [rule for rule in expanded if all(name in places for name in rule.ours)]
 
 

@@ -77,6 +77,22 @@ class Weights(Mapping[str, np.ndarray]):
                 )
             return file.get_tensor(name).astype(np.float32)
 
+    def read_bytes(self, name: str) -> np.ndarray:
+        """The tensor of bytes, as of quantised weights.
+
+        Raises:
+          ValueError: it holds something else.
+        """
+        path = self._file_of[name]
+        with _opened(path) as file:
+            kind = file.get_slice(name).get_dtype()
+            if kind != "U8":
+                raise ValueError(f"{path}: tensor {name!r} is {kind}, and should be of bytes (U8): download it again")
+            return file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
 

@@ -50,6 +50,9 @@ class Renamed(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self._tensors[self._stored_as[name]]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored_as
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored_as)
 

@@ -59,7 +59,7 @@ def attend(
     Args:
       query_BTNH: queries, any floating dtype; the softmax is always float32.
       key_BSKH: keys; N must be a multiple of K.
-      value_BSKH: values.
+      value_BSKH: values; their width may be another, and is then the output's.
       mask: who sees whom. The one authority: ``query_index_BT`` moves no interval. A query without
         a key gives 0.
       scale: factor on the logits; ``1 / sqrt(H)`` unless given.
@@ -91,6 +91,7 @@ def attend(
     refusal = cudnn_cannot(
         query_BTNH,
         key_BSKH,
+        value_BSKH,
         mask,
         softcap=softcap,
         position_bias=position_bias,
@@ -123,10 +124,10 @@ def attend(
 def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:
     batch, num_queries, num_heads, width = query_BTNH.shape
     _, _, num_kv_heads, _ = key_BSKH.shape
-    if key_BSKH.shape != value_BSKH.shape or key_BSKH.shape[0] != batch or key_BSKH.shape[-1] != width:
+    if key_BSKH.shape[:-1] != value_BSKH.shape[:-1] or key_BSKH.shape[0] != batch or key_BSKH.shape[-1] != width:
         raise ValueError(
             f"attend: query {query_BTNH.shape}, key {key_BSKH.shape}, value {value_BSKH.shape}: key and "
-            "value must have one shape, and share batch and head width with the query"
+            "value must have one shape but for the width, and the key share batch and head width with the query"
         )
     if num_heads % num_kv_heads:
         raise ValueError(

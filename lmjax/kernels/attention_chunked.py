@@ -153,7 +153,7 @@ def _local_attention(plan: _Plan, query_BTNH, key_BSKH, value_BSKH, by_head, row
     sinks_KG = None if sinks_N is None else sinks_N.astype(jnp.float32).reshape(num_kv_heads, -1)
     output_QBKGTH = _attention(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows)
     output_BQTKGH = output_QBKGTH.transpose(1, 0, 4, 2, 3, 5)
-    return output_BQTKGH.reshape(batch, -1, num_heads, width)[:, :num_queries]
+    return output_BQTKGH.reshape(batch, -1, num_heads, value_BSKH.shape[-1])[:, :num_queries]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -181,7 +181,7 @@ def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, 
             total_BKGTH = total_BKGTH * decay_BKGT[..., None] + added_BKGTH
             return total_BKGTH, sum_BKGT * decay_BKGT + weights_BKGTS.sum(axis=-1), new_max_BKGT
 
-        total_BKGTH = jnp.zeros(query_BKGTH.shape, jnp.float32)
+        total_BKGTH = jnp.zeros((*query_BKGTH.shape[:-1], value_BKSH.shape[-1]), jnp.float32)
         sum_BKGT = jnp.zeros(query_BKGTH.shape[:-1], jnp.float32)
         if sinks_KG is None:
             carry = (total_BKGTH, sum_BKGT, jnp.full_like(sum_BKGT, -jnp.inf))

@@ -65,7 +65,8 @@ def xla_attention(
     out_BKGTH = jnp.einsum(
         "bkgts,bksh->bkgth", weights.astype(value_BKSH.dtype), value_BKSH, preferred_element_type=jnp.float32
     )
-    out_BTNH = (out_BKGTH / sums).astype(query_BTNH.dtype).transpose(0, 3, 1, 2, 4).reshape(query_BTNH.shape)
+    out_BTKGH = (out_BKGTH / sums).astype(query_BTNH.dtype).transpose(0, 3, 1, 2, 4)
+    out_BTNH = out_BTKGH.reshape(*query_BTNH.shape[:-1], -1)
     if mask.kind != "interval":
         return out_BTNH
     # Without a key all logits are equally low, which would give the mean of all values.
@@ -82,6 +83,7 @@ def _nvidia_capability() -> float | None:
 def cudnn_cannot(
     query_BTNH: jax.Array,
     key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
     mask: IntervalMask,
     *,
     softcap: float | None,
@@ -111,6 +113,8 @@ def cudnn_cannot(
     width, widest = query_BTNH.shape[-1], 256 if capability >= 9.0 else 128
     if width % 8 or width > widest:
         return f"head width {width} (a multiple of 8, at most {widest}, only)"
+    if value_BSKH.shape[-1] > width:
+        return f"values wider than keys ({value_BSKH.shape[-1]}, {width})"
     return None
 
 
@@ -120,6 +124,10 @@ def cudnn_attention(
     """CuDNN's fused kernel, O(T) memory; for requests of which :func:`cudnn_cannot` has nothing to say."""
     arguments = _static_mask(mask, query_BTNH.shape[1], key_BSKH.shape[1])
     assert arguments is not None
-    return jax.nn.dot_product_attention(
-        query_BTNH, key_BSKH, value_BSKH, scale=scale, implementation="cudnn", **arguments
+    # The kernel wants values as wide as keys; zeros add nothing to the others.
+    missing = key_BSKH.shape[-1] - value_BSKH.shape[-1]
+    padded_BSKH = jnp.pad(value_BSKH, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else value_BSKH
+    out_BTNH = jax.nn.dot_product_attention(
+        query_BTNH, key_BSKH, padded_BSKH, scale=scale, implementation="cudnn", **arguments
     )
+    return out_BTNH[..., : value_BSKH.shape[-1]]

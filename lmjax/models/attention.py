@@ -28,10 +28,7 @@ class Attention(nnx.Module):
         source = {"embed": source_width or config.width}
         heads = {"heads": config.num_heads, "head_width": config.key_width}
         kv_heads = {"kv_heads": config.kv_heads, "head_width": config.key_width}
-        # Queries make up for a scale that is not the usual one, so that initial logits have the usual size.
-        usual = 1 / math.sqrt(config.key_width)
-        scale = config.attention_scale
-        self.query = project(embed, heads, scale=1.0 if scale is None or config.init_std else usual / scale)
+        self.query = project(embed, heads, scale=query_scale(config))
         self.key = project(source, kv_heads)
         self.value = project(source, kv_heads)
         out = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
@@ -92,7 +89,7 @@ class Attention(nnx.Module):
         remembered = source if isinstance(source, LayerCache) else self.remember(source)
         key_BSKH, value_BSKH = remembered.key_BSKH, remembered.value_BSKH
         if config.positions == "rope" and turned and not self.is_cross:
-            rope = self._rope(local)
+            rope = rope_of(config, local)
             query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, key_positions_BS, **rope)
         if cache is not None:
             cache = cache.write(key_BSKH, value_BSKH, positions_BT)
@@ -133,11 +130,22 @@ class Attention(nnx.Module):
             return norm(x_BTNH)
         return norm(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)
 
-    def _rope(self, local: bool) -> dict:
-        config = self.config
-        if local and config.local_rope_theta is not None:
-            theta, scaling = config.local_rope_theta, RopeScaling()
-        else:
-            theta, scaling = config.rope_theta, config.rope_scaling
-        frequencies = rope_frequencies(config.rotated_width, theta=theta, scaling=scaling)
-        return {"frequencies": frequencies, "magnitude": scaling.magnitude}
+
+def query_scale(config: ModelConfig) -> float:
+    """Factor of the initial queries' standard deviation.
+
+    They make up for a scale that is not the usual one, so that initial logits have the usual size.
+    """
+    if config.attention_scale is None or config.init_std:
+        return 1.0
+    return 1 / math.sqrt(config.attention_width) / config.attention_scale
+
+
+def rope_of(config: ModelConfig, local: bool) -> dict:
+    """How the queries and keys of a layer turn, as arguments of :func:`lmjax.models.rope.rotate`."""
+    if local and config.local_rope_theta is not None:
+        theta, scaling = config.local_rope_theta, RopeScaling()
+    else:
+        theta, scaling = config.rope_theta, config.rope_scaling
+    frequencies = rope_frequencies(config.rotated_width, theta=theta, scaling=scaling)
+    return {"frequencies": frequencies, "magnitude": scaling.magnitude}

@@ -1,6 +1,7 @@
 """One block of the transformer: its sublayers, and where their norms stand."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ from flax import nnx
 from lmjax.kernels.position_bias import PositionBias
 from lmjax.masks import IntervalMask
 from lmjax.models.attention import Attention
-from lmjax.models.cache import Cache, LayerCache
+from lmjax.models.cache import Cache, LayerCache, RecurrentCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.experts import Experts
+from lmjax.models.latent_attention import LatentAttention
 from lmjax.models.layers import FeedForward, dropout, make_norm, split_key
 from lmjax.models.mamba import Mamba2
 from lmjax.models.recurrent import Mixer
@@ -22,6 +24,8 @@ from lmjax.parallel.mesh import constrain
 
 class Block(nnx.Module):
     """Attention or a recurrence, cross attention where there is an encoder, and feed-forward or experts, each added up.
+
+    With ``config.feedforward_width`` 0 there is no third.
 
     ``attention_norm`` stands before, after or behind the sum as ``config.residual`` says; a sandwich
     has ``attention_output_norm`` as well. The other sublayers follow suit.
@@ -40,7 +44,9 @@ class Block(nnx.Module):
         self.config, self.mixer, self.has_experts = config, mixer, has_experts
         self.attention_norm = make_norm(config)
         if mixer == "attention":
-            self.attention = Attention(config, rngs=rngs)
+            # Each has a cache of its own kind.
+            attention: type[Any] = LatentAttention if config.latent.rank else Attention
+            self.attention = attention(config, rngs=rngs)
         elif mixer == "mamba2":
             self.mamba2 = Mamba2(config, rngs=rngs)
         else:
@@ -49,15 +55,17 @@ class Block(nnx.Module):
         if source_width is not None:
             self.cross_norm = make_norm(config)
             self.cross_attention = Attention(config, source_width=source_width, rngs=rngs)
-        if config.residual != "parallel":
+        self.has_feedforward = has_experts or config.hidden_width > 0
+        if self.has_feedforward and config.residual != "parallel":
             self.feedforward_norm = make_norm(config)
         if has_experts:
             self.experts = Experts(config, rngs=rngs)
-        else:
+        elif self.has_feedforward:
             self.feedforward = FeedForward(config, rngs=rngs)
         if config.residual == "sandwich":
             self.attention_output_norm = make_norm(config)
-            self.feedforward_output_norm = make_norm(config)
+            if self.has_feedforward:
+                self.feedforward_output_norm = make_norm(config)
             if self.has_cross:
                 self.cross_output_norm = make_norm(config)
 
@@ -105,7 +113,7 @@ class Block(nnx.Module):
                 mixed_BTD, written = getattr(self, self.mixer)(x_BTD, positions_BT, cache=cache)
                 updated.append(written)
                 return mixed_BTD
-            assert cache is None or isinstance(cache, LayerCache)
+            assert not isinstance(cache, RecurrentCache)
             normed_first = self.config.residual not in ("post", "output")
             attended_BTD, written = self.attention(
                 x_BTD,
@@ -137,16 +145,19 @@ class Block(nnx.Module):
             attended_BTD = attention(self.attention_norm(x_BTD))
             feedforward_norm = self.attention_norm if self.config.residual == "parallel" else self.feedforward_norm
             fed_BTD = feedforward(feedforward_norm(x_BTD))
-            x_BTD = x_BTD + self._drop(attended_BTD, first_key) + self._drop(fed_BTD, second_key)
+            x_BTD = x_BTD + self._share(attended_BTD, first_key) + self._share(fed_BTD, second_key)
         else:
             x_BTD = self._add(x_BTD, attention, "attention", first_key, skipped)
             if self.has_cross:
                 x_BTD = self._add(x_BTD, cross, "cross", keys[2])
-            x_BTD = self._add(x_BTD, feedforward, "feedforward", second_key)
+            if self.has_feedforward:
+                x_BTD = self._add(x_BTD, feedforward, "feedforward", second_key)
         return constrain(x_BTD, "batch", "length", None), updated[0], routed[0] if routed else None
 
-    def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
-        return dropout(x_BTD, self.config.dropout, key)
+    def _share(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+        """What of a sublayer's output is added to the residual stream."""
+        scale = self.config.sublayer_scale
+        return dropout(x_BTD if scale == 1 else scale * x_BTD, self.config.dropout, key)
 
     def _add(
         self,
@@ -160,10 +171,10 @@ class Block(nnx.Module):
         norm = getattr(self, f"{name}_norm")
         match self.config.residual:
             case "post":
-                return norm(x_BTD + self._drop(sublayer(x_BTD), key))
+                return norm(x_BTD + self._share(sublayer(x_BTD), key))
             case "output":
-                return x_BTD + self._drop(norm(sublayer(x_BTD)), key)
+                return x_BTD + self._share(norm(sublayer(x_BTD)), key)
         out_BTD = sublayer(norm(x_BTD) if skipped is False else jnp.where(skipped, x_BTD, norm(x_BTD)))
         if self.config.residual == "sandwich":
             out_BTD = getattr(self, f"{name}_output_norm")(out_BTD)
-        return x_BTD + self._drop(out_BTD, key)
+        return x_BTD + self._share(out_BTD, key)

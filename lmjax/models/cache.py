@@ -9,6 +9,11 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.recurrent import Mixer
 
 
+def _put(buffer: jax.Array, new: jax.Array, slots_BT: jax.Array) -> jax.Array:
+    row_B1 = jnp.arange(slots_BT.shape[0])[:, None]
+    return buffer.at[row_B1, slots_BT].set(new.astype(buffer.dtype), mode="drop")
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
@@ -19,12 +24,19 @@ class LayerCache:
 
     def write(self, key_BTKH: jax.Array, value_BTKH: jax.Array, slots_BT: jax.Array) -> "LayerCache":
         """The cache with new keys and values at ``slots_BT``; rows may stand at different lengths."""
-        row_B1 = jnp.arange(slots_BT.shape[0])[:, None]
+        return LayerCache(_put(self.key_BSKH, key_BTKH, slots_BT), _put(self.value_BSKH, value_BTKH, slots_BT))
 
-        def put(buffer: jax.Array, new: jax.Array) -> jax.Array:
-            return buffer.at[row_B1, slots_BT].set(new.astype(buffer.dtype), mode="drop")
 
-        return LayerCache(put(self.key_BSKH, key_BTKH), put(self.value_BSKH, value_BTKH))
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LatentCache:
+    """What latent attention keeps of each token in one layer: its latent, and the part of its key that turned."""
+
+    kept_BSX: jax.Array
+
+    def write(self, kept_BTX: jax.Array, slots_BT: jax.Array) -> "LatentCache":
+        """The cache with new tokens at ``slots_BT``; rows may stand at different lengths."""
+        return LatentCache(_put(self.kept_BSX, kept_BTX, slots_BT))
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +48,7 @@ class RecurrentCache:
     last_BWC: jax.Array
 
 
-Cache = LayerCache | RecurrentCache
+Cache = LayerCache | LatentCache | RecurrentCache
 
 
 def empty_cache(config: ModelConfig, *, batch_size: int, length: int) -> tuple[Cache, ...]:
@@ -46,6 +58,9 @@ def empty_cache(config: ModelConfig, *, batch_size: int, length: int) -> tuple[C
     """
 
     def layer(mixer: Mixer) -> Cache:
+        if mixer == "attention" and config.latent.rank:
+            width = config.latent.rank + config.latent.rope_width
+            return LatentCache(jnp.zeros((batch_size, length, width), config.dtype))
         if mixer == "attention":
             shape = (batch_size, length, config.kv_heads, config.key_width)
             return LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))

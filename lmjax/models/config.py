@@ -4,16 +4,19 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
+from lmjax.models.latent import LatentConfig
 from lmjax.models.recurrent import RECURRENT, Mamba2Config, Mixer, Rwkv6Config
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_exact", "reglu"]
+Activation = Literal[
+    "gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "swiglu_clamped", "geglu", "geglu_exact", "reglu"
+]
 Positions = Literal["rope", "learned", "sinusoidal", "alibi", "relative", "none"]
 Residual = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_two_norms"]
 Remat = Literal["none", "dots", "full"]
 
-GATED: tuple[Activation, ...] = ("swiglu", "geglu", "geglu_exact", "reglu")
+GATED: tuple[Activation, ...] = ("swiglu", "swiglu_clamped", "geglu", "geglu_exact", "reglu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,8 @@ class ModelConfig:
     head_width: int | None = None
     """Width H of a head; `width / num_heads` when unset."""
     feedforward_width: int | None = None
-    """Hidden width F; when unset 4 x width, or for gated activations 8/3 x width rounded up to 64."""
+    """Hidden width F; when unset 4 x width, or for gated activations 8/3 x width rounded up to 64; 0 leaves the
+    feed-forward out (Mamba-2)."""
     experts: ExpertsConfig = ExpertsConfig()
     """Mixture of experts in place of some layers' feed-forward."""
     max_length: int = 1024
@@ -73,7 +77,8 @@ class ModelConfig:
     x + n(f(x)) (`output`: OLMo 2), or attention and feed-forward side by side on one norm (`parallel`: GPT-J) or on
     one each (`parallel_two_norms`: GPT-NeoX)."""
     activation: Activation = "swiglu"
-    """Feed-forward non-linearity; those that end in `glu`, and `geglu_exact` (without tanh), are gated."""
+    """Feed-forward non-linearity; those with `glu` in their name are gated: `geglu_exact` is without tanh,
+    `swiglu_clamped` that of gpt-oss, whose gate and other half are kept within 7."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation of the sublayers and before the head."""
     norm_epsilon: float = 1e-5
@@ -104,6 +109,10 @@ class ModelConfig:
     """Width of the token table, mapped to the model's by a matrix (ALBERT, ELECTRA); `width` when unset."""
     scale_embeddings: bool = False
     """Token embeddings are multiplied with sqrt(width) (Gemma)."""
+    embedding_scale: float = 1.0
+    """Factor of the token embeddings (Granite); beside `scale_embeddings`, if that is set."""
+    sublayer_scale: float = 1.0
+    """Factor of what each sublayer adds to the residual stream (Granite)."""
     num_types: int = 0
     """Rows of the segment embedding (BERT: 2); 0 is none."""
     pooler: bool = False
@@ -116,6 +125,8 @@ class ModelConfig:
     """RMS norm of queries and keys with learned scales: of each head (Qwen 3), or of all heads together (OLMo 2)."""
     qkv_clip: float | None = None
     """Queries, keys and values are clipped to at most this size (OLMo 1, DBRX)."""
+    latent: LatentConfig = LatentConfig()
+    """Multi-head latent attention instead of keys and values of each head's own (DeepSeek-V2)."""
     attention_scale: float | None = None
     """Factor of the attention logits; 1 / sqrt(head width) when unset, 1 in T5."""
     attention_sinks: bool = False
@@ -185,7 +196,7 @@ class ModelConfig:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 0 and below 1")
         for name in (
             "attention_softcap", "logit_softcap", "init_std", "embedding_init_std", "norm_epsilon", "rope_theta",
-            "local_rope_theta", "logit_scale", "attention_scale", "qkv_clip",
+            "local_rope_theta", "logit_scale", "attention_scale", "embedding_scale", "sublayer_scale", "qkv_clip",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -199,11 +210,36 @@ class ModelConfig:
         ):  # fmt: skip
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(allowed))}")
+        self._check_feedforward()
+        self._check_latent()
         self._check_mixers()
         self._check_relative()
         self._check_experts()
         self._check_embedding()
         self._check_encoder()
+
+    def _check_feedforward(self):
+        if self.feedforward_width is not None and self.feedforward_width < 0:
+            raise ValueError(f"model.feedforward_width={self.feedforward_width}: must be positive, or 0 for none")
+        if self.feedforward_width == 0 and (self.experts.number or "parallel" in self.residual):
+            raise ValueError(
+                f"model.feedforward_width=0 leaves no feed-forward for model.experts.number={self.experts.number} or "
+                f"model.residual={self.residual!r}: give it a width, or set them to 0 and 'pre'"
+            )
+
+    def _check_latent(self):
+        if not self.latent.rank:
+            return
+        for name, allowed in (
+            ("positions", ("rope",)), ("rope_fraction", (1.0,)), ("num_kv_heads", (None, self.num_heads)),
+            ("qk_norm", ("none",)), ("attention_sinks", (False,)), ("encoder_layers", (0,)),
+            ("rope_layers", ((True,),)), ("qkv_clip", (None,)),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r}: with model.latent.rank={self.latent.rank} it can only be "
+                    f"{allowed[0]!r}: change one of them"
+                )
 
     def _check_mixers(self):
         if not self.mixers or any(mixer not in get_args(Mixer) for mixer in self.mixers):
@@ -298,8 +334,21 @@ class ModelConfig:
         return self.width // self.num_heads if self.head_width is None else self.head_width
 
     @property
+    def attention_width(self) -> int:
+        """Dimensions in which a query meets a key."""
+        return self.key_width + (self.latent.rope_width if self.latent.rank else 0)
+
+    @property
+    def value_width(self) -> int:
+        """Width of a head's values."""
+        value_width = self.latent.value_width if self.latent.rank else None
+        return self.key_width if value_width is None else value_width
+
+    @property
     def rotated_width(self) -> int:
         """Dimensions of a head that rotary positions turn."""
+        if self.latent.rank:
+            return self.latent.rope_width
         return int(self.key_width * self.rope_fraction)
 
     @property
@@ -339,9 +388,9 @@ class ModelConfig:
 
     @property
     def logit_factor(self) -> float | None:
-        """Factor of the attention logits; None is 1/sqrt(head width)."""
+        """Factor of the attention logits; None is 1/sqrt(attention_width)."""
         if self.attention_scale is None and self.width_base is not None:
-            return 1 / self.key_width
+            return 1 / self.attention_width
         return self.attention_scale
 
     @property

@@ -20,7 +20,7 @@ from flax import nnx
 
 from lmjax.kernels.grouped import from_slots, group_rows, to_slots
 from lmjax.models.config import GATED, ModelConfig
-from lmjax.models.layers import ACTIVATIONS, FeedForward, parameter, residual_scale
+from lmjax.models.layers import FeedForward, activated, parameter, residual_scale
 from lmjax.models.routing import BIAS_KIND, Routing, choose, report
 from lmjax.parallel.mesh import constrain, partition_spec
 
@@ -28,7 +28,7 @@ Weights = dict[str, tuple[jax.Array, jax.Array | None]]
 
 
 class Router(nnx.Module):
-    """Logits of experts in float32, and the bias their scores are ranked with."""
+    """Logits of experts in float32, with a learned bias if asked for, and the bias their scores are ranked with."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """``W ~ N(0, std)``, biases 0."""
@@ -38,10 +38,13 @@ class Router(nnx.Module):
         self.weight = parameter(weight_DE, ("embed", "choices"), "matrix")
         has_bias = config.experts.balance_bias
         self.bias = nnx.data(parameter(jnp.zeros((number,)), ("choices",), BIAS_KIND) if has_bias else None)
+        has_logit_bias = config.experts.router_bias
+        self.logit_bias = nnx.data(parameter(jnp.zeros((number,)), ("choices",), "bias") if has_logit_bias else None)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, E]."""
-        return jnp.matmul(x_BTD.astype(jnp.float32), self.weight[...], precision=jax.lax.Precision.HIGHEST)
+        logits_BTE = jnp.matmul(x_BTD.astype(jnp.float32), self.weight[...], precision=jax.lax.Precision.HIGHEST)
+        return logits_BTE if self.logit_bias is None else logits_BTE + self.logit_bias[...][None, None, :]
 
 
 class ExpertProjections(nnx.Module):
@@ -178,9 +181,8 @@ def slots_in_rows(
 
 def _feedforward(x: jax.Array, weights: Weights, multiply, activation: str) -> jax.Array:
     up = multiply(x, *weights["up"])
-    act = ACTIVATIONS[activation]
-    hidden = act(multiply(x, *weights["gate"])) * up if "gate" in weights else act(up)
-    return multiply(hidden, *weights["down"])
+    gate = multiply(x, *weights["gate"]) if "gate" in weights else None
+    return multiply(activated(activation, up, gate), *weights["down"])
 
 
 def _serve(

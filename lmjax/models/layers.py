@@ -128,9 +128,12 @@ def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
 
 def residual_scale(config: ModelConfig) -> float:
     """Factor of the initial projections into the residual stream: ``1 / sqrt(number of sublayers)``, or 1."""
-    sublayers = (3 if config.encoder_layers else 2) * config.num_layers
+    sublayers = (1 + (config.encoder_layers > 0) + (config.hidden_width > 0)) * config.num_layers
     return 1 / math.sqrt(sublayers) if config.residual_init == "scaled" else 1.0
 
+
+CLAMP = 7.0
+"""Bound of both halves of `swiglu_clamped`."""
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -139,11 +142,23 @@ ACTIVATIONS = {
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
     "silu": jax.nn.silu,
     "swiglu": jax.nn.silu,
+    "swiglu_clamped": lambda x: jnp.minimum(x, CLAMP) * jax.nn.sigmoid(1.702 * jnp.minimum(x, CLAMP)),
     "geglu": lambda x: jax.nn.gelu(x, approximate=True),
     "geglu_exact": lambda x: jax.nn.gelu(x, approximate=False),
     "reglu": jax.nn.relu,
 }
 """By name; a gated one is what the gate goes through."""
+
+
+def activated(activation: str, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """The hidden values of a feed-forward layer, from its two projections or its one.
+
+    With ``swiglu_clamped`` (OpenAI 2025, gpt-oss, as released) the ungated half is kept within bounds, and 1 is added.
+    """
+    act = ACTIVATIONS[activation]
+    if gate is None:
+        return act(up)
+    return act(gate) * (jnp.clip(up, -CLAMP, CLAMP) + 1 if activation == "swiglu_clamped" else up)
 
 
 class FeedForward(nnx.Module):
@@ -160,9 +175,7 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]."""
-        activation = ACTIVATIONS[self.activation]
-        up_BTF = self.up(x_BTD)
-        hidden_BTF = activation(up_BTF) if self.gate is None else activation(self.gate(x_BTD)) * up_BTF
+        hidden_BTF = activated(self.activation, self.up(x_BTD), None if self.gate is None else self.gate(x_BTD))
         return self.down(constrain(hidden_BTF, "batch", "length", "mlp"))
 
 

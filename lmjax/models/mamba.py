@@ -45,6 +45,14 @@ class Mamba2(nnx.Module):
         self.value_convolution = convolution(self.heads)
         self.key_convolution = convolution(self.groups)
         self.query_convolution = convolution(self.groups)
+        if sizes.convolution_bias:
+
+            def bias(axes: dict[str, int]) -> nnx.Param:
+                return parameter(jnp.zeros(tuple(axes.values())), tuple(axes), "bias")
+
+            self.value_convolution_bias = bias(self.heads)
+            self.key_convolution_bias = bias(self.groups)
+            self.query_convolution_bias = bias(self.groups)
         decay_N = jax.random.uniform(rngs.params(), (num_heads,), minval=1.0, maxval=16.0)
         self.log_decay_N = parameter(jnp.log(decay_N), ("heads",), "scale")
         step_N = jnp.exp(jax.random.uniform(rngs.params(), (num_heads,), minval=math.log(1e-3), maxval=math.log(1e-1)))
@@ -73,7 +81,12 @@ class Mamba2(nnx.Module):
             sizes.convolution,
             before_BWC=None if cache is None else cache.last_BWC,
         )
-        mixed_BTC = jax.nn.silu(jnp.einsum("btwc,wc->btc", window_BTWC, weight_WC.astype(x_BTD.dtype)))
+        mixed_BTC = jnp.einsum("btwc,wc->btc", window_BTWC, weight_WC.astype(x_BTD.dtype))
+        if sizes.convolution_bias:
+            biases = [self.value_convolution_bias, self.key_convolution_bias, self.query_convolution_bias]
+            bias_C = jnp.concatenate([bias[...].reshape(-1) for bias in biases])
+            mixed_BTC = mixed_BTC + bias_C[None, None, :].astype(x_BTD.dtype)
+        mixed_BTC = jax.nn.silu(mixed_BTC)
         value_BTC, key_BTC, query_BTC = jnp.split(mixed_BTC, (num_value, num_value + num_key), axis=2)
         value_BTNP = constrain(value_BTC.reshape(batch, length, *self.heads.values()), "batch", None, "heads", None)
 

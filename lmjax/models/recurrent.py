@@ -11,7 +11,7 @@ RECURRENT: tuple[Mixer, ...] = ("mamba2", "rwkv6")
 
 def _at_least_one(config: object, prefix: str) -> None:
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        if getattr(config, field.name) < 1:
+        if field.type is not bool and getattr(config, field.name) < 1:
             raise ValueError(f"{prefix}.{field.name}={getattr(config, field.name)}: must be at least 1")
 
 
@@ -29,6 +29,8 @@ class Mamba2Config:
     """Sets of keys and queries, each shared by as many heads."""
     convolution: int = 4
     """Tokens the short causal convolution sees."""
+    convolution_bias: bool = False
+    """A bias after the convolution (as released)."""
     chunk: int = 64
     """Tokens worked on together; changes speed and memory only."""
 

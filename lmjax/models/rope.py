@@ -27,6 +27,8 @@ class RopeScaling:
     """`yarn`: dimensions that turn more often than this in the original context stay."""
     beta_slow: float = 1.0
     """`yarn`: those that turn less often are divided by the whole factor."""
+    truncate: bool = True
+    """`yarn`: the bounds between which dimensions are stretched are whole numbers (gpt-oss: False)."""
     attention_factor: float | None = None
     """`yarn`: factor of queries and keys both; 0.1 ln(factor) + 1 when unset."""
 
@@ -83,8 +85,10 @@ def rope_frequencies(rotated: int, *, theta: float, scaling: RopeScaling) -> np.
         def index_of(turns: float) -> float:
             return rotated * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-        first = max(math.floor(index_of(scaling.beta_fast)), 0)
-        last = min(math.ceil(index_of(scaling.beta_slow)), rotated - 1)
+        first, last = index_of(scaling.beta_fast), index_of(scaling.beta_slow)
+        if scaling.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, rotated - 1)
         ramp = np.clip((np.arange(rotated // 2) - first) / max(last - first, 1e-3), 0, 1)
         frequencies = (1 - ramp) * frequencies + ramp * frequencies / factor
     return frequencies.astype(np.float32)

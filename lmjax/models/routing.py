@@ -2,9 +2,9 @@
 
 Besides the legend of ``types.py``: E experts, J choices of a token.
 
-    logits = x W                                  always in float32 (Fedus et al. 2022, section 2.4)
+    logits = x W (+ b)                            always in float32 (Fedus et al. 2022, section 2.4)
     scores = softmax(logits)  or  sigmoid(logits)
-    chosen = the J highest of  scores + bias
+    chosen = the J highest of  scores + bias      of all experts, or of those in the best groups
     gates  = scale * scores[chosen]  (/ their sum)
 
 With softmax scores and normalised gates this is Mixtral's softmax over the chosen logits.
@@ -44,6 +44,13 @@ class ExpertsConfig:
     """The first n layers have no experts (DeepSeek-V3: 3)."""
     scores: Scores = "softmax"
     """What makes scores of router logits: softmax over all experts, or sigmoid of each (DeepSeek-V3)."""
+    router_bias: bool = False
+    """A learned bias on the router's logits (gpt-oss); `balance_bias` is another one."""
+    groups: int = 1
+    """Groups of experts, of which a token chooses first (DeepSeek-V3, section 2.1.2: 8)."""
+    groups_per_token: int = 1
+    """Groups among whose experts a token then chooses: those with the highest sums of their two best scores
+    (DeepSeek-V3: 4)."""
     normalize_gates: bool = True
     """Gates of a token are divided by their sum (Mixtral, Qwen 3, DeepSeek-V3); Switch, DeepSeekMoE: False."""
     gate_scale: float = 1.0
@@ -72,12 +79,26 @@ class ExpertsConfig:
         for name in ("width", "gate_scale", "capacity_factor"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"model.experts.{name}={getattr(self, name)}: must be positive")
+        self._check_groups()
         if self.scores not in get_args(Scores):
             raise ValueError(f"model.experts.scores={self.scores!r}: use one of {', '.join(get_args(Scores))}")
         if self.number > 1 and self.per_token == 1 and self.normalize_gates:
             raise ValueError(
                 "model.experts.per_token=1 with normalize_gates=True: a single gate divided by itself is 1 and teaches "
                 "the router nothing: set normalize_gates to False"
+            )
+
+    def _check_groups(self):
+        if self.groups < 1 or ((self.number % self.groups or self.number // self.groups < 2) and self.groups > 1):
+            raise ValueError(
+                f"model.experts.groups={self.groups}: must divide model.experts.number={self.number} into groups of at "
+                f"least 2"
+            )
+        within = self.groups_per_token * self.number // self.groups
+        if not 1 <= self.groups_per_token <= self.groups or (self.number and within < self.per_token):
+            raise ValueError(
+                f"model.experts.groups_per_token={self.groups_per_token}: must be from 1 to model.experts.groups="
+                f"{self.groups}, and have model.experts.per_token={self.per_token} experts among them"
             )
 
     @property
@@ -136,6 +157,8 @@ def choose(
     ranked_BTE = jax.lax.stop_gradient(scores_BTE)
     if bias_E is not None:
         ranked_BTE = ranked_BTE + jax.lax.stop_gradient(bias_E)[None, None, :]
+    if config.groups > 1:
+        ranked_BTE = _within_best_groups(ranked_BTE, config.groups, config.groups_per_token)
     chosen_BTJ = _highest(ranked_BTE, config.per_token)
     gates_BTJ = jnp.take_along_axis(scores_BTE, chosen_BTJ, axis=-1)
     if config.normalize_gates:
@@ -143,6 +166,16 @@ def choose(
     if config.scores == "sigmoid":
         scores_BTE = scores_BTE / (scores_BTE.sum(axis=-1, keepdims=True) + 1e-20)
     return chosen_BTJ, config.gate_scale * gates_BTJ, scores_BTE
+
+
+def _within_best_groups(ranked_BTE: jax.Array, groups: int, number: int) -> jax.Array:
+    """The ranks of experts in the ``number`` groups with the highest sums of their two highest; -inf for others."""
+    in_groups = ranked_BTE.reshape(*ranked_BTE.shape[:2], groups, -1)
+    place = jnp.arange(in_groups.shape[-1])[None, None, None, :]
+    without_best = jnp.where(place == jnp.argmax(in_groups, axis=-1, keepdims=True), -jnp.inf, in_groups)
+    chosen_BTX = _highest(in_groups.max(axis=-1) + without_best.max(axis=-1), number)
+    is_chosen_BTG = jnp.any(chosen_BTX[..., None] == jnp.arange(groups)[None, None, None, :], axis=2)
+    return jnp.where(is_chosen_BTG[..., None], in_groups, -jnp.inf).reshape(ranked_BTE.shape)
 
 
 def _highest(values_BTE: jax.Array, number: int) -> jax.Array:

@@ -115,7 +115,8 @@ def _flops_per_token(
 def _attention_flops(config: ModelConfig, length: int) -> int:
     """Of a token's products with the keys and values of its own sequence, forward and backward."""
     windows = (config.windows[layer % len(config.windows)] for layer in range(config.num_layers))
-    return 12 * config.num_heads * config.key_width * sum(min(length, window or length) for window in windows)
+    widths = config.attention_width + config.value_width
+    return 6 * config.num_heads * widths * sum(min(length, window or length) for window in windows)
 
 
 def _component(path: tuple[str, ...]) -> str:

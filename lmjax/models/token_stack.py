@@ -71,6 +71,8 @@ class TokenStack(Stack):
         x_BTE = table(stream.tokens_BT, dtype)
         if config.scale_embeddings:
             x_BTE = x_BTE * config.width**0.5
+        if config.embedding_scale != 1:
+            x_BTE = x_BTE * config.embedding_scale
         if self.position_embedding is not None:
             x_BTE = x_BTE + self.position_embedding(stream.positions_BT, dtype)
         elif config.positions == "sinusoidal":

@@ -6,6 +6,7 @@ peers are comes from the configuration, or from what launched us: ``launch/local
 """
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
@@ -132,6 +133,8 @@ def _join(config: DistributedConfig) -> None:
     alarm = threading.Timer(config.initialization_timeout, _give_up_waiting, (config,))
     alarm.daemon = True
     alarm.start()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             coordinator_address=config.coordinator,
@@ -146,9 +149,9 @@ def _join(config: DistributedConfig) -> None:
         raise DistributedError(_startup_message(config, reason)) from error
     finally:
         alarm.cancel()
-    if threading.current_thread() is threading.main_thread():
+    if in_main_thread:
         # jax has taken SIGTERM for itself, and whoever does not ask it would not end until the loop listens.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if on_sigterm is None else on_sigterm)
 
 
 def _give_up_waiting(config: DistributedConfig) -> None:
@@ -220,8 +223,9 @@ def leave(code: int) -> NoReturn:
 
     Leaving in order means to wait (70 s, measured) for peers that are themselves waiting for us.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # Nobody may be left to read it.
+        sys.stdout.flush()
+        sys.stderr.flush()
     if code != 0 and jax.distributed.is_initialized():
         os._exit(code)
     sys.exit(code)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "expert", "tensor", "context")
@@ -73,10 +75,38 @@ class MeshConfig:
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of a run, over all devices of all processes unless ``devices`` are given."""
-    devices = jax.devices() if devices is None else devices
-    sizes = config.sizes(len(devices))
+    array = arrange(config, jax.devices() if devices is None else devices)
     # Explicit is the default axis type of every jax we support; the model is written for Auto.
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    return Mesh(array, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def arrange(config: MeshConfig, devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices as an array with an axis for each of ``MESH_AXES``, neighbours near each other.
+
+    A slice of TPUs is a torus, and an axis of the mesh takes whole axes of it where the sizes allow it;
+    else (8 ways on 4 x 4 x 4) a part of one, where ``jax.make_mesh`` gives up. Several slices, which a
+    slower network joins, are replicas.
+
+    Raises:
+      ValueError: the sizes do not make the devices, or ``data`` cannot be divided over the slices.
+    """
+    sizes = config.sizes(len(devices))
+    num_slices = len({getattr(device, "slice_index", None) for device in devices})
+    # To jax every machine with GPUs is a slice too, but parameters may well be split over several.
+    if num_slices == 1 or devices[0].platform != "tpu":
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    data, *model_ways = sizes
+    if data % num_slices:
+        raise ValueError(
+            f"mesh.data={data} is not a multiple of the {num_slices} slices: a slice holds whole replicas of the "
+            f"model; change mesh.data, mesh.fsdp, mesh.expert, mesh.tensor or mesh.context"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // num_slices, *model_ways),
+        (num_slices, *(1 for _ in model_ways)),
+        devices,
+        allow_split_physical_axes=True,
+    )
 
 
 def mesh_axes_of(logical_axis: str | None) -> tuple[str, ...]:

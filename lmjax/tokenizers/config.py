@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers.special import is_sentinel, sentinel_names
 
 TrainedKind = Literal["bpe", "sentencepiece_bpe", "sentencepiece_unigram"]
@@ -34,6 +35,7 @@ class TokenizerConfig:
     """Decides the sample."""
 
     def __post_init__(self):
+        refuse_address("tokenizer.path", self.path)
         self._check_names()
         if self.num_sentinels < 0:
             raise ValueError(f"tokenizer.num_sentinels={self.num_sentinels}: must be 0 or more")

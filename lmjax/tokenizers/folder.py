@@ -52,7 +52,7 @@ def _read_metadata(folder: pathlib.Path) -> dict:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} does not exist: train a tokenizer there, or correct the path") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): {again}") from None
     if not _well_formed(metadata):
         raise ValueError(f"{path} is not a tokenizer's metadata: {again}")
@@ -67,8 +67,9 @@ def _well_formed(metadata: object) -> bool:
         return False
     return (
         all(isinstance(metadata.get(name), kind) for name, kind in _TYPES.items())
-        and all(isinstance(token_id, int) and token_id >= 0 for token_id in metadata["special_tokens"].values())
+        and all(type(token_id) is int and token_id >= 0 for token_id in metadata["special_tokens"].values())
         and all(name == pathlib.Path(name).name for name in metadata["files"])
+        and all(isinstance(digest, str) for digest in metadata["files"].values())
     )
 
 

@@ -10,6 +10,7 @@ import tokenizers
 
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.bpe import byte_alphabet, unspell
+from lmjax.tokenizers.panics import is_panic
 from lmjax.tokenizers.special import append_special_tokens
 
 _FILE = "tokenizer.json"
@@ -124,7 +125,9 @@ def _read(definition: bytes) -> tuple[tokenizers.Tokenizer, dict]:
         text = definition.decode()
         return tokenizers.Tokenizer.from_str(text), json.loads(text)
     # The library raises a bare Exception for a definition it cannot read.
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise ValueError(f"not a Hugging Face tokenizer.json ({error}): check tokenizer.path") from None
 
 

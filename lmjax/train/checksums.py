@@ -3,10 +3,12 @@
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def write_sums(folder: pathlib.Path) -> None:
@@ -15,22 +17,67 @@ def write_sums(folder: pathlib.Path) -> None:
     Raises:
       OSError: a file cannot be read, or the sums not be written.
     """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(SUMS))
+    files = _files(folder)
     unfinished = folder / f"{SUMS}.unfinished"
-    with unfinished.open("w") as file:
-        file.writelines(f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(f"{_digest(folder / name)}  {name}\n" for name in files)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(folder / SUMS)
 
 
 def read_sums(folder: pathlib.Path) -> dict[str, str] | None:
-    """Hex digest by file name relative to ``folder``; ``None`` when sums were never written."""
+    """Hex digest by file name relative to ``folder``; ``None`` when sums were never written.
+
+    Raises:
+      ValueError: the list is not what :func:`write_sums` writes; says what is wrong with it.
+    """
     try:
-        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+        content = (folder / SUMS).read_bytes()
     except FileNotFoundError:
         return None
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    except OSError as error:
+        raise ValueError(f"{SUMS} cannot be read ({error.strerror})") from error
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{SUMS} is not UTF-8") from None
+    if not text.endswith("\n"):
+        raise ValueError(f"{SUMS} is cut short" if text else f"{SUMS} is empty")
+    sums: dict[str, str] = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"line {number} of {SUMS} is no checksum and file name")
+        digest, name = match.groups()
+        if name in sums or "\\" in name or any(word in ("", ".", "..") for word in name.split("/")):
+            raise ValueError(f"line {number} of {SUMS} names {name!r}, which is no file of this folder or named twice")
+        sums[name] = digest
+    return sums
+
+
+def first_problem(folder: pathlib.Path, sums: Mapping[str, str], *, parts: Collection[str]) -> str | None:
+    """What is wrong with the files of some sub-folders, and with those beside the sub-folders; ``None``: nothing.
+
+    Args:
+      folder: what the sums are of.
+      sums: from :func:`read_sums`.
+      parts: names of sub-folders.
+    """
+
+    def concerns(name: str) -> bool:
+        part, _, within = name.partition("/")
+        return not within or part in parts
+
+    listed = {name: digest for name, digest in sums.items() if concerns(name)}
+    unlisted = [name for name in _files(folder) if concerns(name) and name not in listed]
+    if unlisted:
+        return f"{unlisted[0]} is not listed in its {SUMS}"
+    absent = [part for part in parts if not any(name.startswith(f"{part}/") for name in listed)]
+    if absent:
+        return f"{absent[0]} is missing"
+    bad = first_mismatch(folder, listed)
+    return None if bad is None else f"{bad} is missing or differs from its checksum"
 
 
 def first_mismatch(folder: pathlib.Path, sums: Mapping[str, str]) -> str | None:
@@ -45,6 +92,12 @@ def first_mismatch(folder: pathlib.Path, sums: Mapping[str, str]) -> str | None:
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         verdicts = zip(sums, pool.map(matches, sums), strict=True)
         return next((name for name, good in verdicts if not good), None)
+
+
+def _files(folder: pathlib.Path) -> list[str]:
+    """Names of all files below a folder, but for the sums and what a desktop or a network file system hides there."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in names if not name.startswith(SUMS) and not any(w[0] == "." for w in name.split("/"))]
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -14,10 +14,17 @@ from lmjax.models.config import ModelConfig
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.distributed import DistributedConfig
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.train.schedule import ScheduleConfig
+
+CHANGEABLE = (
+    "data", "schedule", "train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
+    "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.momentum",
+)  # fmt: skip
+"""What ``train.change_on_resume`` may name: fields, or parts of a configuration, that fit the state of any run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,12 @@ class TrainConfig:
     init_from: str | None = None
     """Begin with the weights of another run: its folder, for the newest checkpoint, or RUN/checkpoints/STEP. Its
     average is taken where it kept one; the optimizer starts afresh."""
+    branch_from: str | None = None
+    """Go on from another run's checkpoint with all of its state (optimizer, step, place in the data), in a folder of
+    its own: that run's folder, for the newest, or RUN/checkpoints/STEP. The schedule may be another."""
+    change_on_resume: tuple[str, ...] = ()
+    """Fields whose new values a run that goes on is to take, such as train.batch_size or optimizer.learning_rate;
+    `data` stands for other text too."""
     ema_decay: float | None = None
     """Decay of a moving average of the parameters; evaluation and sampling then use the average."""
     log_every: int = 10
@@ -52,29 +65,45 @@ class TrainConfig:
     """Batches of the fixed validation set; 0 takes all of it."""
     profile: tuple[int, int] | None = None
     """First and last step to record a jax profile of, counted from where the run starts or goes on."""
-    watchdog_minutes: float = 0.0
-    """Ends a process that has finished no step for so long, with all threads' stacks; 0 never does."""
+    watchdog_minutes: float | None = None
+    """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
+    or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     wandb: bool = False
     """Log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self):
+        refuse_address("train.init_from", self.init_from)
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
         for name in ("eval_every", "eval_batches", "watchdog_minutes"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must not be negative")
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
             )
         self._check_warmup()
+        self._check_origin()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1")
         if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
             raise ValueError(f"train.profile={self.profile}: give the first step, from 1, and the last")
+
+    def _check_origin(self):
+        if self.init_from is not None and self.branch_from is not None:
+            raise ValueError(
+                f"train.init_from={self.init_from} and train.branch_from={self.branch_from}: a run begins with "
+                f"weights or goes on with a whole state: set one of them to None"
+            )
+        for name in self.change_on_resume:
+            if not any(name == known or name.startswith(f"{known}.") for known in CHANGEABLE):
+                raise ValueError(
+                    f"train.change_on_resume: {name!r} cannot change when a run goes on; these can: "
+                    f"{', '.join(CHANGEABLE)}; for another, choose another --folder"
+                )
 
     def _check_warmup(self):
         if self.warmup_keeps not in ("tokens", "rows"):
@@ -120,6 +149,9 @@ class RunConfig:
     """What is saved when."""
     distributed: DistributedConfig = DistributedConfig()
     """Several processes."""
+
+    def __post_init__(self):
+        refuse_address("folder", self.folder)
 
     @property
     def run_folder(self) -> pathlib.Path:

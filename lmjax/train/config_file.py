@@ -19,13 +19,6 @@ from typing import Any
 from lmjax.objectives import Objective, Ramp
 from lmjax.train.config import RunConfig
 
-FREE_ON_RESUME = (
-    "name", "folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every", "train.eval_every",
-    "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.tensorboard", "train.wandb",
-    "train.microbatches", "model.remat", "model.attention",
-)  # fmt: skip
-"""Fields that may differ when a run goes on: they change no result, or (``train.steps``) the user says so."""
-
 
 def to_json(config: Any) -> Any:
     """A configuration as plain JSON values; dataclasses of open type carry their class as ``type``, ramps are text."""

@@ -1,5 +1,6 @@
 """From a recipe's text to an open, checked corpus; tokenizer and token shards are made first if need be."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -8,18 +9,21 @@ from collections.abc import Callable
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import texts
+from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.pipeline import open_rows
-from lmjax.data.prepare import TOKENIZER, prepare, refuse_foreign
+from lmjax.data.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
 from lmjax.data.rows import RowSource
-from lmjax.data.shards import MANIFEST, Manifest
 from lmjax.data.sources import find_files, fingerprint
 from lmjax.parallel.distributed import is_primary, wait_for_all
+from lmjax.parallel.folder_lock import folder_lock
+from lmjax.parallel.signals import kept
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
 from lmjax.tokenizers.folder import METADATA
 from lmjax.tokenizers.special import role_of
 from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
+LONGEST_STEM = 48
 
 Progress = Callable[[int, int], None]
 
@@ -97,7 +101,11 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
         saved = load_tokenizer(folder / TOKENIZER)
         _check_same_tokenizer(tokenizer, saved, folder)
         return Corpus(data, folder, manifest, saved)
-    with naming(folder):
+    refuse_foreign(folder)
+    # A finished folder may be one we cannot write to. The other processes of a run wait for each other.
+    finished = (folder / MANIFEST).exists()
+    lock = contextlib.nullcontext() if finished else folder_lock(folder, PREPARING, wait=not is_primary())
+    with naming(folder), lock:
         made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
         return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
 
@@ -119,7 +127,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    stem = pathlib.PurePath(data.path).stem.replace("*", "") or "corpus"
+    stem = pathlib.PurePath(data.path).stem.replace("*", "")[:LONGEST_STEM] or "corpus"
     return CACHE / f"{stem}-{digest}"
 
 
@@ -130,7 +138,9 @@ def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: p
         _check_same_tokenizer(config, saved, folder)
         return saved
     refuse_foreign(folder.parent)
-    return train_and_save(config, lambda: texts(data), folder)
+    again = kept("the tokenizer was not finished: the next start trains it anew")
+    with folder_lock(folder.parent, PREPARING), again:
+        return train_and_save(config, lambda: texts(data), folder)
 
 
 def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pathlib.Path) -> None:

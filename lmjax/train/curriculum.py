@@ -7,7 +7,7 @@ repeats nor skips any.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -20,7 +20,7 @@ from lmjax.types import Rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Steps of one length.
+    """Steps of one length and number of rows.
 
     Attributes:
       first_step: the step it begins with.
@@ -47,7 +47,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """The phases of a run, in order: a function of its configuration alone."""
+    """The phases of a run, in order: a function of its configuration and of the batch sizes it had."""
 
     phases: tuple[Phase, ...]
 
@@ -88,8 +88,12 @@ class Curriculum:
             )
 
 
-def curriculum(objective: Objective, train: TrainConfig) -> Curriculum:
+def curriculum(objective: Objective, train: TrainConfig, *, batch_sizes: Sequence[tuple[int, int]] = ()) -> Curriculum:
     """The phases that ``train.sequence_warmup`` asks for; without one, a single phase.
+
+    A run that went on with other batch sizes has a phase for each, and each begins with the row after the
+    last one that was used. ``batch_sizes`` are pairs (step, rows from there on), the first of step 0; when
+    not given ``train.batch_size`` holds throughout.
 
     A row of an objective that looks ahead (a causal model's holds T + 1 tokens) ends with the first
     tokens of the next row. Without the overlap such rows would not divide each other as lengths do.
@@ -102,7 +106,7 @@ def curriculum(objective: Objective, train: TrainConfig) -> Curriculum:
     block = longest - overlap
     phases: list[Phase] = []
     first_step = consumed = 0
-    for end_step, length in (*train.sequence_warmup, (None, train.sequence_length)):
+    for end_step, length, batch_size in _stretches(train, batch_sizes or ((0, train.batch_size),)):
         stride = objective.row_length(length) - overlap
         if stride < 1 or block % stride:
             raise ValueError(_indivisible(objective, train, length, block=block, overlap=overlap))
@@ -114,13 +118,21 @@ def curriculum(objective: Objective, train: TrainConfig) -> Curriculum:
             sequence_length=length,
             row_length=stride + overlap,
             stride=stride,
-            batch_size=train.batch_size * (block // stride if train.warmup_keeps == "tokens" else 1),
+            batch_size=batch_size * (block // stride if train.warmup_keeps == "tokens" else 1),
             first_row=consumed // stride,
         )
         phases.append(phase)
         if end_step is not None:
             first_step, consumed = end_step, phase.consumed(end_step)
     return Curriculum(phases=tuple(phases))
+
+
+def _stretches(train: TrainConfig, batch_sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int | None, int, int]]:
+    """(step of its end, None for the last; length; batch size) of all steps between two changes."""
+    ends = sorted({step for step, _ in (*train.sequence_warmup, *batch_sizes)} - {0})
+    for first, end in zip([0, *ends], [*ends, None], strict=True):
+        length = next((length for step, length in train.sequence_warmup if first < step), train.sequence_length)
+        yield end, length, next(size for step, size in reversed(batch_sizes) if step <= first)
 
 
 def _indivisible(objective: Objective, train: TrainConfig, length: int, *, block: int, overlap: int) -> str:

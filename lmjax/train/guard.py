@@ -16,7 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-SHOW_CURSOR = "\x1b[?25h"
+from lmjax.parallel.signals import SHOW_CURSOR
+
+WATCHDOG_MINUTES = 30.0
+"""What the watchdog waits for when there are several processes and the recipe does not say."""
+LONG_MINUTES = 60.0
+"""What a compile or a save may take at least, however short the watchdog's time is."""
 
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
@@ -63,6 +68,7 @@ class GracefulExit:
         self._previous: dict[int, object] = {}
         self._ballot: jax.Array | None = None
         self._agreed = False
+        self._entered = False
         self.signal_name: str | None = None
 
     def __enter__(self) -> "GracefulExit":
@@ -71,6 +77,7 @@ class GracefulExit:
                 self._previous[number] = signal.signal(number, self._on_signal)
         if jax.process_count() > 1:
             self._prepare_vote()
+        self._entered = True
         return self
 
     def __exit__(self, *_) -> None:
@@ -81,6 +88,8 @@ class GracefulExit:
 
     def should_stop(self, step: int) -> bool:
         """Whether to save and stop after ``step``; every process must ask, with the same steps."""
+        if not self._entered:
+            return False
         if jax.process_count() == 1:
             return self.signal_name is not None
         if not self._agreed and step % self._vote_every == 0:
@@ -114,17 +123,21 @@ class GracefulExit:
 
 
 class Watchdog:
-    """Ends a process in which no step has finished for ``timeout_minutes`` (0 switches it off).
+    """Ends a process that has shown no sign of life for ``timeout_minutes``.
 
     A peer that is stuck, or gone without a word, leaves the others waiting in a collective for
     ever. The watchdog writes the stack of every thread to stderr and exits with 1, so that the
     launcher sees a failure and can start again from the last checkpoint.
     """
 
-    def __init__(self, timeout_minutes: float):
+    def __init__(self, timeout_minutes: float | None):
+        """``timeout_minutes`` 0 switches it off; None is ``WATCHDOG_MINUTES``, or 0 for a single process."""
+        if timeout_minutes is None:
+            timeout_minutes = WATCHDOG_MINUTES if jax.process_count() > 1 else 0.0
         if timeout_minutes < 0:
             raise ValueError(f"watchdog timeout_minutes={timeout_minutes}: must be 0 (off) or more")
         self._timeout_seconds = 60.0 * timeout_minutes
+        self._is_long = False
         self._last_touch = time.monotonic()
         self._step: int | None = None
         self._done = threading.Event()
@@ -145,22 +158,32 @@ class Watchdog:
     def touch(self, step: int | None = None) -> None:
         """Says that the run is alive; called after each step, validation batch and save."""
         self._last_touch = time.monotonic()
+        self._is_long = False
         self._step = self._step if step is None else step
 
+    def expect_long(self) -> None:
+        """Says that the next sign of life may rightly be far off: ``LONG_MINUTES`` at least."""
+        self._last_touch = time.monotonic()
+        self._is_long = True
+
     def _watch(self) -> None:
-        while not self._done.wait(self._seconds_left()):
+        # No longer than that, for a long time expected may end early.
+        while not self._done.wait(min(max(self._seconds_left(), 0), self._timeout_seconds)):
             if self._seconds_left() <= 0:
                 self._bark()
 
     def _seconds_left(self) -> float:
-        return self._last_touch + self._timeout_seconds - time.monotonic()
+        return self._last_touch + self._limit_seconds() - time.monotonic()
+
+    def _limit_seconds(self) -> float:
+        return max(self._timeout_seconds, 60.0 * LONG_MINUTES) if self._is_long else self._timeout_seconds
 
     def _bark(self) -> None:
-        minutes = f"{self._timeout_seconds / 60:g}"
+        minutes = f"{self._limit_seconds() / 60:g}"
         last = "no step has finished" if self._step is None else f"step {self._step} was the last to finish"
         print(
             f"error: process {jax.process_index()}: no sign of life for {minutes} minutes; {last}. A peer is "
-            f"stuck or gone, or train.watchdog_minutes is too short for a step or a compile. Threads:",
+            f"stuck or gone, or train.watchdog_minutes is too short for a step. Threads:",
             file=sys.stderr,
             flush=True,
         )

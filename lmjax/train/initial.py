@@ -17,7 +17,7 @@ from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config_file import read_config
 from lmjax.train.leaves import described, named_leaves
-from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, run_keys
 
@@ -122,13 +122,13 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
 
 
 def _open_source(path: pathlib.Path) -> _Source:
-    of_step = path.name.isdecimal() and path.parent.name == CHECKPOINTS
-    run, step = (path.parent.parent, int(path.name)) if of_step else (path, None)
+    run, step = split_checkpoint(path)
     try:
         config = read_config(run / CONFIG)
     except ValueError as error:
         raise ValueError(f"train.init_from={path}: {error}") from None
-    there = Checkpoints(run / CHECKPOINTS, read_only=True).steps()
+    checkpoints = Checkpoints(run / CHECKPOINTS, read_only=True)
+    there, step = checkpoints.steps(), find_step(checkpoints, step)
     if not there or step not in (None, *there):
         raise ValueError(
             f"train.init_from={path}: there is no such checkpoint; "

@@ -4,7 +4,8 @@ import pathlib
 from typing import Any
 
 import jax
-from jax.sharding import SingleDeviceSharding
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lmjax.types import PyTree
 
@@ -48,6 +49,32 @@ def storage(leaf: Any) -> jax.ShapeDtypeStruct:
 def described(leaves: Leaves) -> dict[str, str]:
     """Each leaf's dtype and shape, like ``float32[2, 8]``."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+
+def not_finite(leaves: Leaves) -> list[str]:
+    """Names of the leaves that hold NaN or infinity.
+
+    The devices look; what comes to the host is a boolean for each leaf. Every process calls this.
+    """
+    groups: dict[Any, Leaves] = {}
+    for name, leaf in leaves.items():
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            sharding = getattr(leaf, "sharding", None)
+            devices = None if sharding is None else frozenset(sharding.device_set)
+            groups.setdefault(devices, {})[name] = leaf
+    bad: list[str] = []
+    for group in groups.values():
+        meshes = [
+            leaf.sharding.mesh for leaf in group.values() if isinstance(getattr(leaf, "sharding", None), NamedSharding)
+        ]
+        everywhere = NamedSharding(meshes[0], PartitionSpec()) if meshes else None
+        flags = jax.device_get(jax.jit(_all_finite, out_shardings=everywhere)(list(group.values())))
+        bad += [name for name, finite in zip(group, flags, strict=True) if not finite]
+    return bad
+
+
+def _all_finite(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays])
 
 
 def check_same(wanted: dict[str, str], saved: dict[str, str], folder: pathlib.Path) -> None:

@@ -7,10 +7,10 @@
 
 import collections
 import contextlib
-import json
 import math
 import os
 import pathlib
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +21,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from lmjax.parallel import distributed
+from lmjax.train.metrics_file import JsonLines, read_lines
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -28,35 +29,15 @@ METRICS_FILE = "metrics.jsonl"
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     """The lines of a ``metrics.jsonl`` (or of the one in a run folder), in order.
 
-    A number that was not finite is written as ``null`` and read as NaN. A last line that a killed
-    run left half written is ignored.
+    A number that was not finite is written as ``null`` and read as NaN. What is no line of numbers
+    with a step, such as one that a killed run left half written, is passed over.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a line other than the last is not a flat object with a ``step``.
+      OSError: there is no such file, or it cannot be read.
     """
     path = pathlib.Path(path)
-    lines = _lines(path / METRICS_FILE if path.is_dir() else path)
+    lines, _ = read_lines(path / METRICS_FILE if path.is_dir() else path)
     return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            line = None
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-        elif number < len(texts):
-            raise ValueError(f"{path}: line {number} is not an object with a step: {text[:60]!r}; delete it")
-    return lines
-
-
-def _dumps(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, allow_nan=False, ensure_ascii=False)
 
 
 class MetricWriters:
@@ -121,40 +102,6 @@ class MetricWriters:
         self.close()
 
 
-class JsonLines:
-    """A file of one line a step, without its old lines from ``first_step`` on.
-
-    After a kill at any moment it is whole, but perhaps for its last line.
-    """
-
-    def __init__(self, path: pathlib.Path, *, first_step: int):
-        kept = [line for line in _lines(path) if line["step"] < first_step] if path.exists() else []
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(_dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._line: dict[str, Any] = {}
-        self._descriptor = os.open(path, os.O_WRONLY)
-        self._start = self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Appends a line, or adds to the last one when that is of the same step."""
-        assert step >= self._line.get("step", step), (step, self._line)
-        same = self._line.get("step") == step
-        finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-        self._line = {**(self._line if same else {}), "step": step, **finite}
-        self._start = self._start if same else self._end
-        # The new text covers the old line in one system call: a kill never loses what was there.
-        text = _dumps(self._line).encode()
-        text = text.ljust(self._end - self._start - 1) + b"\n"
-        self._end = self._start + len(text)
-        while text:
-            text = text[os.pwrite(self._descriptor, text, self._end - len(text)) :]
-
-    def close(self) -> None:
-        """Closes the file."""
-        os.close(self._descriptor)
-
-
 class EventFile:
     """A new TensorBoard event file; what older ones hold from ``first_step`` on is hidden.
 
@@ -164,7 +111,8 @@ class EventFile:
 
     def __init__(self, folder: pathlib.Path, *, first_step: int, flush_seconds: float = 10.0):
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{os.getpid()}")
+        # The library takes what comes before a colon for a kind of storage, unless it begins with a slash.
+        self._writer = EventsWriter(str(folder.absolute() / "events"), filename_suffix=f".{os.getpid()}")
         self._flush_seconds = flush_seconds
         self._flushed_at = time.monotonic()
         if first_step:
@@ -190,7 +138,9 @@ def _start_wandb(folder: pathlib.Path) -> Any:
         raise ValueError('train.wandb=True needs the wandb package: pip install "lmjax[wandb]"') from error
     folder.mkdir(parents=True, exist_ok=True)
     id_file = folder / "wandb_run_id"
-    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
+    run_id = id_file.read_text(errors="replace").strip() if id_file.exists() else ""
+    if not re.fullmatch(r"[\w-]{1,64}", run_id, re.ASCII):
+        run_id = secrets.token_hex(4)
     id_file.write_text(run_id)
     return wandb.init(project="lmjax", name=folder.name, dir=str(folder), id=run_id, resume="allow")
 

@@ -52,7 +52,7 @@ class Profiler:
         """Begins the recording when the next step is the first to record."""
         self._step += 1
         if self._step == self._first:
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(str(self._folder.absolute()))
             self._recording = True
 
     def after_step(self, result: PyTree) -> None:

@@ -2,23 +2,28 @@
 
 ::
 
-    config.json   tokenizer/   published/   checkpoints/   metrics.jsonl   tensorboard/   loss.png   profile/
+    config.json   record.json   tokenizer/   published/   checkpoints/   metrics.jsonl   tensorboard/   loss.png
+    profile/
 """
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 
 from lmjax.models.parameters import Params
 from lmjax.parallel.distributed import is_primary, wait_for_all
+from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import Tokenizer, load_tokenizer
+from lmjax.train.changes import check_same_run
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import FREE_ON_RESUME, differences, read_config, write_config
+from lmjax.train.config_file import read_config, write_config
 from lmjax.train.published import PUBLISHED, hand_on_published
 from lmjax.train.setup import build_learner
 from lmjax.train.step import Learner
@@ -26,6 +31,39 @@ from lmjax.train.step import Learner
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 CHECKPOINTS = "checkpoints"
+
+
+def check_name(folder: pathlib.Path) -> None:
+    """Refuses a run folder whose name the file system or the terminal cannot take, before anything is done.
+
+    Raises:
+      ValueError: it is too long, or holds what is no character.
+    """
+    try:
+        str(folder).encode()
+        # As long a path as anything in a run.
+        os.lstat(folder / CHECKPOINTS / ("0" * 200))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 or holds a NUL"
+        raise ValueError(f"a run folder cannot be called {str(folder)!r} ({reason}): choose another --folder") from None
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps the folder to this run until the block ends; its first process does so for all of them.
+
+    Raises:
+      ValueError: another process trains there.
+    """
+    with folder_lock(folder, "is being trained") if is_primary() else contextlib.nullcontext():
+        yield
+
+
+def has_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether a run in this folder would go on, and not begin."""
+    return bool(Checkpoints(folder / CHECKPOINTS, read_only=True).steps())
 
 
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
@@ -51,33 +89,17 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
         # What a run that was killed while it claimed the folder may leave.
-        ours = {TOKENIZER, PUBLISHED, (folder / CONFIG).with_suffix(".tmp").name}
+        ours = {LOCK_FILE, TOKENIZER, PUBLISHED, (folder / CONFIG).with_suffix(".tmp").name}
         if folder.exists() and any(path.name not in ours for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
         return
-    changed = {
-        path: values
-        for path, values in differences(read_config(folder / CONFIG), config).items()
-        if not any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME)
-    }
-    if changed:
-        path, (there, here) = next(iter(changed.items()))
-        raise ValueError(
-            f"{folder} holds another run: its {path} is {there!r}, here it is {here!r}"
-            + (f" (and {len(changed) - 1} more fields differ)" if len(changed) > 1 else "")
-            + ": choose another --folder, or delete that one to start anew"
-        )
+    check_same_run(read_config(folder / CONFIG), config, folder=folder)
     saved = load_tokenizer(folder / TOKENIZER)
     if saved.fingerprint != tokenizer.fingerprint:
         raise ValueError(
             f"{folder} was trained with another tokenizer than the data's: prepare the data with "
             f"{folder / TOKENIZER} (tokenizer.path), or choose another --folder"
         )
-
-
-def has_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether a run in this folder would go on, and not begin."""
-    return bool(Checkpoints(folder / CHECKPOINTS, read_only=True).steps())
 
 
 @contextlib.contextmanager
@@ -110,8 +132,37 @@ class Run:
     step: int
 
 
-def open_run(folder: pathlib.Path | str, *, step: int | None = None) -> Run:
-    """Loads a run's parameters from its newest intact checkpoint, or from that of ``step``.
+BestOrStep = int | Literal["best"] | None
+"""A checkpoint: that of a step, of the lowest validation loss, or the newest."""
+
+
+def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep]:
+    """``RUN``, ``RUN/checkpoints/STEP`` or ``RUN/checkpoints/best`` as the run's folder and the checkpoint."""
+    path = pathlib.Path(path)
+    if path.parent.name != CHECKPOINTS or not (path.name.isdecimal() or path.name == "best"):
+        return path, None
+    return path.parent.parent, "best" if path.name == "best" else int(path.name)
+
+
+def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:
+    """The number of a checkpoint; None for the newest.
+
+    Raises:
+      ValueError: the best is asked for and none was kept.
+    """
+    if step != "best":
+        return step
+    best = checkpoints.best_step()
+    if best is None:
+        raise ValueError(
+            f"{checkpoints.folder} has no best checkpoint: train with checkpoint.keep_best=True and a validation set, "
+            f"or name one of the steps {checkpoints.steps()}"
+        )
+    return best
+
+
+def open_run(folder: pathlib.Path | str, *, step: BestOrStep = None) -> Run:
+    """Loads a run's parameters from its newest intact checkpoint, from that of ``step``, or from the best.
 
     Raises:
       ValueError: the folder is not a run, has no checkpoint yet, or none of that step.
@@ -124,7 +175,8 @@ def open_run(folder: pathlib.Path | str, *, step: int | None = None) -> Run:
     config = dataclasses.replace(config, train=train)
     learner = build_learner(config, tokenizer.vocabulary, devices=jax.local_devices()[:1])
     with Checkpoints(folder / CHECKPOINTS, CheckpointConfig(), read_only=True) as checkpoints:
+        checkpoints.check_not_only_set_aside()
         if checkpoints.latest_step() is None:
             raise ValueError(f"{folder} has no checkpoint yet: train it until its first save (checkpoint.every_steps)")
-        params, step = checkpoints.restore_params(learner.abstract_state.params, step=step)
+        params, step = checkpoints.restore_params(learner.abstract_state.params, step=find_step(checkpoints, step))
     return Run(config, tokenizer, learner, params, step)

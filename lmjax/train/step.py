@@ -151,7 +151,7 @@ class Learner:
     def _train_step(self, state: TrainState, rows: Rows) -> tuple[TrainState, Metrics]:
         corrupt_key, model_key = step_keys(state.key, state.step)
         objective = self.objective.at(state.step)
-        batch = objective.corrupt(corrupt_key, self._own(rows), self.vocabulary)
+        batch = objective.corrupt(corrupt_key, self.own(rows), self.vocabulary)
         scored = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
         batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights))
         grads, terms, carry = self._gradients(objective, state, batch, model_key)
@@ -205,7 +205,7 @@ class Learner:
         the text the scored targets of the term ``loss`` stand for. And what is carried to the next batch.
         """
         objective = self.objective.for_evaluation()
-        batch = objective.corrupt(key, self._own(rows), self.vocabulary)
+        batch = objective.corrupt(key, self.own(rows), self.vocabulary)
         terms, carry = objective.carried_terms(self.spec.bind(params), batch, carry, None)
         sums = dict(terms)
         sums |= {f"{name}/weight": jnp.sum(w) for name, w in batch.weights.items()}
@@ -214,7 +214,8 @@ class Learner:
             sums["bytes"] = jnp.sum(byte_length_V[batch.targets_BP] * (batch.weights["loss"] > 0))
         return sums, carry
 
-    def _own(self, rows: Rows) -> Rows:
+    def own(self, rows: Rows) -> Rows:
+        """What the objective reads of rows of the run."""
         return rows if self.whole is None else self.whole.rows_for(self.objective, rows)
 
 

@@ -1,6 +1,6 @@
 """Validation: exact corpus means of the loss terms over a fixed set of rows."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from lmjax.data.pipeline import batches, device_batches, process_share
 from lmjax.data.rows import RowSource
 from lmjax.losses import bits_per_byte, perplexity
 from lmjax.models.parameters import Params
+from lmjax.train.scored import refuse_unscored
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 
@@ -27,12 +28,18 @@ def fixed_batches(learner: Learner, rows: RowSource, *, batch_size: int, num_bat
     return device_batches(local, learner.row_sharding)
 
 
-def validate(learner: Learner, params: Params, rows: Iterable[Rows]) -> dict[str, float]:
+def validate(
+    learner: Learner, params: Params, rows: Iterable[Rows], *, after_batch: Callable[[], object] = lambda: None
+) -> dict[str, float]:
     """``loss`` (mean nats of a scored token), ``perplexity``, ``bits_per_byte``, and ``<term>/loss`` of further terms.
 
     Where no term is called ``loss`` that is the objective's total. Of a mixture there is ``<name>/loss`` and
     so on of each of its objectives, all on the same rows, and ``loss``, their mean by weight. Batch ``i`` is
-    corrupted with a key made of ``i`` alone, so that two validations see the same.
+    corrupted with a key made of ``i`` alone, so that two validations see the same. ``after_batch`` is called when
+    a batch has been computed.
+
+    Raises:
+      NothingScored: an objective has no position that counts in any of the rows.
     """
     key = jax.random.key(0)
     totals = None
@@ -44,12 +51,16 @@ def validate(learner: Learner, params: Params, rows: Iterable[Rows]) -> dict[str
             sums = {}
             for name, one in learner.components.items():
                 sums[name], carries[name] = one.eval_step(params, batch, batch_key, carries[name])
+            # One batch is computed while the next is made ready, and no more of them wait in memory.
+            jax.block_until_ready(totals)
+            after_batch()
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     assert totals is not None, "a split has at least one row"
     numbers = jax.tree.map(float, jax.device_get(totals))
     terms: dict[str, jax.Array] = {}
     result: dict[str, float] = {}
     for name, sums in numbers.items():
+        refuse_unscored(sums, name, learner.components[name].objective)
         prefix = f"{name}/" if name else ""
         terms |= {f"{prefix}{term}": jnp.asarray(mean) for term, mean in term_means(sums).items()}
         own = means(sums, measures=learner.components[name].objective.measures)

@@ -352,6 +352,8 @@ def test_a_file_where_a_folder_should_be(tiny, copy, tmp_path):
     assert refused(tiny("train", "--folder", copy, "--train.steps", 6), "metrics.jsonl: Is a directory")
     shutil.rmtree(copy / "checkpoints")
     (copy / "checkpoints").touch()
+    assert refused(tiny("train", "--folder", copy), "was saved at step 4", "has no checkpoint now", code=1)
+    (copy / "record.json").unlink()
     assert refused(
         tiny("train", "--folder", copy), "checkpoints cannot be written to", "choose another run folder", code=1
     )

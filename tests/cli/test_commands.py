@@ -157,7 +157,7 @@ def test_prepare_counts_and_a_second_time_does_nothing(lmjax, workspace, run):
 
 def test_prepare_replaces_undecodable_bytes_and_counts_them(lmjax, workspace, tmp_path):
     (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "bad.txt").write_bytes(b"abc \xff\xfe def \xe2\x82 end")
+    (tmp_path / "text" / "bad.txt").write_bytes(b"abc \xff\xfe def \xe2\x82 end" + b" of it" * 100)
     result = lmjax(
         "prepare", workspace / "tiny.py", "--data.path", tmp_path / "text", "--data.prepared", tmp_path / "data",
         "--data.valid-fraction", "0",
@@ -277,3 +277,18 @@ def test_train_again_has_nothing_to_do(lmjax, workspace, run):
     result = lmjax("train", workspace / "tiny.py")
     assert result.code == 0 and "continuing after step 4 of 4" in result.out
     assert read_metrics(run) == before
+
+
+def test_evaluate_from_another_folder(lmjax, workspace, tmp_path, monkeypatch):
+    """A run's relative paths are meant from where it was started, which its own place tells."""
+    shutil.copytree(workspace / "text", tmp_path / "text")
+    (tmp_path / "tiny.py").write_text((workspace / "tiny.py").read_text().replace(f"{workspace}/", ""))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert lmjax("train", "tiny.py", "--data.prepared", "None", "--train.steps", 2, "--folder", "runs/x").code == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = lmjax("evaluate", tmp_path / "runs" / "x")
+    assert result.code == 0 and "valid/loss" in result.out, result.err
+    (tmp_path / "runs" / "x").rename(tmp_path / "moved")
+    result = lmjax("evaluate", tmp_path / "moved")
+    assert result.code == 2 and "--prepared" in result.err and "data.path='text': no file there" in result.err

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from lmjax.data.manifest import Manifest, token_dtype
 from lmjax.data.reader import open_shards
-from lmjax.data.shards import Manifest, ShardWriter, token_dtype
+from lmjax.data.shards import ShardWriter
 from lmjax.tokenizers.byte import ByteTokenizer
 
 VOCABULARY_SIZE = 1 << 20

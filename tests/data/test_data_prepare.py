@@ -11,10 +11,12 @@ import time
 import numpy as np
 import pytest
 
+from lmjax.data import verification
 from lmjax.data.config import DataConfig
+from lmjax.data.manifest import Manifest
 from lmjax.data.prepare import prepare, prepared_key
 from lmjax.data.reader import open_shards
-from lmjax.data.shards import Manifest, ShardWriter
+from lmjax.data.shards import ShardWriter
 from lmjax.tokenizers import load_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 
@@ -207,6 +209,11 @@ def test_undecodable_bytes_are_in_the_manifest(tmp_path, tokenizer):
     (tmp_path / "in" / "bad.txt").write_bytes(b"abc\xff\xff def")
     (tmp_path / "in" / "good.txt").write_bytes(b"abc def")
     config = DataConfig(path=str(tmp_path / "in"), valid_fraction=0.0)
+    with pytest.raises(
+        ValueError, match=r"2 of 16 bytes are not UTF-8 \(2 of them in bad.txt\): .*max_undecodable=0.01"
+    ):
+        prepare(config, tokenizer, tmp_path / "out")
+    config = DataConfig(path=str(tmp_path / "in"), valid_fraction=0.0, max_undecodable=0.125)
     assert prepare(config, tokenizer, tmp_path / "out").undecodable == {"bad.txt": 2}
 
 
@@ -232,7 +239,7 @@ def test_truncated_and_flipped_shards_are_named(tmp_path, tokenizer, corpus, suf
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=rf"train-00000.{suffix}: has {len(whole) - 1} bytes and should have"):
-        open_shards(folder, "train", verify="size")
+        open_shards(folder, "train", verify="never")
     path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     with pytest.raises(ValueError, match=rf"train-00000.{suffix}: damaged"):
         open_shards(folder, "train")
@@ -241,12 +248,43 @@ def test_truncated_and_flipped_shards_are_named(tmp_path, tokenizer, corpus, suf
         open_shards(folder, "train")
 
 
-def test_checksums_are_read_once(tmp_path, tokenizer, corpus, monkeypatch):
+@pytest.mark.parametrize("verify", ["sample", "always"])
+def test_rot_is_found_though_size_and_time_stay(tmp_path, tokenizer, corpus, verify):
+    """Every one of 19 flips: a split below the sample's size is read whole at each start."""
     folder = tmp_path / "out"
     prepare(DataConfig(path=str(corpus[0])), tokenizer, folder)
-    first = open_shards(folder, "train")
-    monkeypatch.setattr("lmjax.data.reader._sha256", lambda path: pytest.fail("read again"))
-    assert open_shards(folder, "train").num_tokens == first.num_tokens
+    open_shards(folder, "train")
+    path = folder / "train-00000.bin"
+    whole, status = path.read_bytes(), path.stat()
+    for number in range(19):
+        place = number * len(whole) // 19
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with pytest.raises(ValueError, match="train-00000.bin: damaged"):
+            open_shards(folder, "train", verify=verify)
+        open_shards(folder, "train", verify="never")
+    path.write_bytes(whole)
+    open_shards(folder, "train")
+
+
+def test_of_a_large_split_a_sample_is_read_and_what_is_new(tmp_path, tokenizer, corpus, monkeypatch):
+    folder = tmp_path / "out"
+    manifest = prepare(DataConfig(path=str(corpus[0]), shard_bytes=1000), tokenizer, folder)
+    sizes = {name: r.size for s in manifest.shards if s.split == "train" for name, r in s.files.items()}
+    monkeypatch.setattr("lmjax.data.verification.SAMPLE_BYTES", sum(sizes.values()) // 4)
+    read = []
+    right = verification.sha256_of
+    monkeypatch.setattr("lmjax.data.verification.sha256_of", lambda path: read.append(path.name) or right(path))
+    open_shards(folder, "train")
+    assert sorted(read) == sorted(sizes)
+    seen = set()
+    for _ in range(60):
+        read.clear()
+        open_shards(folder, "train")
+        share = sum(sizes[name] for name in read) / sum(sizes.values())
+        assert 0.25 <= share < 0.25 + max(sizes.values()) / sum(sizes.values())
+        seen |= set(read)
+    assert seen == set(sizes)
 
 
 def test_a_shard_cut_while_it_is_read_is_an_error(tmp_path, tokenizer, corpus):

@@ -7,7 +7,7 @@ import sys
 import pytest
 import zstandard
 
-from lmjax.data import documents as documents_module
+from lmjax.data import archives as documents_module
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import Document, read_documents, split_document, texts
 from lmjax.data.sources import Piece, find_files, fingerprint, plan_units

@@ -8,9 +8,9 @@ import pytest
 
 from lmjax.data.config import DataConfig
 from lmjax.data.groups import ExampleRows
+from lmjax.data.manifest import Manifest
 from lmjax.data.pipeline import batches, open_rows
 from lmjax.data.prepare import prepare
-from lmjax.data.shards import Manifest
 from lmjax.objectives import DPO, CausalLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig
@@ -187,3 +187,17 @@ def test_shards_and_recipe_must_agree(pairs, tokenizer, tmp_path):
 def test_examples_do_not_change_their_length(make_shards):
     with pytest.raises(ValueError, match="data.packing=examples: .* train at one length"):
         ExampleRows(make_shards([[4]]), row_length=4, block_length=8, seed=0)
+
+
+def test_a_prompt_is_cut_behind_the_begin_of_text_token(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"q": "0123456789", "text": "ab"}) + "\n")
+    config = DataConfig(
+        path=str(path), prompt_field="q", add_bos=True, add_eos=True, packing="examples", valid_fraction=0.0
+    )
+    prepare(config, tokenizer, tmp_path / "out")
+    for length, text in ((14, "0123456789ab"), (10, "456789ab"), (7, "789ab"), (5, "9ab"), (4, "9ab")):
+        rows = open_rows(config, "train", row_length=length, seed=None, folder=tmp_path / "out").row(0)
+        kept = [BOS, *text.encode(), EOS][:length]
+        assert rows.tokens_BT[0, : len(kept)].tolist() == kept
+        assert rows.weights_BT[0, : len(kept)].tolist() == [0.0 if t == BOS or 48 <= t < 58 else 1.0 for t in kept]

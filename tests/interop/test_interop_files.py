@@ -138,7 +138,7 @@ def test_old_names_of_tensors_are_understood(tmp_path):
         (
             "llama3",
             {"model_type": "bloom"},
-            ("model_type 'bloom' is not known", "gemma3, gemma3_text, gpt2", "llama, mistral"),
+            ("model_type 'bloom' is not known", "gemma3, gemma3_text", "gpt2", "mistral"),
         ),
         ("llama3", {"model_type": ...}, ("model_type None",)),
         ("llama3", {"hidden_size": ...}, ("no 'hidden_size'",)),

@@ -12,6 +12,7 @@ import published
 import pytest
 
 from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
+from lmjax.interop.mxfp4 import dequantise
 from lmjax.interop.pretrained import module_of
 from lmjax.interop.published import keep_published, read_published
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
@@ -68,6 +69,17 @@ def test_models_born_here_are_theirs_too(name, tmp_path):
     theirs = their_answers(tmp_path, family.architecture(config), inputs)
     model = dataclasses.replace(known, config=config, params=params)
     assert hf.divergence(model, inputs, hf.answers(model, inputs), theirs) < 1e-8
+
+
+def test_mxfp4_weights_are_what_they_make_of_them():
+    """Random bytes, and scales that stay finite."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (3, 8, 4, 16)).astype(np.uint8)
+    scales = rng.integers(0, 252, (3, 8, 4)).astype(np.uint8)
+    theirs = convert_moe_packed_tensors(torch.as_tensor(blocks), torch.as_tensor(scales), dtype=torch.float32)
+    np.testing.assert_array_equal(dequantise(blocks, scales).swapaxes(1, 2), theirs.numpy())
 
 
 def test_the_auto_classes_find_model_and_tokenizer(tmp_path):

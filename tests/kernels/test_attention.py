@@ -39,10 +39,12 @@ def table_bias(num_heads: int = N) -> TableBias:
     return TableBias(jnp.asarray(np.random.default_rng(5).normal(size=(11, num_heads)), jnp.float32))
 
 
-def make_inputs(num_queries=T, num_keys=T, num_heads=N, num_kv_heads=2, width=H, batch=B, seed=0):
+def make_inputs(num_queries=T, num_keys=T, num_heads=N, num_kv_heads=2, width=H, value_width=None, batch=B, seed=0):
     random = np.random.default_rng(seed)
     query = random.normal(size=(batch, num_queries, num_heads, width))
     key, value = random.normal(size=(2, batch, num_keys, num_kv_heads, width))
+    if value_width is not None:
+        value = random.normal(size=(batch, num_keys, num_kv_heads, value_width))
     return tuple(jnp.asarray(array, jnp.float32) for array in (query, key, value))
 
 
@@ -122,6 +124,8 @@ CASES = {
     "packed, bias": (masks.packed(SEGMENTS), {"bias": table_bias()}),
     "as many key heads": (masks.packed(SEGMENTS), {"num_kv_heads": N}),
     "one key head, bias": (masks.packed(SEGMENTS), {"num_kv_heads": 1, "bias": table_bias()}),
+    "narrower values": (masks.packed(SEGMENTS), {"value_width": H - 3}),
+    "wider values, one key head": (masks.causal(T), {"value_width": 2 * H, "num_kv_heads": 1}),
     "causal, more keys": (masks.causal(T), {"num_keys": 27}),
     "cross, fewer keys, bias": (
         masks.IntervalMask(start_BT=SEGMENTS // 2, end_BT=jnp.clip(SEGMENTS * 4 + 1, 1, 13)),
@@ -397,6 +401,7 @@ SHARDED = {
     "mask of all rows": ({"batch": 4}, "causal", 0.0),
     "one key head": ({"batch": 4, "num_kv_heads": 1}, "packed", 0.0),
     "odd heads": ({"batch": 4, "num_heads": 3, "num_kv_heads": 3}, "causal", 0.0),
+    "narrower values": ({"batch": 4, "num_kv_heads": 1, "value_width": H - 3}, "causal", 0.0),
     "odd rows": ({"batch": 3}, "packed", 0.0),
 }
 
@@ -439,7 +444,8 @@ def test_devices_need_no_communication():
 def request(**options):
     """A request that every backend can do, but for ``options``."""
     mask = options.pop("mask", masks.causal(T))
-    inputs = make_inputs(width=options.pop("width", H), num_keys=options.pop("num_keys", T))
+    sizes = {name: options.pop(name) for name in ("width", "num_keys", "value_width") if name in options}
+    inputs = make_inputs(**sizes)
     dtype = options.pop("dtype", jnp.bfloat16)
     return attend(*(array.astype(dtype) for array in inputs), mask, **options)
 
@@ -457,6 +463,7 @@ REFUSED = [
     ("cudnn", {"num_keys": 24}, r"masks other than causal with T = S"),
     ("cudnn", {"dtype": jnp.float32}, "dtype float32"),
     ("cudnn", {"width": 12}, "head width 12"),
+    ("cudnn", {"value_width": 2 * H}, "values wider than keys"),
     ("cudnn", {"width": 264}, r"head width 264 \(a multiple of 8, at most 256"),
 ]
 
@@ -493,7 +500,7 @@ def test_cudnn_is_asked_for_the_mask_meant(case, monkeypatch):
     dot_product_attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
     monkeypatch.setattr(attention_xla, "_nvidia_capability", lambda: 9.0)
-    inputs = [array.astype(jnp.float16) for array in make_inputs()]
+    inputs = [array.astype(jnp.float16) for array in make_inputs(value_width=H - 3 if case == "causal" else None)]
     output = attend(*inputs, mask)
     ((implementation, arguments),) = seen
     assert implementation == "cudnn" and not arguments.keys() & {"mask", "bias"}

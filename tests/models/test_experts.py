@@ -13,7 +13,7 @@ from flax import nnx
 
 from lmjax.kernels import grouped
 from lmjax.models.experts import Experts, slots_in_rows
-from lmjax.models.layers import ACTIVATIONS
+from lmjax.models.layers import ACTIVATIONS, activated
 from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig, choose, report
 from lmjax.models.summary import summarize
@@ -180,6 +180,46 @@ def test_what_a_router_reports_by_hand():
     np.testing.assert_allclose(1e6 * jax.jacobian(along_bias)(bias_E), [[-1 / 2, 1 / 2], [1 / 6, -1 / 6]], rtol=1e-5)
 
 
+def test_groups_are_chosen_by_their_two_best_and_experts_within_them():
+    """Two of three groups, by the sums 0.9 + 0.1, 0.6 + 0.5 and 0.7 + 0.45; the best expert's group is the worst."""
+    ranks = jnp.array([[[0.9, 0.1, 0.05, 0.6, 0.5, 0.0, 0.7, 0.45, 0.39]]])
+    config = ExpertsConfig(number=9, per_token=3, groups=3, groups_per_token=2, scores="sigmoid")
+    logits = jnp.log(ranks / (1 - ranks))
+    chosen, gates, scores = choose(config, logits, None)
+    np.testing.assert_array_equal(chosen[0, 0], [6, 3, 4])
+    np.testing.assert_allclose(gates[0, 0], np.array([0.7, 0.6, 0.5]) / 1.8, rtol=1e-5)
+    np.testing.assert_allclose(scores[0, 0], ranks[0, 0] / ranks.sum(), rtol=1e-5)
+    # The bias counts in the choice of groups, and in no gate.
+    bias = jnp.array([0.0, 0.5, 0, 0, 0, 0, 0, 0, 0])
+    chosen, gates, _ = choose(config, logits, bias)
+    np.testing.assert_array_equal(chosen[0, 0], [0, 6, 1])
+    np.testing.assert_allclose(gates[0, 0], np.array([0.9, 0.7, 0.1]) / 1.7, rtol=1e-5)
+    # Without groups, the three best of all.
+    chosen, _, _ = choose(dataclasses.replace(config, groups=1, groups_per_token=1), logits, None)
+    np.testing.assert_array_equal(chosen[0, 0], [0, 6, 3])
+
+
+def test_the_clamped_gate_by_hand():
+    """Within the bounds and beyond each: min(g, 7) sigmoid(1.702 min(g, 7)) (clip(u, -7, 7) + 1)."""
+    gate, up = jnp.array([0.5, 9.0, -9.0, 1.0]), jnp.array([2.0, 8.0, 3.0, -20.0])
+    expected = [
+        0.5 / (1 + np.exp(-1.702 * 0.5)) * 3,
+        7 / (1 + np.exp(-1.702 * 7)) * 8,
+        -9 / (1 + np.exp(1.702 * 9)) * 4,
+        1 / (1 + np.exp(-1.702)) * -6,
+    ]
+    np.testing.assert_allclose(activated("swiglu_clamped", up, gate), expected, rtol=1e-5)
+
+
+def test_a_routers_bias_is_added_to_its_logits():
+    spec = module_spec(lambda key: Experts(changed(router_bias=True), rngs=nnx.Rngs(params=key)))
+    params = tiny.random_params(spec)
+    x_BTD = jax.random.normal(jax.random.key(0), (B, T, 16))
+    logits_BTE = x_BTD @ params["router"]["weight"] + params["router"]["logit_bias"][None, None]
+    np.testing.assert_allclose(spec.bind(params).router(x_BTD), logits_BTE, atol=1e-5)
+    assert spec.kinds["router"]["logit_bias"] == "bias"
+
+
 def test_a_bias_decides_who_is_chosen_and_not_with_what_weight():
     config = ExpertsConfig(number=3, per_token=2, scores="sigmoid", balance_bias=True)
     logits_11E = jnp.array([[[2.0, 1.0, 0.0]]])
@@ -304,6 +344,10 @@ def test_an_objective_that_would_leave_experts_alone_is_refused():
         ({"capacity_factor": 0.0}, "model.experts.capacity_factor=0.0: must be positive"),
         ({"scores": "tanh"}, "model.experts.scores='tanh': use one of softmax, sigmoid"),
         ({"every": 3}, "none of the 2 layers has experts with every=3"),
+        ({"groups": 3}, "model.experts.groups=3: must divide model.experts.number=4 into groups of at least 2"),
+        ({"groups": 4}, "model.experts.groups=4: must divide"),
+        ({"groups": 2, "groups_per_token": 3}, "groups_per_token=3: must be from 1 to model.experts.groups=2"),
+        ({"groups": 2, "per_token": 3}, "groups_per_token=1: .* have model.experts.per_token=3 experts among them"),
         ({"first_dense": -1}, "model.experts.first_dense=-1: must be at least 0"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.models.routing import ExpertsConfig
 from lmjax.train.optimizer import OptimizerConfig, build_optimizer, width_factors
 from lmjax.types import make_stream
@@ -57,8 +58,10 @@ def test_t5s_scheme_is_a_configuration():
         np.testing.assert_allclose(found[name], std, rtol=0.1 if name == "relative_RN" else 0.03, err_msg=name)
 
 
-def mixed(width: int, width_base: int | None) -> ModelConfig:
+def mixed(width: int, width_base: int | None, *, is_latent: bool = False) -> ModelConfig:
+    latent = LatentConfig(rank=width // 2, query_rank=width, rope_width=width // 4) if is_latent else LatentConfig()
     return ModelConfig(
+        latent=latent,
         vocab_size=64,
         width=width,
         num_layers=1,
@@ -73,9 +76,9 @@ def mixed(width: int, width_base: int | None) -> ModelConfig:
     )
 
 
-def sizes(width: int, width_base: int | None, *, steps: int = 6) -> dict[str, np.ndarray]:
+def sizes(width: int, width_base: int | None, *, is_latent: bool = False, steps: int = 6) -> dict[str, np.ndarray]:
     """Mean magnitudes at each step of training at one learning rate: of logits, hidden states and the router's."""
-    config = mixed(width, width_base)
+    config = mixed(width, width_base, is_latent=is_latent)
     spec = tiny.model_spec(config)
     optimizer = build_optimizer(
         OptimizerConfig(learning_rate=0.02, weight_decay=0.0),
@@ -108,9 +111,12 @@ def sizes(width: int, width_base: int | None, *, steps: int = 6) -> dict[str, np
     return jax.tree.map(np.asarray, train(jax.random.key(0)))
 
 
-def test_coordinates_do_not_grow_with_the_width():
+@pytest.mark.parametrize("is_latent", [False, True])
+def test_coordinates_do_not_grow_with_the_width(is_latent):
     """The coordinate check of Yang et al. 2022, appendix D.1: eight times the width, the same sizes at every step."""
-    narrow, wide, usual = sizes(BASE, BASE), sizes(8 * BASE, BASE), sizes(8 * BASE, None)
+    narrow, wide, usual = (
+        sizes(width, base, is_latent=is_latent) for width, base in ((BASE, BASE), (8 * BASE, BASE), (8 * BASE, None))
+    )
     for name, values in narrow.items():
         assert np.all(wide[name][1:] < 2.0 * values[1:]), name
         assert wide[name][-1] > 0.3 * values[-1], name

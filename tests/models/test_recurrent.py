@@ -30,6 +30,14 @@ MODEL = dataclasses.replace(
 )
 VARIANTS = {
     "mamba2": dataclasses.replace(MODEL, mixers=("mamba2",), positions="none"),
+    "mamba2_alone": dataclasses.replace(
+        MODEL,
+        mixers=("mamba2",),
+        positions="none",
+        feedforward_width=0,
+        bias=True,
+        mamba2=dataclasses.replace(MODEL.mamba2, convolution_bias=True),
+    ),
     "rwkv6": dataclasses.replace(MODEL, mixers=("rwkv6",), positions="none"),
     "hybrid": dataclasses.replace(MODEL, mixers=("mamba2", "attention", "rwkv6"), num_layers=4, windows=(None, 3)),
 }
@@ -190,7 +198,7 @@ def test_cached_decoding_equals_the_full_forward_pass(name):
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1), full, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mamba2", "rwkv6"])
+@pytest.mark.parametrize("name", ["mamba2", "mamba2_alone", "rwkv6"])
 def test_no_position_sees_the_future_or_another_document(name):
     """D hidden[t] / d embedding[s] is zero exactly where the causal mask of the document says so."""
     spec, params = built(name)

@@ -13,6 +13,7 @@ from lmjax.losses import linear_cross_entropy
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 from lmjax.types import Stream, make_stream
@@ -66,6 +67,21 @@ VARIANTS = {
     ),
     "experts_sinks": dataclasses.replace(
         LLAMA, experts=ExpertsConfig(number=4, first_dense=1, shared=1, scores="sigmoid"), attention_sinks=True
+    ),
+    "scaled_without_feedforward": dataclasses.replace(
+        LLAMA, embedding_scale=3.0, sublayer_scale=0.5, attention_scale=0.2, feedforward_width=0, num_layers=2
+    ),
+    "latent": dataclasses.replace(
+        tiny.MODEL,
+        head_width=6,
+        latent=LatentConfig(rank=10, query_rank=7, rope_width=4, value_width=5),
+        rope_scaling=RopeScaling(kind="yarn", factor=4.0, original_length=8, truncate=False),
+        windows=(None, 3),
+        activation="swiglu_clamped",
+        experts=ExpertsConfig(
+            number=8, first_dense=1, scores="sigmoid", groups=4, groups_per_token=2, router_bias=True
+        ),
+        num_layers=3,
     ),
     "relative_two_norms": dataclasses.replace(
         tiny.MODEL,
@@ -159,7 +175,7 @@ def test_rows_of_different_length_decode_side_by_side():
 
 
 @pytest.mark.parametrize("kind", ["causal", "bidirectional", "prefix"])
-@pytest.mark.parametrize("name", ["rope_gqa", "alibi_windows"])
+@pytest.mark.parametrize("name", ["rope_gqa", "alibi_windows", "latent"])
 def test_no_position_sees_what_it_must_not(kind, name):
     """D hidden[t] / d embedding[s] is zero exactly where the mask says so, in packed rows."""
     config = dataclasses.replace(VARIANTS[name], windows=(None,))
@@ -279,6 +295,43 @@ def test_initial_weights_have_the_scale_of_gpt2():
     assert not np.allclose(block["feedforward"]["up"]["weight"][0], block["feedforward"]["up"]["weight"][1])
 
 
+@pytest.mark.parametrize("residual", ["pre", "output", "parallel"])
+def test_factors_of_embeddings_and_sublayers_are_those_of_their_weights(residual):
+    """The embedding times 3 is a table times 3, and a sublayer times 1/2 is one with half its output map."""
+    plain = dataclasses.replace(LLAMA, residual=residual, tie_embeddings=False, num_layers=1, scan_layers=False)
+    scaled = dataclasses.replace(plain, embedding_scale=3.0, sublayer_scale=0.5)
+    params = tiny.random_params(tiny.model_spec(plain))
+    block = params["tail"]["000"]
+
+    def halved(part):
+        return jax.tree.map(lambda leaf: leaf / 2, part)
+
+    if residual == "output":
+        changed = {name: halved(block[name]) for name in ("attention_norm", "feedforward_norm")}
+    else:
+        changed = {
+            "attention": {**block["attention"], "out": halved(block["attention"]["out"])},
+            "feedforward": {**block["feedforward"], "down": halved(block["feedforward"]["down"])},
+        }
+    equivalent = {
+        **params,
+        "embedding": jax.tree.map(lambda leaf: 3 * leaf, params["embedding"]),
+        "tail": {"000": {**block, **changed}},
+    }
+    stream = make_stream(jnp.asarray(TOKENS), None, "causal")
+    found = tiny.model_spec(scaled).bind(params)(stream)
+    np.testing.assert_allclose(found, tiny.model_spec(plain).bind(equivalent)(stream), atol=1e-5)
+    assert not np.allclose(found, tiny.model_spec(plain).bind(params)(stream), atol=0.1)
+
+
+def test_without_feedforward_a_block_is_its_mixer_alone():
+    spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, feedforward_width=0, num_layers=3))
+    assert spec.shapes["stacks"]["000"].keys() == {"attention", "attention_norm"}
+    # One sublayer a layer: the initial projections into the stream are divided by sqrt(3).
+    out = jax.jit(spec.init)(jax.random.key(0))["stacks"]["000"]["attention"]["out"]["weight"]
+    np.testing.assert_allclose(np.std(out), 0.02 / 3**0.5, rtol=0.1)
+
+
 def test_tied_head_is_the_embedding_and_a_separate_one_is_not():
     tied = tiny.model_spec(tiny.MODEL)
     params = tied.init(jax.random.key(0))
@@ -298,6 +351,10 @@ def test_tied_head_is_the_embedding_and_a_separate_one_is_not():
         ({"windows": (0,)}, "model.windows"),
         ({"num_layers": 0}, "model.num_layers=0"),
         ({"logit_softcap": -1.0}, "model.logit_softcap=-1.0"),
+        ({"sublayer_scale": 0.0}, "model.sublayer_scale=0.0: must be positive"),
+        ({"feedforward_width": -1}, "model.feedforward_width=-1: must be positive, or 0 for none"),
+        ({"feedforward_width": 0, "residual": "parallel"}, "no feed-forward for .* model.residual='parallel'"),
+        ({"feedforward_width": 0, "experts": ExpertsConfig(number=2)}, "no feed-forward for model.experts.number=2"),
     ],
 )
 def test_impossible_architectures_are_refused_by_field(changes, words):

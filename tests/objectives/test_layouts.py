@@ -16,6 +16,7 @@ from flax import nnx
 from lmjax import objectives
 from lmjax.corruption import DenoiseConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig
 from lmjax.objectives import (
@@ -58,6 +59,13 @@ MODEL = dataclasses.replace(
     tiny.MODEL, vocab_size=96, num_heads=4, head_width=8, num_layers=1, remat="none", scan_layers=False
 )
 TWO_LAYERS = dataclasses.replace(MODEL, num_layers=2)
+DEEPSEEK = dataclasses.replace(
+    TWO_LAYERS,
+    latent=LatentConfig(rank=12, rope_width=4, value_width=6),
+    experts=ExpertsConfig(
+        number=8, width=8, shared=1, first_dense=1, scores="sigmoid", groups=4, groups_per_token=2, balance_bias=True
+    ),
+)
 ENCODER_DECODER = dataclasses.replace(MODEL, encoder_layers=1)
 PAIR_HEAD = dataclasses.replace(MODEL, num_types=2, pooler=True, pair_head=True)
 VOCABULARY = dataclasses.replace(
@@ -103,6 +111,11 @@ class Case:
 
 CASES = [
     Case(objective=CausalLM()),
+    Case(
+        objective=CausalLM(),
+        model=DEEPSEEK,
+        name="CausalLMOfDeepSeek",
+    ),
     Case(objective=MaskedLM(rate=0.3)),
     Case(objective=PrefixLM()),
     Case(objective=SegmentRecurrentLM(memory_length=6), rows=functools.partial(tiny.random_rows, 17, packed=False)),

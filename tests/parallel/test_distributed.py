@@ -177,6 +177,50 @@ time.sleep(60)
         assert process.wait(20) == code
 
 
+def is_running(process_id: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_killed_launcher_takes_its_processes_and_theirs_with_it(number):
+    script = """
+import os, signal, subprocess, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+print(os.getpid(), subprocess.Popen(["sleep", "60"]).pid)
+time.sleep(60)
+"""
+    with launch(script, "--processes", "2") as process:
+        ids = [int(word) for _ in range(2) for word in process.stdout.readline().split()[1:]]
+        assert len(ids) == 4 and all(map(is_running, ids))
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        deadline = time.monotonic() + 20
+        while any(map(is_running, ids)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(map(is_running, ids))
+        # And whoever read its output is told that it has ended.
+        assert process.stdout.read() == ""
+
+
+def test_the_launcher_goes_on_when_nobody_reads_it(tmp_path):
+    script = f"""
+import os, pathlib
+for _ in range(20_000):
+    print("a line, too many of them for a pipe to hold \u2026")
+pathlib.Path({str(tmp_path)!r}, os.environ["LMJAX_PROCESS_ID"]).touch()
+"""
+    with launch(script, "--processes", "2") as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0, process.stderr.read()
+        assert process.stderr.read() == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,9 +1,12 @@
+import types
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from lmjax.parallel.mesh import MeshConfig, constrain, make_mesh, named_sharding, partition_spec
+from lmjax.parallel.mesh import MeshConfig, arrange, constrain, make_mesh, named_sharding, partition_spec
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,49 @@ def test_sizes_multiply_to_the_devices(config, devices, sizes):
 def test_mesh_takes_every_device_once(mesh):
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "expert": 1, "tensor": 2, "context": 1}
     assert {device.id for device in mesh.devices.flat} == {device.id for device in jax.devices()}
+
+
+def tpu_slices(*shape: int, num_slices: int = 1) -> list[types.SimpleNamespace]:
+    """What jax tells of the chips of some slices of TPU v5p."""
+    coordinates = [coords for _ in range(num_slices) for coords in np.ndindex(*shape)]
+    chips = len(coordinates) // num_slices
+    return [
+        types.SimpleNamespace(
+            id=number, platform="tpu", device_kind="TPU v5", coords=coords, core_on_chip=0,
+            process_index=number // 4, slice_index=number // chips,
+        )
+        for number, coords in enumerate(coordinates)
+    ]  # fmt: skip
+
+
+def test_axes_that_the_torus_has_not_are_parts_of_its_own():
+    devices = tpu_slices(4, 4, 4)
+    with pytest.raises(NotImplementedError):
+        jax.make_mesh((8, 8), ("data", "fsdp"), devices=devices)
+    array = arrange(MeshConfig(fsdp=8), devices)
+    assert array.shape == (8, 8, 1, 1, 1) and {d.id for d in array.flat} == set(range(64))
+    for group in array.reshape(8, 8):
+        # A box of 4 x 2 chips, whose neighbours are linked.
+        spans = np.ptp([device.coords for device in group], axis=0)
+        assert sorted(spans + 1) == [1, 2, 4]
+    assert arrange(MeshConfig(fsdp=2, tensor=8), tpu_slices(4, 4, 4)).shape == (4, 2, 1, 8, 1)
+    assert arrange(MeshConfig(fsdp=64), tpu_slices(4, 4, 4)).shape == (1, 64, 1, 1, 1)
+
+
+def test_slices_are_replicas():
+    array = arrange(MeshConfig(fsdp=4), tpu_slices(2, 2, 2, num_slices=2))
+    assert array.shape == (4, 4, 1, 1, 1)
+    assert [{device.slice_index for device in row.flat} for row in array] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ValueError, match="mesh.data=1 is not a multiple of the 2 slices"):
+        arrange(MeshConfig(fsdp=16), tpu_slices(2, 2, 2, num_slices=2))
+
+
+def test_a_model_may_be_split_over_machines_with_gpus():
+    gpus = [
+        types.SimpleNamespace(id=number, platform="gpu", device_kind="H100", slice_index=number // 8)
+        for number in range(16)
+    ]
+    assert [device.id for device in arrange(MeshConfig(fsdp=16), gpus).flat] == [*range(16)]
 
 
 @pytest.mark.parametrize("config", [MeshConfig(data=3), MeshConfig(fsdp=3), MeshConfig(fsdp=16)])

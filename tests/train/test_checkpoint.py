@@ -18,8 +18,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lmjax.parallel.mesh import MeshConfig, make_mesh
-from lmjax.train import checkpoint
-from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
+from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, storage
+from lmjax.train.checkpoint import checkpoints as checkpoints_module
 from lmjax.train.checksums import SUMS
 
 KILLED = pathlib.Path(__file__).parent / "kill_mid_save.py"
@@ -134,8 +134,8 @@ def test_other_devices(saved):
 
 def test_parameters_alone(saved, monkeypatch):
     read = []
-    load = checkpoint.ocp.load_checkpointables
-    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", lambda f, parts: read.extend(parts) or load(f, parts))
+    load = storage.ocp.load_checkpointables
+    monkeypatch.setattr(storage.ocp, "load_checkpointables", lambda f, parts: read.extend(parts) or load(f, parts))
     flip_bit(arrays_of(saved / "20", "training"))
     wanted = abstract(make_state(20).params)
     with Checkpoints(saved, read_only=True) as checkpoints:
@@ -191,7 +191,7 @@ def test_what_is_kept(tmp_path):
 
 def test_when_to_save(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: now[0])
     with Checkpoints(tmp_path, CheckpointConfig(every_steps=5, every_minutes=2)) as checkpoints:
         assert [step for step in range(12) if checkpoints.should_save(step)] == [5, 10]
         now[0] = 119.0
@@ -265,7 +265,10 @@ def test_a_step_without_sums_is_loaded_with_a_note_and_refused_when_unreadable(s
     (saved / "20" / SUMS).unlink()
     with Checkpoints(saved, notify=notices.append) as checkpoints:
         assert_same(checkpoints.restore(abstract(make_state(20)))[0], make_state(20))
-        assert len(notices) == 1 and "not verified" in notices[0]
+        assert len(notices) == 2 and "not verified" in notices[0] and "read well" in notices[1]
+        assert_same(checkpoints.restore(abstract(make_state(20)))[0], make_state(20))
+        assert len(notices) == 2, "it has its sums now"
+        (saved / "20" / SUMS).unlink()
         for file in (saved / "20" / "params").rglob("d/*"):
             file.unlink()
         assert_same(checkpoints.restore(abstract(make_state(20)))[0], make_state(10))
@@ -351,7 +354,7 @@ def test_a_failed_save_does_not_hide_the_error_that_ended_the_run(tmp_path, noti
     def full(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_sums", full)
+    monkeypatch.setattr(checkpoints_module, "write_sums", full)
     with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path, notify=notices.append) as checkpoints:
         checkpoints.save(1, make_state(1))
         _ = 1 / 0

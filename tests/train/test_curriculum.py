@@ -13,10 +13,11 @@ import tiny
 from train.test_loop import config, one_device, write_corpus  # noqa: F401
 
 from lmjax.cli.recipe import parse_recipe
+from lmjax.data.manifest import Manifest, token_dtype
 from lmjax.data.mixture import MixtureRows
 from lmjax.data.reader import open_shards
 from lmjax.data.rows import PackedRows, WindowRows
-from lmjax.data.shards import Manifest, ShardWriter, token_dtype
+from lmjax.data.shards import ShardWriter
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, Part, Ramp, ReplacedToken, SpanCorruption
 from lmjax.objectives.masked_lm import slots
 from lmjax.objectives.schedules import SHAPES, current

@@ -1,5 +1,6 @@
 import json
 import math
+import pathlib
 import struct
 import sys
 import types
@@ -13,13 +14,13 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from lmjax.parallel import distributed
 from lmjax.train.metrics import (
     METRICS_FILE,
-    JsonLines,
     MetricWriters,
     Throughput,
     mfu,
     peak_flops,
     read_metrics,
 )
+from lmjax.train.metrics_file import JsonLines
 
 
 def lines(folder):
@@ -97,17 +98,80 @@ def test_a_half_written_last_line_is_ignored_and_repaired(tmp_path, cut):
     assert [line["step"] for line in lines(tmp_path)] == [*range(kept), 5, 6]
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"ste',
+        b'{"step": 1, "train/loss": 1.\xff}',
+        b'{"step": 1, "train/l\xffss": 1.5}',
+        b"\0" * 40,
+        b"[1, 2]",
+        b'{"step": "1"}',
+        b'{"step": true}',
+        b'{"step": -1}',
+        b'{"train/loss": 1.0}',
+        b'{"step": 1, "train/loss": "1.0"}',
+        b'{"step": 1, "train/loss": [1.0]}',
+        b'{"step": 1, "train/loss": 1' + b"0" * 400 + b"}",
+        b'{"step": 1' + b"0" * 5000 + b"}",
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_line_is_passed_over_and_set_aside_by_the_next_start(tmp_path, capsys, bad):
+    write_steps(tmp_path, range(4))
     path = tmp_path / METRICS_FILE
-    path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 .*'\{\"ste'"):
-        read_metrics(path)
+    good = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([good[0], bad, *good[2:], b""]))
+    assert [line["step"] for line in read_metrics(path)] == [0, 2, 3]
+    write_steps(tmp_path, range(4, 6), first_step=4)
+    assert [line["step"] for line in lines(tmp_path)] == [0, 2, 3, 4, 5]
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == bad + b"\n"
+    assert "1 lines are no objects of numbers with a step (the first is line 2)" in capsys.readouterr().out
 
 
-def test_a_full_disk_is_an_error():
-    log = JsonLines.__new__(JsonLines)
-    log._line, log._start, log._end = {}, 0, 0
-    with open("/dev/full", "wb", buffering=0) as full:
+def test_numbers_that_json_does_not_know_are_kept_as_not_finite(tmp_path):
+    (tmp_path / METRICS_FILE).write_text('{"step": 0, "a": NaN, "b": 1e999, "c": 2}\n')
+    write_steps(tmp_path, [1], first_step=1)
+    assert lines(tmp_path)[0] == {"step": 0, "a": None, "b": None, "c": 2}
+
+
+def test_a_file_that_is_deleted_or_replaced_is_written_again(tmp_path, capsys):
+    path = tmp_path / METRICS_FILE
+    with MetricWriters(tmp_path, tensorboard=False) as writers:
+        writers.write(1, {"train/loss": 3.0})
+        path.unlink()
+        writers.write(1, {"valid/loss": 2.5})
+        writers.write(2, {"train/loss": 2.0})
+        (tmp_path / "other").write_text("somebody else's")
+        (tmp_path / "other").replace(path)
+        writers.write(3, {"train/loss": 1.0})
+    assert lines(tmp_path) == [
+        {"step": 1, "train/loss": 3.0, "valid/loss": 2.5},
+        {"step": 2, "train/loss": 2.0},
+        {"step": 3, "train/loss": 1.0},
+    ]
+    assert (tmp_path / "metrics.jsonl.replaced").read_text() == "somebody else's"
+    said = capsys.readouterr().out
+    assert "was deleted" in said and "was replaced (the other one is now metrics.jsonl.replaced)" in said
+
+
+@pytest.mark.parametrize(("change", "kept"), [(b"", []), (b'{"step": 0}', [0]), (b'{"step": 0}\n', [0])])
+def test_a_file_that_is_cut_or_added_to_goes_on_at_its_end(tmp_path, change, kept):
+    path = tmp_path / METRICS_FILE
+    with MetricWriters(tmp_path, tensorboard=False) as writers:
+        writers.write(1, {"train/loss": 3.0})
+        with path.open("r+b") as file:
+            file.truncate(0)
+            file.write(change)
+        writers.write(2, {"train/loss": 2.0})
+        writers.write(3, {"train/loss": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [*kept, 2, 3]
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+    log = JsonLines(tmp_path / METRICS_FILE, first_step=0)
+    log._path = pathlib.Path("/dev/full")
+    with open(log._path, "r+b", buffering=0) as full:
         log._descriptor = full.fileno()
         with pytest.raises(OSError, match="No space left"):
             log.write(0, {"a": 1.0})

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmjax.interop.hf_config import HuggingFaceConfig
+from lmjax.interop.layouts import Linear
 from lmjax.interop.rope_config import read_rope, write_rope
 from lmjax.interop.table import HEAD, Rule, linear, norm, same
 from lmjax.models.config import Activation, ModelConfig
@@ -103,17 +104,20 @@ def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
-def decoder_rules(norms: Mapping[str, str], *, experts: tuple[Rule, ...] = ()) -> tuple[Rule, ...]:
+def decoder_rules(
+    norms: Mapping[str, str], *, attention: tuple[Rule, ...] | None = None, experts: tuple[Rule, ...] = ()
+) -> tuple[Rule, ...]:
     """The table of a decoder.
 
     Args:
       norms: their name of a block's norm to ours.
+      attention: the table of attention, where it is not :func:`attention_rules`.
       experts: the table of a mixture of experts, see :func:`expert_rules`.
     """
     theirs, ours = "model.layers.{}", "layers.{}"
     return (
         same("model.embed_tokens.weight", "embedding.table_VD"),
-        *attention_rules(f"{theirs}.self_attn", f"{ours}.attention"),
+        *(attention_rules(f"{theirs}.self_attn", f"{ours}.attention") if attention is None else attention),
         *linear(f"{theirs}.mlp.gate_proj", f"{ours}.feedforward.gate"),
         *linear(f"{theirs}.mlp.up_proj", f"{ours}.feedforward.up"),
         *linear(f"{theirs}.mlp.down_proj", f"{ours}.feedforward.down"),
@@ -129,7 +133,7 @@ def expert_rules(theirs: str, *, gate: str, up: str, down: str) -> tuple[Rule, .
     ours = "layers.{}.experts"
     expert = f"{ours}.{{expert}}"
     return (
-        *linear(f"model.layers.{{}}.{theirs}.gate", f"{ours}.router"),
+        Rule(f"model.layers.{{}}.{theirs}.gate.weight", (f"{ours}.router.weight",), Linear()),
         *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{gate}", f"{expert}.gate"),
         *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{up}", f"{expert}.up"),
         *linear(f"model.layers.{{}}.{theirs}.experts.{{expert}}.{down}", f"{expert}.down"),

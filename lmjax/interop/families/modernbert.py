@@ -14,6 +14,11 @@ from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    return read_model(hf, window=hf.get("local_attention") // 2 + 1)
+
+
+def read_model(hf: HuggingFaceConfig, *, window: int) -> ModelConfig:
+    """What encoder and decoder have in common; ``window`` is that of the local layers."""
     hf.ignore(
         "classifier_pooling", "cls_token_id", "deterministic_flash_attn", "initializer_cutoff_factor",
         "reference_compile", "repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction",
@@ -29,7 +34,6 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("embedding_dropout", dropout)
     num_layers, every = hf.get("num_hidden_layers"), hf.get("global_attn_every_n_layers", 3)
     default = [SLIDING if layer % every else FULL for layer in range(num_layers)]
-    window = hf.get("local_attention") // 2 + 1
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("hidden_size"),
@@ -70,6 +74,11 @@ def _read_rope(hf: HuggingFaceConfig) -> dict[str, Any]:
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     window = one_window(config.windows) or 65
+    return {**write_model(config, ids), "local_attention": 2 * (window - 1)}
+
+
+def write_model(config: ModelConfig, ids: Ids) -> dict[str, Any]:
+    """The inverse of :func:`read_model`, but for the window."""
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     activation = decoder.their_gated(config.activation)
     return {
@@ -86,7 +95,6 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
         "mlp_bias": config.bias,
         "classifier_bias": config.bias,
         "decoder_bias": config.head_bias,
-        "local_attention": 2 * (window - 1),
         "layer_types": layer_types(config.windows, config.num_layers),
         "global_rope_theta": config.rope_theta,
         "local_rope_theta": config.rope_theta if config.local_rope_theta is None else config.local_rope_theta,
@@ -122,7 +130,7 @@ def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     )
 
 
-def _unused(config: ModelConfig) -> dict[str, float]:
+def unused(config: ModelConfig) -> dict[str, float]:
     """The first block has no norm before its attention; in ours one stands idle."""
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     return {"layers.0.attention_norm.scale": 1.0, **({"layers.0.attention_norm.bias": 0.0} if norm_bias else {})}
@@ -157,5 +165,5 @@ MODERNBERT = Family(
     architecture=lambda config: "ModernBertForMaskedLM",
     prefix="model.",
     aliases={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    unused=_unused,
+    unused=unused,
 )

@@ -15,6 +15,7 @@ import transformers
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 DECODER = {**SIZES, "intermediate_size": 40, "num_key_value_heads": 2, "max_position_embeddings": 48}
+MAMBA = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2}
 ENCODER = {**SIZES, "intermediate_size": 40, "max_position_embeddings": 24}
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 LLAMA3 = {
@@ -25,6 +26,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 12,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
+DEEPSEEK_YARN = {**YARN, "mscale": 0.8, "mscale_all_dim": 0.6, "beta_fast": 4, "beta_slow": 1}
+GPT_OSS_YARN = {**YARN, "beta_fast": 4.0, "original_max_position_embeddings": 24, "truncate": False}
 LOCAL_AND_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
 VISION = {
     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8,
@@ -39,6 +42,10 @@ BART_SIZES = {
     "vocab_size": 61, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 40,
     "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 2, "max_position_embeddings": 24,
     "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
+}  # fmt: skip
+DEEPSEEK_SIZES = {
+    "num_key_value_heads": 4, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 7,
+    "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
 }  # fmt: skip
 
 CASES = {
@@ -115,6 +122,41 @@ CASES = {
         "T5ForConditionalGeneration", {**T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
     "bart": ("BartForConditionalGeneration", {**BART_SIZES}),
+    "deepseek_v3": (
+        "DeepseekV3ForCausalLM",
+        {**DECODER, **IDS, **DEEPSEEK_SIZES, "num_hidden_layers": 3, "q_lora_rank": 12, "rope_scaling": DEEPSEEK_YARN,
+         "n_group": 4, "topk_group": 2, "n_shared_experts": 2},
+    ),
+    "deepseek_v3_plain_queries": (
+        "DeepseekV3ForCausalLM",
+        {**DECODER, **IDS, **DEEPSEEK_SIZES, "q_lora_rank": None, "n_group": 1, "topk_group": 1,
+         "n_shared_experts": 1, "rope_interleave": False, "norm_topk_prob": False},
+    ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        {**DECODER, **IDS, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2,
+         "sliding_window": 5, "head_dim": 12,
+         "rope_parameters": {**GPT_OSS_YARN, "rope_theta": 500.0}},
+    ),
+    "granite": (
+        "GraniteForCausalLM",
+        {**DECODER, **IDS, "embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.6,
+         "logits_scaling": 1.5},
+    ),
+    "mamba2": (
+        "Mamba2ForCausalLM",
+        {**MAMBA, **IDS, "head_dim": 8, "num_heads": 8, "state_size": 6, "n_groups": 2,
+         "chunk_size": 8, "conv_kernel": 3},
+    ),
+    "mamba2_tied": (
+        "Mamba2ForCausalLM",
+        {**MAMBA, **IDS, "head_dim": 16, "num_heads": 4, "state_size": 6, "n_groups": 1,
+         "chunk_size": 8, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True},
+    ),
+    "modernbert_decoder": (
+        "ModernBertDecoderForCausalLM",
+        {**ENCODER, **IDS, "num_hidden_layers": 4, "local_attention": 6, "cls_token_id": 1, "sep_token_id": 2},
+    ),
 }  # fmt: skip
 """Name of a folder: class of transformers, and its configuration."""
 
@@ -137,6 +179,13 @@ def build(name: str, seed: int = 0) -> transformers.PreTrainedModel:
             parameter.copy_(parameter.bfloat16())
         if name == "bart":
             model.final_logits_bias.copy_((0.1 * torch.randn_like(model.final_logits_bias)).bfloat16())
+        for tensor_name, tensor in model.named_buffers():
+            if tensor_name.endswith("e_score_correction_bias"):
+                tensor.copy_((0.1 * torch.randn_like(tensor)).bfloat16())
+        if name == "gpt_oss":
+            # Large enough for both sides of the clamp.
+            for layer in model.model.layers:
+                layer.mlp.experts.gate_up_proj.mul_(8)
     return model
 
 

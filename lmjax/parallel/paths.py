@@ -1,0 +1,32 @@
+"""Paths are those of a local or a mounted file system; addresses such as ``gs://BUCKET/RUN`` are refused."""
+
+import os
+import re
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfuse2", "abfss": "blobfuse2"}
+
+
+def refuse_address(name: str, path: str | os.PathLike[str] | None) -> None:
+    """Refuses an address where a path is wanted, which would be taken for a folder called ``gs:``.
+
+    Args:
+      name: the field or option, for the message.
+      path: what it says; a ``pathlib.Path`` has lost one of the two slashes.
+
+    Raises:
+      ValueError: it begins with a scheme such as ``gs://``.
+    """
+    match = _ADDRESS.match(os.fspath(path)) if path is not None else None
+    if match is None:
+        return
+    scheme = match[1].lower()
+    if scheme in _MOUNTS:
+        remedy = f"mount the bucket (with {_MOUNTS[scheme]}) and give the path that it then has"
+    elif scheme == "file":
+        remedy = "give the path without file://"
+    else:
+        remedy = "mount it, or copy it to a disk, and give the path that it then has"
+    raise ValueError(
+        f"{name}={os.fspath(path)}: only paths of local and mounted file systems can be read and written: {remedy}"
+    )

@@ -1,0 +1,253 @@
+"""The checkpoints in one folder: saving in the background, loading the newest that can be trusted."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import jax
+
+from lmjax.train.checkpoint.config import CheckpointConfig
+from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, remedy, some
+from lmjax.train.checkpoint.folder import BEST, Best, set_aside, write_best
+from lmjax.train.checkpoint.load import from_primary
+from lmjax.train.checkpoint.reader import Reader
+from lmjax.train.checkpoint.storage import CONTENTS, Storage, Writing, clear_unfinished, missing_file
+from lmjax.train.checksums import write_sums
+from lmjax.train.leaves import Leaves, by_part, described, is_key, named_leaves, not_finite
+from lmjax.types import PyTree
+
+MINUTES_CHECKED_EVERY = 10
+
+
+class Checkpoints(Reader):
+    """The checkpoints in one folder; a context manager that waits for the last save when it closes.
+
+    With several processes every method but :meth:`~Reader.steps` is called by all of them, and the folder is
+    on storage they share.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        config: CheckpointConfig | None = None,
+        *,
+        read_only: bool = False,
+        notify: Callable[[str], object] = print,
+    ):
+        """Opens the folder, making it unless ``read_only``.
+
+        Args:
+          folder: where the steps are, a path of the local or a mounted file system.
+          config: when to save, what to keep.
+          read_only: only read: nothing is created, and a damaged step is passed over, not renamed.
+          notify: receives one-line notices (a damaged step, an unverified one), in the first process.
+
+        Raises:
+          CheckpointError: the folder cannot be made or written to.
+        """
+        super().__init__(pathlib.Path(folder).absolute(), notify)
+        self.config = config or CheckpointConfig()
+        self._saved_at = time.monotonic()
+        self._saving: tuple[int, threading.Thread] | None = None
+        self._seal_error: Exception | None = None
+        self._next_best: Best | None = None
+        self._files = None if read_only else self._open_files()
+
+    def _open_files(self) -> Storage:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+            self._clear_unfinished()
+            return Storage(self.folder, kept=self._kept)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoints cannot be written to {self.folder}: {first_line(error)}; make it a folder "
+                f"this user can write to, or choose another run folder"
+            ) from error
+
+    def _kept(self, steps: Collection[int]) -> set[int]:
+        return self.config.kept(steps, best=[one.step for one in (self._best, self._next_best) if one is not None])
+
+    def _clear_unfinished(self) -> None:
+        if jax.process_index() == 0:
+            clear_unfinished(self.folder)
+
+    def __enter__(self) -> "Checkpoints":
+        """The checkpoints themselves."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """:meth:`close`; a failure of the last save does not hide the error that ended the block."""
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            self._notify(str(failure))
+
+    def close(self) -> None:
+        """Waits for the save under way and releases Orbax's threads.
+
+        Raises:
+          CheckpointError: that save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            files, self._files = self._files, None
+            if files is not None:
+                files.close()
+
+    def improves(self, valid_loss: float) -> bool:
+        """Whether a validation loss is the lowest so far, and the run keeps its best checkpoint."""
+        lowest = math.inf if self._best is None else self._best.loss
+        return self.config.keep_best and math.isfinite(valid_loss) and valid_loss < lowest
+
+    def forget_best(self) -> None:
+        """Takes no earlier validation for comparable any more; the checkpoint stays until it is old."""
+        self._best = None
+        if self._files is not None and jax.process_index() == 0:
+            (self.folder / BEST).unlink(missing_ok=True)
+
+    def should_save(self, step: int) -> bool:
+        """Whether a save is due after ``step`` updates, by count or by time since the last save.
+
+        Several processes agree on the time, which costs a round trip, every few steps only.
+        """
+        if self.config.every_steps is not None and step > 0 and step % self.config.every_steps == 0:
+            return True
+        if self.config.every_minutes is None:
+            return False
+        if jax.process_count() > 1 and step % MINUTES_CHECKED_EVERY:
+            return False
+        return bool(from_primary(time.monotonic() - self._saved_at >= 60 * self.config.every_minutes))
+
+    def save(self, step: int, state: PyTree, data: Any = None, *, valid_loss: float = math.nan) -> bool:
+        """Copies ``state`` from the devices and writes it in the background.
+
+        The state may be donated as soon as this returns. An earlier save that is still under way is
+        waited for first. A state that holds NaN or infinity is not saved, whatever it is of.
+
+        Args:
+          step: updates done.
+          state: the training state, arrays and typed PRNG keys; its fields ``params`` and ``ema`` are
+            stored apart from the rest.
+          data: anything JSON can hold, e.g. the position in the data; read back by :meth:`restore`.
+          valid_loss: of this state, where it has been validated: see :meth:`improves`.
+
+        Returns:
+          False when this step was just saved or restored, and there is nothing to do.
+
+        Raises:
+          NonFiniteState: a value is not finite.
+          CheckpointError: this save could not start, the previous one failed, or the step is there
+            already.
+          ValueError: ``data`` is not JSON.
+        """
+        assert self._files is not None, "opened read-only, or closed"
+        self.wait()
+        best = Best(step, valid_loss) if self.improves(valid_loss) else None
+        if step == self._last_step:
+            self._note_best(best)
+            return False
+        if (self.folder / str(step)).exists():
+            raise CheckpointError(
+                f"{self.folder} already has a checkpoint of step {step}, which this run did not write or "
+                f"restore: move it away, or choose another run folder"
+            )
+        try:
+            json.dumps(data)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"checkpoint of step {step}: its data cannot be written as JSON: {error}") from error
+        leaves = named_leaves(state)
+        with jax.transfer_guard("allow"):
+            self._refuse_not_finite(step, leaves)
+        with self._failures_of(step), jax.transfer_guard("allow"):
+            keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
+            contents = {"leaves": described(leaves), "keys": keys, "data": data}
+            parts = by_part({n: jax.random.key_data(leaf) if n in keys else leaf for n, leaf in leaves.items()})
+            self._next_best = best
+            writing = self._files.write(step, contents, parts)
+        sealer = threading.Thread(
+            target=self._seal, args=(step, writing, [CONTENTS, *parts]), name=f"checksums of step {step}"
+        )
+        sealer.start()
+        self._saving, self._saved_at = (step, sealer), time.monotonic()
+        return True
+
+    def _refuse_not_finite(self, step: int, leaves: Leaves) -> None:
+        bad = not_finite(leaves)
+        if bad:
+            newest = max(self.steps(), default=None)
+            raise NonFiniteState(
+                f"step {step}: after its update {some(bad)} is not finite; not saved. Last good checkpoint: "
+                f"{'none yet' if newest is None else newest}. A lower learning rate, a longer warm-up or gradient "
+                f"clipping usually cures this"
+            )
+
+    def _seal(self, step: int, writing: Writing, parts: list[str]) -> None:
+        """Writes the sums once Orbax is done and all that reading needs is there; runs in a thread of its own."""
+        try:
+            writing.result()
+        except Exception:  # wait() gets it from Orbax too, and in the caller's thread.
+            return
+        if jax.process_index() == 0:
+            try:
+                missing = missing_file(self.folder / str(step), parts)
+                if missing is not None:
+                    aside = set_aside(self.folder, step)
+                    raise CheckpointError(f"{missing} is missing after the save, set aside as {aside}")
+                write_sums(self.folder / str(step))
+                if self._next_best is not None:
+                    write_best(self.folder, self._next_best)
+            except (OSError, CheckpointError) as error:
+                self._seal_error = error
+
+    def _note_best(self, best: Best | None) -> None:
+        if best is not None:
+            self._best = best
+            if jax.process_index() == 0:
+                write_best(self.folder, best)
+
+    def wait(self) -> None:
+        """Returns when no save is under way.
+
+        Raises:
+          CheckpointError: the save failed; earlier checkpoints are intact.
+        """
+        if self._saving is None:
+            return
+        (step, sealer), self._saving = self._saving, None
+        sealer.join()
+        best, self._next_best = self._next_best, None
+        with self._failures_of(step):
+            assert self._files is not None
+            self._files.wait()
+            error, self._seal_error = self._seal_error, None
+            if error is not None:
+                raise error
+        self._last_step = step
+        self._best = best or self._best
+
+    @contextlib.contextmanager
+    def _failures_of(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._clear_unfinished()
+            if self._files is not None:
+                self._files.reload()
+            intact = [done for done in self.steps() if done != step]
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self.folder}: {first_line(error)}; "
+                f"{remedy(error)}; "
+                + (f"the checkpoints of steps {intact} are intact" if intact else "there is no earlier checkpoint")
+            ) from error

@@ -1,0 +1,39 @@
+"""When a run is saved, and which of its checkpoints stay."""
+
+import dataclasses
+from collections.abc import Collection
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run is saved, and what is kept."""
+
+    every_steps: int | None = 1000
+    """Steps between saves; None saves by time only."""
+    every_minutes: float | None = None
+    """Also save when this many minutes have passed since the last save."""
+    keep_last: int | None = 3
+    """How many of the latest checkpoints stay; None keeps all."""
+    keep_every: int | None = None
+    """Checkpoints of steps divisible by this stay for ever, besides the latest."""
+    keep_best: bool = False
+    """Also save whenever the validation loss is the lowest so far, and keep that checkpoint however old it gets
+    (`--step best` uses it)."""
+
+    def __post_init__(self):
+        for name in ("every_steps", "every_minutes", "keep_last", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"checkpoint.{name}={value}: must be above 0, or None to switch it off")
+
+    def kept(self, steps: Collection[int], *, best: Collection[int] = ()) -> set[int]:
+        """Which of the steps there stay when the newest of them has been written.
+
+        Args:
+          steps: those there.
+          best: those with the lowest validation loss, the one on disk and the one that replaces it.
+        """
+        ascending = sorted(steps)
+        latest = ascending if self.keep_last is None else ascending[-self.keep_last :]
+        landmarks = [] if self.keep_every is None else [step for step in ascending if step % self.keep_every == 0]
+        return {*latest, *landmarks, *(step for step in best if step in ascending)}

@@ -1,0 +1,60 @@
+"""What lies in a folder of checkpoints besides the arrays: steps by name, steps set aside, which one is best."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+
+BEST = "best.json"
+SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The step with the lowest validation loss so far."""
+
+    step: int
+    loss: float
+
+
+def steps_there(folder: pathlib.Path) -> list[int]:
+    """The steps that can be restored, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def steps_set_aside(folder: pathlib.Path) -> list[str]:
+    """Names of the steps that :func:`set_aside` has renamed."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if SET_ASIDE.fullmatch(p.name))
+
+
+def set_aside(folder: pathlib.Path, step: int) -> str:
+    """Takes a damaged step out of the way without deleting anything; its new name."""
+    aside, taken = folder / f"{step}.corrupt", 1
+    while aside.exists():
+        taken += 1
+        aside = folder / f"{step}.corrupt.{taken}"
+    (folder / str(step)).rename(aside)
+    return aside.name
+
+
+def read_best(folder: pathlib.Path) -> Best | None:
+    """The best step, ``None`` when none was kept or it is not there any more."""
+    try:
+        content = json.loads((folder / BEST).read_text(encoding="utf-8"))
+        best = Best(int(content["step"]), float(content["loss"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return best if math.isfinite(best.loss) and best.step in steps_there(folder) else None
+
+
+def write_best(folder: pathlib.Path, best: Best) -> None:
+    """Remembers the best step, in one write."""
+    unfinished = folder / f"{BEST}.unfinished"
+    unfinished.write_text(json.dumps(dataclasses.asdict(best)) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / BEST)

@@ -1,0 +1,106 @@
+"""Named arrays in one folder, step by step, as Orbax stores them. The only file that knows Orbax."""
+
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from orbax.checkpoint import v1 as ocp
+
+CONTENTS = "contents"
+Writing: TypeAlias = ocp.AsyncResponse
+"""What a write that goes on in the background is waited for with."""
+PLAIN = re.compile(r"[A-Za-z0-9_./=,+@-]+")
+NEEDED = {CONTENTS: ("data.json",)}
+NEEDED_OF_ARRAYS = ("_METADATA", "manifest.ocdbt")
+
+
+class Storage:
+    """Writes and reads the steps of a folder.
+
+    Orbax globs its own paths and takes some for addresses of other storage, so that it writes what it cannot
+    read again below a folder called ``lr[1e-3]``. Such a folder is given to it under a plain name, a
+    symbolic link in a temporary folder that lives as long as this object.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, kept: Callable[[Collection[int]], set[int]] | None = None):
+        """Opens a folder that exists.
+
+        Args:
+          folder: an absolute path.
+          kept: of the steps there when one has been written, those that stay; ``None`` opens for reading only.
+
+        Raises:
+          OSError: there is no place for a link, or the folder cannot be read.
+        """
+        self._alias: tempfile.TemporaryDirectory | None = None
+        self._path = folder
+        if not PLAIN.fullmatch(str(folder)):
+            self._alias = tempfile.TemporaryDirectory(prefix="lmjax-checkpoints-")
+            self._path = pathlib.Path(self._alias.name) / "folder"
+            self._path.symlink_to(folder, target_is_directory=True)
+        self._writer = None if kept is None else self._open_writer(kept)
+
+    def _open_writer(self, kept: Callable[[Collection[int]], set[int]]) -> ocp.training.Checkpointer:
+        context = ocp.Context()
+        context.checkpointables.registry = ocp.handlers.local_registry()
+        context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name=CONTENTS)
+        return ocp.training.Checkpointer(self._path, context=context, preservation_policy=_Kept(kept))
+
+    def write(self, step: int, contents: Any, parts: Mapping[str, Any]) -> Writing:
+        """Copies the arrays from the devices and writes them in the background."""
+        assert self._writer is not None, "opened read-only, or closed"
+        response = self._writer.save_checkpointables_async(step, {CONTENTS: contents, **parts}, force=True)
+        assert response is not None
+        return response
+
+    def read(self, step: int, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Parts of a step, given as their abstract arrays (of ``contents``: None)."""
+        return ocp.load_checkpointables(self._path / str(step), dict(parts))
+
+    def wait(self) -> None:
+        """Returns when nothing is being written; raises what went wrong."""
+        assert self._writer is not None, "opened read-only, or closed"
+        self._writer.wait()
+
+    def reload(self) -> None:
+        """Looks at the folder again, after somebody else changed it."""
+        if self._writer is not None:
+            self._writer.reload()
+
+    def close(self) -> None:
+        """Releases Orbax's threads and the link."""
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            if self._alias is not None:
+                self._alias.cleanup()
+
+
+class _Kept(ocp.training.preservation_policies.PreservationPolicy):
+    def __init__(self, kept: Callable[[Collection[int]], set[int]]):
+        self._kept = kept
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        stay = self._kept([one.step for one in checkpoints])
+        return [one.step in stay for one in checkpoints]
+
+
+def missing_file(step_folder: pathlib.Path, parts: Iterable[str]) -> str | None:
+    """The first file that reading these parts of a step needs and that is not there, if any."""
+    for part in parts:
+        for name in NEEDED.get(part, NEEDED_OF_ARRAYS):
+            if not (step_folder / part / name).is_file():
+                return f"{part}/{name}"
+    return None
+
+
+def clear_unfinished(folder: pathlib.Path) -> None:
+    """Frees the space of steps whose writing failed or was killed; Orbax overlooks some of them."""
+    for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,198 @@
+"""Where a start of a run goes on from, what it may have changed since, and what it is told.
+
+A start without a checkpoint in its folder begins, or branches off another run; it is refused where checkpoints
+were lost. A start with one goes on, with the data it had, unless ``train.change_on_resume`` names ``data``.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+
+from lmjax.parallel.distributed import is_primary
+from lmjax.tokenizers import Tokenizer, load_tokenizer
+from lmjax.train.changes import FREE_IN_A_BRANCH, check_same_run
+from lmjax.train.checkpoint import CheckpointError, Checkpoints
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import read_config
+from lmjax.train.corpus import Corpus
+from lmjax.train.initial import initial_state
+from lmjax.train.metrics import METRICS_FILE, read_metrics
+from lmjax.train.record import Record, data_changes, data_facts, read_record
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
+from lmjax.train.schedule import build_schedule
+from lmjax.train.state import TrainState
+from lmjax.train.step import Learner
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a start goes on from.
+
+    Attributes:
+      run: the run folder that holds the checkpoint: its own, or that of the run it branches off.
+      step: the checkpoint's; None for the newest.
+      config: what that run was trained with until now.
+      record: what it remembers; None where it was made before there were records.
+    """
+
+    run: pathlib.Path
+    step: int | None
+    config: RunConfig
+    record: Record | None
+
+
+def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
+    """What a start with this configuration goes on from; None where it begins.
+
+    Raises:
+      ValueError: what ``train.branch_from`` names is no run, has no such checkpoint, or is of another configuration.
+      CheckpointError: the folder's checkpoints were all set aside, or are gone.
+    """
+    folder = config.run_folder
+    own = Checkpoints(folder / CHECKPOINTS, read_only=True)
+    own.check_not_only_set_aside()
+    record = read_record(folder)
+    if own.steps():
+        return Origin(run=folder, step=None, config=read_config(folder / CONFIG), record=record)
+    if record is not None and record.last_saved is not None:
+        raise CheckpointError(
+            f"{folder} was saved at step {record.last_saved} and {folder / CHECKPOINTS} has no checkpoint now: copy "
+            f"them back, choose another --folder, or delete the run folder to begin anew"
+        )
+    return None if config.train.branch_from is None else _branch(config, tokenizer)
+
+
+def _branch(config: RunConfig, tokenizer: Tokenizer) -> Origin:
+    named = f"train.branch_from={config.train.branch_from}"
+    run, step = split_checkpoint(config.train.branch_from or "")
+    if run.resolve() == config.run_folder.resolve():
+        raise ValueError(f"{named} is the run's own folder: choose another --folder")
+    try:
+        before, record = read_config(run / CONFIG), read_record(run)
+        there = Checkpoints(run / CHECKPOINTS, read_only=True)
+        step = find_step(there, step)
+    except ValueError as error:
+        raise ValueError(f"{named}: {error}") from None
+    if not there.steps() or step not in (None, *there.steps()):
+        raise ValueError(f"{named}: there is no such checkpoint; of that run there are steps {there.steps()}")
+    check_same_run(before, config, folder=run, free=FREE_IN_A_BRANCH)
+    if load_tokenizer(run / TOKENIZER).fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"{named} was trained with another tokenizer than the data's: set tokenizer.path to {run / TOKENIZER}"
+        )
+    return Origin(run=run, step=step, config=before, record=record)
+
+
+def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say: Say) -> Record:
+    """Refuses data that are not what the run has read, and a batch size that cannot change.
+
+    Returns:
+      The record to go on with; its batch sizes are those until now.
+
+    Raises:
+      ValueError: naming what changed and the remedy.
+    """
+    facts = data_facts(corpus)
+    fresh = Record(data=facts, batch_sizes=((0, config.train.batch_size),))
+    if origin is None:
+        return fresh
+    _check_batch_size(config, origin.config.train.batch_size)
+    if origin.record is None:
+        say(
+            f"{origin.run} does not say what data it was trained on (made by an earlier version): taken to be those "
+            f"in {', '.join(one.folder for one in facts)}"
+        )
+        return dataclasses.replace(fresh, batch_sizes=((0, origin.config.train.batch_size),))
+    changes = data_changes(origin.record.data, facts)
+    if changes and "data" not in config.train.change_on_resume:
+        raise ValueError(
+            f"{origin.run} was trained on other data ({'; '.join(changes)}): rows would come in another order, and "
+            f"validation text may have been trained on. Name the data it had (data.prepared), choose another "
+            f"--folder, or go on with the new data by --train.change-on-resume data"
+        )
+    if changes:
+        say(f"going on with other data than before ({'; '.join(changes)}): losses do not compare across this step")
+    return dataclasses.replace(origin.record, data=facts, last_saved=None)
+
+
+def _check_batch_size(config: RunConfig, before: int) -> None:
+    now = config.train.batch_size
+    carries = config.data.packing == "streams" or any(one.carries for one in config.objective.components().values())
+    if now != before and carries:
+        raise ValueError(
+            f"train.batch_size={now}: this run carries a memory for each of its {before} rows from step to step: keep "
+            f"it at {before}"
+        )
+
+
+def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
+    """Moves away the metrics of a start that never came to its first save; this one begins anew."""
+    path = folder / METRICS_FILE
+    try:
+        past = [line["step"] for line in read_metrics(path) if line["step"] > 0]
+    except FileNotFoundError:
+        return
+    if not past:
+        return
+    number = 1
+    while (aside := path.with_name(f"metrics.{number}.jsonl")).exists():
+        number += 1
+    os.replace(path, aside)
+    say(
+        f"an earlier start came to step {int(max(past))} and had saved nothing: beginning anew; its metrics are "
+        f"kept in {aside}"
+    )
+
+
+def first_state(
+    config: RunConfig, learner: Learner, origin: Origin | None, checkpoints: Checkpoints, say: Say
+) -> tuple[TrainState, int]:
+    """The state to train on from, and the updates it has had.
+
+    Args:
+      config: of this start.
+      learner: of the run.
+      origin: from :func:`find_origin`.
+      checkpoints: the run's own.
+      say: receives lines for a person.
+
+    Raises:
+      ValueError: what it goes on from is of another model or optimizer.
+      CheckpointError: there is no checkpoint that is intact.
+    """
+    own = origin is not None and origin.run == config.run_folder
+    if not own and is_primary():
+        keep_metrics_aside(config.run_folder, say)
+    if origin is None and config.train.init_from is not None:
+        say(f"beginning with the weights of {config.train.init_from}")
+        return initial_state(learner, config.train.init_from, seed=config.train.seed), 0
+    if origin is None:
+        return learner.init(config.train.seed), 0
+    if own:
+        state, _ = checkpoints.restore(learner.abstract_state)
+    else:
+        with Checkpoints(origin.run / CHECKPOINTS, read_only=True, notify=say) as others:
+            state, _ = others.restore(learner.abstract_state, step=origin.step)
+    step = int(state.step)
+    announce(origin, config, step, say)
+    return state, step
+
+
+def announce(origin: Origin, config: RunConfig, step: int, say: Say) -> None:
+    """Says that the run goes on, and how its learning rate and batch size change at this step."""
+    where = "" if origin.run == config.run_folder else f", branching off {origin.run}"
+    say(f"continuing after step {step} of {config.train.steps}{where}")
+    rates = [_learning_rate(one, step) for one in (origin.config, config)]
+    if abs(rates[1] - rates[0]) > 1e-6 * max(rates):
+        say(f"learning rate: {rates[0]:.4g} at this step until now, {rates[1]:.4g} from here on")
+    sizes = [one.train.batch_size for one in (origin.config, config)]
+    if sizes[0] != sizes[1]:
+        say(f"batch size: {sizes[0]} rows until now, {sizes[1]} from here on")
+
+
+def _learning_rate(config: RunConfig, step: int) -> float:
+    schedule = build_schedule(config.schedule, total_steps=config.train.steps)
+    return config.optimizer.learning_rate * float(schedule(step))
