@@ -15,6 +15,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lmjax.integers import as_int32
+
 Kind = Literal["causal", "full", "interval"]
 
 
@@ -67,7 +69,7 @@ def prefix(length: int, prefix_length: jax.Array) -> IntervalMask:
       prefix_length: int32 [B] or a scalar; 0 gives the causal mask, T the bidirectional one.
     """
     index_1T = _indices(length)
-    prefix_B1 = jnp.reshape(jnp.asarray(prefix_length, jnp.int32), (-1, 1))
+    prefix_B1 = jnp.reshape(as_int32(prefix_length, "prefix_length"), (-1, 1))
     start_1T, end_1T = jnp.zeros_like(index_1T), index_1T + 1
     end_BT = jnp.maximum(*jnp.broadcast_arrays(prefix_B1, end_1T))
     return IntervalMask(start_BT=jnp.broadcast_to(start_1T, end_BT.shape), end_BT=end_BT)
@@ -75,6 +77,7 @@ def prefix(length: int, prefix_length: jax.Array) -> IntervalMask:
 
 def document_bounds(segments_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """First index, and one past the last, of the document each position belongs to (int32 [B, T] both)."""
+    segments_BT = as_int32(segments_BT, "segments_BT")
     length = segments_BT.shape[1]
     index_BT = jnp.broadcast_to(_indices(length), segments_BT.shape)
     change_BT = segments_BT[:, 1:] != segments_BT[:, :-1]
@@ -118,7 +121,7 @@ def packed(
         end_BT = document_end_BT
     elif kind == "prefix":
         assert prefix_end_BT is not None
-        end_BT = jnp.minimum(jnp.maximum(prefix_end_BT, causal_end_BT), document_end_BT)
+        end_BT = jnp.minimum(jnp.maximum(as_int32(prefix_end_BT, "prefix_end_BT"), causal_end_BT), document_end_BT)
     else:
         raise ValueError(f"masks.packed: kind={kind!r}: use 'causal', 'bidirectional' or 'prefix'")
     return IntervalMask(start_BT=start_BT, end_BT=end_BT)
@@ -136,7 +139,7 @@ def cross(query_segments_BT: jax.Array, key_segments_BS: jax.Array) -> IntervalM
     """
     # Padding comes last in a row but has the lowest number.
     highest = jnp.iinfo(jnp.int32).max
-    query_BT, key_BS = (jnp.where(n == 0, highest, n) for n in (query_segments_BT, key_segments_BS))
+    query_BT, key_BS = (jnp.where(n == 0, highest, n) for n in map(as_int32, (query_segments_BT, key_segments_BS)))
     start_BT = jax.vmap(lambda keys, queries: jnp.searchsorted(keys, queries, side="left"))(key_BS, query_BT)
     end_BT = jax.vmap(lambda keys, queries: jnp.searchsorted(keys, queries, side="right"))(key_BS, query_BT)
     return IntervalMask(start_BT=start_BT.astype(jnp.int32), end_BT=end_BT.astype(jnp.int32))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax import masks
+from lmjax.integers import as_int32
 from lmjax.masks import IntervalMask
 
 PyTree = object
@@ -106,13 +107,14 @@ def make_stream(
       prefix_end_BT: for ``"prefix"``, see :func:`lmjax.masks.packed`.
       types_BT: segment ids of the tokens.
     """
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     num_rows, length = tokens_BT.shape
     if segments_BT is None and kind != "prefix":
         mask = masks.causal(length) if kind == "causal" else masks.bidirectional(length)
         positions_1T = jnp.arange(length, dtype=jnp.int32)[None, :]
         positions_BT = jnp.broadcast_to(positions_1T, (num_rows, length))
         return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask, types_BT=types_BT)
-    valid_BT = None if segments_BT is None else segments_BT > 0
+    valid_BT = None if segments_BT is None else as_int32(segments_BT, "segments_BT") > 0
     if segments_BT is None:
         segments_BT = jnp.ones_like(tokens_BT)
     mask = masks.packed(segments_BT, kind, prefix_end_BT=prefix_end_BT)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import pathlib
 import lmjax
 
 LAYERS = (
+    {"integers"},
     {"masks", "types"},
     {"parallel"},
     {"losses", "corruption", "tokenizers"},

@@ -1,10 +1,12 @@
 """Pictures of runs: ``loss.png`` from ``metrics.jsonl``."""
 
+import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,10 +19,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def column(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of one number, float64 [n] both, without the steps that lack it."""
-    pairs = [(line["step"], line[name]) for line in lines if name in line]
+    """Steps and values of one number, float64 [n] both, without the steps that lack it; NaN where it is not finite."""
+    pairs = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
     steps_values = np.asarray(pairs, np.float64).reshape(-1, 2)
-    return steps_values[:, 0], steps_values[:, 1]
+    steps, values = steps_values[:, 0], steps_values[:, 1]
+    return steps, np.where(np.isfinite(values), values, math.nan)
 
 
 def smooth(values: np.ndarray, span: float) -> np.ndarray:
@@ -44,12 +47,45 @@ def smooth(values: np.ndarray, span: float) -> np.ndarray:
     return averages
 
 
+class _Curve(NamedTuple):
+    """A loss of a run: its name among the metrics, how the legend calls it, and which part of the run it is of."""
+
+    metric: str
+    label: str
+    part: str
+
+
+def _curves(lines: Lines, split: str, label: str) -> list[_Curve]:
+    """The losses of a split: the whole one, or those of the parts where each step trains one of them (mixtures)."""
+    if any(f"{split}/loss" in line for line in lines):
+        return [_Curve(f"{split}/loss", label, "")]
+    names = {name: None for line in lines for name in line if name.startswith(f"{split}/") and name.endswith("/loss")}
+    parts = [name.removeprefix(f"{split}/").removesuffix("/loss") for name in names]
+    return [_Curve(name, f"{label}, {part}", part) for name, part in zip(names, parts, strict=True)]
+
+
+def run_names(folders: Sequence[pathlib.Path]) -> list[str]:
+    """The shortest ends of the folders' paths that tell them apart: ``run``, or ``a/run`` and ``b/run``."""
+    parts = [folder.resolve().parts for folder in folders]
+    lengths = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
+        alike = [
+            index for index, name in enumerate(names) if names.count(name) > 1 and lengths[index] < len(parts[index])
+        ]
+        if not alike:
+            return names
+        for index in alike:
+            lengths[index] += 1
+
+
 def plot_loss(
     run_folders: Sequence[str | os.PathLike], output: str | os.PathLike, *, span: float | None = None
 ) -> pathlib.Path:
     """Draws training loss (raw and smoothed), validation loss and learning rate over steps.
 
-    Several runs share the axes, a colour each.
+    Several runs share the axes, a colour each. A run that trains one part of a mixture at each step has a curve of
+    each part.
 
     Args:
       run_folders: folders with a ``metrics.jsonl``.
@@ -60,7 +96,7 @@ def plot_loss(
       The path written.
 
     Raises:
-      ValueError: no run has a ``train/loss`` or ``valid/loss``, or matplotlib is not installed.
+      ValueError: no run has a loss, or matplotlib is not installed.
       FileNotFoundError: a folder has no ``metrics.jsonl``.
     """
     try:
@@ -68,22 +104,24 @@ def plot_loss(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError('plots need matplotlib: pip install "lmjax[plot]"') from error
-    runs = {pathlib.Path(folder): read_metrics(folder) for folder in run_folders}
-    every_line = [line for lines in runs.values() for line in lines]
-    if not any("train/loss" in line or "valid/loss" in line for line in every_line):
-        raise ValueError(f"nothing to plot: no loss in {', '.join(map(str, runs)) or 'no run'}")
+    folders = list({path.resolve(): path for path in map(pathlib.Path, run_folders)}.values())
+    runs = dict(zip(run_names(folders), map(read_metrics, folders), strict=True))
+    if not any(_curves(lines, split, "") for lines in runs.values() for split in ("train", "valid")):
+        raise ValueError(f"nothing to plot: no loss in {', '.join(map(str, folders)) or 'no run'}")
 
     figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    for index, (folder, lines) in enumerate(runs.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        name = folder.resolve().name if len(runs) > 1 else ""
-        _draw_losses(loss_axes, lines, colour=colour, name=name, span=span)
-        rate_axes.plot(*column(lines, "learning_rate"), color=colour, linewidth=1.5)
-    _frame(loss_axes, every_line)
+    drawn: list[np.ndarray] = []
+    labels: list[str] = []
+    for index, (name, lines) in enumerate(runs.items()):
+        colour = _colour(index, len(runs))
+        drawn += _draw_losses(loss_axes, lines, labels, colour=colour, name=name if len(runs) > 1 else "", span=span)
+        _line(rate_axes, *column(lines, "learning_rate"), color=colour, linewidth=1.5)
+    _frame(loss_axes, np.concatenate(drawn))
+    _legend(figure, loss_axes, labels)
     if len(runs) == 1:
-        loss_axes.set_title(next(iter(runs)).resolve().name)
+        loss_axes.set_title(_shown(next(iter(runs)), 90), parse_math=False)
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_xlabel("step")
     rate_axes.set_ylim(bottom=0)
@@ -94,48 +132,110 @@ def plot_loss(
     # Under another name first: whoever looks meanwhile, or after a kill, finds a whole picture.
     unfinished = output.with_name(f".{output.stem}.unfinished{output.suffix}")
     try:
-        figure.savefig(unfinished, format=output.suffix.removeprefix(".") or "png")
+        with _without_glyph_warnings():
+            figure.savefig(unfinished, format=output.suffix.removeprefix(".") or "png")
         unfinished.replace(output)
     finally:
         unfinished.unlink(missing_ok=True)
     return output
 
 
-def _draw_losses(axes: Any, lines: Lines, *, colour: str, name: str, span: float | None) -> None:
-    steps, losses = column(lines, "train/loss")
-    prefix = f"{name}: " if name else ""
-    if len(steps):
-        span = max(1.0, len(steps) / 30) if span is None else span
-        axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smooth(losses, span), color=colour, linewidth=1.8, label=f"{prefix}training")
-    steps, losses = column(lines, "valid/loss")
-    if len(steps):
-        last = losses[-1]
+def _colour(index: int, number: int) -> Any:
+    """A run's colour: of the palette, or where it has too few, from red through green to blue."""
+    from matplotlib import colormaps
+
+    return COLOURS[index] if number <= len(COLOURS) else colormaps["turbo"](0.05 + 0.9 * index / (number - 1))
+
+
+def _draw_losses(
+    axes: Any, lines: Lines, labels: list[str], *, colour: Any, name: str, span: float | None
+) -> list[np.ndarray]:
+    """Draws a run's losses, adds their labels to ``labels``, and returns them."""
+    training, validation = _curves(lines, "train", "training"), _curves(lines, "valid", "validation")
+    prefix = f"{_shown(name, 48)}: " if name else ""
+    # One run has colours for its parts; among several, where colours tell runs apart, dashes tell the parts.
+    parts = list(dict.fromkeys(curve.part for curve in training))
+    styles = ("-", (0, (6, 1.5)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1)))
+    losses = []
+    for curve in training:
+        steps, values = column(lines, curve.metric)
+        number = parts.index(curve.part)
+        own = colour if name else COLOURS[number % len(COLOURS)]
+        width = max(1.0, len(steps) / 30) if span is None else span
+        _line(axes, steps, values, color=own, alpha=0.25, linewidth=0.8)
+        style = styles[number % len(styles)] if name else "-"
+        _line(axes, steps, smooth(values, width), color=own, linewidth=1.8, linestyle=style, label="drawn")
+        labels.append(f"{prefix}{curve.label}")
+        losses.append(values)
+    for number, curve in enumerate(validation):
+        steps, values = column(lines, curve.metric)
+        own = parts.index(curve.part) if curve.part in parts and curve.part else len(parts) + number
         axes.plot(
             steps,
-            losses,
-            color=colour if name else COLOURS[1],
+            values,
+            color=colour if name else COLOURS[own % len(COLOURS)],
             linestyle="--",
             linewidth=1,
             marker="o",
             markersize=4.5,
             markeredgecolor="white",
             markeredgewidth=0.8,
-            label=f"{prefix}validation (last {last:.3f})",
+            label="drawn",
         )
+        last = values[np.isfinite(values)]
+        labels.append(f"{prefix}{curve.label} (last {last[-1]:.3f})" if len(last) else f"{prefix}{curve.label}")
+        losses.append(values)
+    return losses
 
 
-def _frame(axes: Any, lines: Lines) -> None:
+def _line(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
+    """A line, with a mark at values that stand alone, which have none."""
+    finite = np.pad(np.isfinite(values), 1)
+    alone = np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:])
+    marked = {"marker": "o", "markersize": 4, "markevery": alone.tolist()} if len(alone) else {}
+    axes.plot(steps, values, **marked, **style)
+
+
+def _frame(axes: Any, losses: np.ndarray) -> None:
     """Leaves the first steep fall, and outliers, to run off the top where they would flatten the rest."""
-    losses = np.concatenate([column(lines, "train/loss")[1], column(lines, "valid/loss")[1]])
     losses = losses[np.isfinite(losses)]
     if len(losses) > 50:
         low, high = losses.min(), np.quantile(losses, 0.985)
         margin = 0.05 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)
     axes.set_ylabel("loss (nats per token)")
-    axes.legend(frameon=False)
     _style(axes)
+
+
+def _legend(figure: Any, axes: Any, labels: list[str]) -> None:
+    """A legend within the axes, or beside them when it would hide the curves."""
+    handles = [line for line in axes.get_lines() if line.get_label() == "drawn"]
+    # Labels are set afterwards: matplotlib leaves out those that begin with _.
+    standing = ["drawn"] * len(labels)
+    if len(labels) <= 8:
+        legend = axes.legend(handles, standing, frameon=False)
+    else:
+        columns = math.ceil(len(labels) / 40)
+        figure.set_figwidth(figure.get_figwidth() + 3 * columns)
+        legend = figure.legend(handles, standing, frameon=False, fontsize=7, ncols=columns, loc="outside right upper")
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)  # $ is a letter of a name
+        text.set_text(label)
+
+
+def _shown(name: str, length: int) -> str:
+    """A name on one line and no longer than ``length``, its middle left out if need be."""
+    name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
+
+
+@contextlib.contextmanager
+def _without_glyph_warnings() -> Iterator[None]:
+    """A name in a script that the font lacks is drawn as boxes, and that is no news to print."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def _style(axes: Any) -> None:

@@ -1,4 +1,4 @@
-"""`lmjax evaluate RUN`: loss, perplexity and bits per byte on the whole validation set."""
+"""`lmjax evaluate RUN`: loss, perplexity and bits per byte on the whole validation set, and what was scored of it."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,8 @@ from lmjax.cli.arguments import parse_arguments
 from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
 from lmjax.train.run_folder import BestOrStep, Run, open_run
-from lmjax.train.validate import fixed_batches, validate
+from lmjax.train.text_bytes import text_bytes
+from lmjax.train.validate import fixed_batches, measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,13 @@ def run(arguments: Sequence[str]) -> None:
     corpus = _corpus(opened, options.run, options.prepared)
     if options.split == "valid" and not corpus.has_validation:
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
-    train, objective = opened.config.train, opened.config.objective
-    length = objective.row_length(train.sequence_length)
-    rows = corpus.rows(options.split, row_length=length, seed=None, num_streams=train.batch_size)
+    train = opened.config.train
+    rows = corpus.whole_rows(options.split, objective=opened.config.objective, train=train)
     batches = fixed_batches(opened.learner, rows, batch_size=train.batch_size, num_batches=options.batches)
-    numbers = validate(opened.learner, opened.params, batches)
+    measured = measure(opened.learner, opened.params, batches, text_bytes(corpus, options.split))
+    if measured.no_bits_per_byte:
+        print(measured.no_bits_per_byte)
+    numbers = {**measured.numbers, **measured.counts}
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
 
 

@@ -12,11 +12,11 @@ from lmjax.interop import FAMILIES, save_pretrained
 from lmjax.interop.family import Family
 from lmjax.interop.published import read_published
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
-from lmjax.interop.tokenizer_files import ROLES
 from lmjax.objectives import SentencePairs
 from lmjax.objectives.encoder_decoder import EncoderDecoderObjective
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.parallel.signals import kept
+from lmjax.tokenizers.declared import ROLES
 from lmjax.train.published import PUBLISHED
 from lmjax.train.run_folder import BestOrStep, Run, naming, open_run
 

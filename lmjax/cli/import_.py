@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from lmjax.cli.arguments import parse_arguments
 from lmjax.data.config import DataConfig
 from lmjax.interop import Pretrained, load_pretrained
 from lmjax.interop.published import keep_published
+from lmjax.interop.surplus_tokens import without_surplus
 from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params, module_spec
@@ -27,6 +29,9 @@ from lmjax.train.run_folder import TOKENIZER
 
 SEQUENCE_LENGTH, SHORTEST = 1024, 16
 
+NOTE = "import.json"
+"""File of a run that says where its model came from and what of its config.json was not taken over."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImportArguments:
@@ -38,6 +43,8 @@ class ImportArguments:
     """The run folder to make."""
     tokenizer: pathlib.Path | None = None
     """Another tokenizer than that of the folder: a folder of ours, a .model, or a tokenizer.json."""
+    ignore: tuple[str, ...] = ()
+    """Keys of config.json to treat as if it did not have them; import.json of the run names them."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -48,32 +55,61 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _import(options: ImportArguments) -> None:
-    model = load_pretrained(options.folder)
-    tokenizer = _tokenizer(options, model)
+    model = load_pretrained(options.folder, ignore=options.ignore)
+    tokenizer, surplus = _tokenizer(options, model)
     config = _run_config(options, model, tokenizer)
-    params = _complete(config, jax.tree.map(jnp.asarray, model.params))
+    params, new = _complete(config, jax.tree.map(jnp.asarray, model.params))
     own_tokenizer = options.tokenizer is None
     keep_published(options.folder, options.run / PUBLISHED, model.hf_config, tokenizer=own_tokenizer)
     make_run(options.run, config, tokenizer, params)
-    if model.left_out:
-        parts = sorted({name.removeprefix("model.").split(".")[0] for name in model.left_out})
-        print(f"left out, for only text is read: {len(model.left_out)} tensors of {', '.join(parts)}")
+    note = {
+        "folder": str(options.folder),
+        "model_type": model.family.model_type,
+        **dataclasses.asdict(model.passed),
+        "new_parameters": new,
+        "tensors_left_out": model.left_out,
+        "tokens_without_rows": surplus,
+    }
+    (options.run / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _tell(model, new, surplus)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{model.family.model_type}, {count:,} parameters, {tokenizer.vocabulary.size} tokens: {options.run}")
     print(f"train on: lmjax train RECIPE --train.init-from {options.run}")
 
 
-def _tokenizer(options: ImportArguments, model: Pretrained) -> Tokenizer:
+def _tell(model: Pretrained, new: Sequence[str], surplus: Sequence[str]) -> None:
+    """Prints what is not as it was in the folder."""
+    passed = model.passed
+    for what, keys in (
+        ("ignored, as asked", passed.ignored),
+        (f"never read by transformers for {model.family.model_type}", passed.not_read),
+        ("only for training, and not taken over", passed.training_only),
+    ):
+        if keys:
+            print(f"{what}: {', '.join(f'{key}={json.dumps(value)}' for key, value in keys.items())}")
+    if model.left_out:
+        parts = sorted({name.removeprefix("model.").split(".")[0] for name in model.left_out})
+        print(f"left out, for only text is read: {len(model.left_out)} tensors of {', '.join(parts)}")
+    if new:
+        print(f"new, for the folder does not hold them: {', '.join(new)}")
+    if surplus:
+        print(f"left out of the tokenizer, for the model's table has no rows for them: {', '.join(surplus)}")
+
+
+def _tokenizer(options: ImportArguments, model: Pretrained) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer, and the tokens of the folder's that it is without."""
+    surplus: list[str] = []
     if options.tokenizer is not None:
         tokenizer = build_tokenizer(TokenizerConfig(path=str(options.tokenizer), special_tokens=()), lambda: ())
     else:
         tokenizer = load_tokenizer_files(options.folder, model.hf_config)
+        tokenizer, surplus = without_surplus(tokenizer, model.config.vocab_size)
     if tokenizer.vocabulary.size > model.config.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocabulary.size} ids and the model's table {model.config.vocab_size} rows: "
             f"name the tokenizer it was trained with (--tokenizer)"
         )
-    return tokenizer
+    return tokenizer, surplus
 
 
 def _run_config(options: ImportArguments, model: Pretrained, tokenizer: Tokenizer) -> RunConfig:
@@ -121,7 +157,7 @@ def _objective(model: Pretrained) -> Objective:
         case "discriminator":
             return ReplacedToken(generator_ratio=_generator_ratio(model.config))
         case "encoder_decoder":
-            return SpanCorruption(form="encoder_decoder") if model.family.name == "t5" else Denoising()
+            return SpanCorruption(form="encoder_decoder") if model.family.name in ("t5", "mt5", "umt5") else Denoising()
 
 
 def _generator_ratio(config: ModelConfig) -> float:
@@ -133,12 +169,14 @@ def _generator_ratio(config: ModelConfig) -> float:
     return 1.0
 
 
-def _complete(config: RunConfig, params: Params) -> Params:
-    """The parameters of the run's objective: those imported, and new ones where it has more (ELECTRA's generator)."""
+def _complete(config: RunConfig, params: Params) -> tuple[Params, list[str]]:
+    """The parameters of the run's objective, and the names of those the folder does not hold.
+
+    New are ELECTRA's generator, and the head where a model was saved without one.
+    """
     spec = module_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
     added = [name for name in spec.shapes if name not in params]
     if not added:
-        return params
-    print(f"new, for the folder does not hold them: {', '.join(added)}")
+        return params, []
     init = jax.jit(lambda key: {name: part for name, part in spec.init(key).items() if name in added})
-    return {**init(jax.random.key(config.train.seed)), **params}
+    return {**init(jax.random.key(config.train.seed)), **params}, added

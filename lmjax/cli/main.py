@@ -5,6 +5,7 @@ import importlib
 import keyword
 import sys
 
+from lmjax.cli.compile_cache import use_compile_cache
 from lmjax.cli.streams import repair_streams
 from lmjax.parallel.signals import ending_at_once
 
@@ -42,6 +43,7 @@ def _run(arguments: list[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f": did you mean `lmjax {near[0]}`?" if near else f"\n\n{_usage()}"
         raise ValueError(f"unknown command {name!r}{hint}")
+    use_compile_cache()
     # A module cannot be called `import`.
     importlib.import_module(f"lmjax.cli.{name}{'_' if keyword.iskeyword(name) else ''}").run(rest)
 

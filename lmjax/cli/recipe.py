@@ -10,7 +10,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from lmjax.objectives.schedules import Ramp, Scalar
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import differences, load_recipe
+from lmjax.train.config_file import check_types, differences, load_recipe
 
 REGISTRY = ConstructorRegistry()
 """How a field that may follow a schedule is read: ``0.15``, or ``0.4:0.15:1000:linear``."""
@@ -59,6 +59,7 @@ def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         registry=REGISTRY,
     )
+    check_types(config)  # of NaN and infinity, which are numbers to the command line
     for name, (old, new) in differences(recipe, config).items():
         print(f"{name}: {old} -> {new}", flush=True)
     return config

@@ -16,6 +16,7 @@ from lmjax.decode.sample import generate
 from lmjax.decode.unmask import Order, unmask
 from lmjax.objectives.encoder_decoder import EncoderDecoderObjective, paired
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
+from lmjax.tokenizers import Tokenizer
 from lmjax.train.run_folder import BestOrStep, Run, open_run
 
 NEW_TOKENS = 200
@@ -49,6 +50,8 @@ class SampleArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -111,7 +114,7 @@ def _continue(options: SampleArguments, opened: Run, text: str) -> None:
     for number, continuation in enumerate(continuations, start=1):
         title = f"--- {number}" if options.num_samples > 1 else None
         if pair is None:
-            _show(title, text, opened.tokenizer.decode(continuation))
+            _show(title, text, _shown_after(opened.tokenizer, text, prompt, continuation))
         else:
             written = [token_id for token_id in continuation if token_id != vocabulary.bos_id]
             _show(title, "", opened.tokenizer.decode(written, skip_special=False))
@@ -155,10 +158,23 @@ def _ids_with_names(opened: Run, text: str) -> list[int]:
     tokenizer = opened.tokenizer
     names = sorted(tokenizer.special_tokens, key=len, reverse=True)
     ids: list[int] = []
-    for number, piece in enumerate(re.split(f"({'|'.join(map(re.escape, names))})", text)):
+    before: str | None = None
+    for number, piece in enumerate(re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]):
         # What was split at comes at every second place.
-        ids += [tokenizer.special_tokens[piece]] if number % 2 else tokenizer.encode(piece).tolist()
+        if number % 2:
+            ids.append(tokenizer.special_tokens[piece])
+            before = before or ""
+        elif piece:
+            ids += tokenizer.encode(piece, after=before).tolist()
+            before = (before or "") + piece
     return ids
+
+
+def _shown_after(tokenizer: Tokenizer, text: str, prompt: Sequence[int], continuation: Sequence[int]) -> str:
+    """The continuation as it goes on from the prompt's text, whose last space the tokenizer may have forgotten."""
+    shown = tokenizer.decode_after(prompt, continuation)
+    forgotten = text[-1:].isspace() and not tokenizer.decode(prompt)[-1:].isspace()
+    return shown.removeprefix(" ") if forgotten else shown
 
 
 def _show(title: str | None, prompt: str, continuation: str) -> None:

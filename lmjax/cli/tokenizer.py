@@ -1,4 +1,4 @@
-"""`lmjax tokenizer RECIPE|FOLDER [--text TEXT]`: trains a recipe's tokenizer, shows how one cuts a text."""
+"""`lmjax tokenizer RECIPE|FOLDER|FILE [--text TEXT]`: trains a recipe's tokenizer, shows how one cuts a text."""
 
 import argparse
 import pathlib
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from lmjax.cli.recipe import parse_recipe
 from lmjax.parallel.paths import refuse_address
-from lmjax.tokenizers import describe, load_tokenizer
+from lmjax.tokenizers import TokenizerConfig, build_tokenizer, describe
 from lmjax.train.corpus import TOKENIZER, automatic_folder, load_or_train_tokenizer
 
 EXAMPLE = "def greet(name: str) -> None:\n    print(f'Hello, {name}!')  # naïve café 😀"
+
+_FILES = (".json", ".model", ".tiktoken", ".txt", ".vocab", ".bpe")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -20,15 +22,16 @@ def run(arguments: Sequence[str]) -> None:
         epilog="Other options override the recipe, as for `lmjax train`.",
         allow_abbrev=False,
     )
-    parser.add_argument("source", help="a recipe, a run, a prepared folder, or the folder of a tokenizer")
+    parser.add_argument("source", help="a recipe, a run, a prepared folder, or the folder or file of a tokenizer")
     parser.add_argument("--text", default=EXAMPLE, help="text to cut into tokens")
     options, overrides = parser.parse_known_args(list(arguments))
     refuse_address("source", options.source)
-    folder = pathlib.Path(options.source)
-    if folder.is_dir():
+    source = pathlib.Path(options.source)
+    if source.is_dir() or source.suffix in _FILES:
         if overrides:
-            parser.error(f"{overrides[0]}: a saved tokenizer has no options")
-        tokenizer = load_tokenizer(folder / TOKENIZER if (folder / TOKENIZER).is_dir() else folder)
+            parser.error(f"{overrides[0]}: a tokenizer that exists has no options")
+        saved = source / TOKENIZER if (source / TOKENIZER).is_dir() else source
+        tokenizer = build_tokenizer(TokenizerConfig(path=str(saved), special_tokens=()), lambda: ())
     else:
         config = parse_recipe("tokenizer", [options.source, *overrides])
         prepared = config.data.prepared

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import documents
+from lmjax.corruption.layout import documents, segment_numbers
+from lmjax.integers import as_int32
 
 
 class Crops(NamedTuple):
@@ -46,11 +47,12 @@ def random_crops(
         raise ValueError(
             f"random_crops: min_share={min_share} and max_share={max_share}: must rise, above 0 and up to one half"
         )
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     num_rows, length = tokens_BT.shape
     if length < 2:
         raise ValueError(f"random_crops: rows of length {length} have no two crops: use at least 2 tokens")
     where = documents(segments_BT, tokens_BT.shape)
-    numbers_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
+    numbers_BT = segment_numbers(segments_BT, tokens_BT.shape)
     # Of a document in [s, e) the crop lies in [s // 2, e // 2): position j is its if 2 j + 1 is.
     start_BS, size_BS, number_BS = (array_BT[:, 1::2] for array_BT in (where.start_BT, where.length, numbers_BT))
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.corruption.ids import check_ids, is_special, random_ids
-from lmjax.corruption.layout import Documents, arrangement, documents, running_count
+from lmjax.corruption.layout import Documents, arrangement, documents, running_count, segment_numbers
 from lmjax.corruption.placement import PlacedSpans, draw_lengths, place_spans
+from lmjax.integers import as_int32
 from lmjax.types import Rows
 
 
@@ -97,6 +98,7 @@ def denoise(
             "denoise: noise.permute_sentences=True needs sentences_BT, which is missing: make it with "
             "sentence_numbers, or set permute_sentences to False"
         )
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     order_key, infill_key, noise_key, replace_key, insert_key = jax.random.split(key, 5)
 
@@ -134,7 +136,7 @@ def _emit(
 ) -> Rows:
     """Rows of what each position emits, in order."""
     shape = values[0].shape
-    number_BT = jnp.ones(shape, jnp.int32) if segments_BT is None else segments_BT
+    number_BT = segment_numbers(segments_BT, shape)
     values_BN, keep_BN, number_BN = (
         jnp.stack(parts, axis=-1).reshape(shape[0], -1) for parts in (values, keep, [number_BT] * len(values))
     )

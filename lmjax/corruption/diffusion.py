@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmjax.integers import as_int32
+
 
 class Noise(NamedTuple):
     """How far the process has gone at each row's time; float32, the shape of the times."""
@@ -103,6 +105,7 @@ def absorb(
     Returns:
       ``(inputs_BT, masked_BT)``: the noisy tokens, and which of them were masked (bool).
     """
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     untouched = jnp.asarray((*special_ids, mask_id), tokens_BT.dtype)
     eligible_BT = ~jnp.isin(tokens_BT, untouched)
     if segments_BT is not None:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmjax.integers import as_int32
+
 CELL_HEIGHT, CELL_WIDTH = 6, 4
 
 # From space to tilde, in the order of their codes.
@@ -51,4 +53,4 @@ def draw_bytes(bytes_BT: jax.Array, *, columns: int) -> jax.Array:
     if columns < 1 or CELL_WIDTH * length % columns:
         raise ValueError(f"draw_bytes: columns={columns}: must divide the {CELL_WIDTH * length} of {length} bytes")
     table_VWH = jnp.asarray(np.pad(glyph_table(), ((0, 1), (0, 0), (0, 0))).swapaxes(1, 2))
-    return table_VWH[jnp.clip(bytes_BT, 0, 256)].reshape(num_rows, -1, columns * CELL_HEIGHT)
+    return table_VWH[jnp.clip(as_int32(bytes_BT, "bytes_BT"), 0, 256)].reshape(num_rows, -1, columns * CELL_HEIGHT)

@@ -8,10 +8,11 @@ import numpy as np
 
 
 def is_special(tokens: jax.Array, *, vocab_size: int, special_ids: Sequence[int]) -> jax.Array:
-    """Whether each token is one of ``special_ids`` (bool, the shape of ``tokens``)."""
+    """Whether each token is one of ``special_ids``, or no id at all: negative, or not below ``vocab_size`` (bool)."""
     special_V = np.zeros(vocab_size, bool)
     special_V[list(special_ids)] = True
-    return jnp.asarray(special_V)[tokens]
+    is_id = (tokens >= 0) & (tokens < vocab_size)
+    return jnp.asarray(special_V)[jnp.where(is_id, tokens, 0)] | ~is_id
 
 
 def random_ids(key: jax.Array, shape: tuple[int, ...], *, vocab_size: int, special_ids: Sequence[int]) -> jax.Array:

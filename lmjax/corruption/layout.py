@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax import masks
+from lmjax.integers import as_int32
 
 
 class Documents(NamedTuple):
@@ -53,9 +54,15 @@ def documents(segments_BT: jax.Array | None, shape: tuple[int, ...]) -> Document
     if segments_BT is None:
         zeros_BT = jnp.zeros(shape, jnp.int32)
         return Documents(zeros_BT, zeros_BT, zeros_BT + shape[1], jnp.ones(shape, bool), index_BT)
+    segments_BT = as_int32(segments_BT, "segments_BT")
     start_BT, end_BT = masks.document_bounds(segments_BT)
     number_BT = running_count(index_BT == start_BT) - 1
     return Documents(number_BT, start_BT, end_BT, segments_BT != 0, index_BT)
+
+
+def segment_numbers(segments_BT: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    """``segments_BT`` as int32; ``None`` is document 1 filling each row."""
+    return jnp.ones(shape, jnp.int32) if segments_BT is None else as_int32(segments_BT, "segments_BT")
 
 
 def running_count(flags_BT: jax.Array) -> jax.Array:

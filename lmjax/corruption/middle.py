@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption.ids import check_rate
-from lmjax.corruption.layout import arrangement, documents, running_count
+from lmjax.corruption.layout import arrangement, documents, running_count, segment_numbers
+from lmjax.integers import as_int32
 from lmjax.types import Rows
 
 
@@ -68,6 +69,7 @@ def fill_in_middle(
             f"fill_in_middle: prefix_id={prefix_id}, suffix_id={suffix_id}, middle_id={middle_id}: "
             f"the three must differ"
         )
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     shape = tokens_BT.shape
     length = shape[1] + 3 if length is None else length
     where = documents(segments_BT, shape)
@@ -102,7 +104,7 @@ def fill_in_middle(
     markers = ((prefix_id, 0), (suffix_id, suffix_marker_BT), (middle_id, middle_marker_BT))
     values = [tokens_BT, *(jnp.full_like(tokens_BT, marker_id) for marker_id, _ in markers)]
     positions = [position_BT, *(first_BT + earlier_BT + offset_BT for _, offset_BT in markers)]
-    number_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
+    number_BT = segment_numbers(segments_BT, tokens_BT.shape)
     position_BN = jnp.concatenate(positions, axis=1)
     keep_BN = jnp.concatenate([where.real_BT, opens_BT, opens_BT, opens_BT], axis=1)
     lay_out = arrangement(position_BN, keep_BN, length=length)
@@ -114,7 +116,7 @@ def fill_in_middle(
 
 def ended_documents(tokens_BT: jax.Array, eos_id: int) -> jax.Array:
     """Document numbers of rows cut from a stream: the next document begins after each end of text (int32, from 1)."""
-    ends_BT = (tokens_BT == eos_id).astype(jnp.int32)
+    ends_BT = (as_int32(tokens_BT, "tokens_BT") == eos_id).astype(jnp.int32)
     return 1 + jnp.cumsum(ends_BT, axis=1) - ends_BT
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lmjax.corruption.ids import check_ids, check_rate, is_special
 from lmjax.corruption.layout import documents
+from lmjax.integers import as_int32
 
 
 def previous_candidates(
@@ -32,6 +33,7 @@ def previous_candidates(
     """
     if window < 1:
         raise ValueError(f"previous_candidates: window={window}: must be at least 1 token")
+    targets_BT = as_int32(targets_BT, "targets_BT")
     where = documents(segments_BT, targets_BT.shape)
     # Within a document, listed by token: what comes next in the list is a token's next occurrence.
     *same, order_BT = jax.lax.sort((where.number_BT, targets_BT, where.index_BT), dimension=1, num_keys=3)
@@ -84,6 +86,7 @@ def corrupt_negatives(
         raise ValueError(f"corrupt_negatives: special_ids leave {ordinary.size} ids of vocab_size={vocab_size}: need 2")
     rank_V = np.zeros(vocab_size, np.int32)
     rank_V[ordinary] = np.arange(ordinary.size)
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     choose_key, step_key = jax.random.split(key)
     eligible_BT = ~is_special(tokens_BT, vocab_size=vocab_size, special_ids=special_ids)
     if segments_BT is not None:

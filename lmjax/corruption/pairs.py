@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import Documents, arrangement, documents, place, running_count
+from lmjax.corruption.layout import Documents, arrangement, documents, place, running_count, segment_numbers
+from lmjax.integers import as_int32
 
 
 class PairRows(NamedTuple):
@@ -63,6 +64,7 @@ def sentence_order_pairs(
     Raises:
       ValueError: rows of fewer than two tokens.
     """
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where, cuts, swap_key = _cut("sentence_order_pairs", key, tokens_BT, segments_BT, sentences_BT)
     wrong_BD = cuts.splits_BD & jax.random.bernoulli(swap_key, 0.5, tokens_BT.shape)
     own_BD = where.index_BT
@@ -105,6 +107,7 @@ def next_sentence_pairs(
             "next_sentence_pairs: segments_BT=None: wrong pairs are made of documents packed into one "
             "row: pack several documents a row, or use sentence_order_pairs"
         )
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where, cuts, flag_key = _cut("next_sentence_pairs", key, tokens_BT, segments_BT, sentences_BT)
     wrong_BD = _wrong_documents(flag_key, cuts.splits_BD)
     receives_BD, gives_to_BD = _exchange(wrong_BD)
@@ -141,7 +144,7 @@ def _cut(
 
     splits_BD = table(chosen_BT, chosen_BT)
     end_BD = table(where.end_BT, where.first)
-    number_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
+    number_BT = segment_numbers(segments_BT, tokens_BT.shape)
     cuts = _Cuts(
         start_BD=table(where.index_BT, where.first),
         cut_BD=jnp.where(splits_BD, table(where.index_BT, chosen_BT), end_BD),

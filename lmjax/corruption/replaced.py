@@ -3,12 +3,14 @@
 ELECTRA (Clark et al. 2020, section 2).
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from lmjax.corruption.gumbel import gumbel_sample
+from lmjax.integers import as_int32
 
 
 def replace_tokens(
@@ -42,12 +44,13 @@ def replace_tokens(
     Raises:
       ValueError: ``temperature`` is not above 0.
     """
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"replace_tokens: temperature={temperature}: must be above 0")
+    if isinstance(temperature, int | float) and not 0 < temperature < math.inf:
+        raise ValueError(f"replace_tokens: temperature={temperature}: must be above 0, and finite")
+    tokens_BT, scored_BP = as_int32(tokens_BT, "tokens_BT"), as_int32(scored_BP, "scored_BP")
     logits_BPV = logits_BPV.astype(jnp.float32)
     if forbidden_ids:
         logits_BPV = logits_BPV.at[:, :, jnp.asarray(forbidden_ids)].set(-jnp.inf)
-    sampled_BP = gumbel_sample(key, logits_BPV / temperature).astype(tokens_BT.dtype)
+    sampled_BP = gumbel_sample(key, logits_BPV / temperature)
     length = tokens_BT.shape[1]
     target_BP = scored_BP if filled_BP is None else jnp.where(filled_BP, scored_BP, length)
     put = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))

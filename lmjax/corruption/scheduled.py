@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lmjax.corruption.ids import check_rate
 from lmjax.corruption.layout import documents
+from lmjax.integers import as_int32
 
 
 def linear_decay(step: jax.Array | int, *, num_steps: int, start: float = 1.0, end: float = 0.0) -> jax.Array:
@@ -82,8 +83,8 @@ def put_predictions(tokens_BT: jax.Array, predictions_BT: jax.Array, predicted_B
       predictions_BT: int32, what the first pass predicts at each position, for the next one.
       predicted_BT: bool, see :func:`predicted_positions`.
     """
-    prediction_BT = jnp.roll(predictions_BT, 1, axis=1).astype(tokens_BT.dtype)
-    return jnp.where(predicted_BT, prediction_BT, tokens_BT)
+    prediction_BT = jnp.roll(as_int32(predictions_BT, "predictions_BT"), 1, axis=1)
+    return jnp.where(predicted_BT, prediction_BT, as_int32(tokens_BT, "tokens_BT"))
 
 
 def mix_predictions(

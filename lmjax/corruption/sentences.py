@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.corruption.layout import running_count
+from lmjax.integers import as_int32
 
 
 def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Array) -> jax.Array:
@@ -20,6 +21,6 @@ def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Arra
     Returns:
       int32 [B, T], from 0 and rising along the row, as :func:`lmjax.corruption.denoise` takes it.
     """
-    ends_BT = jnp.asarray(sentence_end_V, bool)[tokens_BT]
+    ends_BT = jnp.asarray(sentence_end_V, bool)[as_int32(tokens_BT, "tokens_BT")]
     begins_BT = jnp.pad(ends_BT[:, :-1] & ~ends_BT[:, 1:], ((0, 0), (1, 0)))
     return running_count(begins_BT)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import Documents, arrangement, documents, running_count
+from lmjax.corruption.layout import Documents, arrangement, documents, running_count, segment_numbers
+from lmjax.integers import as_int32
 from lmjax.types import Rows
 
 
@@ -45,10 +46,11 @@ def replace_spans(
     Returns:
       ``(inputs, targets)``; their ``segments_BT`` carry the numbers of ``segments_BT``, 1 without.
     """
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     inputs = _stream(tokens_BT, noise_BT, where, sentinel_ids, plain_BT, begin_ids_BT, eos_id)
     targets = _stream(tokens_BT, ~noise_BT, where, sentinel_ids, plain_BT, None, eos_id)
-    number_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
+    number_BT = segment_numbers(segments_BT, tokens_BT.shape)
 
     def rows(stream: tuple[jax.Array, jax.Array], length: int) -> Rows:
         values_BTE, keep_BTE = stream
@@ -88,10 +90,11 @@ def join_spans(
       ``(rows, prefix_end_BT)``: rows whose weights are 1 on target tokens and 0 elsewhere, and where
       each document's input ends, as :func:`lmjax.masks.packed` takes it.
     """
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     inputs = _stream(tokens_BT, noise_BT, where, sentinel_ids, plain_BT, begin_ids_BT, None)
     targets = _stream(tokens_BT, ~noise_BT, where, sentinel_ids, plain_BT, None, eos_id)
-    number_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT
+    number_BT = segment_numbers(segments_BT, tokens_BT.shape)
     streams = inputs, targets
     input_count_BT, target_count_BT = (running_count(keep_BTE.sum(axis=-1)) for _, keep_BTE in streams)
     # An input token moves behind the targets of earlier documents, a target behind its own input.

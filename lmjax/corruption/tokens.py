@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption.ids import check_ids, check_rate, is_special, random_ids
+from lmjax.integers import as_int32
 
 
 def mask_tokens(
@@ -53,6 +54,7 @@ def mask_tokens(
     """
     check_rate("mask_tokens", rate=rate)
     check_ids("mask_tokens", vocab_size=vocab_size, mask_id=mask_id, special_ids=special_ids)
+    tokens = as_int32(tokens, "tokens")
     eligible = ~is_special(tokens, vocab_size=vocab_size, special_ids=(*special_ids, mask_id))
     if segments is not None:
         eligible &= segments != 0

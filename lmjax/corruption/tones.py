@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmjax.integers import as_int32
+
 PEAKS = 3
 """Bands a byte's sound has its peaks in, as a vowel has formants."""
 PEAK_WIDTH = 0.04
@@ -37,5 +39,5 @@ def sound_bytes(key: jax.Array, bytes_BT: jax.Array, *, width: int, frames: int,
     """
     silence_1W = np.full((1, width), spectrum_table(width).min(), np.float32)
     table_VW = jnp.asarray(np.concatenate([spectrum_table(width), silence_1W]))
-    sound_BTW = jnp.repeat(table_VW[jnp.clip(bytes_BT, 0, 256)], frames, axis=1)
+    sound_BTW = jnp.repeat(table_VW[jnp.clip(as_int32(bytes_BT, "bytes_BT"), 0, 256)], frames, axis=1)
     return sound_BTW + noise * jax.random.normal(key, sound_BTW.shape)

@@ -16,6 +16,7 @@ from lmjax.corruption.ids import check_ids, check_rate, is_special
 from lmjax.corruption.layout import Documents, documents, running_count
 from lmjax.corruption.placement import draw_lengths, place_spans
 from lmjax.corruption.tokens import hide
+from lmjax.integers import as_int32
 
 
 def mask_words(
@@ -25,6 +26,7 @@ def mask_words(
     vocab_size: int,
     mask_id: int,
     word_start_V: np.ndarray | None,
+    word_end_V: np.ndarray | None = None,
     special_ids: Sequence[int] = (),
     rate: float | jax.Array = 0.15,
     budget: int | None = None,
@@ -42,6 +44,7 @@ def mask_words(
       mask_id: the mask token.
       word_start_V: bool [V], whether a token begins a word (``vocabulary.word_start_V``). A word also
         begins at the start of a document and after a special token.
+      word_end_V: bool [V], whether a token ends a word, so that the next begins one; ``None``: none does.
       special_ids: ids that are left alone and belong to no word.
       rate: probability of a word to be chosen; may be traced.
       budget: most tokens chosen in a row. Words are taken in random order while they fit, so
@@ -60,9 +63,10 @@ def mask_words(
     check_rate("mask_words", rate=rate)
     if budget is not None and budget < 1:
         raise ValueError(f"mask_words: budget={budget}: must be at least 1 token, or None")
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     specials = (*special_ids, mask_id)
-    eligible_BT, starts_BT = _words("mask_words", tokens_BT, where, vocab_size, word_start_V, specials)
+    eligible_BT, starts_BT = _words("mask_words", tokens_BT, where, vocab_size, word_start_V, word_end_V, specials)
     word_key, fate_key, replace_key = jax.random.split(key, 3)
     draw_BT = jax.random.uniform(word_key, tokens_BT.shape)
     begin_BT = jax.lax.cummax(jnp.where(starts_BT, where.index_BT, 0), axis=1)
@@ -108,6 +112,7 @@ def mask_spans(
     vocab_size: int,
     mask_id: int,
     word_start_V: np.ndarray | None,
+    word_end_V: np.ndarray | None = None,
     special_ids: Sequence[int] = (),
     rate: float | jax.Array = 0.15,
     length_p: float = 0.2,
@@ -129,6 +134,7 @@ def mask_spans(
       vocab_size: ids are below this.
       mask_id: the mask token.
       word_start_V: bool [V], whether a token begins a word.
+      word_end_V: bool [V], whether a token ends one; see :func:`mask_words`.
       special_ids: ids that are left alone and belong to no word.
       rate: share of the words of a row to hide, met exactly up to one word; may be traced.
       length_p: parameter of the geometric distribution.
@@ -146,9 +152,10 @@ def mask_spans(
         raise ValueError(f"mask_spans: length_p={length_p}: must be above 0 and below 1")
     if max_words < 1:
         raise ValueError(f"mask_spans: max_words={max_words}: must be at least 1")
+    tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     specials = (*special_ids, mask_id)
-    eligible_BT, starts_BT = _words("mask_spans", tokens_BT, where, vocab_size, word_start_V, specials)
+    eligible_BT, starts_BT = _words("mask_spans", tokens_BT, where, vocab_size, word_start_V, word_end_V, specials)
     length_key, place_key, fate_key, replace_key = jax.random.split(key, 4)
     probabilities = length_p * (1 - length_p) ** np.arange(max_words)
     lengths_BT = draw_lengths(length_key, tokens_BT.shape, probabilities, least=1)
@@ -179,6 +186,7 @@ def _words(
     where: Documents,
     vocab_size: int,
     word_start_V: np.ndarray | None,
+    word_end_V: np.ndarray | None,
     special_ids: Sequence[int],
 ) -> tuple[jax.Array, jax.Array]:
     """Which tokens belong to words, and which begin one."""
@@ -194,6 +202,9 @@ def _words(
     eligible_BT = where.real_BT & ~special_BT
     eligible_before_BT = jnp.pad(eligible_BT[:, :-1], ((0, 0), (1, 0)))
     opens_BT = jnp.asarray(word_start_V, bool)[tokens_BT] | ~eligible_before_BT | where.first
+    if word_end_V is not None:
+        ends_BT = jnp.asarray(word_end_V, bool)[tokens_BT]
+        opens_BT |= jnp.pad(ends_BT[:, :-1], ((0, 0), (1, 0)))
     return eligible_BT, eligible_BT & opens_BT
 
 

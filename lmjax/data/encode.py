@@ -9,13 +9,14 @@ import numpy as np
 
 from lmjax.data.config import DataConfig
 from lmjax.data.documents import Document, read_documents, split_document
-from lmjax.data.long_text import blocks_of
+from lmjax.data.long_text import blocks_of, end_of
 from lmjax.data.manifest import SPLITS, Shard, read_json, shard_from_json, write_json
 from lmjax.data.middle import middle_last
 from lmjax.data.pieces import encode_in_pieces
 from lmjax.data.record import Tally
 from lmjax.data.shards import ShardWriter
 from lmjax.data.sources import Piece
+from lmjax.tokenizers.base import texts_before
 from lmjax.tokenizers.vocabulary import Vocabulary
 
 BATCH_CHARACTERS = 1 << 20
@@ -32,8 +33,13 @@ class Tokenizer(Protocol):
     def vocabulary(self) -> Vocabulary:
         """The facts of its ids."""
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int | None = None) -> Sequence[Any]:
-        """Token ids (integer sequences) of each text; text never yields special ids."""
+    def encode_batch(
+        self, texts: Sequence[str], *, after: Sequence[str | None] | None = None, num_threads: int | None = None
+    ) -> Sequence[Any]:
+        """Token ids (integer sequences) of each text; text never yields special ids.
+
+        ``after`` is the text before each, None for one that begins a document.
+        """
 
     def save(self, folder: pathlib.Path) -> Any:
         """Writes the tokenizer to a folder."""
@@ -155,14 +161,15 @@ def _write_batch(
     """
     config, vocabulary = job.config, job.vocabulary
     before, after = _edges(job)
-    texts = [text for _, document in batch for text, _ in document.parts]
-    encoded = iter(tokenizer.encode_batch(texts, num_threads=job.num_threads))
+    texts = [text for _, document in batch for text in document.held_texts]
+    befores = [before for _, document in batch for before in _texts_before(config, document)]
+    encoded = iter(tokenizer.encode_batch(texts, after=befores, num_threads=job.num_threads))
     empty_documents = 0
     for split, document in batch:
         markers = document.markers or ((),) * len(document.parts)
         parts = [
             (text, weight, np.concatenate([_marker_ids(vocabulary, names), np.asarray(next(encoded), np.int64)]))
-            for (text, weight), names in zip(document.parts, markers, strict=True)
+            for text, (_, weight), names in zip(document.held_texts, document.parts, markers, strict=True)
         ]
         size = len(parts) // config.num_members
         members = [parts[start : start + size] for start in range(0, len(parts), size)]
@@ -184,6 +191,18 @@ def _write_batch(
     return empty_documents
 
 
+def _texts_before(config: DataConfig, document: Document) -> list[str | None]:
+    """What stands before each part: None where a document begins, "" where only a special token does."""
+    if document.markers:
+        return [*document.befores]
+    size = len(document.parts) // config.num_members
+    befores: list[str | None] = []
+    for start in range(0, len(document.parts), size):
+        ends = [end_of(text) for text, _ in document.parts[start : start + size]]
+        befores += texts_before(ends)
+    return befores
+
+
 def _edges(job: Job) -> tuple[list[int], list[int]]:
     """The ids before and after each document."""
     config, vocabulary = job.config, job.vocabulary
@@ -201,9 +220,14 @@ def _write_long(job: Job, tokenizer: Tokenizer, document: Document, writer: Shar
     before, after = _edges(job)
     put(before)
     text_bytes = 0
-    for (text, weight), names in zip(document.parts, document.markers or ((),) * len(document.parts), strict=True):
+    markers = document.markers or ((),) * len(document.parts)
+    befores = _texts_before(job.config, document)
+    for (text, weight), names, earlier in zip(document.parts, markers, befores, strict=True):
         put(_marker_ids(job.vocabulary, names))
-        for ids in encode_in_pieces(tokenizer, blocks_of(text), name=document.name, num_threads=job.num_threads):
+        pieces = encode_in_pieces(
+            tokenizer, blocks_of(text), after=earlier, name=document.name, num_threads=job.num_threads
+        )
+        for ids in pieces:
             put(ids, weight)
         text_bytes += sum(len(block.encode()) for block in blocks_of(text))
     put(after)

@@ -9,6 +9,7 @@ from typing import IO
 LONG_CHARACTERS = 1 << 22
 """Texts of more characters than this are kept in a file."""
 BLOCK_CHARACTERS = 1 << 20
+END_CHARACTERS = 16
 
 
 class LongText:
@@ -82,3 +83,9 @@ Text = str | LongText
 def blocks_of(text: Text) -> Iterable[str]:
     """The text in stretches that can be held."""
     return (text,) if isinstance(text, str) else text.blocks()
+
+
+def end_of(text: Text, end: int | None = None) -> str:
+    """The last characters of a text (up to ``end``) that can decide how what follows is encoded."""
+    end = len(text) if end is None else end
+    return "".join(blocks_of(text[max(end - END_CHARACTERS, 0) : end]))

@@ -250,7 +250,7 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         # Bytes that are not UTF-8, numbers of too many digits and too deep nesting are none of JSON's own errors.
-        raise ValueError(f"not JSON: {str(error)[:80]}") from None
+        raise ValueError("not JSON") from error
 
 
 def write_json(path: pathlib.Path, content: object) -> None:

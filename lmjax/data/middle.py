@@ -6,7 +6,8 @@ Bavarian et al. 2022, section 3. A document is cut at two uniformly random place
     SPM   <prefix> <suffix> E(suffix) <middle> E(prefix) E(middle)
 
 with E the tokenizer, on each part by itself: a model that completes at a cursor meets parts that begin
-and end within what would have been one token. Draws are made of the text, so that another preparation
+and end within what would have been one token. No part begins a document after its marker, so a tokenizer
+that puts a space before documents puts none there. Draws are made of the text, so that another preparation
 of it, in other units or by other workers, makes the same ones.
 """
 
@@ -14,7 +15,7 @@ import dataclasses
 import hashlib
 
 from lmjax.data.config import DataConfig
-from lmjax.data.long_text import Text, blocks_of
+from lmjax.data.long_text import Text, blocks_of, end_of
 from lmjax.data.record import Document
 
 
@@ -33,13 +34,23 @@ def middle_last(config: DataConfig, document: Document) -> Document:
     low, high = sorted(cut % (len(text) + 1) for cut in cuts)
     prefix, middle, suffix = text[:low], text[low:high], text[high:]
     before_prefix, before_suffix, before_middle = config.fim_markers
-    parts: tuple[tuple[tuple[str, ...], Text], ...]
+    parts: tuple[tuple[tuple[str, ...], Text, str], ...]
+    before_middle_text, before_suffix_text = end_of(text, low), end_of(text, high)
     if order < config.fim_spm_fraction * 2**64:
-        parts = (((before_prefix, before_suffix), suffix), ((before_middle,), prefix), ((), middle))
+        parts = (
+            ((before_prefix, before_suffix), suffix, before_suffix_text),
+            ((before_middle,), prefix, ""),
+            ((), middle, before_middle_text),
+        )
     else:
-        parts = (((before_prefix,), prefix), ((before_suffix,), suffix), ((before_middle,), middle))
+        parts = (
+            ((before_prefix,), prefix, ""),
+            ((before_suffix,), suffix, before_suffix_text),
+            ((before_middle,), middle, before_middle_text),
+        )
     return dataclasses.replace(
         document,
-        markers=tuple(markers for markers, _ in parts),
-        parts=tuple((part, 1.0) for _, part in parts),
+        markers=tuple(markers for markers, _, _ in parts),
+        parts=tuple((part, 1.0) for _, part, _ in parts),
+        befores=tuple(before for _, _, before in parts),
     )

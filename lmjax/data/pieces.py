@@ -40,14 +40,17 @@ class Encoder(Protocol):
     token_bytes: Any
     """The bytes of text that each id stands for."""
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int | None = None) -> Sequence[Any]:
-        """Token ids of each text."""
+    def encode_batch(
+        self, texts: Sequence[str], *, after: Sequence[str | None] | None = None, num_threads: int | None = None
+    ) -> Sequence[Any]:
+        """Token ids of each text, ``after`` the text before each."""
 
 
 def encode_in_pieces(
     tokenizer: Encoder,
     blocks: Iterable[str],
     *,
+    after: str | None = None,
     name: str = "a text",
     num_threads: int | None = None,
     piece_characters: int = PIECE_CHARACTERS,
@@ -59,6 +62,7 @@ def encode_in_pieces(
     Args:
       tokenizer: makes the ids.
       blocks: the text, in stretches of any length.
+      after: the text before it, see :meth:`lmjax.tokenizers.base.Tokenizer.encode`.
       name: of the text, for messages.
       num_threads: the tokenizer's.
       piece_characters: about how long pieces are.
@@ -67,16 +71,18 @@ def encode_in_pieces(
     for piece in _pieces(tokenizer, blocks, name, piece_characters):
         waiting.append(piece)
         if len(waiting) == _PIECES_AT_ONCE:
-            yield from _encode(tokenizer, waiting, name, num_threads)
+            yield from _encode(tokenizer, waiting, after, name, num_threads)
             waiting = []
-    yield from _encode(tokenizer, waiting, name, num_threads)
+    yield from _encode(tokenizer, waiting, after, name, num_threads)
 
 
 def _encode(
-    tokenizer: Encoder, pieces: Sequence[tuple[str, str]], name: str, num_threads: int | None
+    tokenizer: Encoder, pieces: Sequence[tuple[str, str]], after: str | None, name: str, num_threads: int | None
 ) -> Iterator[np.ndarray]:
     texts = [context + piece for context, piece in pieces] + [context for context, _ in pieces]
-    encoded = [np.asarray(ids) for ids in tokenizer.encode_batch(texts, num_threads=num_threads)]
+    # Only the first piece stands right after what comes before the text.
+    befores = [None if context else after for context, _ in pieces] + [None] * len(pieces)
+    encoded = [np.asarray(ids) for ids in tokenizer.encode_batch(texts, after=befores, num_threads=num_threads)]
     for ids, context_ids in zip(encoded[: len(pieces)], encoded[len(pieces) :], strict=True):
         if not np.array_equal(ids[: len(context_ids)], context_ids):
             raise ValueError(

@@ -15,9 +15,10 @@ import numpy as np
 from lmjax.data.config import DataConfig
 from lmjax.data.groups import ExampleRows
 from lmjax.data.mixture import MixtureRows
-from lmjax.data.reader import open_shards
+from lmjax.data.reader import TokenShards, open_shards
 from lmjax.data.rows import PackedRows, RowSource, WindowRows
 from lmjax.data.streams import StreamRows
+from lmjax.data.whole import WholePackedRows, WholeRows, WholeStreamRows
 from lmjax.types import Rows
 
 
@@ -32,6 +33,8 @@ def open_rows(
     overlap: int = 0,
     num_streams: int = 1,
     tokenizer_fingerprint: str | None = None,
+    whole: bool = False,
+    eos_id: int | None = None,
 ) -> RowSource:
     """The rows of a split as ``config.packing`` says, of one folder or of the mixture.
 
@@ -45,6 +48,8 @@ def open_rows(
       overlap: tokens that a row shares with the next one of its block (0 where a row is an example).
       num_streams: rows of a step, which "streams" lays out so that each goes on in the next.
       tokenizer_fingerprint: refuse shards another tokenizer made.
+      whole: for evaluation: all of the split once, see :mod:`lmjax.data.whole`; of a mixture, its sources so.
+      eos_id: with ``whole``, the token that an unbroken text begins after.
 
     Raises:
       ValueError: no folder is given, or one cannot be used (see ``open_shards`` and ``WindowRows``).
@@ -65,6 +70,8 @@ def open_rows(
         own_seed = None if seed is None else seed + (number << 32)
         if config.packing == "examples":
             sources.append(ExampleRows(shards, row_length=row_length, block_length=block_length, seed=own_seed))
+        elif whole:
+            sources.append(_whole_rows(config, shards, row_length, overlap, num_streams, eos_id))
         elif config.packing == "streams":
             sources.append(StreamRows(shards, row_length=row_length, num_streams=num_streams))
         elif config.packing == "best_fit":
@@ -83,6 +90,24 @@ def open_rows(
                 )
             )
     return MixtureRows(sources, config.mixture_weights) if config.mixture else sources[0]
+
+
+def _whole_rows(
+    config: DataConfig, shards: TokenShards, row_length: int, overlap: int, num_streams: int, eos_id: int | None
+) -> RowSource:
+    if config.packing == "streams":
+        return WholeStreamRows(shards, row_length=row_length, num_streams=num_streams)
+    if config.packing == "best_fit":
+        return WholePackedRows(shards, row_length=row_length, overlap=overlap)
+    settings = shards.manifest.settings
+    follows_eos = settings.get("add_eos", False) and not settings.get("add_bos", False)
+    return WholeRows(
+        shards,
+        row_length=row_length,
+        overlap=overlap,
+        lead_id=eos_id if follows_eos else None,
+        by_document=config.packing == "segments",
+    )
 
 
 class _HostBatches:

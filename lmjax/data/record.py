@@ -24,6 +24,7 @@ class Document:
         texts (``data.members``) they are those of one member after the other, equally many of each.
       undecodable_bytes: bytes that were not UTF-8 and were replaced.
       markers: for each part, the names of the special tokens before it; empty for none at all.
+      befores: with markers, the end of what stands before each part in the document, whose order the parts have left.
       span: the bytes of the file's content it takes, as (begin, end, size of the content); ``None`` for all.
     """
 
@@ -31,13 +32,19 @@ class Document:
     parts: tuple[tuple[Text, float], ...]
     undecodable_bytes: int = 0
     markers: tuple[tuple[str, ...], ...] = ()
+    befores: tuple[str, ...] = ()
     span: tuple[int, int, int] | None = None
 
     @property
     def text(self) -> str:
         """The whole text."""
-        assert all(isinstance(text, str) for text, _ in self.parts), "a long text is never held whole"
-        return "".join(text for text, _ in self.parts if isinstance(text, str))
+        return "".join(self.held_texts)
+
+    @property
+    def held_texts(self) -> list[str]:
+        """The text of each part of a document that is held in memory."""
+        assert not self.is_long, "a long text is never held whole"
+        return [text for text, _ in self.parts if isinstance(text, str)]
 
     @property
     def num_characters(self) -> int:

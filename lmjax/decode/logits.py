@@ -1,22 +1,76 @@
 """Logits processors: pure functions from float32 logits [..., V] to others of that shape, -inf where excluded.
 
 Those that look back take ``previous``, int32 [..., S], of which the first ``length`` ids are the text
-so far and the rest is ignored, so that one compilation serves every step.
+so far and the rest is ignored, so that one compilation serves every step. Values that no sampling can follow
+(see :func:`check_value`) are ``ValueError``s in each of them.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from lmjax.integers import as_int32
+
+LARGEST = 1e6
+"""Most that logits are multiplied or divided by, or moved: beyond it float32 has no room for what comes of it."""
+
+
+def _scales(value: float) -> bool:
+    return 1 / LARGEST <= value <= LARGEST
+
+
+def _moves(value: float) -> bool:
+    return -LARGEST <= value <= LARGEST
+
+
+def _counts(value: float) -> bool:
+    return value >= 1 and value == int(value)
+
+
+_SCALES, _MOVES = f"must be a number from {1 / LARGEST:g} to {LARGEST:g}", f"must be within {LARGEST:g} of 0"
+_SHARES = "must be above 0 and at most 1"
+_CHECKS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (_scales, f"{_SCALES}; 0 is greedy"),
+    "repetition_penalty": (_scales, f"{_SCALES}; above 1 discourages"),
+    "frequency_penalty": (_moves, _MOVES),
+    "presence_penalty": (_moves, _MOVES),
+    "no_repeat_ngram": (_counts, "must be at least 1"),
+    "top_k": (_counts, "must be at least 1"),
+    "top_p": (lambda value: 0 < value <= 1, _SHARES),
+    "min_p": (lambda value: 0 < value <= 1, _SHARES),
+    "typical_p": (lambda value: 0 < value <= 1, _SHARES),
+    "epsilon": (lambda value: 0 < value < 1, "must be above 0 and below 1"),
+}
+
+
+def check_value(name: str, value: float | jax.Array) -> None:
+    """Refuses a value that no sampling can follow, NaN and infinity among them; a traced one passes.
+
+    Args:
+      name: a field of :class:`SamplingConfig`.
+      value: its value.
+
+    Raises:
+      ValueError: naming field, value and what is possible.
+    """
+    possible, remedy = _CHECKS[name]
+    is_number = isinstance(value, int | float | np.number) and bool(np.isfinite(value))
+    if not isinstance(value, jax.Array) and not (is_number and possible(float(value))):
+        raise ValueError(f"{name}={value}: {remedy}")
 
 
 def temperature(logits: jax.Array, value: float) -> jax.Array:
     """``logits / value``: below one sharpens, above one flattens."""
+    check_value("temperature", value)
     return logits / value
 
 
 def top_k(logits: jax.Array, k: int) -> jax.Array:
     """Keeps the ``k`` largest (Fan et al. 2018); ties with the k-th are kept too."""
+    check_value("top_k", k)
     return jnp.where(logits < _kth_largest(logits, k), -jnp.inf, logits)
 
 
@@ -28,6 +82,7 @@ def top_p(logits: jax.Array, p: float, *, keep: int = 1) -> jax.Array:
       p: probability mass to keep, in (0, 1].
       keep: tokens kept whatever their probability.
     """
+    check_value("top_p", p)
     descending = jnp.flip(jnp.argsort(logits, axis=-1), axis=-1)
     ordered = jnp.take_along_axis(logits, descending, axis=-1)
     probability = jax.nn.softmax(ordered, axis=-1)
@@ -40,6 +95,7 @@ def top_p(logits: jax.Array, p: float, *, keep: int = 1) -> jax.Array:
 
 def min_p(logits: jax.Array, p: float, *, keep: int = 1) -> jax.Array:
     """Keeps tokens at least ``p`` times as likely as the likeliest (Nguyen et al. 2024, section 3), or ``keep``."""
+    check_value("min_p", p)
     probability = jax.nn.softmax(logits, axis=-1)
     unlikely = probability < p * jnp.max(probability, axis=-1, keepdims=True)
     return jnp.where(unlikely & (logits < _kth_largest(logits, keep)), -jnp.inf, logits)
@@ -53,6 +109,7 @@ def typical_p(logits: jax.Array, p: float, *, keep: int = 1) -> jax.Array:
       p: probability mass to keep, in (0, 1).
       keep: tokens kept whatever their probability.
     """
+    check_value("typical_p", p)
     log_probability = jax.nn.log_softmax(logits, axis=-1)
     probability = jnp.exp(log_probability)
     terms = jnp.where(probability > 0, probability * log_probability, 0.0)
@@ -67,6 +124,7 @@ def typical_p(logits: jax.Array, p: float, *, keep: int = 1) -> jax.Array:
 
 def epsilon_cutoff(logits: jax.Array, epsilon: float, *, keep: int = 1) -> jax.Array:
     """Keeps tokens of probability ``epsilon`` or more (Hewitt et al. 2022, section 4), or the ``keep`` likeliest."""
+    check_value("epsilon", epsilon)
     unlikely = jax.nn.softmax(logits, axis=-1) < epsilon
     return jnp.where(unlikely & (logits < _kth_largest(logits, keep)), -jnp.inf, logits)
 
@@ -82,6 +140,7 @@ def repetition_penalty(
       penalty: above 1 discourages repetition.
       length: int [...], ids of ``previous`` that count; all when absent.
     """
+    check_value("repetition_penalty", penalty)
     seen = token_counts(previous, logits.shape[-1], length=length) > 0
     return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
@@ -105,6 +164,8 @@ def frequency_presence(
       begin: int [...], where in ``previous`` counting begins (after the prompt); its start when absent.
       length: int [...], ids of ``previous`` that count; all when absent.
     """
+    check_value("frequency_penalty", frequency)
+    check_value("presence_penalty", presence)
     counts = token_counts(previous, logits.shape[-1], begin=begin, length=length)
     return logits - frequency * counts - presence * (counts > 0)
 
@@ -118,6 +179,8 @@ def no_repeat_ngram(logits: jax.Array, previous: jax.Array, size: int, *, length
       size: n; 1 excludes every token of the text.
       length: int [...], ids of ``previous`` that count; all when absent.
     """
+    check_value("no_repeat_ngram", size)
+    previous = as_int32(previous, "previous")
     num_windows = previous.shape[-1] - size + 1
     if num_windows < 1:
         return logits
@@ -140,6 +203,7 @@ def token_counts(
     length: jax.Array | None = None,
 ) -> jax.Array:
     """How often each id is counted in ``previous[begin:length]``, int32 [..., V]; ids outside 0 .. V - 1 are not."""
+    previous = as_int32(previous, "previous")
     position = _positions(previous)
     first, end = _bound(previous, 0 if begin is None else begin), _bound(previous, length)
     is_counted = (first <= position) & (position < end) & (previous >= 0)
@@ -189,20 +253,11 @@ class SamplingConfig:
     """Choose among tokens of at least this probability."""
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must not be negative; 0 is greedy")
-        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty={self.repetition_penalty}: must be above 0; above 1 discourages")
-        for name in ("top_k", "no_repeat_ngram"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        for name in ("top_p", "min_p", "typical_p"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"{name}={value}: must be above 0 and at most 1")
-        if self.epsilon is not None and not 0 < self.epsilon < 1:
-            raise ValueError(f"epsilon={self.epsilon}: must be above 0 and below 1")
+        if self.temperature != 0:
+            check_value("temperature", self.temperature)
+        for name in _CHECKS.keys() - {"temperature"}:
+            if getattr(self, name) is not None:
+                check_value(name, getattr(self, name))
 
 
 def penalize(

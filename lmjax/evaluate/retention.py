@@ -16,7 +16,8 @@ from lmjax.data.documents import applicable
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.corpus import open_corpus
 from lmjax.train.run_folder import TOKENIZER, Run
-from lmjax.train.validate import fixed_batches, validate
+from lmjax.train.text_bytes import text_bytes
+from lmjax.train.validate import fixed_batches, measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,23 +60,22 @@ def compare(before: Run, after: Run, texts: Sequence[str], *, folders: Sequence[
 
 
 def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
-    objective, train = run.config.objective, run.config.train
+    train = run.config.train
     data = dataclasses.replace(
         run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
     )
     # The run's own text may have been of another kind: what does not apply to this one is left out.
     data = applicable(data)
     corpus = open_corpus(data, TokenizerConfig(path=str(folder / TOKENIZER)))
-    length = objective.row_length(train.sequence_length)
-    rows = corpus.rows("train", row_length=length, seed=None, num_streams=train.batch_size)
-    numbers = validate(
-        run.learner, run.params, fixed_batches(run.learner, rows, batch_size=train.batch_size, num_batches=0)
-    )
-    if "bits_per_byte" not in numbers:
-        raise ValueError(
-            f"{folder}: {type(objective).__name__} has no bits per byte to compare: use runs that predict tokens"
+    rows = corpus.whole_rows("train", objective=run.config.objective, train=train)
+    batches = fixed_batches(run.learner, rows, batch_size=train.batch_size, num_batches=0)
+    measured = measure(run.learner, run.params, batches, text_bytes(corpus, "train"))
+    if "bits_per_byte" not in measured.numbers:
+        why = measured.no_bits_per_byte or (
+            f"{type(run.config.objective).__name__} has no bits per byte to compare: use runs that predict tokens"
         )
-    return numbers["bits_per_byte"]
+        raise ValueError(f"{folder}: {text}: {why}")
+    return measured.numbers["bits_per_byte"]
 
 
 def table(comparisons: Sequence[Comparison]) -> Table:

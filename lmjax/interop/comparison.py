@@ -18,10 +18,10 @@ _INDIFFERENT = (
 )  # fmt: skip
 _OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "rope_layers", "local_rope_theta")
 _OF_ATTENTION = (
-    "num_heads", "num_kv_heads", "head_width", "qkv_bias", "qk_norm", "qkv_clip", "attention_scale",
+    "num_heads", "num_kv_heads", "head_width", "qkv_bias", "out_bias", "qk_norm", "qkv_clip", "attention_scale",
     "attention_sinks", "attention_softcap", "latent", "windows",
 )  # fmt: skip
-_OF_RELATIVE = ("relative_buckets", "relative_max_distance", "relative_past_only")
+_OF_RELATIVE = ("relative_per_layer", "relative_buckets", "relative_max_distance", "relative_past_only")
 
 
 def structural_differences(wanted: ModelConfig, found: ModelConfig) -> list[str]:
@@ -47,6 +47,7 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
         "head_width": config.key_width,
         "feedforward_width": config.hidden_width,
         "qkv_bias": bias if config.qkv_bias is None else config.qkv_bias,
+        "out_bias": bias if config.out_bias is None else config.out_bias,
         "norm_bias": config.norm == "layernorm" and (bias if config.norm_bias is None else config.norm_bias),
         "latent": dataclasses.replace(config.latent, value_width=config.value_width)
         if config.latent.rank

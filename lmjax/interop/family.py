@@ -35,6 +35,8 @@ class Family:
       rules: from their configuration to the table of tensors.
       architecture: the class of transformers that loads what ``write`` and ``rules`` make.
       prefix: of the base model's tensors, absent where a base model was saved without its head.
+      head: parameters of ours that a folder may lack all together, being saved without a head.
+      synonyms: other names that transformers gives keys of config.json, to the keys.
       aliases: tensors that, where they are stored at all, repeat another.
       buffers: regular expression of tensors that hold nothing learned.
       unused: parameters of ours that no computation reads and theirs do not have, and their value.
@@ -51,6 +53,8 @@ class Family:
     rules: Callable[[Mapping[str, Any]], Sequence[Rule]]
     architecture: Callable[[ModelConfig], str]
     prefix: str
+    head: tuple[str, ...] = ()
+    synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: str = ""
     unused: Callable[[ModelConfig], Mapping[str, float]] = lambda config: {}

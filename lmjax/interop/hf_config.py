@@ -1,27 +1,14 @@
 """A ``config.json`` of theirs, read such that no key goes unnoticed."""
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-_REQUIRED = object()
+from lmjax.interop.hf_keys import NOT_READ, TRAINING, is_inert
 
-IRRELEVANT = (
-    "architectures", "_attn_implementation", "attn_implementation", "auto_map", "bad_words_ids",
-    "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout",
-    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
-    "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
-    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label",
-    "is_encoder_decoder", "label2id", "length_penalty", "max_length", "min_length", "model_type", "_name_or_path",
-    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
-    "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token_id", "prefix",
-    "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
-    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
-    "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers_version", "typical_p", "use_cache",
-)  # fmt: skip
-"""Keys any config.json may have that change nothing in how hidden states and logits come about."""
+_REQUIRED = object()
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False, None),
@@ -29,29 +16,74 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "per_layer_config": (None, {}),
     "pruned_heads": (None, {}),
     "quantization_config": (None,),
-    "use_bfloat16": (False, None),
 }
+"""Keys of any family that only these values leave without effect."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Passed:
+    """Keys of a ``config.json`` that went past without being taken over, with their values.
+
+    Attributes:
+      ignored: those the user named.
+      not_read: those that transformers' code for the ``model_type`` never reads, so that they change nothing.
+      training_only: dropout, initial values and losses that ours has no place for.
+    """
+
+    ignored: dict[str, Any] = dataclasses.field(default_factory=dict)
+    not_read: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training_only: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class HuggingFaceConfig:
     """The values of a ``config.json``; keys are looked up, required to have a value, or declared irrelevant.
 
-    :meth:`finish` then refuses whatever has not been accounted for.
+    :meth:`finish` then refuses whatever could change the model and has not been accounted for.
     """
 
-    def __init__(self, values: Mapping[str, Any], *, defaults: Mapping[str, Any], where: str = "config.json"):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        *,
+        defaults: Mapping[str, Any],
+        synonyms: Mapping[str, str] | None = None,
+        ignore: Collection[str] = (),
+        where: str = "config.json",
+    ):
         """Wraps a JSON object.
 
         Args:
           values: the object.
           defaults: what transformers takes for keys it lacks.
+          synonyms: other names that transformers gives keys, to the keys.
+          ignore: keys to treat as if the file did not have them.
           where: the file, for messages.
+
+        Raises:
+          ValueError: a key to ignore is not there, or two names of one key have two values.
         """
-        self._values = {**defaults, **values}
-        self._given = values.keys()
-        self._defaults = defaults
         self._where = where
-        self._seen = set(IRRELEVANT)
+        self.passed = Passed(ignored={key: self._ignorable(key, values) for key in ignore})
+        given = {key: value for key, value in values.items() if key not in self.passed.ignored}
+        for name, key in (synonyms or {}).items():
+            if name in given:
+                value = given.pop(name)
+                if given.setdefault(key, value) != value:
+                    raise ValueError(
+                        f"{where}: {name}={value!r} and {key}={given[key]!r} are two names of one thing: remove one"
+                    )
+        self.values: dict[str, Any] = {**defaults, **given}
+        self._given = given.keys()
+        self._defaults = defaults
+        self._seen: set[str] = set()
+
+    def _ignorable(self, key: str, values: Mapping[str, Any]) -> Any:
+        if key == "model_type" or key not in values:
+            raise ValueError(
+                f"{self._where}: key {key!r} cannot be ignored, for "
+                f"{'it says which family this is' if key == 'model_type' else 'the file has none of this name'}"
+            )
+        return values[key]
 
     def __contains__(self, key: str) -> bool:
         return key in self._given
@@ -63,7 +95,7 @@ class HuggingFaceConfig:
           ValueError: the key is missing and has no default.
         """
         self._seen.add(key)
-        value = self._values.get(key, default)
+        value = self.values.get(key, default)
         if value is _REQUIRED:
             raise ValueError(f"{self._where} has no {key!r}: download it again")
         return self._defaults.get(key) if value is None else value
@@ -79,15 +111,24 @@ class HuggingFaceConfig:
             raise self.refusal(key, value, f"known are {', '.join(str(choice) for choice in choices)}")
         return choices[value]
 
+    def rate(self, key: str, *others: str) -> float:
+        """A rate of dropout; ``others``, for which ours has no place of their own, are noted where they differ."""
+        rate = self.get(key)
+        for other in others:
+            if (value := self.get(other)) != rate:
+                self.passed.training_only[other] = value
+        return rate
+
     def require(self, key: str, *allowed: Any) -> None:
-        """Refuses ``key`` unless it is missing or one of ``allowed``.
+        """Refuses ``key`` unless it is missing, null or one of ``allowed``.
 
         Raises:
           ValueError: it is something else.
         """
         self._seen.add(key)
-        if key in self._values and self._values[key] not in allowed:
-            raise self.refusal(key, self._values[key], f"only {allowed[0]!r} is")
+        value = self.values.get(key)
+        if value is not None and value not in allowed:
+            raise self.refusal(key, value, f"only {allowed[0]!r} is")
 
     def ignore(self, *keys: str) -> None:
         """Declares keys that do not matter to the model."""
@@ -98,18 +139,32 @@ class HuggingFaceConfig:
         return ValueError(f"{self._where}: {key}={value!r} is not implemented by lmjax ({detail})")
 
     def finish(self) -> None:
-        """Refuses keys nobody has asked for.
+        """Refuses keys nobody has asked for, but those known to change nothing; what is worth a note is in ``passed``.
 
         Raises:
-          ValueError: names the first of them.
+          ValueError: names all of them.
         """
         for key, allowed in _NEUTRAL.items():
             if key not in self._seen:
                 self.require(key, *allowed)
+        unknown = []
         for key in sorted(self._given - self._seen):
+            value = self.values[key]
+            if is_inert(key) or value is None:
+                continue
+            if TRAINING.search(key):
+                if value not in (0, False):
+                    self.passed.training_only[key] = value
+            elif key in NOT_READ:
+                self.passed.not_read[key] = value
+            else:
+                unknown.append(key)
+        if unknown:
+            named = ", ".join(f"{key}={self.values[key]!r}" for key in unknown)
             raise ValueError(
-                f"{self._where}: {key}={self._values[key]!r} is not a key lmjax knows for this model_type: "
-                f"remove it if it does not change the model"
+                f"{self._where}: lmjax does not know what {named} {'means' if len(unknown) == 1 else 'mean'} for this "
+                f"model_type: if {'it does' if len(unknown) == 1 else 'they do'} not change what the model computes, "
+                f"pass --ignore {' '.join(unknown)}"
             )
 
 

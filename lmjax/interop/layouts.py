@@ -233,7 +233,7 @@ class Taps:
 
 @dataclasses.dataclass(frozen=True)
 class FirstRowsUnused:
-    """A position table whose first ``rows`` rows stand for no position (RoBERTa, BART); written as zeros."""
+    """A position table whose first ``rows`` rows stand for no position (RoBERTa, BART, OPT); written as zeros."""
 
     rows: int
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,7 +15,7 @@ from flax import nnx
 from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import Family, Ids, todays_name
-from lmjax.interop.hf_config import HuggingFaceConfig, read_json
+from lmjax.interop.hf_config import HuggingFaceConfig, Passed, read_json
 from lmjax.interop.mxfp4 import Dequantised
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
@@ -38,8 +38,10 @@ class Pretrained:
     Attributes:
       family: what it is.
       config: its architecture.
-      params: float32 numpy arrays, in the structure of ``module_of(config, family)``.
+      params: float32 numpy arrays, in the structure of ``module_of(config, family)`` but for ``new``.
       hf_config: config.json as it stands; of a model of text and images, what it says of the text model.
+      new: names of parameters that the folder does not hold, for it was saved without a head.
+      passed: keys of config.json that were not taken over.
       left_out: names of tensors that belong to other parts than the text model.
     """
 
@@ -47,6 +49,8 @@ class Pretrained:
     config: ModelConfig
     params: Params
     hf_config: Mapping[str, Any]
+    new: Sequence[str] = ()
+    passed: Passed = Passed()
     left_out: tuple[str, ...] = ()
 
 
@@ -66,13 +70,14 @@ def _module(config: ModelConfig, is_discriminator: bool) -> ModuleSpec:
     return module_spec(construct)
 
 
-def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
+def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (), **fields: Any) -> Pretrained:
     """Reads a folder that ``save_pretrained`` of transformers wrote.
 
     The vocabulary keeps the size it has there, padded or not.
 
     Args:
       folder: config.json and safetensors.
+      ignore: keys of config.json to treat as if it did not have them.
       **fields: of :class:`~lmjax.models.config.ModelConfig`, how to run it (``dtype``, ``scan_layers``, ...).
 
     Raises:
@@ -86,22 +91,57 @@ def load_pretrained(folder: pathlib.Path | str, **fields: Any) -> Pretrained:
     stored, left_out = text_tensors(Dequantised(Weights(folder)), whole.get("model_type", ""))
     tensors = _with_todays_names(stored, candidates[0].prefix)
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
-    hf = HuggingFaceConfig(values, defaults=family.defaults, where=str(folder / CONFIG))
-    try:
-        config = dataclasses.replace(family.read(hf, tensors.keys()), **fields)
-    except TypeError as error:
-        raise ValueError(f"{folder / CONFIG}: a value has an impossible type ({error})") from None
-    hf.finish()
-    params = import_parameters(
-        family.rules({**family.defaults, **values}),
+    hf, config = read_config(family, values, tensors.keys(), ignore=ignore, where=str(folder / CONFIG))
+    config = dataclasses.replace(config, **fields)
+    params, new = import_parameters(
+        family.rules(hf.values),
         tensors,
         module_of(config, family).shapes,
         where=str(folder),
         aliases=family.aliases,
         buffers=family.buffers,
         unused=family.unused(config),
+        head=_absent_head(family, values),
     )
-    return Pretrained(family, config, params, values, left_out)
+    return Pretrained(family, config, params, values, new, hf.passed, left_out)
+
+
+def _absent_head(family: Family, values: Mapping[str, Any]) -> Sequence[str]:
+    """Which parameters may be absent all together: an encoder's head, and a decoder's where a base model was saved."""
+    architectures = values.get("architectures")
+    if family.form != "decoder" or not isinstance(architectures, list):
+        return family.head
+    is_base = any(str(name).endswith("Model") and not str(name).endswith("HeadModel") for name in architectures)
+    return ("head_weight_DV", "head_bias_V") if is_base else ()
+
+
+def read_config(
+    family: Family,
+    values: Mapping[str, Any],
+    names: Collection[str],
+    *,
+    ignore: Collection[str] = (),
+    where: str = CONFIG,
+) -> tuple[HuggingFaceConfig, ModelConfig]:
+    """A family's config.json, every key of it accounted for, and the architecture it describes.
+
+    Args:
+      family: of its ``model_type``.
+      values: its content.
+      names: of the tensors beside it.
+      ignore: keys to treat as if it did not have them.
+      where: the file, for messages.
+
+    Raises:
+      ValueError: it describes what is not implemented, or has keys that are not known.
+    """
+    hf = HuggingFaceConfig(values, defaults=family.defaults, synonyms=family.synonyms, ignore=ignore, where=where)
+    try:
+        config = family.read(hf, names)
+    except TypeError as error:
+        raise ValueError(f"{where}: a value has an impossible type ({error})") from None
+    hf.finish()
+    return hf, config
 
 
 def save_pretrained(

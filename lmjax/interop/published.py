@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lmjax.interop.hf_config import read_json
+from lmjax.interop.surplus_tokens import without_surplus
 from lmjax.interop.tokenizer_files import load_tokenizer_files
 from lmjax.tokenizers import Tokenizer
 
@@ -93,7 +94,8 @@ def read_published(folder: pathlib.Path, tokenizer: Tokenizer) -> Published | No
         return None
     config = read_json(folder / CONFIG)
     try:
-        has_tokenizer = load_tokenizer_files(folder, config).fingerprint == tokenizer.fingerprint
+        theirs, _ = without_surplus(load_tokenizer_files(folder, config), tokenizer.vocabulary.size)
+        has_tokenizer = theirs.fingerprint == tokenizer.fingerprint
     except ValueError:
         has_tokenizer = False
     return Published(folder, config, has_tokenizer)

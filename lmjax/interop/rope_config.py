@@ -26,6 +26,9 @@ _KEYS = {
     "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "truncate"),
 }
 
+TURN_PART = ("gpt_neox", "phi", "phi3")
+"""The ``model_type`` of families whose heads may turn in part."""
+
 
 def read_rope(
     hf: HuggingFaceConfig, *, max_length: int, theta: float = 10_000.0, fraction: float = 1.0
@@ -42,7 +45,8 @@ def read_rope(
       ValueError: a kind of scaling, or a key of it, that is not implemented.
     """
     theta = hf.get("rope_theta", theta)
-    fraction = hf.get("partial_rotary_factor", fraction)
+    if turns_part(hf):
+        fraction = hf.get("partial_rotary_factor", fraction)
     parameters = hf.get("rope_parameters", None)
     parameters = hf.get("rope_scaling", None) or parameters or {}
     return read_rope_parameters(hf, parameters, max_length=max_length, theta=theta, fraction=fraction)
@@ -56,7 +60,14 @@ def read_rope_parameters(
     kind = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
     theta = values.pop("rope_theta", theta)
-    fraction = values.pop("partial_rotary_factor", fraction)
+    part = values.pop("partial_rotary_factor", None)
+    if turns_part(hf):
+        fraction = fraction if part is None else part
+    elif kind != "default" and (part := part or hf.values.get("partial_rotary_factor")) not in (None, 1):
+        # Theirs would compute fewer frequencies than it needs.
+        raise hf.refusal("partial_rotary_factor", part, f"with scaled frequencies of kind {kind!r}")
+    # A note of whoever trained it.
+    values.pop("finetuned", None)
     if kind not in _KEYS:
         raise hf.refusal("rope_scaling", parameters, f"of kind {kind!r}; known are {', '.join(_KEYS)}")
     if kind == "yarn":
@@ -93,6 +104,11 @@ def read_two_ropes(hf: HuggingFaceConfig, *, theta: float, local_theta: float) -
     max_length = hf.get("max_position_embeddings")
     rope = read_rope_parameters(hf, whole, max_length=max_length, theta=theta, fraction=1.0)
     return {**rope, "local_rope_theta": float(local.get("rope_theta", local_theta))}
+
+
+def turns_part(hf: HuggingFaceConfig) -> bool:
+    """Whether ``partial_rotary_factor`` counts in this family; others turn all of a head whatever it says."""
+    return hf.values.get("model_type") in TURN_PART
 
 
 def magnitude_of(factor: float, share: float) -> float:

@@ -3,13 +3,14 @@
 A table is a list of :class:`Rule`; ``{}`` in its names stands for the layer, ``{expert}`` for an expert, and
 ``{experts}``, in ours, for every expert of the layer in turn.
 A rule whose parameters the model does not have (biases it was built without, an untied head) does not
-apply. Import and export walk the same rules, so a round trip is bit-equal by construction.
+apply. Where several rules name one parameter, all of their tensors are written, and of those that are there the last
+is read. Import and export walk the same rules, so a round trip is bit-equal by construction.
 """
 
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -87,7 +88,8 @@ def import_parameters(
     aliases: Mapping[str, str],
     buffers: str,
     unused: Mapping[str, float],
-) -> Params:
+    head: Collection[str] = (),
+) -> tuple[Params, list[str]]:
     """Their tensors as our parameters.
 
     Args:
@@ -98,21 +100,28 @@ def import_parameters(
       aliases: see :class:`lmjax.interop.family.Family`.
       buffers: see there.
       unused: see there.
+      head: see there.
 
     Returns:
-      float32 numpy arrays in the structure of ``shapes``.
+      float32 numpy arrays in the structure of ``shapes``, and the names in ``head`` that are not among them, because
+      no tensor of the head is there.
 
     Raises:
       ValueError: a tensor is missing, of another shape, or left over.
     """
+    absent = _absent_head(rules, tensors, shapes, head)
+    shapes = {name: part for name, part in shapes.items() if name not in absent}
     params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), shapes)
     places = by_layer(params)
     for name, constant in unused.items():
         places.pop(name)[...] = constant
     applicable = applicable_rules(rules, places)
     _check_filled(places, applicable, where)
+    stored = {rule.ours for rule in applicable if rule.theirs in tensors}
     for rule in applicable:
         if rule.theirs not in tensors:
+            if rule.ours in stored:
+                continue
             raise ValueError(f"{where}: tensor {rule.theirs!r} is missing, and its config.json asks for it")
         wanted = [places[name].shape for name in rule.ours]
         theirs, expected = tensors[rule.theirs], rule.layout.shape(wanted)
@@ -137,7 +146,16 @@ def import_parameters(
             f"{where}: {len(left)} tensors belong to no part of the model its config.json describes: "
             f"{', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"
         )
-    return params
+    return params, absent
+
+
+def _absent_head(
+    rules: Sequence[Rule], tensors: Mapping[str, np.ndarray], shapes: Params, head: Collection[str]
+) -> list[str]:
+    """The names in ``head`` of parameters the model has, unless a tensor of one of them is there."""
+    names = [name for name in shapes if name in head]
+    of_head = [rule.theirs for rule in rules if any(ours.split(".")[0] in names for ours in rule.ours)]
+    return [] if any(theirs in tensors for theirs in of_head) else names
 
 
 def exported_tensors(

@@ -11,10 +11,12 @@ from tokenizers import processors
 
 from lmjax.interop.published import Published
 from lmjax.interop.sentencepiece_json import as_huggingface
-from lmjax.interop.tokenizer_files import CONFIG, DEFINITION, MODELS, ROLES, ROLES_FILE, begins_with_bos
+from lmjax.interop.tokenizer_files import begins_with_bos
 from lmjax.tokenizers import Tokenizer
 from lmjax.tokenizers.bpe import BytePairTokenizer, byte_alphabet
+from lmjax.tokenizers.declared import CONFIG, ROLES, ROLES_FILE
 from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
+from lmjax.tokenizers.published import DEFINITION, MODELS
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
 # What a published tokenizer_config.json says that does not depend on how the tokenizer is written.

@@ -7,16 +7,12 @@ from typing import Any
 import tokenizers
 
 from lmjax.interop.hf_config import read_json
-from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
+from lmjax.tokenizers import Tokenizer
+from lmjax.tokenizers.declared import CONFIG, ROLES
 from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
+from lmjax.tokenizers.published import DEFINITION, MODELS, NoTokenizer, read_published
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 from lmjax.tokenizers.special import sentinel_names
-
-DEFINITION = "tokenizer.json"
-MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.model")
-CONFIG = "tokenizer_config.json"
-ROLES_FILE = "special_tokens_map.json"
-ROLES = ("bos", "eos", "pad", "mask", "cls", "sep", "unk")
 
 T5_SENTINELS = 100
 
@@ -31,65 +27,48 @@ def load_tokenizer_files(folder: pathlib.Path, hf_config: Mapping[str, Any]) -> 
     Raises:
       ValueError: there is none, or none of a known kind.
     """
-    roles = _role_names(folder)
-    definition = folder / DEFINITION
-    if definition.exists():
-        try:
-            return _from_definition(definition.read_bytes(), roles, hf_config)
-        except ValueError as error:
-            raise ValueError(f"{definition}: {error}") from None
-    for name in MODELS:
-        if (folder / name).exists():
-            return _from_model(folder / name, hf_config)
-    raise ValueError(
-        f"{folder} has no tokenizer: there is neither {DEFINITION} nor {' nor '.join(MODELS)}; copy there the one the "
-        f"model was trained with, or name it with --tokenizer"
-    )
+    try:
+        tokenizer = read_published(folder, special_names=())
+    except NoTokenizer:
+        raise ValueError(
+            f"{folder} has no tokenizer: there is neither {DEFINITION} nor {' nor '.join(MODELS)}; copy there the one "
+            f"the model was trained with, or name it with --tokenizer"
+        ) from None
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return _with_further_roles(tokenizer, hf_config)
+    if isinstance(tokenizer, SentencePieceTokenizer) and hf_config.get("model_type") == "t5":
+        return tokenizer if tokenizer.vocabulary.sentinel_ids else _with_sentinels(folder, tokenizer)
+    return tokenizer
 
 
-def _from_definition(definition: bytes, roles: dict[str, str], hf_config: Mapping[str, Any]) -> HuggingFaceTokenizer:
-    tokenizer = HuggingFaceTokenizer.from_definition(definition, special_names=(), role_names=roles)
+def _with_further_roles(tokenizer: HuggingFaceTokenizer, hf_config: Mapping[str, Any]) -> HuggingFaceTokenizer:
+    """The tokenizer with the roles that only the model's configuration names, by ids."""
+    definition = tokenizer.files()[DEFINITION]
     known = tokenizer.vocabulary
+    library = tokenizers.Tokenizer.from_str(definition.decode())
     further = {}
     for role in ROLES:
         token_id = _first(hf_config.get(f"{role}_token_id"))
-        if getattr(known, f"{role}_id") is None and token_id is not None and token_id < known.size:
-            further[role] = tokenizers.Tokenizer.from_str(definition.decode()).id_to_token(token_id)
+        if getattr(known, f"{role}_id") is None and isinstance(token_id, int) and 0 <= token_id < known.size:
+            further[role] = library.id_to_token(token_id)
     names = {role: name for role, name in further.items() if name is not None}
     if not names:
         return tokenizer
-    return HuggingFaceTokenizer.from_definition(definition, special_names=(), role_names=names | roles)
+    return HuggingFaceTokenizer.from_definition(definition, special_names=(), role_names=names | tokenizer.role_names)
 
 
-def _from_model(path: pathlib.Path, hf_config: Mapping[str, Any]) -> Tokenizer:
-    if hf_config.get("model_type") != "t5":
-        return build_tokenizer(TokenizerConfig(path=str(path), special_tokens=()), lambda: ())
-    # T5's model ends before the sentinels, whose ids go down from the last.
-    plain = SentencePieceTokenizer.from_model(path.read_bytes(), special_names=())
-    extra = read_json(path.with_name(CONFIG)).get("extra_ids") if path.with_name(CONFIG).exists() else None
+def _with_sentinels(folder: pathlib.Path, plain: SentencePieceTokenizer) -> Tokenizer:
+    """T5's model ends before the sentinels, whose ids go down from the last."""
+    extra = read_json(folder / CONFIG).get("extra_ids") if (folder / CONFIG).exists() else None
     names = sentinel_names(T5_SENTINELS if extra is None else extra)
     last = plain.vocabulary.size + len(names) - 1
     sentinels = {name: last - index for index, name in enumerate(names)}
-    return SentencePieceTokenizer(path.read_bytes(), {**plain.special_tokens, **sentinels})
+    model = plain.files()[MODELS[0]]
+    return SentencePieceTokenizer(model, {**plain.special_tokens, **sentinels}, role_names=plain.role_names)
 
 
 def _first(value: Any) -> int | None:
     return (value[0] if value else None) if isinstance(value, list) else value
-
-
-def _role_names(folder: pathlib.Path) -> dict[str, str]:
-    """Role to token, by the files that say it."""
-    names = {}
-    for file in (ROLES_FILE, CONFIG):
-        if not (folder / file).exists():
-            continue
-        values = read_json(folder / file)
-        for role in ROLES:
-            value = values.get(f"{role}_token")
-            value = value.get("content") if isinstance(value, dict) else value
-            if isinstance(value, str):
-                names[role] = value
-    return names
 
 
 def begins_with_bos(folder: pathlib.Path, tokenizer: Tokenizer) -> bool:

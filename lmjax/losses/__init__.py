@@ -1,4 +1,10 @@
-"""Loss functions: pure, jittable, model-free, one value a position unless the name says otherwise."""
+"""Loss functions: pure, jittable, model-free, one value a position unless the name says otherwise.
+
+Three rules hold for all of them. What is not scored (``ignore_index``, a weight of 0, padding, a position that is not
+masked, a pair that is not valid) gives 0 and a gradient of 0, whatever the logits, states or predictions there are,
+NaN and infinity included. An id that is neither ignored nor in the vocabulary gives NaN: a wrong id must not train in
+silence. Ids may be of any integer type, and none wraps around.
+"""
 
 from lmjax.losses.binary import pair_loss, replaced_token_loss
 from lmjax.losses.contrastive import info_nce, retrieval_accuracy

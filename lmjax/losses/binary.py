@@ -4,29 +4,34 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lmjax.integers import as_int32
 from lmjax.losses.token import IGNORE_INDEX, cross_entropy
 
 
-def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike) -> jax.Array:
+def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
     """Binary cross entropy of each position's "this token is not the original" (ELECTRA, §2).
 
         loss = softplus(logit) - is_replaced logit
 
     Args:
       logits: [...], the discriminator's score that the token was replaced, any float dtype.
-      is_replaced: booleans (or 0 and 1) [...].
+      is_replaced: booleans, or integers 0 and 1, [...]; ``ignore_index`` where nothing is scored.
+      ignore_index: the label that gives 0.
 
     Returns:
-      float32 [...], in nats, unreduced; the caller weights out padding.
+      float32 [...], in nats, unreduced; NaN where a label is another number.
 
     Raises:
-      ValueError: shapes that differ.
+      ValueError: shapes that differ, or labels that are no integers.
     """
-    is_replaced = jnp.asarray(is_replaced)
+    is_replaced = as_int32(is_replaced, "is_replaced")
     if logits.shape != is_replaced.shape:
         raise ValueError(f"replaced_token_loss: logits {logits.shape} and is_replaced {is_replaced.shape} differ")
-    logits = logits.astype(jnp.float32)
-    return jax.nn.softplus(logits) - is_replaced.astype(jnp.float32) * logits
+    ignored = is_replaced == ignore_index
+    logits = jnp.where(ignored, 0.0, logits.astype(jnp.float32))
+    loss = jax.nn.softplus(logits) - is_replaced.astype(jnp.float32) * logits
+    is_label = (is_replaced == 0) | (is_replaced == 1)
+    return jnp.where(ignored, 0.0, jnp.where(is_label, loss, jnp.nan))
 
 
 def pair_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:

@@ -67,6 +67,10 @@ def losses_and_gradients(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weig
                 loss, layout, hidden_CD, compute_DV, bias_V, targets_C
             )
             d_logits_CV = _logits_gradient(loss, logits_CV, log_normaliser_C, local_C, weights_C)
+            # A position without weight may hold anything, and 0 times what is not finite is NaN.
+            counts_C1 = (weights_C != 0)[:, None]
+            d_logits_CV = jnp.where(counts_C1, d_logits_CV, 0.0)
+            hidden_CD = jnp.where(counts_C1, hidden_CD, 0.0)
             d_head_DV, d_bias_V = sums
             if d_bias_V is not None:
                 d_bias_V += jnp.sum(d_logits_CV, axis=0)

@@ -1,5 +1,7 @@
 """InfoNCE: a query should score its own key above all the others (van den Oord et al. 2018, §2.3)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -30,8 +32,7 @@ def info_nce(
       hard_negatives: [B, K, D], K more negatives for each query alone, or [M, D], for every query.
       in_batch: whether the other queries' keys are negatives; ``False`` leaves only the hard ones.
       symmetric: average with the loss of picking the query for each key, in batch (CLIP, §2.3).
-      valid: bool [B], pairs that are there; the others (padding of a batch) are nobody's negatives, and
-        their own losses, finite, are to be given no weight.
+      valid: bool [B], pairs that are there; the others (padding of a batch) are nobody's negatives and give 0.
       valid_negatives: bool [B, K] or [M], the same of ``hard_negatives``.
 
     Returns:
@@ -39,19 +40,20 @@ def info_nce(
 
     Raises:
       ValueError: shapes that do not match, no negatives left to choose from, or a temperature that is
-        a number and not over 0.
+        a number and not over 0 and finite.
     """
     _check(queries, keys, hard_negatives, in_batch=in_batch, symmetric=symmetric)
-    if isinstance(temperature, float | int) and temperature <= 0:
-        raise ValueError(f"info_nce: temperature={temperature}: must be over 0")
-    queries = queries.astype(jnp.float32) / temperature
+    if isinstance(temperature, float | int) and not 0 < temperature < math.inf:
+        raise ValueError(f"info_nce: temperature={temperature}: must be over 0, and finite")
+    queries = _only(valid, queries.astype(jnp.float32)) / temperature
     own_B, others_BS, hard_BK = _scores(queries, keys, hard_negatives, valid, valid_negatives)
     candidates = [own_B[:, None], *([others_BS] if in_batch else []), *([] if hard_BK is None else [hard_BK])]
     loss_B = jax.nn.logsumexp(jnp.concatenate(candidates, axis=1), axis=1) - own_B
-    if not symmetric:
-        return loss_B
-    others_SB = others_BS.T if valid is None else jnp.where(valid[None, :], others_BS.T, -jnp.inf)
-    return (loss_B + jax.nn.logsumexp(jnp.concatenate([own_B[:, None], others_SB], axis=1), axis=1) - own_B) / 2
+    if symmetric:
+        others_SB = others_BS.T if valid is None else jnp.where(valid[None, :], others_BS.T, -jnp.inf)
+        turned = jnp.concatenate([own_B[:, None], others_SB], axis=1)
+        loss_B = (loss_B + jax.nn.logsumexp(turned, axis=1) - own_B) / 2
+    return loss_B if valid is None else jnp.where(valid, loss_B, 0.0)
 
 
 def retrieval_accuracy(
@@ -64,14 +66,23 @@ def retrieval_accuracy(
 ) -> jax.Array:
     """Whether each query's own key scores above all others, float32 [B] of 0 and 1 (accuracy@1 unreduced).
 
-    Arguments are those of :func:`info_nce`. A tie is lost, so vectors that are all alike retrieve nothing.
+    A pair that is not ``valid`` gives 0. Arguments are those of :func:`info_nce`. A tie is lost, so vectors that are
+    all alike retrieve nothing.
     """
     _check(queries, keys, hard_negatives, in_batch=True, symmetric=False)
-    own_B, others_BS, hard_BK = _scores(queries.astype(jnp.float32), keys, hard_negatives, valid, valid_negatives)
-    highest_B = jnp.max(others_BS, axis=1)
+    own_B, others_BS, hard_BK = _scores(
+        _only(valid, queries.astype(jnp.float32)), keys, hard_negatives, valid, valid_negatives
+    )
+    highest_B = jnp.max(others_BS, axis=1, initial=-jnp.inf)
     if hard_BK is not None:
-        highest_B = jnp.maximum(highest_B, jnp.max(hard_BK, axis=1))
-    return (own_B > highest_B).astype(jnp.float32)
+        highest_B = jnp.maximum(highest_B, jnp.max(hard_BK, axis=1, initial=-jnp.inf))
+    right_B = own_B > highest_B
+    return (right_B if valid is None else right_B & valid).astype(jnp.float32)
+
+
+def _only(valid: jax.Array | None, vectors: jax.Array) -> jax.Array:
+    """The vectors that are there, zeros for the others: 0 times what is not finite would be NaN in the gradient."""
+    return vectors if valid is None else jnp.where(jnp.asarray(valid)[..., None], vectors, 0.0)
 
 
 def _scores(
@@ -82,7 +93,7 @@ def _scores(
     valid_negatives: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Of each query: its own key's score, those of the other keys, and of the hard negatives; -inf for what is not."""
-    keys = keys.astype(jnp.float32)
+    keys = _only(valid, keys.astype(jnp.float32))
     own_B = jnp.einsum("bd,bd->b", queries, keys)
     competes_BS = ~jnp.eye(queries.shape[0], dtype=bool)
     if valid is not None:
@@ -91,7 +102,7 @@ def _scores(
     if hard_negatives is None:
         return own_B, others_BS, None
     equation = "bd,bkd->bk" if hard_negatives.ndim == 3 else "bd,kd->bk"
-    hard_BK = jnp.einsum(equation, queries, hard_negatives.astype(jnp.float32))
+    hard_BK = jnp.einsum(equation, queries, _only(valid_negatives, hard_negatives.astype(jnp.float32)))
     if valid_negatives is not None:
         hard_BK = jnp.where(jnp.broadcast_to(valid_negatives, hard_BK.shape), hard_BK, -jnp.inf)
     return own_B, others_BS, hard_BK

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lmjax.integers import as_int32
+
 Schedule = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 """From times to ``(m, dm/dt)``."""
 
@@ -39,10 +41,11 @@ def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule)
       schedule: the noise schedule.
 
     Returns:
-      float32 of the same shape; 1 / t for the linear schedule.
+      float32 of the same shape; 1 / t for the linear schedule, infinity at time 0, where no token is masked; NaN for
+      a time outside of [0, 1].
     """
-    masked, rate = schedule(jnp.asarray(times, jnp.float32))
-    return rate / masked
+    masked, rate = schedule(_checked(times))
+    return jnp.where(masked == 0, jnp.inf, rate / masked)  # a rate of 0 / 0 at the start of a cosine too
 
 
 def masked_diffusion_loss(
@@ -54,7 +57,8 @@ def masked_diffusion_loss(
       token_nats: [..., T], cross entropy of the clean token at each position (the model giving the mask
         token no probability, MDLM §3.2.3).
       is_masked: booleans [..., T], what the noise hid; other positions give 0.
-      times: [...] or [..., T], the time each row (or position) was noised to, in (0, 1].
+      times: [...] or [..., T], the time each row (or position) was noised to, in (0, 1]; a masked position at time 0
+        gives infinity, at a time outside of [0, 1] NaN.
       schedule: the noise schedule it was noised with.
 
     Returns:
@@ -63,11 +67,11 @@ def masked_diffusion_loss(
     Raises:
       ValueError: shapes that do not match.
     """
-    is_masked = jnp.asarray(is_masked)
+    is_masked = jnp.asarray(is_masked, bool)
     if token_nats.shape != is_masked.shape:
         raise ValueError(f"masked_diffusion_loss: token_nats {token_nats.shape}, is_masked {is_masked.shape} differ")
-    weights = diffusion_weights(_per_position(times, is_masked.shape), schedule=schedule)
-    return jnp.where(is_masked, weights * token_nats.astype(jnp.float32), 0.0)
+    weights = diffusion_weights(_scored_times(times, is_masked), schedule=schedule)
+    return jnp.where(is_masked, weights * jnp.where(is_masked, token_nats.astype(jnp.float32), 0.0), 0.0)
 
 
 def score_entropy_loss(
@@ -88,9 +92,10 @@ def score_entropy_loss(
 
     Args:
       log_scores: [..., T, V].
-      targets: integers [..., T], the clean tokens.
+      targets: integers [..., T], the clean tokens; one that is masked and not in the vocabulary gives NaN.
       is_masked: booleans [..., T]; other positions give 0.
-      times: [...] or [..., T], in (0, 1); 1 itself leaves nothing of the text and gives infinity.
+      times: [...] or [..., T], in (0, 1). At time 1 nothing of the text is left, and at time 0 nothing is masked: a
+        masked position gives infinity at both, and NaN at a time outside of [0, 1].
       mask_id: the token that absorbs, left out of the sum.
       schedule: the noise schedule.
 
@@ -98,23 +103,31 @@ def score_entropy_loss(
       float32 [..., T], in nats, unreduced, never negative.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match, or a mask token outside of the vocabulary.
     """
-    targets, is_masked = jnp.asarray(targets, jnp.int32), jnp.asarray(is_masked)
+    targets, is_masked = as_int32(targets, "targets"), jnp.asarray(is_masked, bool)
     if not targets.shape == is_masked.shape == log_scores.shape[:-1]:
         raise ValueError(
             f"score_entropy_loss: log_scores {log_scores.shape}, targets {targets.shape} and is_masked "
             f"{is_masked.shape} must be [..., T, V] and [..., T] twice"
         )
-    log_scores = log_scores.astype(jnp.float32)
-    masked, rate = schedule(_per_position(times, targets.shape))
-    ratio = (1 - masked) / masked
-    index = jnp.where(is_masked, targets, 0)
+    vocab_size = log_scores.shape[-1]
+    if not 0 <= mask_id < vocab_size:
+        raise ValueError(f"score_entropy_loss: mask_id={mask_id}: ids lie in 0 .. {vocab_size - 1}")
+    log_scores = jnp.where(is_masked[..., None], log_scores.astype(jnp.float32), 0.0)
+    masked, rate = schedule(_checked(_scored_times(times, is_masked)))
+    kept = jnp.maximum(1 - masked, 0.0)  # rounding may leave a little less than nothing
+    ratio = kept / masked
+    index = jnp.clip(targets, 0, vocab_size - 1)
     target_score = jnp.take_along_axis(log_scores, index[..., None], axis=-1)[..., 0]
     is_mask = jnp.broadcast_to(jnp.arange(log_scores.shape[-1]) == mask_id, log_scores.shape)
     total = jnp.sum(jnp.exp(jnp.where(is_mask, -jnp.inf, log_scores)), axis=-1)
-    entropy = total - ratio * target_score + ratio * (jnp.log(ratio) - 1)
-    return jnp.where(is_masked, rate / (1 - masked) * entropy, 0.0)
+    # r log r is 0 at 0, the end of the process.
+    some = jnp.where(ratio > 0, ratio, 1.0)
+    surplus = jnp.where(ratio > 0, some * (jnp.log(some) - 1 - target_score), 0.0)
+    loss = jnp.where(index == targets, rate / kept * (total + surplus), jnp.nan)
+    loss = jnp.where((masked == 0) | (kept == 0), jnp.inf, loss)
+    return jnp.where(is_masked, loss, 0.0)
 
 
 def _per_position(times: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
@@ -124,3 +137,14 @@ def _per_position(times: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     if times.ndim != len(shape):
         raise ValueError(f"diffusion loss: times {times.shape} must be {shape[:-1]} or {shape}")
     return jnp.broadcast_to(times, shape)
+
+
+def _scored_times(times: ArrayLike, is_masked: jax.Array) -> jax.Array:
+    """The time of each masked position; of the others a harmless one, for at the ends their gradient would be NaN."""
+    return jnp.where(is_masked, _per_position(times, is_masked.shape), 0.5)
+
+
+def _checked(times: ArrayLike) -> jax.Array:
+    """Times as float32, NaN outside of [0, 1]."""
+    times = jnp.asarray(times, jnp.float32)
+    return jnp.where((times >= 0) & (times <= 1), times, jnp.nan)

@@ -14,11 +14,14 @@ before the chunks and its gradient reduced once after them.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
+from lmjax.integers import as_int32
 from lmjax.losses.chunks import NOTHING, Loss, losses_and_gradients, losses_only
 from lmjax.losses.token import IGNORE_INDEX, Smoothing, smoothing_weights
 from lmjax.parallel.mesh import flatten_tokens, unflatten_tokens
@@ -54,7 +57,7 @@ def linear_cross_entropy(
       head: [D, V] (a tied embedding table is passed as ``table.T``); its gradient is summed in
         float32 and has its dtype.
       targets: integers [...]; where the weight is 0 any value will do.
-      weights: [...], what each position counts.
+      weights: [...], what each position counts; where it is 0, hidden states need not be finite.
       bias: [V], added to the logits.
       softcap: logits become ``softcap tanh(logits / softcap)`` (Gemma 2, §2).
       label_smoothing: as in :func:`lmjax.losses.cross_entropy`, likewise ``smoothing`` and ``z_loss``.
@@ -76,7 +79,7 @@ def linear_cross_entropy(
             f"not {weights.shape}"
         )
     loss = _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size)
-    targets = jnp.asarray(targets, jnp.int32)
+    targets = as_int32(targets, "targets")
     in_vocab = (targets >= 0) & (targets < head.shape[1])
     targets_N = _flat_targets(targets, (weights == 0) & ~in_vocab, head.shape[1])
     return _weighted_sum(loss, _flat(hidden, 1), head, bias, targets_N, _flat(weights))
@@ -108,16 +111,16 @@ def linear_token_losses(
       ValueError: shapes that do not match, or a bad option.
     """
     loss = _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size)
-    targets = jnp.asarray(targets, jnp.int32)
+    targets = as_int32(targets, "targets")
     targets_N = _flat_targets(targets, targets == ignore_index, head.shape[1])
     losses_N = _token_losses(loss, _flat(hidden, 1), head, bias, targets_N)
     return unflatten_tokens(losses_N, *targets.shape) if targets.ndim == 2 else jnp.reshape(losses_N, targets.shape)
 
 
 def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size) -> Loss:
-    if jnp.shape(targets) != hidden.shape[:-1]:
+    if np.shape(targets) != hidden.shape[:-1]:
         raise ValueError(
-            f"linear loss: hidden {hidden.shape} needs targets of shape {hidden.shape[:-1]}, not {jnp.shape(targets)}"
+            f"linear loss: hidden {hidden.shape} needs targets of shape {hidden.shape[:-1]}, not {np.shape(targets)}"
         )
     if head.ndim != 2 or head.shape[0] != hidden.shape[-1]:
         raise ValueError(
@@ -126,8 +129,8 @@ def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing,
         )
     if bias is not None and bias.shape != head.shape[1:]:
         raise ValueError(f"linear loss: head {head.shape} needs a bias {head.shape[1:]}, not {bias.shape}")
-    if softcap is not None and softcap <= 0:
-        raise ValueError(f"linear loss: softcap={softcap}: must be over 0, or None for no cap")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"linear loss: softcap={softcap}: must be over 0 and finite, or None for no cap")
     if chunk_size is None:
         chunk_size = max(CHUNK_LOGITS // head.shape[1], MIN_CHUNK_TOKENS)
     if chunk_size < 1:
@@ -151,18 +154,24 @@ def _flat(array: jax.Array, num_kept: int = 0) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _weighted_sum(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
-    return jnp.sum(weights_N * losses_only(loss, hidden_ND, head_DV, bias_V, targets_N))
+    return _sum(losses_only(loss, hidden_ND, head_DV, bias_V, targets_N), weights_N)
 
 
 def _weighted_sum_fwd(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
     losses_N, *gradients = losses_and_gradients(loss, hidden_ND, head_DV, bias_V, targets_N, weights_N)
-    return jnp.sum(weights_N * losses_N), (losses_N, gradients)
+    # The gradient of the weights: what a position without weight would count, where that is a number.
+    d_weights_N = jnp.where((weights_N != 0) | jnp.isfinite(losses_N), losses_N, 0.0)
+    return _sum(losses_N, weights_N), (d_weights_N, gradients)
 
 
 def _weighted_sum_bwd(loss: Loss, residuals, scale):
-    losses_N, gradients = residuals
+    d_weights_N, gradients = residuals
     scaled = [None if g is None else (g * scale).astype(g.dtype) for g in gradients]
-    return *scaled, None, losses_N * scale
+    return *scaled, None, d_weights_N * scale
+
+
+def _sum(losses_N: jax.Array, weights_N: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(weights_N == 0, 0.0, weights_N * losses_N))
 
 
 _weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lmjax.integers import as_int32
 from lmjax.losses.linear import linear_cross_entropy
 from lmjax.losses.token import IGNORE_INDEX, masked_lm_loss
 
@@ -22,13 +23,19 @@ def multi_token_labels(
     Args:
       labels: integers [..., T], the tokens themselves.
       num_heads: K.
-      segments: integers [..., T], the document of each token; a head never crosses into another.
+      segments: integers [..., T], the document of each token, 0 for padding; a head never crosses into another
+        document, and padding is never a label.
       ignore_index: the label that is not scored.
 
     Returns:
       int32 [K, ..., T].
+
+    Raises:
+      ValueError: fewer than one head.
     """
-    labels = jnp.asarray(labels, jnp.int32)
+    if num_heads < 1:
+        raise ValueError(f"multi_token_labels: num_heads={num_heads}: must be at least 1")
+    labels = as_int32(labels, "labels")
 
     def ahead(array: jax.Array, steps: int, fill: int) -> jax.Array:
         padding = jnp.full_like(array[..., :steps], fill)
@@ -36,8 +43,8 @@ def multi_token_labels(
 
     heads = [ahead(labels, k + 1, ignore_index) for k in range(num_heads)]
     if segments is not None:
-        segments = jnp.asarray(segments, jnp.int32)
-        same = [ahead(segments, k + 1, -1) == segments for k in range(num_heads)]
+        segments = as_int32(segments, "segments")
+        same = [(ahead(segments, k + 1, 0) == segments) & (segments != 0) for k in range(num_heads)]
         heads = [jnp.where(keep, head, ignore_index) for keep, head in zip(same, heads, strict=True)]
     return jnp.stack(heads)
 
@@ -54,7 +61,7 @@ def multi_token_loss(
     Args:
       logits_per_head: [K, ..., T, V].
       labels: integers [..., T], the tokens themselves (not shifted).
-      segments: integers [..., T], the document of each token.
+      segments: integers [..., T], the document of each token, 0 for padding, which is not scored.
       ignore_index: the label that is not scored.
 
     Returns:
@@ -83,7 +90,7 @@ def linear_multi_token_loss(
       hidden_per_head: [K, ..., T, D].
       head: [D, V], shared by the K heads.
       labels: integers [..., T], the tokens themselves (not shifted).
-      segments: integers [..., T], the document of each token.
+      segments: integers [..., T], the document of each token, 0 for padding, which is not scored.
       ignore_index: the label that is not scored.
       options: those of :func:`lmjax.losses.linear_cross_entropy`.
 

@@ -4,6 +4,7 @@ All are functions of one number a pair, how much better the chosen answer scores
 et al. 2023, Eq. 7) the score is the implicit reward ``β (log π(y) - log π_ref(y))``.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -83,8 +84,8 @@ def dpo_loss(
     Raises:
       ValueError: shapes that differ or a bad option.
     """
-    if isinstance(beta, float | int) and beta <= 0:
-        raise ValueError(f"dpo_loss: beta={beta}: must be over 0")
+    if isinstance(beta, float | int) and not 0 < beta < math.inf:
+        raise ValueError(f"dpo_loss: beta={beta}: must be over 0, and finite")
     if isinstance(label_smoothing, float | int) and not 0 <= label_smoothing < 0.5:
         raise ValueError(f"dpo_loss: label_smoothing={label_smoothing}: must be at least 0 and under 0.5")
     difference = _log_ratio_difference(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
@@ -112,8 +113,10 @@ def bradley_terry_loss(
       float32 [...], in nats, unreduced.
 
     Raises:
-      ValueError: shapes that differ.
+      ValueError: shapes that differ, or a margin that is not finite.
     """
+    if isinstance(margin, float | int) and not math.isfinite(margin):
+        raise ValueError(f"bradley_terry_loss: margin={margin}: must be finite")
     if chosen_rewards.shape != rejected_rewards.shape:
         raise ValueError(
             f"bradley_terry_loss: chosen_rewards {chosen_rewards.shape} and rejected_rewards "

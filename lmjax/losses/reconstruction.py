@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lmjax.integers import as_int32
 from lmjax.losses.token import IGNORE_INDEX, cross_entropy
 
 
@@ -29,20 +30,27 @@ def masked_reconstruction_loss(
       float32 [..., T], unreduced.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match, or patches of one number to normalise.
     """
-    is_masked = jnp.asarray(is_masked)
+    is_masked = jnp.asarray(is_masked, bool)
     if predictions.shape != patches.shape or is_masked.shape != patches.shape[:-1]:
         raise ValueError(
             f"masked_reconstruction_loss: predictions {predictions.shape}, patches {patches.shape} and "
             f"is_masked {is_masked.shape} must be [..., T, D] twice and [..., T]"
         )
-    patches = jax.lax.stop_gradient(patches.astype(jnp.float32))
+    scored = is_masked[..., None]
+    patches = jax.lax.stop_gradient(jnp.where(scored, patches.astype(jnp.float32), 0.0))
+    predictions = jnp.where(scored, predictions.astype(jnp.float32), 0.0)
     if normalize_patches:
+        if patches.shape[-1] < 2:
+            raise ValueError(
+                f"masked_reconstruction_loss: normalize_patches=True: patches {patches.shape} of one number have no "
+                f"deviation: set it to False"
+            )
         mean = jnp.mean(patches, axis=-1, keepdims=True)
         variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
         patches = (patches - mean) / jnp.sqrt(variance + epsilon)
-    errors = jnp.mean(jnp.square(predictions.astype(jnp.float32) - patches), axis=-1)
+    errors = jnp.mean(jnp.square(predictions - patches), axis=-1)
     return jnp.where(is_masked, errors, 0.0)
 
 
@@ -51,11 +59,11 @@ def masked_cluster_loss(logits: jax.Array, clusters: ArrayLike, is_masked: Array
 
     Args:
       logits: [..., T, V] over the V clusters.
-      clusters: integers [..., T].
+      clusters: integers [..., T]; ``IGNORE_INDEX`` gives 0 as well.
       is_masked: booleans [..., T]; the others give 0.
 
     Returns:
       float32 [..., T], in nats, unreduced.
     """
-    clusters = jnp.asarray(clusters, jnp.int32)
-    return cross_entropy(logits, jnp.where(jnp.asarray(is_masked), clusters, IGNORE_INDEX))
+    clusters = as_int32(clusters, "clusters")
+    return cross_entropy(logits, jnp.where(jnp.asarray(is_masked, bool), clusters, IGNORE_INDEX))

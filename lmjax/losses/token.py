@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lmjax.integers import as_int32
+
 IGNORE_INDEX = -100
 """The label that means "nothing is to be predicted here"."""
 
@@ -37,7 +39,9 @@ def smoothing_weights(label_smoothing: float, smoothing: Smoothing, vocab_size: 
         spread = label_smoothing / vocab_size
         return 1 - label_smoothing, spread
     if smoothing == "others":
-        spread = label_smoothing / max(vocab_size - 1, 1)
+        if vocab_size == 1:
+            return 1.0, 0.0  # there is no other token to give anything to
+        spread = label_smoothing / (vocab_size - 1)
         return 1 - label_smoothing - spread, spread
     raise ValueError(f"smoothing={smoothing!r}: use 'uniform' or 'others'")
 
@@ -68,15 +72,16 @@ def cross_entropy(
     Raises:
       ValueError: shapes that do not match, or a bad smoothing.
     """
-    targets = jnp.asarray(targets, jnp.int32)
+    targets = as_int32(targets, "targets")
     if logits.shape[:-1] != targets.shape:
         raise ValueError(
             f"cross_entropy: logits {logits.shape} need targets of shape {logits.shape[:-1]}, not {targets.shape}"
         )
     vocab_size = logits.shape[-1]
     on_target, spread = smoothing_weights(label_smoothing, smoothing, vocab_size)
-    logits = logits.astype(jnp.float32)
     ignored = targets == ignore_index
+    # Not after the sum alone: the gradient of what is not finite is NaN even where it is multiplied by 0.
+    logits = jnp.where(ignored[..., None], 0.0, logits.astype(jnp.float32))
     index = jnp.clip(targets, 0, vocab_size - 1)
     target_logit = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
     log_normaliser = jax.nn.logsumexp(logits, axis=-1)
@@ -106,7 +111,7 @@ def masked_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = 
     Returns:
       A float32 scalar in nats; 0 when nothing is scored (BERT, Devlin et al. 2019, §3.1).
     """
-    labels = jnp.asarray(labels, jnp.int32)
+    labels = as_int32(labels, "labels")
     return mean_kept(cross_entropy(logits, labels, ignore_index=ignore_index), labels != ignore_index)
 
 
@@ -122,7 +127,7 @@ def causal_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = 
     Returns:
       A float32 scalar in nats; 0 when nothing is scored.
     """
-    labels = jnp.asarray(labels, jnp.int32)
+    labels = as_int32(labels, "labels")
     return masked_lm_loss(logits[..., :-1, :], labels[..., 1:], ignore_index=ignore_index)
 
 

@@ -4,26 +4,33 @@ Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training": add to
 ``Σ_c -log(1 - p(c))`` over negative candidates ``c``, given or taken from the context so far (§5.1).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lmjax.integers import as_int32
+
 
 def _negative_log_complement(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    """``-log(1 - p(token))`` of each of ``tokens`` [..., C] under ``logits`` [..., V].
+    """``-log(1 - p(token))`` of each of ``tokens`` [..., C] under ``logits`` [..., V]; 0 of a negative token.
 
     Only the likeliest token can have a probability near 1, where float32 has no digits left for
     ``1 - p``; there the other tokens are summed instead, so it is exact and its gradient never fades.
     """
-    logits = logits.astype(jnp.float32)
+    scored = jnp.any(tokens >= 0, axis=-1, keepdims=True)
+    logits = jnp.where(scored, logits.astype(jnp.float32), 0.0)
     log_normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    is_best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+    # Where nothing is scored no token is left out: of a vocabulary of one, nothing would remain to be summed.
+    is_best = scored & jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(is_best, -jnp.inf, logits), axis=-1, keepdims=True)
     index = jnp.clip(tokens, 0, logits.shape[-1] - 1)
     probability = jnp.exp(jnp.take_along_axis(logits, index, axis=-1) - log_normaliser)
     is_likely = probability > 0.5
     unlikely = -jnp.log1p(-jnp.where(is_likely, 0.0, probability))
-    return jnp.where(is_likely, log_normaliser - others, unlikely)
+    values = jnp.where(is_likely, log_normaliser - others, unlikely)
+    return jnp.where(tokens < 0, 0.0, jnp.where(index == tokens, values, jnp.nan))
 
 
 def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
@@ -35,19 +42,18 @@ def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
         listed twice counts twice.
 
     Returns:
-      float32 [..., T], in nats, unreduced; 0 where there is no candidate.
+      float32 [..., T], in nats, unreduced; 0 where there is no candidate, NaN where one is not in the vocabulary.
 
     Raises:
       ValueError: shapes that do not match.
     """
-    candidates = jnp.asarray(candidates, jnp.int32)
+    candidates = as_int32(candidates, "candidates")
     if candidates.shape[:-1] != logits.shape[:-1]:
         raise ValueError(
             f"unlikelihood: logits {logits.shape} need candidates of shape {logits.shape[:-1]} and one axis "
             f"more, not {candidates.shape}"
         )
-    values = _negative_log_complement(logits, candidates)
-    return jnp.sum(jnp.where(candidates >= 0, values, 0.0), axis=-1)
+    return jnp.sum(_negative_log_complement(logits, candidates), axis=-1)
 
 
 def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) -> jax.Array:
@@ -57,18 +63,19 @@ def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) ->
 
     Args:
       targets: integers [..., T]; negative ones (not scored) are never candidates.
-      segments: integers [..., T], the document of each position; candidates are of the same one.
+      segments: integers [..., T], the document of each position; candidates are of the same one. 0 is padding, which
+        has no candidates and is none.
 
     Returns:
       int32 [..., T, T] for :func:`unlikelihood`, -1 where there is none.
     """
-    targets = jnp.asarray(targets, jnp.int32)
+    targets = as_int32(targets, "targets")
     same = targets[..., :, None] == targets[..., None, :]
     allowed = jnp.tri(targets.shape[-1], k=-1, dtype=bool)
     allowed = jnp.broadcast_to(allowed, same.shape)
     if segments is not None:
-        segments = jnp.asarray(segments)
-        allowed &= segments[..., :, None] == segments[..., None, :]
+        segments = as_int32(segments, "segments")
+        allowed &= (segments[..., :, None] == segments[..., None, :]) & (segments != 0)[..., None]
     is_repeat = jnp.any(same & allowed, axis=-1)
     allowed &= ~same & ~is_repeat[..., None, :]
     candidates = jnp.broadcast_to(targets[..., None, :], same.shape)
@@ -99,8 +106,8 @@ def corrupted_margin(
         raise ValueError(
             f"corrupted_margin: original_nats {original_nats.shape} and corrupted_nats {corrupted_nats.shape} differ"
         )
-    if isinstance(margin, float | int) and margin < 0:
-        raise ValueError(f"corrupted_margin: margin={margin}: must be at least 0")
+    if isinstance(margin, float | int) and not 0 <= margin < math.inf:
+        raise ValueError(f"corrupted_margin: margin={margin}: must be at least 0, and finite")
     difference = original_nats.astype(jnp.float32) - corrupted_nats.astype(jnp.float32)
     return jnp.maximum(0.0, margin + difference)
 
@@ -122,7 +129,7 @@ def repeated_ngrams(tokens: ArrayLike, size: int) -> jax.Array:
     """
     if size < 1:
         raise ValueError(f"repeated_ngrams: size={size}: must be at least 1")
-    tokens = jnp.asarray(tokens, jnp.int32)
+    tokens = as_int32(tokens, "tokens")
     length = tokens.shape[-1]
     num_starts = length - size + 1
     if num_starts < 1:

@@ -12,6 +12,7 @@ from lmjax.masks import IntervalMask
 from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Norm, Projection, parameter, residual_scale
+from lmjax.models.relative import relative_bias, relative_table
 from lmjax.models.rope import RopeScaling, rope_frequencies, rotate
 from lmjax.parallel.mesh import constrain
 
@@ -31,9 +32,12 @@ class Attention(nnx.Module):
         self.query = project(embed, heads, scale=query_scale(config))
         self.key = project(source, kv_heads)
         self.value = project(source, kv_heads)
-        out = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        out_bias = config.bias if config.out_bias is None else config.out_bias
+        out = partial(Projection, std=config.matrix_std, bias=out_bias, dtype=config.dtype, rngs=rngs)
         self.out = out(heads, embed, scale=residual_scale(config))
         self.is_cross = source_width is not None
+        own_table = config.positions == "relative" and config.relative_per_layer and not self.is_cross
+        self.relative_RN = nnx.data(relative_table(config, rngs=rngs) if own_table else None)
         has_sinks = config.attention_sinks
         self.sinks_N = nnx.data(parameter(jnp.zeros((config.num_heads,)), ("heads",), "bias") if has_sinks else None)
         if config.qk_norm != "none":
@@ -69,7 +73,7 @@ class Attention(nnx.Module):
           before_BMD: states of what lies before the row, keys as well; the mask's intervals then begin there.
           local: whether the layer has a window, for its rotary base.
           turned: whether rotary positions turn the layer's queries and keys.
-          position_bias: added to the logits, see :mod:`lmjax.kernels.attention`.
+          position_bias: added to the logits, see :mod:`lmjax.kernels.attention`; the layer's own, where it has one.
           cache: keys and values so far.
           key: PRNG key of attention dropout; None for none.
 
@@ -94,6 +98,8 @@ class Attention(nnx.Module):
         if cache is not None:
             cache = cache.write(key_BSKH, value_BSKH, positions_BT)
             key_BSKH, value_BSKH = cache.key_BSKH, cache.value_BSKH
+        if self.relative_RN is not None:
+            position_bias = relative_bias(config, self.relative_RN[...])
         # Of a row whose positions are split over devices, only this is gathered.
         out_BTNH = attend(
             query_BTNH,

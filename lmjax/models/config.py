@@ -70,6 +70,8 @@ class ModelConfig:
     """Buckets of relative positions."""
     relative_max_distance: int = 128
     """Distance from which on all share the last bucket."""
+    relative_per_layer: bool = False
+    """A table of relative positions for each layer (umT5); else one that all layers of a stack share."""
     relative_past_only: bool = False
     """All buckets for the past, as in T5's decoder; else half of them for the future."""
     residual: Residual = "pre"
@@ -99,6 +101,8 @@ class ModelConfig:
     """Bias vectors in projections, and in layer norms."""
     qkv_bias: bool | None = None
     """Bias of queries, keys and values; `bias` when unset."""
+    out_bias: bool | None = None
+    """Bias of the projection out of attention; `bias` when unset."""
     head_bias: bool = False
     """A bias on the logits."""
     head_transform: bool = False
@@ -172,6 +176,12 @@ class ModelConfig:
         for name in ("width", "num_layers", "num_heads", "max_length", "pad_vocab_to"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
+        for name in (
+            "num_kv_heads", "head_width", "feedforward_width", "embedding_width", "encoder_width", "encoder_heads",
+            "encoder_feedforward_width",
+        ):  # fmt: skip
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1, or None")
         if self.vocab_size < 0:
             raise ValueError(f"model.vocab_size={self.vocab_size}: must be positive, or 0 for the tokenizer's")
         if self.head_width is None and self.width % self.num_heads:

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax import masks
-from lmjax.kernels.position_bias import AlibiBias, PositionBias, RelativeBias, alibi_slopes
+from lmjax.kernels.position_bias import AlibiBias, PositionBias, alibi_slopes
 from lmjax.masks import IntervalMask
 from lmjax.models.block import Block
 from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
-from lmjax.models.layers import make_norm, parameter, split_key
+from lmjax.models.layers import make_norm, split_key
+from lmjax.models.relative import relative_bias, relative_table
 from lmjax.models.routing import Routing, joined
 
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
@@ -39,9 +40,8 @@ class Stack(nnx.Module):
         self.stacks = nnx.List(self.new_stack(groups, rngs, layer=num_lead + place) for place in range(num_stacks))
         first = config.num_layers - num_tail
         self.tail = nnx.List(self.new_block(rngs, layer=first + place) for place in range(num_tail))
-        if config.positions == "relative":
-            table_RN = config.base_std * jax.random.normal(rngs.params(), (config.relative_buckets, config.num_heads))
-            self.relative_RN = parameter(table_RN, ("buckets", "heads"), "position")
+        if config.positions == "relative" and not config.relative_per_layer:
+            self.relative_RN = relative_table(config, rngs=rngs)
         self.final_norm = nnx.data(make_norm(config) if config.final_norm else None)
 
     def new_block(self, rngs: nnx.Rngs, *, layer: int) -> Block:
@@ -261,16 +261,12 @@ class Stack(nnx.Module):
         self.lead, self.stacks, self.tail = nnx.List(), nnx.List(), nnx.List(self.layers())
 
     def position_bias(self) -> PositionBias | None:
-        """What all layers add to their attention logits."""
+        """What all layers add to their attention logits; None where none do, or each has its own."""
         config = self.config
         if config.positions == "alibi":
             return AlibiBias(slopes_N=jnp.array(alibi_slopes(config.num_heads), jnp.float32))
-        if config.positions == "relative":
-            return RelativeBias(
-                table_RN=self.relative_RN[...],
-                max_distance=config.relative_max_distance,
-                past_only=config.relative_past_only,
-            )
+        if config.positions == "relative" and not config.relative_per_layer:
+            return relative_bias(config, self.relative_RN[...])
         return None
 
     def normalised(self, x_BTD: jax.Array) -> jax.Array:

@@ -118,6 +118,7 @@ class SpanMaskedLM(MaskedLM):
             mask_id=vocabulary.require("mask", needed_by="SpanMaskedLM"),
             special_ids=vocabulary.special_ids,
             word_start_V=vocabulary.word_start_V,
+            word_end_V=vocabulary.word_end_V,
             rate=current(self.rate),
             length_p=self.length_p,
             max_words=self.max_words,

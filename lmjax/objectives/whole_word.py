@@ -46,6 +46,7 @@ class WholeWordMaskedLM(MaskedLM):
             mask_id=vocabulary.require("mask", needed_by="WholeWordMaskedLM"),
             special_ids=vocabulary.special_ids,
             word_start_V=vocabulary.word_start_V,
+            word_end_V=vocabulary.word_end_V,
             rate=current(self.rate),
             budget=num_slots,
             mask_fraction=current(self.mask_fraction),

@@ -79,6 +79,8 @@ def fresh_folder(folder: pathlib.Path, doing: str) -> Iterator[None]:
 
 def _acquire(folder: pathlib.Path, doing: str, *, wait: bool) -> int:
     path = folder / LOCK_FILE
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         # Not inherited by programs started from here, which would keep the lock alive.

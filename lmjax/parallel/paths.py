@@ -17,8 +17,7 @@ def refuse_address(name: str, path: str | os.PathLike[str] | None) -> None:
     Raises:
       ValueError: it begins with a scheme such as ``gs://``.
     """
-    match = _ADDRESS.match(os.fspath(path)) if path is not None else None
-    if match is None:
+    if path is None or (match := _ADDRESS.match(os.fspath(path))) is None:
         return
     scheme = match[1].lower()
     if scheme in _MOUNTS:

@@ -5,6 +5,7 @@ sequence cut in the middle of a character decodes too, and the bytes each id sta
 """
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
@@ -13,13 +14,17 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from lmjax.tokenizers import special
 from lmjax.tokenizers.folder import METADATA, read_folder, write_folder
 from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.tokenizers.words import ends_sentence, word_bounds
 
+_CONTEXT = 16
+"""Characters before a text that can decide how it is encoded."""
 # What normalisers are known to change: edge and double spaces, ligatures, circled digits, composed and
 # decomposed accents, carriage returns, wide spaces, NUL, a byte-order mark, SentencePiece's own U+2581.
 _PROBE = "  ﬁ① Å e\u0301  I\t\r\n\u3000\x00\ufeff▁x  "
@@ -30,7 +35,6 @@ class Tokenizer(abc.ABC):
 
     Attributes:
       kind: the algorithm, one of :data:`lmjax.tokenizers.config.Kind`.
-      vocabulary: sizes, special ids, bytes per token, word starts.
       special_tokens: special token name to id.
       token_bytes: the UTF-8 bytes each id stands for; empty for special ids.
     """
@@ -44,6 +48,7 @@ class Tokenizer(abc.ABC):
         definition: bytes,
         roles: Mapping[str, int] | None = None,
         word_starts: Sequence[bool] | None = None,
+        word_ends: Sequence[bool] | None = None,
     ):
         """Fills the vocabulary.
 
@@ -53,7 +58,8 @@ class Tokenizer(abc.ABC):
           special_tokens: name to id.
           definition: what, besides the kind and the special tokens, decides the ids of a text.
           roles: role to id, where the names alone do not tell.
-          word_starts: as ``token_bytes``; default: a token begins a word iff its text begins with whitespace.
+          word_starts: as ``token_bytes``, where the tokenizer marks what begins a word; see :func:`word_bounds`.
+          word_ends: as ``token_bytes``, where it marks what ends one.
 
         Raises:
           ValueError: the special ids leave a gap after the ids of text.
@@ -67,76 +73,122 @@ class Tokenizer(abc.ABC):
         roles = {**special.assign_roles(special_tokens), **(roles or {})}
         sentinels = special.ordered_sentinels(special_tokens)
         used = {*roles.values(), *sentinels.values()}
-        word_start_V = np.ones(len(self.token_bytes), bool)
-        word_start_V[: len(token_bytes)] = word_starts or [_begins_with_space(token) for token in token_bytes]
-        # A special token is never glued to the word before it.
-        word_start_V[list(special_tokens.values())] = True
-        sentence_end_V = np.array([_ends_sentence(token) for token in self.token_bytes], bool)
-        self.vocabulary = Vocabulary(
+        bounds = word_bounds(token_bytes, starts=word_starts, ends=word_ends)
+        word_start_V = word_end_V = None
+        if bounds is not None:
+            word_start_V, word_end_V = (np.pad(bound_V, (0, len(following))) for bound_V in bounds)
+            # A special token is never glued to the word before it.
+            word_start_V[list(special_tokens.values())] = True
+        ids_of_roles: dict[str, Any] = {f"{role}_id": token_id for role, token_id in roles.items()}
+        self._facts = Vocabulary(
             size=len(self.token_bytes),
             sentinel_ids=tuple(sentinels.values()),
             named_ids={name: i for name, i in special_tokens.items() if i not in used},
             byte_length_V=np.array([len(token) for token in self.token_bytes], np.int32),
             word_start_V=word_start_V,
-            sentence_end_V=sentence_end_V,
+            word_end_V=word_end_V,
+            sentence_end_V=np.array([ends_sentence(token) for token in self.token_bytes], bool),
             fingerprint=_fingerprint(kind, len(self.token_bytes), special_tokens, roles, definition),
-            **{f"{role}_id": token_id for role, token_id in roles.items()},
+            **ids_of_roles,
         )
         self._name_of = {token_id: name for name, token_id in special_tokens.items()}
+        self._between_documents = {roles[role] for role in ("bos", "eos", "cls", "sep", "pad") if role in roles}
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Sizes, special ids, bytes per token, word starts."""
+        return dataclasses.replace(self._facts, exact_bytes=self.lossless)
 
     @abc.abstractmethod
     def _encode(self, text: str) -> Sequence[int] | np.ndarray:
         """The ids of ``text``; may hold a special id, which :meth:`encode` then replaces."""
 
+    def _encode_later(self, before: str, text: str) -> Sequence[int] | np.ndarray:
+        """As :meth:`_encode`, of a text that stands after ``before``.
+
+        To be overridden where a text by itself is encoded as the beginning of one.
+        """
+        del before
+        return self._encode(text)
+
     @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
         """What :meth:`save` writes beside the metadata: file name to content."""
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, *, after: str | None = None) -> np.ndarray:
         """The ids of ``text``, int32 [N]; never a special id, whatever the text spells (but unk).
+
+        Args:
+          text: what to encode.
+          after: the text before it (its last characters are enough), for a text that does not begin a document: many
+            tokenizers put a space before a document, which must not be put before its later parts. ``""`` for a text
+            that follows a special token only.
 
         Raises:
           ValueError: ``text`` is not well-formed Unicode.
         """
         utf8(text)
-        ids = np.asarray(self._encode(text), np.int32)
+        ids = np.asarray(self._encode(text) if after is None else self._encode_later(after, text), np.int32)
         if self._spelled and np.isin(ids, list(self._spelled)).any():
             pieces = [self._spelled.get(token_id, [token_id]) for token_id in ids.tolist()]
             ids = np.array([token_id for piece in pieces for token_id in piece], np.int32)
         return ids
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int | None = None) -> list[np.ndarray]:
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        after: Sequence[str | None] | None = None,
+        num_threads: int | None = None,
+    ) -> list[np.ndarray]:
         """:meth:`encode` of each text, in order, on ``num_threads`` threads (default: one a core)."""
         num_threads = num_threads or os.cpu_count() or 1
+        befores = after or [None] * len(texts)
         if num_threads == 1 or len(texts) < 2:
-            return [self.encode(text) for text in texts]
+            return [self.encode(text, after=before) for text, before in zip(texts, befores, strict=True)]
         with ThreadPoolExecutor(num_threads) as pool:
-            return list(pool.map(self.encode, texts))
+            return list(pool.map(lambda text, before: self.encode(text, after=before), texts, befores))
+
+    def encode_parts(self, parts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each part of one text, such that together they decode to the text."""
+        return self.encode_batch(parts, after=texts_before(parts), num_threads=1)
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = True) -> bytes:
         """The bytes ``ids`` stand for; special tokens are left out, or given by name.
+
+        What a tokenizer puts around a document is taken away around each document of ``ids``: they begin at the front
+        and after a special token such as eos, not after others, such as a mask.
 
         Raises:
           ValueError: an id outside the vocabulary.
         """
         numbers = [int(token_id) for token_id in ids]
-        if outside := [number for number in numbers if not 0 <= number < self.vocabulary.size]:
-            raise ValueError(f"token id {outside[0]} is not in the tokenizer's vocabulary of {self.vocabulary.size}")
-        if skip_special:
-            return self._text_bytes([number for number in numbers if number not in self._name_of])
+        if outside := [number for number in numbers if not 0 <= number < self._facts.size]:
+            raise ValueError(f"token id {outside[0]} is not in the tokenizer's vocabulary of {self._facts.size}")
+        runs = [(special, [*run]) for special, run in groupby(numbers, self._name_of.__contains__)]
         parts: list[bytes] = []
-        for is_special, run in groupby(numbers, self._name_of.__contains__):
-            if is_special:
-                parts += [self._name_of[number].encode() for number in run]
-            else:
-                parts.append(self._text_bytes([*run]))
+        for number, (is_special, run) in enumerate(runs):
+            if not is_special:
+                begins = number == 0 or runs[number - 1][1][-1] in self._between_documents
+                ends = number + 1 == len(runs) or runs[number + 1][1][0] in self._between_documents
+                parts.append(self._text_bytes(run, begins=begins, ends=ends))
+            elif not skip_special:
+                parts += [self._name_of[token_id].encode() for token_id in run]
         return b"".join(parts)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ``ids``; bytes that are not (yet) a whole character become U+FFFD."""
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
 
-    def _text_bytes(self, ids: Sequence[int]) -> bytes:
+    def decode_after(self, before: Sequence[int], ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text that ``ids`` add to that of ``before``: a continuation keeps the space it begins with."""
+        shown = self.decode_bytes(before, skip_special=skip_special)
+        whole = self.decode_bytes([*before, *ids], skip_special=skip_special)
+        return whole[len(shown) :].decode("utf-8", errors="replace")
+
+    def _text_bytes(self, ids: Sequence[int], *, begins: bool, ends: bool) -> bytes:
+        """The bytes of ids of text, which begin and end a document or do not."""
+        del begins, ends
         return b"".join([self.token_bytes[token_id] for token_id in ids])
 
     @property
@@ -152,17 +204,27 @@ class Tokenizer(abc.ABC):
         """
         ids = self.encode(_PROBE)
         same = self.decode_bytes(ids) == _PROBE.encode()
-        return same and int(self.vocabulary.byte_length_V[ids].sum()) == len(_PROBE.encode())
+        return same and int(self._facts.byte_length_V[ids].sum()) == len(_PROBE.encode())
+
+    @functools.cached_property
+    def _drops_spaces(self) -> bool:
+        """Whether a space at the end of a text is forgotten."""
+        return self._forgotten_end("a ") == " "
+
+    def _forgotten_end(self, text: str) -> str:
+        """The whitespace at the end of ``text`` that its ids do not hold."""
+        end = text[len(text.rstrip()) :]
+        return end if end and [*self._encode(f"a{end}")] == [*self._encode("a")] else ""
 
     @functools.cached_property
     def _spelled(self) -> dict[int, list[int]]:
         """For each special id that text can reach in the encoder: the ids to put in its place."""
         reached = {i for name, i in self.special_tokens.items() if i in self._encode(name)}
-        reached.discard(self.vocabulary.unk_id)
+        reached.discard(self._facts.unk_id)
         return {i: [j for j in self._spell(self._name_of[i]) if j not in reached] for i in reached}
 
     def _spell(self, name: str) -> list[int]:
-        return [int(token_id) for character in name for token_id in self._encode(character)]
+        return [int(token_id) for character in name for token_id in self._encode_later("", character)]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the tokenizer to ``folder``, metadata last.
@@ -186,32 +248,47 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     folder = pathlib.Path(folder)
     metadata, files = read_folder(folder)
     kind, special_tokens = metadata["kind"], metadata["special_tokens"]
-    tokenizer: Tokenizer
-    # Imported here so that a tokenizer costs only its own library.
-    if kind == "bytes":
-        from lmjax.tokenizers.byte import ByteTokenizer
-
-        tokenizer = ByteTokenizer(special_tokens)
-    elif kind == "bpe":
-        from lmjax.tokenizers.bpe import BytePairTokenizer
-
-        tokenizer = BytePairTokenizer.from_files(files, special_tokens)
-    elif kind in ("sentencepiece_bpe", "sentencepiece_unigram"):
-        from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
-
-        tokenizer = SentencePieceTokenizer.from_files(files, special_tokens)
-    elif kind == "huggingface":
-        from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
-
-        tokenizer = HuggingFaceTokenizer.from_files(files, special_tokens)
-    else:
-        raise ValueError(f"{folder / METADATA}: kind {kind!r} is not known to this version of lmjax")
+    try:
+        tokenizer = _of_kind(kind, files, special_tokens)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     if tokenizer.fingerprint != metadata["fingerprint"]:
         raise ValueError(
             f"{folder / METADATA}: its fingerprint {metadata['fingerprint'][:12]} is not the files' "
             f"{tokenizer.fingerprint[:12]}: the folder was edited; restore it, or train the tokenizer again"
         )
     return tokenizer
+
+
+def _of_kind(kind: str, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Tokenizer:
+    # Imported here so that a tokenizer costs only its own library.
+    if kind == "bytes":
+        from lmjax.tokenizers.byte import ByteTokenizer
+
+        return ByteTokenizer(special_tokens)
+    if kind == "bpe":
+        from lmjax.tokenizers.bpe import BytePairTokenizer
+
+        return BytePairTokenizer.from_files(files, special_tokens)
+    if kind in ("sentencepiece_bpe", "sentencepiece_unigram"):
+        from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer.from_files(files, special_tokens)
+    if kind == "huggingface":
+        from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.from_files(files, special_tokens)
+    raise ValueError(f"{METADATA}: kind {kind!r} is not known to this version of lmjax")
+
+
+def texts_before(parts: Sequence[str]) -> list[str | None]:
+    """For each part of a text the end of what stands before it; ``None`` where nothing does."""
+    befores: list[str | None] = []
+    before = ""
+    for part in parts:
+        befores.append(before or None)
+        before = (before + part)[-_CONTEXT:]
+    return befores
 
 
 def utf8(text: str) -> bytes:
@@ -227,15 +304,6 @@ def utf8(text: str) -> bytes:
             f"text has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: "
             f"read it with errors='replace'"
         ) from None
-
-
-def _begins_with_space(token: bytes) -> bool:
-    return token.decode("utf-8", errors="replace")[:1].isspace()
-
-
-def _ends_sentence(token: bytes) -> bool:
-    text = token.decode("utf-8", errors="ignore").rstrip().rstrip("\"')]}»”’").rstrip()
-    return text.endswith((".", "!", "?", "…", "。", "！", "？"))
 
 
 def _fingerprint(

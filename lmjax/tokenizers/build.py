@@ -9,6 +9,7 @@ from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.tokenizers.config import TokenizerConfig
 from lmjax.tokenizers.corpus import sample_corpus
 from lmjax.tokenizers.folder import METADATA
+from lmjax.tokenizers.published import read_published
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
@@ -60,32 +61,9 @@ def _load(config: TokenizerConfig) -> Tokenizer:
     if not path.exists():
         raise ValueError(f"tokenizer.path={config.path}: there is no such file or folder")
     names = config.all_special_tokens
-    tokenizer: Tokenizer
-    if path.is_dir() and ((path / METADATA).exists() or not (path / "tokenizer.json").exists()):
-        tokenizer = load_tokenizer(path)
-    elif path.suffix == ".model":
-        from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
-
-        tokenizer = _naming(path, SentencePieceTokenizer.from_model, names)
-    elif path.is_dir() or path.suffix == ".json":
-        from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
-
-        file = path / "tokenizer.json" if path.is_dir() else path
-        tokenizer = _naming(file, HuggingFaceTokenizer.from_definition, names)
-    else:
-        raise ValueError(
-            f"tokenizer.path={config.path}: it is neither a tokenizer's folder, nor a SentencePiece .model, "
-            f"nor a Hugging Face tokenizer.json"
-        )
+    tokenizer = load_tokenizer(path) if (path / METADATA).exists() else read_published(path, special_names=names)
     _check_agrees(config, tokenizer)
     return tokenizer
-
-
-def _naming(path: pathlib.Path, read: Callable[..., Tokenizer], names: tuple[str, ...]) -> Tokenizer:
-    try:
-        return read(path.read_bytes(), special_names=names)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _check_agrees(config: TokenizerConfig, tokenizer: Tokenizer) -> None:

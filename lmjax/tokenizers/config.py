@@ -28,7 +28,8 @@ class TokenizerConfig:
     num_sentinels: int = 0
     """T5 sentinels, <extra_id_0> first."""
     path: str | None = None
-    """An existing tokenizer: a folder of ours, a SentencePiece .model, or a Hugging Face tokenizer.json."""
+    """An existing tokenizer: a folder of ours, a SentencePiece .model, a Hugging Face tokenizer.json, or a folder of
+    others with one of these."""
     max_train_bytes: int = 32_000_000
     """Training reads a random sample of at most this many bytes of the corpus, which caps time and memory."""
     seed: int = 0

@@ -24,7 +24,7 @@ def extend_tokenizer(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[Huggin
       ValueError: the tokenizer is of another kind, or a word is empty, repeated, or one token already.
     """
     definition = _definition(tokenizer)
-    pieces = {word: tokenizer.encode(word).tolist() for word in words}
+    pieces = {word: tokenizer.encode(word, after="").tolist() for word in words}
     if len(pieces) < len(words):
         repeated = sorted({word for word in words if list(words).count(word) > 1})
         raise ValueError(f"new tokens are repeated: {', '.join(map(repr, repeated[:5]))}: name each once")

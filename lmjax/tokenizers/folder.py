@@ -66,8 +66,8 @@ def _well_formed(metadata: object) -> bool:
     if not isinstance(metadata, dict):
         return False
     return (
-        all(isinstance(metadata.get(name), kind) for name, kind in _TYPES.items())
-        and all(type(token_id) is int and token_id >= 0 for token_id in metadata["special_tokens"].values())
+        all(type(metadata.get(name)) is kind for name, kind in _TYPES.items())
+        and all(type(token_id) is int and 0 <= token_id < 2**31 for token_id in metadata["special_tokens"].values())
         and all(name == pathlib.Path(name).name for name in metadata["files"])
         and all(isinstance(digest, str) for digest in metadata["files"].values())
     )

@@ -1,20 +1,24 @@
 """A Hugging Face ``tokenizer.json``, whatever its algorithm, with its special ids found by name."""
 
+import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import tokenizers
 
+from lmjax.tokenizers.anchor import anchor_for
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.bpe import byte_alphabet, unspell
+from lmjax.tokenizers.declared import read_role_names, write_role_names
 from lmjax.tokenizers.panics import is_panic
 from lmjax.tokenizers.special import append_special_tokens
 
 _FILE = "tokenizer.json"
-_ROLES_FILE = "special_tokens_map.json"
+_MOST_IDS_PER_TOKEN, _MOST_GAPS = 4, 100_000
+"""Ids a definition may have, of so many tokens: beyond that a single wrong id would fill the memory."""
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -48,22 +52,32 @@ class HuggingFaceTokenizer(Tokenizer):
         self._tokenizer.no_padding()
         self._size = _size(self._tokenizer)
         self._style = _style(fields)
-        added = {token["id"]: token["content"] for token in fields.get("added_tokens", ())}
+        # Added tokens that are the model's own too (Gemma's runs of spaces) are spelled as its pieces are.
+        own = self._tokenizer.get_vocab(with_added_tokens=False)
+        added = {t["id"]: t["content"] for t in fields.get("added_tokens", ()) if t["content"] not in own}
         own_special = {i for i in special_tokens.values() if i < self._size}
         pieces = [self._tokenizer.id_to_token(token_id) or "" for token_id in range(self._size)]
         table = [
-            b"" if i in own_special else added[i].encode() if i in added else self._style(piece)
+            b"" if i in own_special else added[i].encode() if i in added else self._style.spell(piece)
             for i, piece in enumerate(pieces)
         ]
-        wordpiece = self._style is _wordpiece_bytes
+        wordpiece = self._style.kind == "WordPiece"
+        ends = [self._style.ends_word(piece) for piece in pieces]
         super().__init__(
             "huggingface",
             token_bytes=table,
             special_tokens=special_tokens,
             definition=json.dumps(fields, sort_keys=True).encode(),
-            roles={role: special_tokens[name] for role, name in self.role_names.items()},
-            word_starts=[not piece.startswith("##") for piece in pieces] if wordpiece else None,
+            roles=self._unknown(fields, special_tokens)
+            | {role: special_tokens[name] for role, name in self.role_names.items()},
+            word_starts=[not piece.startswith(self._style.prefix) for piece in pieces] if wordpiece else None,
+            word_ends=ends if self._style.suffix else None,
         )
+
+    @staticmethod
+    def _unknown(fields: dict, special_tokens: Mapping[str, int]) -> dict[str, int]:
+        name = fields["model"].get("unk_token")
+        return {"unk": special_tokens[name]} if isinstance(name, str) and name in special_tokens else {}
 
     @classmethod
     def from_definition(
@@ -96,39 +110,154 @@ class HuggingFaceTokenizer(Tokenizer):
         """
         if _FILE not in files:
             raise ValueError(f"the tokenizer's metadata lists no {_FILE}: restore it, or save the tokenizer again")
-        named = json.loads(files[_ROLES_FILE]) if _ROLES_FILE in files else {}
-        role_names = {key.removesuffix("_token"): name for key, name in named.items()}
-        return cls(files[_FILE], special_tokens, role_names=role_names)
+        return cls(files[_FILE], special_tokens, role_names=read_role_names(files, special_tokens))
 
     def files(self) -> dict[str, bytes]:
         """The definition, and the roles it does not tell."""
-        named = {f"{role}_token": name for role, name in self.role_names.items()}
-        return {_FILE: self._definition, **({_ROLES_FILE: json.dumps(named).encode()} if named else {})}
+        return {_FILE: self._definition, **write_role_names(self.role_names)}
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        try:
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            raise ValueError(f"the tokenizer cannot encode {text[:40]!r} ({error}): check its tokenizer.json") from None
+
+    def _encode_later(self, before: str, text: str) -> list[int]:
+        if self._style.suffix or not (self._adds_space or self._drops_spaces):
+            return self._encode(text)
+        forgotten = self._forgotten_end(before)
+        text = forgotten + text
+        # Nothing but whitespace that is forgotten stands before: the document begins here.
+        if before and forgotten == before:
+            return self._encode(text)
+        if self._style.kind == "WordPiece" and not self._glued(before, text):
+            text = f" {text}"
+        anchor = "" if self._style.byte_level else anchor_for(text)
+        later = self._later(anchor)
+        ids = later.encode(anchor + text)
+        return self._encode(text) if ids is None else ids
+
+    def _glued(self, before: str, text: str) -> bool:
+        """Whether the last character before a text and its first may be of one word."""
+        library = self._tokenizer
+        pair = before[-1:] + text[:1]
+        if library.pre_tokenizer is None or len(pair) < 2:
+            return bool(before)
+        normal = library.normalizer.normalize_str(pair) if library.normalizer is not None else pair
+        return len(library.pre_tokenizer.pre_tokenize_str(normal)) == 1
+
+    @functools.cache  # noqa: B019
+    def _later(self, anchor: str) -> "_LaterParts":
+        return _LaterParts(self._tokenizer, json.loads(self._definition), anchor)
 
     @functools.cached_property
     def _adds_space(self) -> bool:
         first = self._encode("a")[:1]
         return bool(first) and self.token_bytes[first[0]].startswith(b" ")
 
-    def _text_bytes(self, ids: Sequence[int]) -> bytes:
-        if self._style is _wordpiece_bytes:
-            return self._tokenizer.decode(list(ids), skip_special_tokens=False).encode()
-        text = super()._text_bytes(ids)
-        return text.removeprefix(b" ") if self._adds_space else text
+    def _text_bytes(self, ids: Sequence[int], *, begins: bool, ends: bool) -> bytes:
+        if self._style.kind == "WordPiece":
+            return self._word_pieces(ids, begins=begins)
+        text = super()._text_bytes(ids, begins=begins, ends=ends)
+        if self._style.suffix and ends:
+            text = text.removesuffix(b" ")
+        return text.removeprefix(b" ") if begins and self._adds_space else text
+
+    def _word_pieces(self, ids: Sequence[int], *, begins: bool) -> bytes:
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        if begins:
+            return text.encode()
+        prefix = self._style.prefix
+        return (text.removeprefix(prefix) if text.startswith(prefix) else f" {text}").encode()
+
+
+class _LaterParts:
+    """A definition that takes a text for a later part: nothing is put before it."""
+
+    def __init__(self, library: tokenizers.Tokenizer, fields: dict, anchor: str):
+        """Changes the definition: a token for ``anchor``, or, without one, no space in front of byte-level text."""
+        if anchor:
+            vocab = fields["model"]["vocab"]
+            if isinstance(vocab, dict):
+                vocab[anchor] = _size(library)
+            else:
+                vocab.append([anchor, 0.0])
+        else:
+            _without_prefix_space(fields)
+        self._library = tokenizers.Tokenizer.from_str(json.dumps(fields))
+        self._library.encode_special_tokens = True
+        self._library.no_truncation()
+        self._library.no_padding()
+        self._anchor_id = self._library.token_to_id(anchor) if anchor else None
+        # One more token moves the ids of those added after it.
+        own = library.get_vocab(with_added_tokens=True)
+        ids = self._library.get_vocab(with_added_tokens=True)
+        self._moved = {new: own[token] for token, new in ids.items() if token in own and own[token] != new}
+
+    def encode(self, text: str) -> list[int] | None:
+        """The ids after the anchor; None where the tokenizer drops it."""
+        ids = self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        if self._anchor_id is not None:
+            if self._anchor_id not in ids:
+                return None
+            ids = ids[ids.index(self._anchor_id) + 1 :]
+        return [self._moved.get(token_id, token_id) for token_id in ids]
+
+
+def _without_prefix_space(node: object) -> None:
+    if isinstance(node, dict):
+        if node.get("type") == "ByteLevel" and node.get("add_prefix_space"):
+            node["add_prefix_space"] = False
+        for value in node.values():
+            _without_prefix_space(value)
+    elif isinstance(node, list):
+        for value in node:
+            _without_prefix_space(value)
 
 
 def _read(definition: bytes) -> tuple[tokenizers.Tokenizer, dict]:
     try:
         text = definition.decode()
-        return tokenizers.Tokenizer.from_str(text), json.loads(text)
+        fields = json.loads(text)
+        _check_patterns(fields)
+        _check_merges(fields["model"])
+        library = tokenizers.Tokenizer.from_str(text)
+        # A definition may be read and panic at its first text.
+        library.encode("a b")
     # The library raises a bare Exception for a definition it cannot read.
     except BaseException as error:
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
         raise ValueError(f"not a Hugging Face tokenizer.json ({error}): check tokenizer.path") from None
+    num_tokens, size = library.get_vocab_size(with_added_tokens=True), _size(library)
+    if size > _MOST_IDS_PER_TOKEN * num_tokens + _MOST_GAPS:
+        raise ValueError(f"its {num_tokens} tokens have ids up to {size - 1}: correct the id that is out of place")
+    return library, fields
+
+
+def _check_patterns(node: object) -> None:
+    """Raises what the library says of a regular expression it cannot read, before it panics at one."""
+    if isinstance(node, dict):
+        pattern = node.get("Regex")
+        if isinstance(pattern, str):
+            tokenizers.Regex(pattern)
+        for value in node.values():
+            _check_patterns(value)
+    elif isinstance(node, list):
+        for value in node:
+            if isinstance(value, dict | list):
+                _check_patterns(value)
+
+
+def _check_merges(model: dict) -> None:
+    """Refuses merges whose second piece lacks the prefix of pieces within a word: the library aborts at them."""
+    prefix = model.get("continuing_subword_prefix")
+    if prefix and isinstance(prefix, str):
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges") or ()]
+        if not all(pair[-1].startswith(prefix) for pair in pairs):
+            raise ValueError(f"merges without the continuing_subword_prefix {prefix!r}")
 
 
 def _size(tokenizer: tokenizers.Tokenizer) -> int:
@@ -136,21 +265,47 @@ def _size(tokenizer: tokenizers.Tokenizer) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def _style(fields: dict) -> Callable[[str], bytes]:
-    """How the pieces of this definition spell their text: piece to bytes."""
-    if '"ByteLevel"' in json.dumps([fields.get("pre_tokenizer"), fields.get("decoder")]):
-        return _byte_level_bytes
-    return _wordpiece_bytes if fields["model"].get("type") == "WordPiece" else _spaced_bytes
+@dataclasses.dataclass(frozen=True)
+class _Style:
+    """How the pieces of a definition spell their text.
+
+    Attributes:
+      kind: of the model: ``"BPE"``, ``"Unigram"``, ``"WordPiece"``, ``"WordLevel"``.
+      byte_level: whether each character stands for a byte.
+      prefix: WordPiece: what pieces within a word begin with.
+      suffix: what a piece at the end of a word ends in; it stands for a space.
+    """
+
+    kind: str
+    byte_level: bool
+    prefix: str
+    suffix: str
+
+    def spell(self, piece: str) -> bytes:
+        """The bytes a piece stands for."""
+        if self.kind == "WordPiece":
+            return piece.removeprefix(self.prefix).encode()
+        ends_word = self.ends_word(piece)
+        text = piece[: -len(self.suffix)] if ends_word else piece
+        if not self.byte_level:
+            match = _BYTE_PIECE.fullmatch(text)
+            spelled = bytes([int(match[1], 16)]) if match else text.replace("\u2581", " ").encode()
+        elif all(character in byte_alphabet() for character in text):
+            spelled = unspell(text)
+        else:
+            spelled = text.encode()
+        return spelled + (b" " if ends_word else b"")
+
+    def ends_word(self, piece: str) -> bool:
+        """Whether the piece is marked as a word's last."""
+        return bool(self.suffix) and piece.endswith(self.suffix)
 
 
-def _byte_level_bytes(piece: str) -> bytes:
-    return unspell(piece) if all(character in byte_alphabet() for character in piece) else piece.encode()
-
-
-def _wordpiece_bytes(piece: str) -> bytes:
-    return piece.removeprefix("##").encode()
-
-
-def _spaced_bytes(piece: str) -> bytes:
-    match = _BYTE_PIECE.fullmatch(piece)
-    return bytes([int(match[1], 16)]) if match else piece.replace("\u2581", " ").encode()
+def _style(fields: dict) -> _Style:
+    model = fields["model"]
+    return _Style(
+        kind=model.get("type") or "",
+        byte_level='"ByteLevel"' in json.dumps([fields.get("pre_tokenizer"), fields.get("decoder")]),
+        prefix=model.get("continuing_subword_prefix") or "",
+        suffix=model.get("end_of_word_suffix") or "",
+    )

@@ -8,6 +8,7 @@ Lines are what it is trained on, without their ends, so no piece crosses a line:
 one piece ``<0x0A>``.
 """
 
+import functools
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ from typing import Self
 
 import sentencepiece
 
+from lmjax.tokenizers.anchor import anchor_for
 from lmjax.tokenizers.base import Tokenizer
-from lmjax.tokenizers.special import append_special_tokens, is_known_name
+from lmjax.tokenizers.declared import Declared, read_role_names, write_role_names
+from lmjax.tokenizers.special import append_special_tokens, is_known_name, is_sentinel
 
 SPACE = "\u2581"
 _FILE = "tokenizer.model"
@@ -30,17 +33,19 @@ _LINE = 1024
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model, trained here or loaded from a ``.model`` file."""
 
-    def __init__(self, model: bytes, special_tokens: Mapping[str, int]):
+    def __init__(self, model: bytes, special_tokens: Mapping[str, int], *, role_names: Mapping[str, str] | None = None):
         """A tokenizer from a serialized model.
 
         Args:
           model: the ``.model`` file's bytes.
           special_tokens: name to id; the model's own, and any that follow its pieces.
+          role_names: role (``"eos"``) to the special token that plays it, where the model says another.
 
         Raises:
           ValueError: ``model`` is not a SentencePiece model.
         """
         self._model = model
+        self.role_names = dict(role_names or {})
         self._processor = _read(model)
         size = self._processor.vocab_size()
         text_ids = [i for i in range(size) if i not in set(special_tokens.values())]
@@ -52,11 +57,11 @@ class SentencePieceTokenizer(Tokenizer):
             token_bytes=table,
             special_tokens=special_tokens,
             definition=model,
-            roles=_roles(self._processor),
+            roles=_roles(self._processor) | {role: special_tokens[name] for role, name in self.role_names.items()},
         )
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         self._byte_ids = byte_ids if all(self._processor.is_byte(token_id) for token_id in byte_ids) else None
-        self._adds_space = self._processor.encode_as_pieces("a")[0].startswith(SPACE)
+        self._adds_space = "".join(self._processor.encode_as_pieces("a")).startswith(SPACE)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, algorithm: str, num_text_ids: int, special_names: Sequence[str]) -> Self:
@@ -79,6 +84,8 @@ class SentencePieceTokenizer(Tokenizer):
                 model_type=algorithm,
                 vocab_size=num_text_ids,
                 byte_fallback=True,
+                # A sample without spaces would leave none in the model, and bytes spell another character.
+                required_chars=SPACE,
                 split_digits=True,
                 allow_whitespace_only_pieces=True,
                 normalization_rule_name="identity",
@@ -98,19 +105,26 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(model.getvalue(), special_tokens)
 
     @classmethod
-    def from_model(cls, model: bytes, *, special_names: Sequence[str]) -> Self:
+    def from_model(cls, model: bytes, *, special_names: Sequence[str], declared: Declared | None = None) -> Self:
         """An existing model; those of ``special_names`` it lacks follow its last id.
 
+        Args:
+          model: the ``.model`` file's bytes.
+          special_names: special tokens it should have.
+          declared: what files beside it say.
+
         Raises:
-          ValueError: ``model`` is not a SentencePiece model.
+          ValueError: ``model`` is not a SentencePiece model, or does not agree with what is declared.
         """
+        declared = declared or Declared()
         processor = _read(model)
-        present = {
-            processor.id_to_piece(i): i
-            for i in range(processor.vocab_size())
-            if processor.is_control(i) or processor.is_unknown(i) or is_known_name(processor.id_to_piece(i))
-        }
-        return cls(model, append_special_tokens(present, special_names, first_id=processor.vocab_size()))
+        size = processor.vocab_size()
+        names = {i: _special_name(processor, i) for i in range(size)}
+        present = {name: i for i, name in names.items() if name is not None}
+        present |= _declared_tokens(processor, declared)
+        played = {role: name for role, name in declared.role_names.items() if name in present}
+        first = max([size - 1, *present.values()]) + 1
+        return cls(model, append_special_tokens(present, special_names, first_id=first), role_names=played)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Self:
@@ -121,29 +135,55 @@ class SentencePieceTokenizer(Tokenizer):
         """
         if _FILE not in files:
             raise ValueError(f"the tokenizer's metadata lists no {_FILE}: restore it, or train the tokenizer again")
-        return cls(files[_FILE], special_tokens)
+        return cls(files[_FILE], special_tokens, role_names=read_role_names(files, special_tokens))
 
     def files(self) -> dict[str, bytes]:
-        """The model file."""
-        return {_FILE: self._model}
+        """The model file, and the roles it does not tell."""
+        return {_FILE: self._model, **write_role_names(self.role_names)}
 
     def _encode(self, text: str) -> list[int]:
-        # Where the model puts a space before each text, cutting one text in two would add a space.
-        if SPACE not in text or self._byte_ids is None or self._adds_space:
-            return self._processor.encode(text)
-        ids: list[int] = []
-        for position, part in enumerate(text.split(SPACE)):
-            ids += (self._spell(SPACE) if position else []) + self._processor.encode(part)
+        return self._with_marks(text, later=False)
+
+    def _encode_later(self, before: str, text: str) -> list[int]:
+        forgotten = self._forgotten_end(before)
+        # Nothing but whitespace that is forgotten stands before: the document begins here.
+        later = not before or forgotten != before
+        return self._with_marks(forgotten + text, later=later)
+
+    def _with_marks(self, text: str, *, later: bool) -> list[int]:
+        """The ids of a text; a literal U+2581 is spelled in bytes, where the model has them."""
+        if SPACE not in text or self._byte_ids is None:
+            return self._pieces(text, later=later)
+        first, *others = text.split(SPACE)
+        ids = self._pieces(first, later=later)
+        for part in others:
+            ids += self._spell(SPACE) + self._pieces(part, later=True)
         return ids
+
+    def _pieces(self, text: str, *, later: bool) -> list[int]:
+        if not later or not (self._adds_space or self._drops_spaces):
+            return self._processor.encode(text)
+        anchor = anchor_for(text)
+        ids = self._anchored(anchor).encode(anchor + text)
+        return ids[ids.index(self._processor.vocab_size()) + 1 :]
+
+    @functools.cache  # noqa: B019
+    def _anchored(self, anchor: str) -> sentencepiece.SentencePieceProcessor:
+        """The model with one more piece: the character by itself, which nothing is merged with."""
+        # A serialized protocol buffer and another make, end to end, one with the repeated fields of both. Here
+        # ModelProto.pieces (1) has piece (1), score (2) and type (3) = USER_DEFINED.
+        text = anchor.encode()
+        piece = b"\x0a" + bytes([len(text)]) + text + b"\x15\0\0\0\0\x18\x04"
+        return _read(self._model + b"\x0a" + bytes([len(piece)]) + piece)
 
     def _spell(self, name: str) -> list[int]:
         if self._byte_ids is not None:
             return [self._byte_ids[byte] for byte in name.encode()]
         return [self._processor.piece_to_id(character) for character in name]
 
-    def _text_bytes(self, ids: Sequence[int]) -> bytes:
-        text = super()._text_bytes(ids)
-        return text.removeprefix(b" ") if self._adds_space else text
+    def _text_bytes(self, ids: Sequence[int], *, begins: bool, ends: bool) -> bytes:
+        text = super()._text_bytes(ids, begins=begins, ends=ends)
+        return text.removeprefix(b" ") if begins and self._adds_space else text
 
 
 def _read(model: bytes) -> sentencepiece.SentencePieceProcessor:
@@ -154,6 +194,50 @@ def _read(model: bytes) -> sentencepiece.SentencePieceProcessor:
     if processor is None or not processor.vocab_size():
         raise ValueError("not a SentencePiece model, or a damaged one: check tokenizer.path")
     return processor
+
+
+def _special_name(processor: sentencepiece.SentencePieceProcessor, token_id: int) -> str | None:
+    """The name of a special token; None for pieces of text."""
+    piece = processor.id_to_piece(token_id)
+    if processor.is_control(token_id) or processor.is_unknown(token_id) or is_known_name(piece):
+        return piece
+    # The model of mT5 has T5's sentinels among its pieces, as words of their own.
+    word = piece.removeprefix(SPACE)
+    return word if is_sentinel(word) else None
+
+
+def _declared_tokens(processor: sentencepiece.SentencePieceProcessor, declared: Declared) -> dict[str, int]:
+    """The special tokens that files beside a model declare.
+
+    Raises:
+      ValueError: an id is another piece's, ids leave a gap, or text becomes a token that the model does not know.
+    """
+    size = processor.vocab_size()
+    tokens = {}
+    for name, token_id in declared.added.items():
+        if token_id < size and processor.id_to_piece(token_id) != name:
+            raise ValueError(
+                f"{declared.source} gives {name!r} the id {token_id}, which the model gives to "
+                f"{processor.id_to_piece(token_id)!r}: use this tokenizer's tokenizer.json, which transformers writes"
+            )
+        if token_id >= size and name not in declared.special:
+            raise ValueError(
+                f"{declared.source} adds {name!r}, a token that is not special and that text is searched for; with a "
+                f"SentencePiece model such tokens are not read: use the tokenizer.json of this tokenizer, which "
+                f"transformers writes (save_pretrained)"
+            )
+        if name in declared.special:
+            tokens[name] = token_id
+    beyond = sorted(token_id for token_id in tokens.values() if token_id >= size)
+    if beyond != [*range(size, size + len(beyond))]:
+        raise ValueError(
+            f"{declared.source}: the ids {beyond[:8]} do not follow the {size} of the model: correct the file"
+        )
+    for name in declared.role_names.values():
+        token_id = processor.piece_to_id(name)
+        if name not in tokens and processor.id_to_piece(token_id) == name:
+            tokens[name] = token_id
+    return tokens
 
 
 def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, token_id: int) -> bytes:

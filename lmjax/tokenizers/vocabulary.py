@@ -20,10 +20,13 @@ class Vocabulary:
       sentinel_ids: T5 sentinels in the order they are used (``<extra_id_0>`` first).
       named_ids: any further special token by its text (``"<fim_prefix>"``, ``"[NLU]"`` ...).
       byte_length_V: int32 [V], UTF-8 bytes of text each id stands for; 0 for special ids.
+      exact_bytes: whether ``byte_length_V`` adds up to the bytes of every text.
       word_start_V: bool [V], whether a token begins a word; ``None`` when the tokenizer cannot tell.
         A word is whitespace and what follows it up to the next, so a token begins one iff its text
         begins with whitespace; a special token always does. The first token of a text begins a word
-        by its place, which no table can say. (WordPiece: a token not written ``##``.)
+        by its place, which no table can say. (WordPiece: a token not written ``##``. Chinese and Japanese:
+        see :mod:`lmjax.tokenizers.words`.)
+      word_end_V: bool [V], whether a token ends a word, so that the next one begins another.
       sentence_end_V: bool [V], whether a sentence ends with a token: its text ends in a full stop, or a mark of
         that kind, and what closes it. ``None`` when the tokenizer cannot tell.
       fingerprint: hex digest of everything that decides the ids.
@@ -40,7 +43,9 @@ class Vocabulary:
     sentinel_ids: tuple[int, ...] = ()
     named_ids: dict[str, int] = dataclasses.field(default_factory=dict)
     byte_length_V: np.ndarray
+    exact_bytes: bool = True
     word_start_V: np.ndarray | None = None
+    word_end_V: np.ndarray | None = None
     sentence_end_V: np.ndarray | None = None
     fingerprint: str = ""
 

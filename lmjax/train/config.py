@@ -49,6 +49,9 @@ class TrainConfig:
     init_from: str | None = None
     """Begin with the weights of another run: its folder, for the newest checkpoint, or RUN/checkpoints/STEP. Its
     average is taken where it kept one; the optimizer starts afresh."""
+    init_changes: tuple[str, ...] = ()
+    """Fields of the model, as in `norm_epsilon rope_theta`, that may differ from init_from's though its weights then
+    compute something else."""
     branch_from: str | None = None
     """Go on from another run's checkpoint with all of its state (optimizer, step, place in the data), in a folder of
     its own: that run's folder, for the newest, or RUN/checkpoints/STEP. The schedule may be another."""
@@ -85,6 +88,8 @@ class TrainConfig:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
             )
+        if self.init_changes and self.init_from is None:
+            raise ValueError(f"train.init_changes={self.init_changes}: there is no other run: set train.init_from")
         self._check_warmup()
         self._check_origin()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
-import importlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import sys
@@ -18,6 +18,11 @@ from typing import Any
 
 from lmjax.objectives import Objective, Ramp
 from lmjax.train.config import RunConfig
+from lmjax.train.objective_class import class_name, objective_class
+from lmjax.train.strict_json import read_json
+
+LARGEST = 2**63 - 1
+"""Whole numbers beyond this fit into no array and no file format."""
 
 
 def to_json(config: Any) -> Any:
@@ -26,8 +31,7 @@ def to_json(config: Any) -> Any:
         return str(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        tag = {"type": f"{type(config).__module__}:{type(config).__qualname__}"}
-        return tag | fields if isinstance(config, Objective) else fields
+        return {"type": class_name(type(config))} | fields if isinstance(config, Objective) else fields
     if isinstance(config, tuple | list):
         return [to_json(item) for item in config]
     if isinstance(config, dict):
@@ -69,10 +73,10 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where} is {value!r}: must be an object of fields")
     if issubclass(kind, Objective):
-        kind = _objective_class(value.get("type"), where)
+        kind = objective_class(value.get("type"), where)
         value = {name: item for name, item in value.items() if name != "type"}
     hints, fields = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
-    for name in value.keys() - fields.keys():
+    for name in sorted(value.keys() - fields.keys()):
         raise ValueError(f"{where}: unknown field {name!r}: written by another version of lmjax?")
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -80,7 +84,7 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where}: field {name!r} is missing: restore it")
     arguments = {name: from_json(hints[name], item, where=f"{where}: {name}") for name, item in value.items()}
     for name, item in arguments.items():
-        _check_type(hints[name], item, f"{where}: {name}")
+        _check_type(hints[name], item, f"{where}: {name}", default=fields[name].default)
     with _naming(where):
         return kind(**arguments)
 
@@ -106,7 +110,7 @@ def check_types(config: Any, *, where: str = "") -> None:
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        _check_type(hints[field.name], value, f"{where}{field.name}")
+        _check_type(hints[field.name], value, f"{where}{field.name}", default=field.default)
         for path, item in _records(value, f"{where}{field.name}"):
             check_types(item, where=f"{path}.")
 
@@ -119,7 +123,9 @@ def _records(value: Any, where: str) -> list[tuple[str, Any]]:
     return [(path, item) for path, item in items if dataclasses.is_dataclass(item)]
 
 
-def _check_type(kind: Any, value: Any, where: str) -> None:
+def _check_type(kind: Any, value: Any, where: str, *, default: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value) and value != default:
+        raise ValueError(f"{where} is {value}: must be finite")
     if not _fits(kind, value):
         raise ValueError(f"{where} is {value!r}: must be {kind.__name__ if isinstance(kind, type) else kind}")
 
@@ -136,19 +142,10 @@ def _fits(kind: Any, value: Any) -> bool:
         item_kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
         return len(value) == len(item_kinds) and all(map(_fits, item_kinds, value))
     if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        if isinstance(value, int):
+            return not isinstance(value, bool) and abs(value) <= LARGEST
+        return kind is float and isinstance(value, float)
     return isinstance(value, origin or kind)
-
-
-def _objective_class(name: Any, where: str) -> type[Objective]:
-    module_name, _, class_name = str(name).partition(":")
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
-        kind = None
-    if not (isinstance(kind, type) and issubclass(kind, Objective)):
-        raise ValueError(f"{where}: {name!r} is not an objective that can be imported: install the module it is in")
-    return kind
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -191,12 +188,15 @@ def read_config(path: pathlib.Path) -> RunConfig:
       ValueError: there is none, or it is not readable.
     """
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or start the run anew in another folder") from None
-    return from_json(RunConfig, value, where=str(path))
+    try:
+        return from_json(RunConfig, value, where=str(path))
+    except RecursionError:
+        raise ValueError(f"{path} is damaged (nested too deeply): restore it") from None
 
 
 def load_recipe(path: pathlib.Path) -> RunConfig:

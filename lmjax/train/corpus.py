@@ -14,12 +14,14 @@ from lmjax.data.pipeline import open_rows
 from lmjax.data.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
 from lmjax.data.rows import RowSource
 from lmjax.data.sources import find_files, fingerprint
+from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
 from lmjax.parallel.signals import kept
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
 from lmjax.tokenizers.folder import METADATA
 from lmjax.tokenizers.special import role_of
+from lmjax.train.config import TrainConfig
 from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
@@ -47,7 +49,7 @@ class Corpus:
     def rows(
         self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
     ) -> RowSource:
-        """The rows of a split, see :func:`open_rows`; ``seed=None`` gives the fixed order of validation."""
+        """The rows of a split, see :func:`open_rows`."""
         return open_rows(
             self.config,
             split,
@@ -57,6 +59,23 @@ class Corpus:
             seed=seed,
             folder=None if self.config.mixture else self.folder,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
+        )
+
+    def whole_rows(self, split: str, *, objective: Objective, train: TrainConfig) -> RowSource:
+        """All of a split in a fixed order, each token scored once: what validation and evaluation read."""
+        row_length = objective.row_length(train.sequence_length)
+        return open_rows(
+            self.config,
+            split,
+            row_length=row_length,
+            # What a row has beyond the positions of the model are tokens to predict, which the next row begins with.
+            overlap=max(row_length - train.sequence_length, 0),
+            num_streams=train.batch_size,
+            seed=None,
+            folder=None if self.config.mixture else self.folder,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            whole=True,
+            eos_id=self.tokenizer.vocabulary.eos_id,
         )
 
     @property

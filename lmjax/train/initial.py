@@ -1,7 +1,8 @@
 """Beginning a run with the weights of another (``train.init_from``): pretraining that goes on, preferences, rewards.
 
 The other run's parameters enter by :meth:`~lmjax.objectives.Objective.adopt`; the optimizer, the step and
-the place in the data start afresh. Both runs must have the same model and tokenizer.
+the place in the data start afresh. Both runs must have the same model and tokenizer: parameters are compared here by
+name and shape, the fields that decide none by :mod:`lmjax.train.other_run`.
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
-from lmjax.objectives import Objective
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.leaves import described, named_leaves
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
@@ -31,7 +32,7 @@ class _Source:
 
     run: pathlib.Path
     step: int | None
-    objective: Objective
+    config: RunConfig
     spec: ModuleSpec
 
 
@@ -75,7 +76,7 @@ def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -
         saved, _ = checkpoints.restore_params(abstract, step=source.step)
 
     def adopted(key: jax.Array, saved: Params) -> Params:
-        return learner.objective.adopt(learner.spec.init(key), saved, source=source.objective)
+        return learner.objective.adopt(learner.spec.init(key), saved, source=source.config.objective)
 
     init_key, _ = run_keys(jax.random.key(seed))
     with jax.set_mesh(learner.mesh):
@@ -97,7 +98,7 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
         )
     wanted = described(named_leaves(learner.spec.shapes))
     given = described(
-        named_leaves(learner.objective.adopt(learner.spec.shapes, source.spec.shapes, source=source.objective))
+        named_leaves(learner.objective.adopt(learner.spec.shapes, source.spec.shapes, source=source.config.objective))
     )
     differing = {
         "missing there": [name for name in wanted if name not in given],
@@ -135,4 +136,4 @@ def _open_source(path: pathlib.Path) -> _Source:
             + (f"of that run there are steps {there}" if there else "train that run until its first save")
         )
     spec = module_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
-    return _Source(run=run, step=step, objective=config.objective, spec=spec)
+    return _Source(run=run, step=step, config=config, spec=spec)

@@ -26,6 +26,7 @@ from lmjax.train.curriculum import Curriculum, curriculum
 from lmjax.train.guard import GracefulExit, Watchdog, check_finite
 from lmjax.train.initial import check_initial
 from lmjax.train.metrics import MetricWriters, Throughput, mfu
+from lmjax.train.other_run import check_same_model
 from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.record import Record, data_changes, write_record
@@ -35,7 +36,8 @@ from lmjax.train.scored import NothingScored, ScoredWatch, look_ahead
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, Metrics
-from lmjax.train.validate import fixed_batches, validate
+from lmjax.train.text_bytes import text_bytes
+from lmjax.train.validate import fixed_batches, measure
 from lmjax.types import Rows
 
 
@@ -87,7 +89,9 @@ def _train(config: RunConfig, progress: Progress | None, say: Callable[[str], No
     origin = find_origin(config, corpus.tokenizer)
     record = check_changes(config, origin, corpus, say)
     if config.train.init_from is not None and origin is None:
-        check_initial(learner, config.train.init_from)
+        source = check_initial(learner, config.train.init_from)
+        for line in check_same_model(source.config, config):
+            say(line)
     with naming(config.run_folder):
         folder = claim(config, corpus.tokenizer)
         with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
@@ -105,7 +109,7 @@ def _open_rows(config: RunConfig, corpus: Corpus) -> dict[str, RowSource]:
         train_rows.cut(phase.row_length)
     rows = {"train": train_rows}
     if corpus.has_validation:
-        rows["valid"] = corpus.rows("valid", row_length=length, seed=None, num_streams=streams)
+        rows["valid"] = corpus.whole_rows("valid", objective=config.objective, train=config.train)
     return rows
 
 
@@ -154,6 +158,8 @@ class _Loop:
         self.folder = folder
         self.checkpoints = checkpoints
         self.valid: dict[str, float] = {}
+        self.valid_bytes = text_bytes(corpus, "valid") if "valid" in rows else None
+        self.said_no_bits = False
         self.pending: tuple[int, Metrics] | None = None
         self.compiled: set[tuple[str, int]] = set()
         self.throughput = Throughput()
@@ -312,8 +318,12 @@ class _Loop:
             )
             self.watchdog.expect_long()
             try:
-                self.valid = validate(
-                    self.learner, params, self._until_stopped(batches), after_batch=self.watchdog.touch
+                measured = measure(
+                    self.learner,
+                    params,
+                    self._until_stopped(batches),
+                    self.valid_bytes,
+                    after_batch=self.watchdog.touch,
                 )
             except _StoppedError:
                 return
@@ -323,6 +333,10 @@ class _Loop:
                 # Later what has been trained is worth more than its validation.
                 self.progress.note(f"step {step}: no validation: {error}")
                 return
+        self.valid = measured.numbers
+        if measured.no_bits_per_byte and not self.said_no_bits:
+            self.progress.note(measured.no_bits_per_byte)
+            self.said_no_bits = True
         self.watchdog.touch(step)
         self.writers.write(step, {f"valid/{name}": value for name, value in self.valid.items()})
         self.progress.note(f"step {step}: " + ", ".join(f"valid/{k} {v:.4f}" for k, v in self.valid.items()))

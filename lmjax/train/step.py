@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -199,10 +200,10 @@ class Learner:
         return grads, terms, jax.tree.map(_joined, carries)
 
     def _eval_step(self, params: Params, rows: Rows, key: jax.Array, carry: Any) -> tuple[Metrics, Any]:
-        """Sums over a batch that add up over batches: ``<term>`` (weight x loss), ``<term>/weight``, ``bytes``.
+        """Sums over a batch that add up over batches: ``<term>`` (weight x loss), ``<term>/weight``, counts of text.
 
-        Raw weights and the plain loss, so that dividing sums gives exact corpus means; ``bytes`` is
-        the text the scored targets of the term ``loss`` stand for. And what is carried to the next batch.
+        Raw weights and the plain loss, so that dividing sums gives exact corpus means; the counts, see
+        :func:`_text_counts`, are of the term ``loss``. And what is carried to the next batch.
         """
         objective = self.objective.for_evaluation()
         batch = objective.corrupt(key, self.own(rows), self.vocabulary)
@@ -210,13 +211,30 @@ class Learner:
         sums = dict(terms)
         sums |= {f"{name}/weight": jnp.sum(w) for name, w in batch.weights.items()}
         if "loss" in batch.weights and batch.weights["loss"].shape == batch.targets_BP.shape:
-            byte_length_V = jnp.asarray(self.vocabulary.byte_length_V, jnp.float32)
-            sums["bytes"] = jnp.sum(byte_length_V[batch.targets_BP] * (batch.weights["loss"] > 0))
+            sums |= _text_counts(self.vocabulary, batch.targets_BP, batch.weights["loss"])
         return sums, carry
 
     def own(self, rows: Rows) -> Rows:
         """What the objective reads of rows of the run."""
         return rows if self.whole is None else self.whole.rows_for(self.objective, rows)
+
+
+def _text_counts(vocabulary: Vocabulary, targets_BP: jax.Array, weights_BP: jax.Array) -> Metrics:
+    """What the scored targets stand for.
+
+    ``bytes`` is weighted as the nats are, ``scored_bytes`` and ``scored_tokens`` are not; ``plain_tokens`` are the
+    tokens of text of weight 1.
+    """
+    is_text_V = np.ones(vocabulary.size, bool)
+    is_text_V[[i for i in vocabulary.special_ids if i != vocabulary.unk_id]] = False
+    bytes_BP = jnp.asarray(vocabulary.byte_length_V, jnp.int32)[targets_BP]
+    scored_BP = weights_BP > 0
+    return {
+        "bytes": jnp.sum(bytes_BP * weights_BP),
+        "scored_bytes": jnp.sum(jnp.where(scored_BP, bytes_BP, 0)),
+        "scored_tokens": jnp.sum(scored_BP, dtype=jnp.int32),
+        "plain_tokens": jnp.sum(jnp.asarray(is_text_V)[targets_BP] & (weights_BP == 1), dtype=jnp.int32),
+    }
 
 
 def run_keys(seed_key: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,9 @@
 """Validation: exact corpus means of the loss terms over a fixed set of rows."""
 
+import dataclasses
+import operator
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ from lmjax.losses import bits_per_byte, perplexity
 from lmjax.models.parameters import Params
 from lmjax.train.scored import refuse_unscored
 from lmjax.train.step import Learner
+from lmjax.train.text_bytes import WHY_NONE, TextBytes
 from lmjax.types import Rows
 
 
@@ -28,47 +32,109 @@ def fixed_batches(learner: Learner, rows: RowSource, *, batch_size: int, num_bat
     return device_batches(local, learner.row_sharding)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an evaluation came to.
+
+    Attributes:
+      numbers: see :func:`validate`.
+      counts: ``tokens`` that were scored and the ``bytes`` they stand for, unweighted.
+      no_bits_per_byte: why there are none, where an objective that predicts tokens has none.
+    """
+
+    numbers: dict[str, float]
+    counts: dict[str, int]
+    no_bits_per_byte: str | None
+
+
 def validate(
-    learner: Learner, params: Params, rows: Iterable[Rows], *, after_batch: Callable[[], object] = lambda: None
+    learner: Learner,
+    params: Params,
+    rows: Iterable[Rows],
+    text: TextBytes | None = None,
+    *,
+    after_batch: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """``loss`` (mean nats of a scored token), ``perplexity``, ``bits_per_byte``, and ``<term>/loss`` of further terms.
 
     Where no term is called ``loss`` that is the objective's total. Of a mixture there is ``<name>/loss`` and
     so on of each of its objectives, all on the same rows, and ``loss``, their mean by weight. Batch ``i`` is
-    corrupted with a key made of ``i`` alone, so that two validations see the same. ``after_batch`` is called when
-    a batch has been computed.
+    corrupted with a key made of ``i`` alone, so that two validations see the same.
+
+    Args:
+      learner: what to evaluate.
+      params: its parameters.
+      rows: the batches.
+      text: what is known of the bytes of their text; ``None``: what the vocabulary knows.
+      after_batch: called when a batch has been computed.
 
     Raises:
       NothingScored: an objective has no position that counts in any of the rows.
     """
+    return measure(learner, params, rows, text, after_batch=after_batch).numbers
+
+
+def measure(
+    learner: Learner,
+    params: Params,
+    rows: Iterable[Rows],
+    text: TextBytes | None = None,
+    *,
+    after_batch: Callable[[], object] = lambda: None,
+) -> Measured:
+    """:func:`validate`, with what was scored."""
+    text = text or TextBytes(exact_table=learner.vocabulary.exact_bytes)
+    totals = _totals(learner, params, rows, after_batch)
+    terms: dict[str, jax.Array] = {}
+    numbers: dict[str, float] = {}
+    for name, sums in totals.items():
+        refuse_unscored(sums, name, learner.components[name].objective)
+        prefix = f"{name}/" if name else ""
+        terms |= {f"{prefix}{term}": jnp.asarray(mean) for term, mean in term_means(sums).items()}
+        own = means(sums, measures=learner.components[name].objective.measures, text=text)
+        numbers |= {f"{prefix}{metric}": value for metric, value in own.items()}
+    first = next(iter(totals.values()))
+    lacking = any("bytes" in sums and text.of(sums) is None for sums in totals.values())
+    return Measured(
+        numbers={"loss": float(learner.objective.for_evaluation().total(terms))} | numbers,
+        counts={count: int(first[f"scored_{count}"]) for count in ("tokens", "bytes") if f"scored_{count}" in first},
+        no_bits_per_byte=WHY_NONE if lacking and not text.exact_table else None,
+    )
+
+
+def _totals(
+    learner: Learner, params: Params, rows: Iterable[Rows], after_batch: Callable[[], object] = lambda: None
+) -> dict[str, dict[str, float]]:
+    """The sums of each component over all batches, added in double precision on the host."""
     key = jax.random.key(0)
-    totals = None
+    totals: dict[str, dict[str, float]] | None = None
+    waiting = None
     # Rows that go on from batch to batch begin each validation with nothing to remember.
     carries = {name: one.empty_carry() for name, one in learner.components.items()}
+
+    def add(totals: dict[str, dict[str, float]] | None, sums: Any) -> dict[str, dict[str, float]]:
+        # A count stays a whole number, however many there are.
+        values = jax.tree.map(lambda value: value.item(), jax.device_get(sums))
+        return values if totals is None else jax.tree.map(operator.add, totals, values)
+
     with jax.set_mesh(learner.mesh):
         for index, batch in enumerate(rows):
             batch_key = jax.random.fold_in(key, index)
             sums = {}
             for name, one in learner.components.items():
                 sums[name], carries[name] = one.eval_step(params, batch, batch_key, carries[name])
-            # One batch is computed while the next is made ready, and no more of them wait in memory.
-            jax.block_until_ready(totals)
-            after_batch()
-            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-    assert totals is not None, "a split has at least one row"
-    numbers = jax.tree.map(float, jax.device_get(totals))
-    terms: dict[str, jax.Array] = {}
-    result: dict[str, float] = {}
-    for name, sums in numbers.items():
-        refuse_unscored(sums, name, learner.components[name].objective)
-        prefix = f"{name}/" if name else ""
-        terms |= {f"{prefix}{term}": jnp.asarray(mean) for term, mean in term_means(sums).items()}
-        own = means(sums, measures=learner.components[name].objective.measures)
-        result |= {f"{prefix}{metric}": value for metric, value in own.items()}
-    return {"loss": float(learner.objective.for_evaluation().total(terms))} | result
+            # Read when the next batch is under way: the device never waits, and no more than two are in memory.
+            if waiting is not None:
+                totals = add(totals, waiting)
+                after_batch()
+            waiting = sums
+    assert waiting is not None, "a split has at least one row"
+    return add(totals, waiting)
 
 
-def means(totals: dict[str, float], *, measures: Collection[str] = ()) -> dict[str, float]:
+def means(
+    totals: dict[str, float], *, measures: Collection[str] = (), text: TextBytes | None = None
+) -> dict[str, float]:
     """From the sums of :meth:`Learner.eval_step` to means; ``measures`` are terms that are no losses."""
     result = {
         (term if term == "loss" or term in measures else f"{term}/loss"): mean
@@ -76,8 +142,8 @@ def means(totals: dict[str, float], *, measures: Collection[str] = ()) -> dict[s
     }
     if "loss" in result:
         result["perplexity"] = float(perplexity(result["loss"]))
-    if totals.get("bytes"):
-        result["bits_per_byte"] = float(bits_per_byte(totals["loss"], totals["bytes"]))
+    if num_bytes := (text or TextBytes()).of(totals):
+        result["bits_per_byte"] = float(bits_per_byte(totals["loss"], num_bytes))
     return result
 
 

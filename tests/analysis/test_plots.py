@@ -1,15 +1,17 @@
+import html
 import json
 import math
+import re
 import sys
 
 import numpy as np
 import pytest
 
-from lmjax.analysis.plots import column, plot_loss, smooth
+from lmjax.analysis.plots import column, plot_loss, run_names, smooth
 
 
 def make_run(folder, lines):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -38,6 +40,81 @@ def test_plot_of_several_runs_is_an_image_of_both(tmp_path):
     both = plot_loss(runs, tmp_path / "both.svg").read_text()
     assert both.count("<path") > one.count("<path")
     assert plot_loss(runs, tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def texts(path):
+    """What an svg writes, in order: matplotlib leaves each text as a comment before its glyphs."""
+    return [html.unescape(text) for text in re.findall(r"<!-- (.*?) -->", path.read_text())]
+
+
+def by_step(parts, number=60):
+    lines = [{"step": 0, **{f"valid/{part}/loss": 5.0 for part in parts}}]
+    for step in range(1, number):
+        lines.append({"step": step, "learning_rate": 1e-3, f"train/{parts[step % len(parts)]}/loss": 5 - step / 20})
+    return lines
+
+
+def test_a_mixture_by_step_has_a_curve_of_each_part(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = make_run(tmp_path / "mixture", by_step(["causal", "masked"]))
+    said = texts(plot_loss([run], tmp_path / "loss.svg"))
+    for part in ("causal", "masked"):
+        assert f"training, {part}" in said and f"validation, {part} (last 5.000)" in said
+    other = make_run(tmp_path / "plain", [{"step": step, "train/loss": 3.0} for step in range(9)])
+    said = texts(plot_loss([run, other], tmp_path / "both.svg"))
+    assert {"mixture: training, causal", "mixture: training, masked", "plain: training"} <= set(said)
+
+
+def test_runs_of_one_name_are_told_apart_by_the_shortest_end_of_their_paths(tmp_path):
+    folders = [tmp_path / name for name in ("a/run", "b/run", "c/other", "x/a/deep", "y/a/deep")]
+    assert run_names(folders) == ["a/run", "b/run", "other", "x/a/deep", "y/a/deep"]
+    assert run_names([tmp_path / "run", tmp_path / "sub" / "run"])[1] == "sub/run"
+    pytest.importorskip("matplotlib")
+    runs = [make_run(folder, [{"step": step, "train/loss": 3.0} for step in range(3)]) for folder in folders[:2]]
+    said = texts(plot_loss([*runs, runs[0].parent / "../a/run"], tmp_path / "same.svg"))
+    assert [text for text in said if "training" in text] == ["a/run: training", "b/run: training"]
+
+
+@pytest.mark.parametrize("name", ["_hidden", "$x$", r"$\frac{$", "a_b^c", "tab\tnew\nline", "日本", "x" * 200, "%s{}"])
+def test_a_name_is_drawn_as_it_is_written(name, tmp_path, recwarn):
+    pytest.importorskip("matplotlib")
+    runs = [make_run(tmp_path / part, [{"step": 1, "train/loss": 3.0}]) for part in (name, "other")]
+    said = texts(plot_loss(runs, tmp_path / "two.svg"))
+    (shown,) = [text.removesuffix(": training") for text in said if "training" in text and "other" not in text]
+    if len(name) < 50 and name.isprintable():
+        assert shown == name
+    else:
+        assert shown[:3] == name[:3] and len(shown) < 60 and shown.isprintable()
+    plot_loss(runs[:1], tmp_path / "one.png")
+    assert not recwarn.list
+
+
+def test_a_single_point_is_seen_and_numbers_that_are_none_are_passed_over(tmp_path):
+    pytest.importorskip("matplotlib")
+    line = {"step": 1, "train/loss": 3.0, "learning_rate": 1e-3}
+    one = make_run(tmp_path / "one", [line])
+    assert "<use" in plot_loss([one], tmp_path / "one.svg").read_text().split('id="line2d_1"')[-1]
+    odd = [{"step": 2, "train/loss": None}, {"step": 3, "train/loss": "x"}, {"step": 4, "train/loss": math.inf}]
+    read = [line, *({**o, "train/loss": math.nan if o["train/loss"] is None else o["train/loss"]} for o in odd)]
+    values = column(read, "train/loss")[1]
+    np.testing.assert_array_equal(values, [3.0, math.nan, math.nan])
+    assert plot_loss([make_run(tmp_path / "odd", [line, *odd])], tmp_path / "odd.png").exists()
+    never = make_run(tmp_path / "never", [{"step": 1, "train/loss": None, "valid/loss": None}])
+    assert plot_loss([never], tmp_path / "never.png").exists()
+
+
+def test_many_runs_have_colours_of_their_own_and_a_legend_beside(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = [{"step": step, "train/loss": 3.0, "valid/loss": 3.0} for step in range(4)]
+    runs = [make_run(tmp_path / f"run{number}", lines) for number in range(12)]
+    svg = plot_loss(runs, tmp_path / "many.svg").read_text()
+    wide, narrow = (
+        float(re.search(r'width="([\d.]+)pt"', text)[1])
+        for text in (svg, plot_loss(runs[:2], tmp_path / "two.svg").read_text())
+    )
+    assert wide > narrow
+    strokes = set(re.findall(r"stroke: (#\w{6}); stroke-width: 1.8", svg))
+    assert len(strokes) == 12
 
 
 def test_a_run_without_losses_is_refused(tmp_path):

@@ -209,7 +209,8 @@ def test_evaluate_takes_another_split_step_and_folder(lmjax, run, workspace):
     earlier = json.loads(lmjax("evaluate", run, "--step", 2).out)
     elsewhere = json.loads(lmjax("evaluate", run, "--prepared", workspace / "data").out)
     newest = json.loads(lmjax("evaluate", run).out)
-    assert on_train.keys() == {"step", "train/loss", "train/perplexity", "train/bits_per_byte"}
+    names = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
+    assert on_train.keys() == {"step", *(f"train/{name}" for name in names)}
     assert earlier["step"] == 2 and earlier["valid/loss"] > newest["valid/loss"]
     assert elsewhere == newest
 

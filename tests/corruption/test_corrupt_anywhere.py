@@ -89,6 +89,32 @@ def test_same_everywhere(name, rows):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+def test_tokens_and_segments_may_be_of_any_integer_type(name, rows):
+    """In jax an unsigned -100, or an id of 300 in eight bits, becomes another number in silence."""
+    key, function = jax.random.key(7), jax.jit(FUNCTIONS[name])
+    expected = function(key, *rows)
+    narrow = function(key, *(part.astype(jnp.uint8) for part in rows))
+    same(expected, narrow)
+    assert jax.tree.map(lambda x: x.dtype, expected) == jax.tree.map(lambda x: x.dtype, narrow)
+
+
+def test_ids_beyond_the_type_of_the_tokens():
+    tokens = np.full((2, 40), 200, np.uint8)
+    inputs, labels = corruption.mask_tokens(
+        jax.random.key(0), tokens, vocab_size=1000, mask_id=999, rate=0.5, mask_fraction=1.0, random_fraction=0.0
+    )
+    assert set(np.unique(inputs)) == {200, 999} and set(np.unique(labels)) == {-100, 200}
+    assert corruption.draw_bytes(np.full((1, 4), ord("A"), np.uint8), columns=4).any()
+
+
+def test_what_is_no_id_is_left_alone():
+    tokens = np.array([[-100, 5, 70, 5]] * 8)
+    inputs, labels = corruption.mask_tokens(jax.random.key(0), tokens, rate=1.0, **SPECIAL)
+    np.testing.assert_array_equal(inputs[:, [0, 2]], tokens[:, [0, 2]])
+    assert (labels[:, [0, 2]] == -100).all() and (labels[:, [1, 3]] == 5).all()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_vmap_maps_and_jit_changes_nothing(name, rows):
     function, keys = FUNCTIONS[name], jax.random.split(jax.random.key(9), 2)
     tokens, segments = (part.reshape(2, 4, 48) for part in rows)

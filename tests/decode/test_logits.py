@@ -146,8 +146,61 @@ def test_every_option_reaches_the_choice():
         ({"epsilon": 1.0}, "epsilon=1.0"),
         ({"no_repeat_ngram": 0}, "no_repeat_ngram=0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        *(
+            ({field: value}, f"{field}={value}")
+            for field in (
+                "temperature",
+                "repetition_penalty",
+                "frequency_penalty",
+                "presence_penalty",
+                "top_p",
+                "min_p",
+                "typical_p",
+                "epsilon",
+            )
+            for value in (float("nan"), float("inf"), float("-inf"), 1e39, -1e39)
+        ),
+        ({"temperature": 1e-20}, "0 is greedy"),
+        ({"top_k": float("nan")}, "top_k=nan"),
+        ({"no_repeat_ngram": float("inf")}, "no_repeat_ngram=inf"),
     ],
 )
 def test_impossible_options_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         SamplingConfig(**options)
+
+
+PREVIOUS = jnp.array([[0, 2]])
+PROCESSORS = {
+    "temperature": lambda value: processors.temperature(LOGITS, value),
+    "top_k": lambda value: processors.top_k(LOGITS, value),
+    "top_p": lambda value: processors.top_p(LOGITS, value),
+    "min_p": lambda value: processors.min_p(LOGITS, value),
+    "typical_p": lambda value: processors.typical_p(LOGITS, value),
+    "epsilon": lambda value: processors.epsilon_cutoff(LOGITS, value),
+    "repetition_penalty": lambda value: processors.repetition_penalty(LOGITS, PREVIOUS, value),
+    "frequency_penalty": lambda value: processors.frequency_presence(LOGITS, PREVIOUS, frequency=value),
+    "presence_penalty": lambda value: processors.frequency_presence(LOGITS, PREVIOUS, presence=value),
+    "no_repeat_ngram": lambda value: processors.no_repeat_ngram(LOGITS, PREVIOUS, value),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_each_processor_refuses_what_the_configuration_does(name):
+    for value in (float("nan"), float("inf"), -1e39):
+        with pytest.raises(ValueError, match=f"{name}="):
+            PROCESSORS[name](value)
+    with pytest.raises(ValueError, match=f"{name}="):
+        SamplingConfig(**{name: float("nan")})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int64", "uint32"])
+def test_previous_tokens_may_be_of_any_integer_type(dtype):
+    wide = jnp.zeros((1, 300)).at[0, 299].set(1.0)
+    previous = np.array([[5, 7, 5, 7]])
+    for function in (
+        lambda text: processors.no_repeat_ngram(wide, text, 2),
+        lambda text: processors.repetition_penalty(wide + 1, text, 2.0),
+        lambda text: processors.frequency_presence(wide, text, frequency=1.0, presence=0.5),
+    ):
+        np.testing.assert_array_equal(function(previous.astype(dtype)), function(jnp.asarray(previous, jnp.int32)))

@@ -14,7 +14,7 @@ from lmjax.types import make_stream
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "hf"
 FOLDERS = {path.parent.name: path.parent for path in sorted(GOLDEN.glob("*/config.json"))}
-ANSWERS = ("logits", "pair_logits")
+ANSWERS = ("logits", "states", "pair_logits")
 
 # Compiling is most of what these tests cost, and nothing runs twice.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -54,19 +54,22 @@ def answers(model: Pretrained, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
         hidden_BTD = module(stream)
         if model.family.form == "discriminator":
             return {"logits": module.replaced_logits(hidden_BTD)}
-        said = {"logits": module.logits(hidden_BTD)}
+        said = {"states": hidden_BTD} if model.new else {"logits": module.logits(hidden_BTD)}
         return said | ({"pair_logits": module.pair_logits(hidden_BTD[:, 0])} if model.config.pair_head else {})
 
     given = {key: jnp.asarray(value, jnp.int32) for key, value in inputs.items()}
-    said = jax.jit(compute, compiler_options=QUICK)(model.params, given)
+    shapes = module_of(model.config, model.family).shapes
+    head = {name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes[name]) for name in model.new}
+    said = jax.jit(compute, compiler_options=QUICK)({**model.params, **head}, given)
     return {key: np.asarray(value) for key, value in said.items()}
 
 
-def scored(model: Pretrained, inputs: dict[str, np.ndarray], logits: np.ndarray) -> np.ndarray:
-    """The logits that mean something: all of a decoder behind an encoder, else those of tokens."""
+def scored(model: Pretrained, inputs: dict[str, np.ndarray], answers: dict[str, np.ndarray]) -> np.ndarray:
+    """The logits or states that mean something: all of a decoder behind an encoder, else those of tokens."""
+    values = answers["states" if model.new else "logits"]
     if model.family.form == "encoder_decoder" or "attention_mask" not in inputs:
-        return logits
-    return logits[inputs["attention_mask"] > 0]
+        return values
+    return values[inputs["attention_mask"] > 0]
 
 
 def largest_difference(
@@ -74,8 +77,8 @@ def largest_difference(
 ) -> float:
     """Largest absolute difference of any answer."""
     assert ours.keys() == theirs.keys()
-    differences = [np.abs(scored(model, inputs, ours["logits"]) - scored(model, inputs, theirs["logits"])).max()]
-    differences += [np.abs(ours[key] - theirs[key]).max() for key in ours if key != "logits"]
+    differences = [np.abs(scored(model, inputs, ours) - scored(model, inputs, theirs)).max()]
+    differences += [np.abs(ours[key] - theirs[key]).max() for key in ours if key == "pair_logits"]
     return float(max(differences))
 
 
@@ -85,7 +88,7 @@ def divergence(
     """Largest Kullback-Leibler divergence of a position, in float64; of two classes for a single logit."""
     logs = []
     for said in (ours, theirs):
-        logits = scored(model, inputs, said["logits"]).astype(np.float64)
+        logits = scored(model, inputs, said).astype(np.float64)
         if model.family.form == "discriminator":
             logits = np.stack([logits, np.zeros_like(logits)], axis=-1)
         logits = logits - logits.max(axis=-1, keepdims=True)

@@ -17,10 +17,17 @@ import tokenizers
 from safetensors.numpy import load_file
 from tokenizers import models, pre_tokenizers
 
+from lmjax.cli.import_ import NOTE
 from lmjax.cli.main import main
+from lmjax.data.config import DataConfig
 from lmjax.interop import load_pretrained
 from lmjax.models.parameters import ModuleSpec
-from lmjax.objectives import CausalLM, Denoising, MaskedLM, ReplacedToken, SpanCorruption
+from lmjax.objectives import CausalLM, Contrastive, Denoising, MaskedLM, ReplacedToken, SpanCorruption
+from lmjax.parallel.mesh import MeshConfig
+from lmjax.tokenizers import TokenizerConfig
+from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.loop import train
+from lmjax.train.metrics import read_metrics
 from lmjax.train.run_folder import open_run
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
@@ -93,6 +100,81 @@ def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_pat
     assert path.exists() == generates and (not generates or json.loads(path.read_text()) == settings)
     jax.tree.map(np.testing.assert_array_equal, again.params, original.params)
     assert (tmp_path / "again" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
+
+
+def test_an_encoder_without_a_head_gets_a_new_one_and_contrastive_training_begins_with_it(tmp_path, monkeypatch):
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    folder = with_tokenizer("bert_base_model", tmp_path / "theirs")
+    code, out, err = command("import", folder, tmp_path / "run")
+    assert code == 0, err
+    new = ["head_bias_V", "head_dense", "head_norm"]
+    assert f"new, for the folder does not hold them: {', '.join(new)}" in out
+    assert json.loads((tmp_path / "run" / NOTE).read_text())["new_parameters"] == new
+    opened = open_run(tmp_path / "run")
+    original = load_pretrained(folder)
+    assert type(opened.config.objective) is MaskedLM and [*original.new] == new
+    assert opened.params.keys() == {*original.params, *new} and opened.params["pooler"]
+    assert np.asarray(opened.params["head_dense"]["weight"]).std() == pytest.approx(0.02, rel=0.1)
+
+    path = tmp_path / "texts.txt"
+    path.write_text("\n\n".join(f"the {animal} and {n} more are here." for animal in ("cat", "hen") for n in "abcdef"))
+    config = RunConfig(
+        name="pairs",
+        folder=str(tmp_path / "pairs"),
+        objective=Contrastive(max_documents=1),
+        model=opened.config.model,
+        tokenizer=TokenizerConfig(path=str(tmp_path / "run" / "tokenizer")),
+        data=DataConfig(path=str(path), valid_fraction=0.0, prepared=str(tmp_path / "data"), document_separator="\n\n"),
+        train=TrainConfig(steps=1, batch_size=2, sequence_length=16, log_every=1, tensorboard=False,
+                          init_from=str(tmp_path / "run")),
+        mesh=MeshConfig(data=1),
+    )  # fmt: skip
+    train(config)
+    (line,) = [line for line in read_metrics(tmp_path / "pairs") if "train/loss" in line]
+    assert np.isfinite(line["train/loss"]) and line["train/loss"] > 0
+    trained = open_run(tmp_path / "pairs").params
+    moved = np.abs(trained["embedding"]["table_VD"] - original.params["embedding"]["table_VD"]).max()
+    # One step of the optimizer away from what the folder holds.
+    assert 0 < moved < 0.01
+
+
+def test_keys_are_ignored_by_name_and_written_down(tmp_path):
+    folder = with_tokenizer("llama3", tmp_path / "theirs")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"twist": 3, "turn": "x", "sliding_window": 9}))
+    code, _, err = command("import", folder, tmp_path / "run")
+    assert code == 2 and "turn='x', twist=3" in err and "--ignore turn twist" in err
+    code, _, err = command("import", folder, tmp_path / "run", "--ignore", "twist")
+    assert code == 2 and "twist" not in err and not (tmp_path / "run").exists()
+    code, out, err = command("import", folder, tmp_path / "run", "--ignore", "turn", "twist")
+    assert code == 0, err
+    assert 'ignored, as asked: turn="x", twist=3' in out and "sliding_window=9" in out
+    note = json.loads((tmp_path / "run" / NOTE).read_text())
+    assert note["ignored"] == {"turn": "x", "twist": 3} and note["model_type"] == "llama"
+    assert note["not_read"] == {"pretraining_tp": 1, "sliding_window": 9}
+
+
+def test_tokens_without_an_embedding_are_left_out(tmp_path):
+    folder = with_tokenizer("llama3", tmp_path / "theirs")
+    path = folder / "tokenizer.json"
+    definition = json.loads(path.read_text())
+    vocabulary = definition["model"]["vocab"]
+    vocabulary |= {f"filler{i}": i for i in range(len(vocabulary), 61)}
+    soft = {"id": 61, "content": "<image_soft_token>", "special": True, "normalized": False, "single_word": False,
+            "lstrip": False, "rstrip": False}  # fmt: skip
+    definition["added_tokens"].append(soft)
+    path.write_text(json.dumps(definition))
+    code, out, err = command("import", folder, tmp_path / "run")
+    assert code == 0, err
+    assert "no rows for them: <image_soft_token>" in out
+    vocabulary = open_run(tmp_path / "run").tokenizer.vocabulary
+    assert vocabulary.size == 61 and vocabulary.eos_id == 2 and vocabulary.mask_id == 4
+    # An ordinary token beyond the table is another tokenizer's.
+    definition["model"]["vocab"]["more"] = 62
+    path.write_text(json.dumps(definition))
+    code, _, err = command("import", folder, tmp_path / "other")
+    assert code == 2 and "the tokenizer has 63 ids and the model's table 61 rows" in err
 
 
 def test_export_halves_the_precision_on_demand(tmp_path):

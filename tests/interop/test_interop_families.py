@@ -38,7 +38,7 @@ def test_answers_are_those_of_transformers(name):
     inputs, theirs = hf.expected(name)
     model = hf.loaded(name)
     assert hf.largest_difference(model, inputs, hf.answers(model, inputs), theirs) < 1e-4
-    assert hf.scored(model, inputs, theirs["logits"]).std() > 0.1
+    assert hf.scored(model, inputs, theirs).std() > 0.1
 
 
 @pytest.mark.parametrize("name", ["granite", "mamba2", "modernbert_decoder", "deepseek_v3", "gpt_oss"])
@@ -83,8 +83,9 @@ def test_a_family_is_found_for_a_model_that_names_none(name):
         reads="both_ways" if model.family.form == "encoder" else "forwards",
     )
     family, _ = their_config(model.config, families, ids={})
-    # RoBERTa differs in how it numbers rows and positions, not in what it computes.
-    assert family.name == {"roberta": "bert"}.get(model.family.name, model.family.name)
+    # These differ in how they number rows and positions, not in what they compute.
+    alike = {"roberta": "bert", "xlm-roberta": "bert", "camembert": "bert", "opt": "gpt2", "mt5": "t5"}
+    assert family.name == ("opt" if name == "opt_post_norm" else alike.get(model.family.name, model.family.name))
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,23 @@ def test_missing_superfluous_and_misshapen_tensors_are_named(folder):
     assert "'model.norm.weight' is I8, quantised perhaps" in refusal(folder)
 
 
+def test_a_decoder_saved_as_a_base_model_gets_a_new_head(folder):
+    def without_head(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+        tensors.pop("lm_head.weight")
+
+    edit_tensors(folder, without_head)
+    assert "tensor 'lm_head.weight' is missing" in refusal(folder)
+    edit(folder, architectures=["LlamaModel"])
+    model = load_pretrained(folder, **how_to_run(hf.loaded("llama3").config))
+    assert [*model.new] == ["head_weight_DV"] and "head_weight_DV" not in model.params
+    kept = {name: part for name, part in hf.loaded("llama3").params.items() if name != "head_weight_DV"}
+    assert jax.tree.all(jax.tree.map(np.array_equal, kept, model.params))
+    edit_tensors(folder, lambda tensors: tensors.pop("norm.weight"))
+    assert "'model.norm.weight' is missing" in refusal(folder)
+
+
 def test_tied_tensors_may_be_stored_twice_if_they_are_equal(tmp_path):
     folder = shutil.copytree(hf.FOLDERS["oracle_gpt2"], tmp_path / "model")
     table = load_file(folder / SINGLE)["transformer.wte.weight"]
@@ -135,22 +152,21 @@ def test_old_names_of_tensors_are_understood(tmp_path):
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [
-        (
-            "llama3",
-            {"model_type": "bloom"},
-            ("model_type 'bloom' is not known", "gemma3, gemma3_text", "gpt2", "mistral"),
-        ),
+        ("llama3", {"model_type": "bloom"}, ("model_type 'bloom' is not known", "gpt2", "gpt_neox", "llama")),
         ("llama3", {"model_type": ...}, ("model_type None",)),
         ("llama3", {"hidden_size": ...}, ("no 'hidden_size'",)),
         ("llama3", {"hidden_size": "32"}, ("impossible type",)),
         ("llama3", {"hidden_act": "tanh"}, ("hidden_act='tanh' is not implemented", "silu")),
-        ("llama3", {"attention_bias": True}, ("attention_bias=True is not implemented",)),
+        ("olmo2", {"attention_bias": True}, ("attention_bias=True is not implemented",)),
         ("llama3", {"rope_parameters": {"rope_type": "longrope"}}, ("'longrope'", "linear, llama3, yarn")),
         ("llama3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "twist": 1}}, ("its key 'twist'",)),
         ("llama3", {"quantization_config": {"bits": 4}}, ("quantization_config=", "is not implemented")),
-        ("llama3", {"some_new_option": 1}, ("some_new_option=1 is not a key lmjax knows",)),
+        (
+            "llama3",
+            {"some_new_option": 1, "another": "x"},
+            ("what another='x', some_new_option=1 mean", "--ignore another some_new_option"),
+        ),
         ("oracle_gpt2", {"scale_attn_by_inverse_layer_idx": True}, ("scale_attn_by_inverse_layer_idx=True",)),
-        ("oracle_gpt2", {"embd_pdrop": 0.5}, ("embd_pdrop=0.5",)),
         ("oracle_bert", {"is_decoder": True}, ("is_decoder=True",)),
         ("oracle_bert", {"position_embedding_type": "relative_key"}, ("position_embedding_type='relative_key'",)),
         ("albert", {"num_hidden_groups": 2}, ("num_hidden_groups=2",)),
@@ -165,7 +181,16 @@ def test_old_names_of_tensors_are_understood(tmp_path):
         ("gpt_bigcode", {"scale_attn_weights": False}, ("scale_attn_weights=False",)),
         ("gemma3", {"text_config": None}, ("no 'text_config'",)),
         ("gemma3", {"quantization_config": {"bits": 4}}, ("quantization_config=",)),
-        ("bart", {"activation_dropout": 0.1}, ("activation_dropout=0.1",)),
+        ("bart", {"num_hidden_layers": 9}, ("num_hidden_layers=9 and encoder_layers=2 are two names",)),
+        ("opt", {"word_embed_proj_dim": 16}, ("word_embed_proj_dim=16 is not implemented",)),
+        ("gpt_neo", {"attention_types": [[["global", "strided"], 1], [["local"], 1]]}, ("attention_types=", "global")),
+        ("gpt_neo", {"attention_types": [[["global"], 2]]}, ("for each of num_layers=3",)),
+        ("bert", {"type_vocab_size": 0}, ("type_vocab_size=0",)),
+        (
+            "llama3",
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}},
+            ("partial_rotary_factor=0.5",),
+        ),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(name, values, said, tmp_path):
@@ -188,7 +213,7 @@ def test_folders_without_a_readable_config_are_refused(folder):
         ({"positions": "alibi"}, "model.positions='alibi'"),
         ({"attention_softcap": 3.0}, "model.attention_softcap=3.0"),
         ({"windows": (3, 5)}, "model.windows=(3, 5)"),
-        ({"attention_scale": 0.5}, "model.attention_scale=0.5"),
+        ({"sublayer_scale": 0.5, "windows": (3,)}, "model.sublayer_scale=0.5"),
     ],
 )
 def test_export_refuses_what_no_family_can_express(fields, said, tmp_path):

@@ -10,8 +10,9 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
-from lmjax.interop.tokenizer_files import ROLES, begins_with_bos, load_tokenizer_files
+from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer, load_tokenizer
+from lmjax.tokenizers.declared import ROLES
 
 TEXTS = ["the cat sat on the mat, naïvely.\n", "  two  spaces\tand 123 <mask> 😀", "def f(x):\n    return x ** 2"] * 40
 
@@ -68,6 +69,20 @@ def test_sentinels_of_t5_go_down_from_the_last_id(tmp_path):
     assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id, vocabulary.bos_id) == (0, 1, 2, None)
     other = load_tokenizer_files(tmp_path, {"model_type": "llama"}).vocabulary
     assert other.size == vocabulary.size - 3 and not other.sentinel_ids
+
+
+def test_sentinels_of_mt5_are_words_of_its_model(tmp_path):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=60, model_type="unigram", hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        user_defined_symbols=["\u2581<extra_id_1>", "\u2581<extra_id_0>"],
+    )  # fmt: skip
+    (tmp_path / "spiece.model").write_bytes(model.getvalue())
+    tokenizer = load_tokenizer_files(tmp_path, {"model_type": "mt5"})
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    assert tokenizer.vocabulary.sentinel_ids == tuple(pieces.piece_to_id(f"\u2581<extra_id_{n}>") for n in (0, 1))
+    assert tokenizer.vocabulary.size == pieces.vocab_size()
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece_bpe", "sentencepiece_unigram"])

@@ -92,6 +92,15 @@ VARIANTS = {
         attention_scale=1.0,
         tie_embeddings=False,
     ),
+    "relative_per_layer": dataclasses.replace(
+        tiny.MODEL,
+        positions="relative",
+        relative_buckets=8,
+        relative_max_distance=12,
+        relative_per_layer=True,
+        bias=True,
+        out_bias=False,
+    ),
 }
 SEGMENTS = tiny.segments([[5, 4], [3, 9]], T)
 TOKENS = np.random.default_rng(0).integers(0, 60, (2, T)).astype(np.int32)

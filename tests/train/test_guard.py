@@ -126,6 +126,20 @@ def test_the_watchdog_leaves_a_live_process_alone():
     assert not any(thread.name == "watchdog" for thread in threading.enumerate())
 
 
+def test_a_compile_or_a_save_may_take_longer_than_a_step():
+    with Watchdog(0.1 / 60) as watchdog:
+        watchdog.expect_long()
+        time.sleep(0.4)
+        watchdog.touch(1)
+        assert 0 < watchdog._seconds_left() <= 0.1
+
+
+def test_the_watchdog_is_on_by_default_for_several_processes(monkeypatch):
+    assert Watchdog(None)._timeout_seconds == 0
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert Watchdog(None)._timeout_seconds == 30 * 60
+
+
 def test_zero_minutes_switch_the_watchdog_off():
     before = threading.active_count()
     with Watchdog(0):

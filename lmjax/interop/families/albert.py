@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lmjax.interop.families.bert import DEFAULTS, head_rules, read_encoder, write_encoder
+from lmjax.interop.families.bert import DEFAULTS, HEAD, head_rules, read_encoder, write_encoder
 from lmjax.interop.family import Family, Ids
 from lmjax.interop.hf_config import HuggingFaceConfig
 from lmjax.interop.table import Rule, linear, norm, same
@@ -13,9 +13,6 @@ from lmjax.models.config import ModelConfig
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("num_hidden_groups", 1)
     hf.require("inner_group_num", 1)
-    hf.ignore("classifier_dropout_prob")
-    # What the released files say besides, and transformers never looks at.
-    hf.ignore("down_scale_factor", "gap_size", "layers_to_keep", "net_structure_type", "num_memory_blocks")
     return read_encoder(
         hf,
         embedding_width=hf.get("embedding_size"),
@@ -34,7 +31,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     }
 
 
-def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
+def _rules(values: Mapping[str, Any]) -> Sequence[Rule]:
     theirs, ours = "albert.encoder.albert_layer_groups.0.albert_layers.0", "layers.0"
     embeddings, head = "albert.embeddings", "predictions"
     return (
@@ -53,7 +50,7 @@ def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
         *norm(f"{theirs}.full_layer_layer_norm", f"{ours}.feedforward_norm"),
         *linear("albert.pooler", "pooler"),
         *linear("sop_classifier.classifier", "pair_classifier"),
-        *head_rules(f"{head}.dense", f"{head}.LayerNorm", f"{head}.bias", f"{head}.decoder.weight"),
+        *head_rules(values, f"{head}.dense", f"{head}.LayerNorm", f"{head}.bias", f"{head}.decoder"),
     )
 
 
@@ -73,6 +70,7 @@ ALBERT = Family(
     rules=_rules,
     architecture=lambda config: "AlbertForPreTraining" if config.pair_head else "AlbertForMaskedLM",
     prefix="albert.",
+    head=HEAD,
     aliases={
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
         "predictions.decoder.bias": "predictions.bias",

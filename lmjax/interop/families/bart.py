@@ -15,15 +15,11 @@ _POSITIONS = FirstRowsUnused(2)
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # What the released files say besides, and transformers never looks at.
-    hf.ignore("add_bias_logits", "classif_dropout", "force_bos_token_to_be_generated", "num_hidden_layers")
     hf.require("normalize_before", False)
     hf.require("normalize_embedding", True)
     hf.require("add_final_layer_norm", False)
     hf.require("static_position_embeddings", False)
     hf.require("extra_pos_embeddings", 2)
-    for name in ("activation_dropout", "encoder_layerdrop", "decoder_layerdrop"):
-        hf.require(name, 0.0)
     heads, encoder_heads = hf.get("decoder_attention_heads"), hf.get("encoder_attention_heads")
     hidden, encoder_hidden = hf.get("decoder_ffn_dim"), hf.get("encoder_ffn_dim")
     return ModelConfig(
@@ -123,6 +119,11 @@ BART = Family(
     rules=_rules,
     architecture=lambda config: "BartForConditionalGeneration",
     prefix="model.",
+    synonyms={
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "encoder_layers",
+    },
     aliases={
         "lm_head.weight": "model.shared.weight",
         "model.encoder.embed_tokens.weight": "model.shared.weight",

@@ -1,5 +1,6 @@
-"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and ELECTRA's generator (Clark et al. 2020)."""
+"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), and its like: XLM-R (Conneau et al. 2020), CamemBERT (2020)."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,6 @@ DEFAULTS: dict[str, Any] = {
 def read_encoder(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
     """A post-norm encoder; ``fields`` are what a family has besides or instead."""
     hf.require("position_embedding_type", "absolute")
-    hf.ignore("classifier_dropout", "summary_activation", "summary_last_dropout", "summary_type", "summary_use_proj")
     common = {
         "vocab_size": hf.get("vocab_size"),
         "width": hf.get("hidden_size"),
@@ -45,13 +45,20 @@ def read_encoder(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
         "head_bias": True,
         "head_transform": True,
         "tie_embeddings": hf.get("tie_word_embeddings"),
-        "num_types": hf.get("type_vocab_size"),
+        "num_types": _num_types(hf),
         "dropout": hf.get("hidden_dropout_prob"),
         "attention_dropout": hf.get("attention_probs_dropout_prob"),
         "init_std": hf.get("initializer_range"),
         "residual_init": "plain",
     }
     return ModelConfig(**{**common, **fields})
+
+
+def _num_types(hf: HuggingFaceConfig) -> int:
+    num_types = hf.get("type_vocab_size")
+    if num_types < 1:
+        raise hf.refusal("type_vocab_size", num_types, "transformers looks up type 0 at least")
+    return num_types
 
 
 def write_encoder(config: ModelConfig) -> dict[str, Any]:
@@ -92,13 +99,22 @@ def encoder_rules(prefix: str, *, unused_positions: int = 0) -> tuple[Rule, ...]
     )
 
 
-def head_rules(dense: str, layer_norm: str, bias: str, decoder: str) -> tuple[Rule, ...]:
-    """The table of a transformed head, from the names of its parts."""
+HEAD = ("head_dense", "head_norm", "head_weight_DV", "head_bias_V")
+"""What a base model is saved without."""
+
+
+def head_rules(values: Mapping[str, Any], dense: str, layer_norm: str, bias: str, decoder: str) -> tuple[Rule, ...]:
+    """The table of a transformed head, from the names of its parts.
+
+    The bias is stored a second time as ``decoder.bias``. Where the output map is not tied to the table, the two may
+    differ, and the second is the one transformers adds.
+    """
     return (
         *linear(dense, "head_dense"),
         *norm(layer_norm, "head_norm"),
         Rule(bias, ("head_bias_V",), Flat()),
-        Rule(decoder, ("head_weight_DV",), Linear()),
+        *(() if values.get("tie_word_embeddings", True) else (Rule(f"{decoder}.bias", ("head_bias_V",), Flat()),)),
+        Rule(f"{decoder}.weight", ("head_weight_DV",), Linear()),
     )
 
 
@@ -108,13 +124,15 @@ def _read_bert(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     )
 
 
-def _bert_rules(_: Mapping[str, Any]) -> Sequence[Rule]:
+def _bert_rules(values: Mapping[str, Any]) -> Sequence[Rule]:
     head = "cls.predictions"
     return (
         *encoder_rules("bert"),
         *linear("bert.pooler.dense", "pooler"),
         *linear("cls.seq_relationship", "pair_classifier"),
-        *head_rules(f"{head}.transform.dense", f"{head}.transform.LayerNorm", f"{head}.bias", f"{head}.decoder.weight"),
+        *head_rules(
+            values, f"{head}.transform.dense", f"{head}.transform.LayerNorm", f"{head}.bias", f"{head}.decoder"
+        ),
     )
 
 
@@ -130,8 +148,9 @@ BERT = Family(
     read=_read_bert,
     write=_write_bert,
     rules=_bert_rules,
-    architecture=lambda config: "BertForPreTraining" if config.pooler else "BertForMaskedLM",
+    architecture=lambda config: "BertForPreTraining" if config.pair_head else "BertForMaskedLM",
     prefix="bert.",
+    head=HEAD,
     aliases={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -163,7 +182,7 @@ def _write_roberta(config: ModelConfig, ids: Ids) -> dict[str, Any]:
 def _roberta_rules(values: Mapping[str, Any]) -> Sequence[Rule]:
     return (
         *encoder_rules("roberta", unused_positions=_first_position(values)),
-        *head_rules("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight"),
+        *head_rules(values, "lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder"),
     )
 
 
@@ -177,10 +196,25 @@ ROBERTA = Family(
     rules=_roberta_rules,
     architecture=lambda config: "RobertaForMaskedLM",
     prefix="roberta.",
+    head=HEAD,
     aliases={
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
     # The pooler of published checkpoints was never trained.
     buffers=r"roberta\.embeddings\.position_ids|roberta\.pooler\.dense\.(weight|bias)",
+)
+
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA,
+    name="xlm-roberta",
+    model_type="xlm-roberta",
+    architecture=lambda config: "XLMRobertaForMaskedLM",
+)
+
+CAMEMBERT = dataclasses.replace(
+    ROBERTA,
+    name="camembert",
+    model_type="camembert",
+    architecture=lambda config: "CamembertForMaskedLM",
 )

@@ -40,6 +40,7 @@ def their_gated(activation: str) -> str:
 
 def read_sizes(hf: HuggingFaceConfig) -> dict[str, Any]:
     """The fields all these families have."""
+    hf.ignore("is_decoder")
     width, num_heads = hf.get("hidden_size"), hf.get("num_attention_heads")
     head_width = hf.get("head_dim", None)
     return {
@@ -57,6 +58,17 @@ def read_sizes(hf: HuggingFaceConfig) -> dict[str, Any]:
         "init_std": hf.get("initializer_range"),
         "residual_init": "plain",
     }
+
+
+def read_biases(hf: HuggingFaceConfig) -> dict[str, Any]:
+    """Biases of attention and of the feed-forward layers, each there or not."""
+    attention, feedforward = hf.get("attention_bias"), hf.get("mlp_bias")
+    return {"bias": feedforward, **({} if attention == feedforward else {"qkv_bias": attention, "out_bias": attention})}
+
+
+def write_biases(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of :func:`read_biases`."""
+    return {"attention_bias": config.bias if config.out_bias is None else config.out_bias, "mlp_bias": config.bias}
 
 
 def read_decoder(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lmjax.interop.families.bert import DEFAULTS, encoder_rules, head_rules, read_encoder, write_encoder
+from lmjax.interop.families.bert import DEFAULTS, HEAD, encoder_rules, read_encoder, write_encoder
 from lmjax.interop.family import Family, Ids
 from lmjax.interop.hf_config import HuggingFaceConfig
-from lmjax.interop.table import Rule, linear
+from lmjax.interop.layouts import Flat, Linear
+from lmjax.interop.table import Rule, linear, norm
 from lmjax.models.config import ModelConfig
 
 
@@ -27,7 +28,10 @@ def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     return (
         *encoder_rules("electra"),
         *linear("electra.embeddings_project", "embedding_projection"),
-        *head_rules(f"{head}.dense", f"{head}.LayerNorm", "generator_lm_head.bias", "generator_lm_head.weight"),
+        *linear(f"{head}.dense", "head_dense"),
+        *norm(f"{head}.LayerNorm", "head_norm"),
+        Rule("generator_lm_head.bias", ("head_bias_V",), Flat()),
+        Rule("generator_lm_head.weight", ("head_weight_DV",), Linear()),
     )
 
 
@@ -41,6 +45,7 @@ ELECTRA = Family(
     rules=_rules,
     architecture=lambda config: "ElectraForMaskedLM",
     prefix="electra.",
+    head=HEAD,
     aliases={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
     buffers=r"electra\.embeddings\.position_ids",
 )
@@ -59,6 +64,7 @@ ELECTRA_DISCRIMINATOR = dataclasses.replace(
     ELECTRA,
     name="electra_discriminator",
     form="discriminator",
+    head=(),
     rules=_discriminator_rules,
     architecture=lambda config: "ElectraForPreTraining",
     aliases={},

@@ -15,7 +15,6 @@ from lmjax.models.config import Activation, ModelConfig
 def _read(hf: HuggingFaceConfig, rope: dict[str, Any], default_types: list[str], **fields: Any) -> ModelConfig:
     hf.require("attention_bias", False)
     hf.require("use_bidirectional_attention", False, None)
-    hf.ignore("cache_implementation")
     sizes = decoder.read_sizes(hf)
     scalar = hf.get("query_pre_attn_scalar")
     key_width = sizes["head_width"] or sizes["width"] // sizes["num_heads"]

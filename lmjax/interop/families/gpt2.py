@@ -35,10 +35,7 @@ def read_gpt2(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
     """A model of GPT-2's configuration; ``fields`` are what a family has besides."""
     hf.require("scale_attn_weights", True)
     hf.require("scale_attn_by_inverse_layer_idx", False)
-    hf.ignore("reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens")
-    hf.ignore(*(f"summary_{name}" for name in ("activation", "first_dropout", "proj_to_labels", "type", "use_proj")))
-    dropout = hf.get("resid_pdrop")
-    hf.require("embd_pdrop", dropout)
+    hf.ignore("is_decoder")
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("n_embd"),
@@ -52,7 +49,7 @@ def read_gpt2(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
         norm_epsilon=hf.get("layer_norm_epsilon"),
         bias=True,
         tie_embeddings=hf.get("tie_word_embeddings"),
-        dropout=dropout,
+        dropout=hf.rate("resid_pdrop", "embd_pdrop"),
         attention_dropout=hf.get("attn_pdrop"),
         init_std=hf.get("initializer_range"),
         **fields,
@@ -115,6 +112,13 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+SYNONYMS = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
 GPT2 = Family(
     name="gpt2",
     model_type="gpt2",
@@ -125,6 +129,7 @@ GPT2 = Family(
     rules=_rules,
     architecture=lambda config: "GPT2LMHeadModel",
     prefix="transformer.",
+    synonyms=SYNONYMS,
     aliases={"lm_head.weight": "transformer.wte.weight"},
     # Causal masks that early versions stored.
     buffers=r".*\.attn\.(masked_)?bias",

@@ -7,15 +7,20 @@ from lmjax.interop.families.gpt2 import ACTIVATIONS, their_activation
 from lmjax.interop.family import Family, Ids
 from lmjax.interop.hf_config import HuggingFaceConfig
 from lmjax.interop.layouts import Interleaved, Linear
-from lmjax.interop.rope_config import read_rope, write_scaling
+from lmjax.interop.rope_config import read_rope_parameters, write_scaling
 from lmjax.interop.table import Rule, linear, norm, same
 from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("attention_bias", True)
-    max_length, dropout = hf.get("max_position_embeddings"), hf.get("hidden_dropout")
-    rope = read_rope(hf, max_length=max_length, theta=hf.get("rotary_emb_base"), fraction=hf.get("rotary_pct"))
+    hf.ignore("is_decoder")
+    max_length = hf.get("max_position_embeddings")
+    # Its own names of the two go before the usual ones.
+    parameters = hf.get("rope_parameters", None)
+    parameters = hf.get("rope_scaling", None) or parameters or {}
+    theta, fraction = hf.get("rotary_emb_base"), hf.get("rotary_pct")
+    rope = read_rope_parameters(hf, parameters, max_length=max_length, theta=theta, fraction=fraction)
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("hidden_size"),
@@ -29,7 +34,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         norm_epsilon=hf.get("layer_norm_eps"),
         bias=True,
         tie_embeddings=hf.get("tie_word_embeddings"),
-        dropout=dropout,
+        dropout=hf.get("hidden_dropout"),
         attention_dropout=hf.get("attention_dropout"),
         init_std=hf.get("initializer_range"),
         residual_init="plain",

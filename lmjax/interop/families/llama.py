@@ -10,15 +10,11 @@ from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # Another order of summing in a matrix product; for training on several devices once.
-    hf.ignore("pretraining_tp")
-    bias = hf.get("mlp_bias")
-    hf.require("attention_bias", bias)
-    return decoder.read_decoder(hf, bias=bias)
+    return decoder.read_decoder(hf, **decoder.read_biases(hf))
 
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
-    return {**decoder.write_decoder(config), "attention_bias": config.bias, "mlp_bias": config.bias}
+    return {**decoder.write_decoder(config), **decoder.write_biases(config)}
 
 
 LLAMA = Family(

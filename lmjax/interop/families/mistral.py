@@ -12,7 +12,6 @@ from lmjax.models.routing import ExpertsConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    hf.require("attention_bias", False)
     return decoder.read_decoder(hf, windows=(hf.get("sliding_window", 4096),))
 
 
@@ -36,9 +35,6 @@ MISTRAL = Family(
 
 
 def _read_mixtral(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    hf.require("router_jitter_noise", 0.0)
-    # Whether their own training adds the balance loss; ours has a weight for it.
-    hf.ignore("output_router_logits")
     experts = ExpertsConfig(
         number=hf.get("num_local_experts"),
         per_token=hf.get("num_experts_per_tok"),
@@ -83,6 +79,7 @@ MIXTRAL = Family(
     rules=_mixtral_rules,
     architecture=lambda config: "MixtralForCausalLM",
     prefix="model.",
+    synonyms={"num_experts": "num_local_experts"},
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
 )

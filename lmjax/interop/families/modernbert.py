@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lmjax.interop.families import decoder
+from lmjax.interop.families.bert import HEAD
 from lmjax.interop.families.gpt2 import ACTIVATIONS
 from lmjax.interop.family import Family, Ids
 from lmjax.interop.hf_config import HuggingFaceConfig
@@ -14,24 +15,18 @@ from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    hf.require("sliding_window", hf.get("local_attention") // 2)
     return read_model(hf, window=hf.get("local_attention") // 2 + 1)
 
 
 def read_model(hf: HuggingFaceConfig, *, window: int) -> ModelConfig:
     """What encoder and decoder have in common; ``window`` is that of the local layers."""
-    hf.ignore(
-        "classifier_pooling", "cls_token_id", "deterministic_flash_attn", "initializer_cutoff_factor",
-        "reference_compile", "repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction",
-        "layer_norm_eps", "position_embedding_type",
-    )  # fmt: skip
     bias = hf.get("mlp_bias")
     hf.require("attention_bias", bias)
     hf.require("classifier_bias", bias)
     activation = hf.get("hidden_activation")
     hf.require("classifier_activation", activation)
     hf.choice("classifier_activation", ACTIVATIONS)
-    dropout = hf.get("mlp_dropout")
-    hf.require("embedding_dropout", dropout)
     num_layers, every = hf.get("num_hidden_layers"), hf.get("global_attn_every_n_layers", 3)
     default = [SLIDING if layer % every else FULL for layer in range(num_layers)]
     return ModelConfig(
@@ -53,7 +48,7 @@ def read_model(hf: HuggingFaceConfig, *, window: int) -> ModelConfig:
         head_transform=True,
         tie_embeddings=hf.get("tie_word_embeddings"),
         windows=from_layer_types(hf, window, default),
-        dropout=dropout,
+        dropout=hf.rate("mlp_dropout", "embedding_dropout"),
         attention_dropout=hf.get("attention_dropout"),
         init_std=hf.get("initializer_range"),
         residual_init="plain",
@@ -164,6 +159,7 @@ MODERNBERT = Family(
     rules=_rules,
     architecture=lambda config: "ModernBertForMaskedLM",
     prefix="model.",
+    head=HEAD,
     aliases={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     unused=unused,
 )

@@ -17,8 +17,6 @@ from lmjax.models.config import ModelConfig
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("qk_layernorm", False)
     num_heads, max_length = hf.get("num_attention_heads"), hf.get("max_position_embeddings")
-    dropout = hf.get("resid_pdrop")
-    hf.require("embd_pdrop", dropout)
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("hidden_size"),
@@ -35,7 +33,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         bias=True,
         head_bias=True,
         tie_embeddings=hf.get("tie_word_embeddings"),
-        dropout=dropout,
+        dropout=hf.rate("resid_pdrop", "embd_pdrop"),
         attention_dropout=hf.get("attention_dropout"),
         init_std=hf.get("initializer_range"),
         residual_init="plain",
@@ -108,8 +106,6 @@ def _read_3(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         hf.require(name, False)
     # Of long-context scaling, which is refused, and of a model that has other kinds of layers.
     hf.ignore("original_max_position_embeddings", "full_attn_mod", "interpolate_factor")
-    # Their code drops nothing of the embedding.
-    hf.ignore("embd_pdrop")
     return decoder.read_decoder(hf, windows=(hf.get("sliding_window", None),), dropout=hf.get("resid_pdrop"))
 
 

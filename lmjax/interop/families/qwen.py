@@ -36,7 +36,6 @@ def write_windows(config: ModelConfig) -> dict[str, Any]:
 
 
 def _read_2(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    hf.ignore("use_mrope")
     return decoder.read_decoder(hf, qkv_bias=True, windows=read_windows(hf))
 
 
@@ -82,9 +81,7 @@ QWEN3 = Family(
 
 def _read_moe(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("attention_bias", False)
-    # Whether their own training adds the balance loss; ours has a weight for it.
-    hf.ignore("output_router_logits", "head_dim_original", "max_window_layers")
-    number = hf.get("num_local_experts", hf.get("num_experts"))
+    number = hf.get("num_experts")
     every, dense = hf.get("decoder_sparse_step"), hf.get("mlp_only_layers", None) or []
     if dense != [*range(len(dense))]:
         raise hf.refusal("mlp_only_layers", dense, "only the first layers can be without experts")
@@ -147,6 +144,7 @@ QWEN3_MOE = Family(
     rules=_moe_rules,
     architecture=lambda config: "Qwen3MoeForCausalLM",
     prefix="model.",
+    synonyms={"num_local_experts": "num_experts"},
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
 )

@@ -55,6 +55,7 @@ GPT_BIGCODE = Family(
     rules=_rules,
     architecture=lambda config: "GPTBigCodeForCausalLM",
     prefix="transformer.",
+    synonyms=gpt2.SYNONYMS,
     aliases={"lm_head.weight": "transformer.wte.weight"},
     # Causal masks that early versions stored.
     buffers=r".*\.attn\.(masked_)?bias",
@@ -64,8 +65,7 @@ GPT_BIGCODE = Family(
 def _read_2(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("mlp_type", "default")
     hf.require("norm_type", "layer_norm")
-    max_length, dropout = hf.get("max_position_embeddings"), hf.get("residual_dropout")
-    hf.require("embedding_dropout", dropout)
+    max_length = hf.get("max_position_embeddings")
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=hf.get("hidden_size"),
@@ -82,7 +82,7 @@ def _read_2(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         bias=hf.get("use_bias"),
         windows=(hf.get("sliding_window", None),),
         tie_embeddings=hf.get("tie_word_embeddings"),
-        dropout=dropout,
+        dropout=hf.rate("residual_dropout", "embedding_dropout"),
         attention_dropout=hf.get("attention_dropout"),
         init_std=hf.get("initializer_range"),
         residual_init="plain",

@@ -1,5 +1,6 @@
-"""T5 1.0 and 1.1 (Raffel et al. 2020)."""
+"""T5 1.0 and 1.1 (Raffel et al. 2020), mT5 (Xue et al. 2021) and umT5 (Chung et al. 2023)."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,25 @@ from lmjax.models.config import GATED as OUR_GATED
 from lmjax.models.config import Activation, ModelConfig
 
 
-def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    hf.ignore("n_positions", "initializer_factor", "dense_act_fn", "is_gated_act", "tie_word_embeddings")
+def _read_t5(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    # What version 1.1 said with an untied head, transformers now says with a key of its own.
+    return _read(hf, names, scaled=hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", None) is not False))
+
+
+def _read_mt5(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    return _read(hf, names, scaled=False)
+
+
+def _read_umt5(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    return dataclasses.replace(_read_t5(hf, names), relative_per_layer=True)
+
+
+def _read(hf: HuggingFaceConfig, names: Collection[str], *, scaled: bool) -> ModelConfig:
+    # The first two are what feed_forward_proj comes to; the third says less than the tensors do.
+    hf.ignore("dense_act_fn", "is_gated_act", "tie_word_embeddings")
+    hf.ignore("is_decoder")
     num_layers = hf.get("num_layers")
     width, num_heads, key_width = hf.get("d_model"), hf.get("num_heads"), hf.get("d_kv")
-    # What version 1.1 said with an untied head, transformers now says with a key of its own.
-    scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", None) is not False)
     return ModelConfig(
         vocab_size=hf.get("vocab_size"),
         width=width,
@@ -78,6 +92,10 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     }
 
 
+def _write_mt5(config: ModelConfig, ids: Ids) -> dict[str, Any]:
+    return {key: value for key, value in _write(config, ids).items() if key != "scale_decoder_outputs"}
+
+
 def _rules(values: Mapping[str, Any]) -> Sequence[Rule]:
     gated = values["feed_forward_proj"].startswith("gated-")
     return (
@@ -104,6 +122,8 @@ def _stack(theirs: str, ours: str, *, gated: bool) -> tuple[Rule, ...]:
     inputs = {"wi_0": "gate", "wi_1": "up"} if gated else {"wi": "up"}
     return (
         same(f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", f"{ours}relative_RN"),
+        # umT5 has a table a layer.
+        same(f"{block}.0.SelfAttention.relative_attention_bias.weight", f"{layers}.attention.relative_RN"),
         *projections,
         *(rule for place, name in enumerate(norms) for rule in norm(f"{block}.{place}.layer_norm", f"{layers}.{name}")),
         *(rule for name, our in inputs.items() for rule in linear(f"{dense}.{name}", f"{layers}.feedforward.{our}")),
@@ -124,15 +144,40 @@ T5 = Family(
         "relative_attention_max_distance": 128,
         "relative_attention_num_buckets": 32,
     },
-    read=_read,
+    read=_read_t5,
     write=_write,
     rules=_rules,
     architecture=lambda config: "T5ForConditionalGeneration",
     prefix="",
+    synonyms={
+        "head_dim": "d_kv",
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+    },
     aliases={
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
     },
     # Of no effect: there is no relative bias between decoder and encoder.
     buffers=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+)
+
+MT5 = dataclasses.replace(
+    T5,
+    name="mt5",
+    model_type="mt5",
+    defaults={**T5.defaults, "feed_forward_proj": "gated-gelu"},
+    read=_read_mt5,
+    write=_write_mt5,
+    architecture=lambda config: "MT5ForConditionalGeneration",
+)
+
+UMT5 = dataclasses.replace(
+    T5,
+    name="umt5",
+    model_type="umt5",
+    defaults={**T5.defaults, "feed_forward_proj": "gated-gelu"},
+    read=_read_umt5,
+    architecture=lambda config: "UMT5ForConditionalGeneration",
 )

@@ -34,6 +34,8 @@ VISION = {
     "patch_size": 8,
 }  # fmt: skip
 GPT2_SIZES = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 40, "n_positions": 24}
+ROBERTA = {**ENCODER, "type_vocab_size": 1, "max_position_embeddings": 26}
+OPT = {**ENCODER, **IDS, "ffn_dim": 40, "word_embed_proj_dim": 32, "pad_token_id": 1, "bos_token_id": 2}
 T5_SIZES = {
     "vocab_size": 61, "d_model": 32, "d_kv": 4, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 0,
@@ -109,7 +111,7 @@ CASES = {
          "norm_topk_prob": True},
     ),
     "bert": ("BertForPreTraining", {**ENCODER, **IDS}),
-    "roberta": ("RobertaForMaskedLM", {**ENCODER, "type_vocab_size": 1, "max_position_embeddings": 26}),
+    "roberta": ("RobertaForMaskedLM", {**ROBERTA}),
     "electra_generator": ("ElectraForMaskedLM", {**ENCODER, **IDS, "embedding_size": 16}),
     "electra_discriminator": ("ElectraForPreTraining", {**ENCODER, **IDS, "embedding_size": 16}),
     "albert": ("AlbertForPreTraining", {**ENCODER, **IDS, "num_hidden_layers": 3, "embedding_size": 16}),
@@ -121,7 +123,30 @@ CASES = {
     "t5_v1_1": (
         "T5ForConditionalGeneration", {**T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
+    "mt5": ("MT5ForConditionalGeneration", {**T5_SIZES}),
+    "umt5": ("UMT5ForConditionalGeneration", {**T5_SIZES, "num_decoder_layers": 2}),
     "bart": ("BartForConditionalGeneration", {**BART_SIZES}),
+    "bert_untied": ("BertForMaskedLM", {**ENCODER, **IDS, "num_hidden_layers": 1, "tie_word_embeddings": False}),
+    "bert_base_model": ("BertModel", {**ENCODER, **IDS, "num_hidden_layers": 1}),
+    "xlm_roberta": ("XLMRobertaForMaskedLM", {**ROBERTA, "num_hidden_layers": 1}),
+    "camembert": ("CamembertForMaskedLM", {**ROBERTA, "num_hidden_layers": 1, "tie_word_embeddings": False}),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"vocab_size": 61, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 40, "max_position_embeddings": 24},
+    ),
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        {**IDS, "vocab_size": 61, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "intermediate_size": 40,
+         "max_position_embeddings": 24, "attention_types": [[["global", "local"], 1], [["local"], 1]],
+         "window_size": 5},
+    ),
+    "gptj": (
+        "GPTJForCausalLM",
+        {**IDS, "vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 40, "n_positions": 24,
+         "rotary_dim": 6},
+    ),
+    "opt": ("OPTForCausalLM", {**OPT}),
+    "opt_post_norm": ("OPTForCausalLM", {**OPT, "num_hidden_layers": 1, "do_layer_norm_before": False}),
     "deepseek_v3": (
         "DeepseekV3ForCausalLM",
         {**DECODER, **IDS, **DEEPSEEK_SIZES, "num_hidden_layers": 3, "q_lora_rank": 12, "rope_scaling": DEEPSEEK_YARN,
@@ -167,7 +192,7 @@ def build(name: str, seed: int = 0) -> transformers.PreTrainedModel:
     kind = getattr(transformers, architecture)
     torch.manual_seed(seed)
     model = kind(kind.config_class(**options)).eval()
-    if name == "t5_v1_1":
+    if name in ("t5_v1_1", "mt5"):
         # Its checkpoints have a head of its own, though the class would tie it.
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     with torch.no_grad():
@@ -195,19 +220,19 @@ def inputs(name: str, seed: int = 0) -> dict[str, np.ndarray]:
     mask = np.ones((2, 16), np.int64)
     mask[1, 11:] = 0
     found = {"input_ids": rng.integers(5, 61, (2, 16)), "attention_mask": mask}
-    if name in ("bert", "albert", "electra_generator", "electra_discriminator"):
+    if name.startswith(("bert", "albert", "electra")):
         found["token_type_ids"] = (np.arange(16) >= np.array([[7], [4]])).astype(np.int64)
-    if name.startswith(("t5", "bart")):
+    if name.startswith(("t5", "mt5", "umt5", "bart")):
         found["decoder_input_ids"] = rng.integers(5, 61, (2, 9))
     return found
 
 
 def answers(model: transformers.PreTrainedModel, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the model says to the inputs: ``logits``, and ``pair_logits`` where it classifies pairs."""
+    """What the model says to the inputs: ``logits``, and ``pair_logits`` where it classifies pairs; else ``states``."""
     with torch.no_grad():
         said = model(**{key: torch.as_tensor(value) for key, value in given.items()})
-    logits = getattr(said, "prediction_logits", getattr(said, "logits", None))
-    found = {"logits": logits.float().numpy()}
+    answer = next(key for key in ("prediction_logits", "logits", "last_hidden_state") if hasattr(said, key))
+    found = {"states" if answer == "last_hidden_state" else "logits": getattr(said, answer).float().numpy()}
     for pair in ("seq_relationship_logits", "sop_logits"):
         if (value := getattr(said, pair, None)) is not None:
             found["pair_logits"] = value.numpy()
@@ -223,8 +248,8 @@ def main() -> None:
         model.bfloat16().save_pretrained(out / name)
         (out / name / "generation_config.json").unlink(missing_ok=True)
         np.savez_compressed(out / name / "expected.npz", **given, **expected)
-        spread = float(np.abs(expected["logits"]).max())
-        print(f"{name:24}{sum(p.numel() for p in model.parameters()):>8} parameters, largest logit {spread:.2f}")
+        spread = max(float(np.abs(answer).max()) for answer in expected.values())
+        print(f"{name:24}{sum(p.numel() for p in model.parameters()):>8} parameters, largest answer {spread:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""Token ids, labels and document numbers of any integer type, as the int32 that everything here computes with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+TOO_LARGE = np.iinfo(np.int32).max
+"""What stands for a number that int32 cannot hold: no vocabulary is so large."""
+
+
+def as_int32(numbers: ArrayLike, name: str = "token ids") -> jax.Array:
+    """The same numbers as int32; one that int32 cannot hold becomes :data:`TOO_LARGE` and never another number.
+
+    A plain cast would turn the uint32 4,294,967,196 into -100, the label that is ignored, and arithmetic with -100 in
+    an unsigned type would turn it into a large id.
+
+    Args:
+      numbers: integers or booleans of any type, from numpy or jax.
+      name: what to call them in the message.
+
+    Raises:
+      ValueError: they are no integers.
+    """
+    array = numbers if isinstance(numbers, jax.Array) else np.asarray(numbers)
+    if array.dtype == np.int32:
+        return jnp.asarray(array)
+    is_empty = array.size == 0  # an empty list has no type of its own
+    if not (is_empty or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise ValueError(f"{name} are {array.dtype}: must be integers")
+    if not is_empty and array.dtype.itemsize >= 4:
+        numpy_or_jax = jnp if isinstance(array, jax.Array) else np
+        fits = array <= TOO_LARGE
+        if jnp.issubdtype(array.dtype, jnp.signedinteger):
+            fits &= array >= -TOO_LARGE
+        array = numpy_or_jax.where(fits, array, TOO_LARGE)
+    return jnp.asarray(array.astype(np.int32))

@@ -1,0 +1,21 @@
+"""T5's table of relative positions as a parameter: of a stack, or of each of its layers."""
+
+import jax
+from flax import nnx
+
+from lmjax.kernels.position_bias import RelativeBias
+from lmjax.models.config import ModelConfig
+from lmjax.models.layers import parameter
+
+
+def relative_table(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param:
+    """The initial table [buckets, heads]."""
+    table_RN = config.base_std * jax.random.normal(rngs.params(), (config.relative_buckets, config.num_heads))
+    return parameter(table_RN, ("buckets", "heads"), "position")
+
+
+def relative_bias(config: ModelConfig, table_RN: jax.Array) -> RelativeBias:
+    """What a table adds to the attention logits."""
+    return RelativeBias(
+        table_RN=table_RN, max_distance=config.relative_max_distance, past_only=config.relative_past_only
+    )

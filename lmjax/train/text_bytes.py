@@ -1,0 +1,79 @@
+"""How many bytes of text scored tokens stand for: the denominator of bits per byte, or why there is none."""
+
+import dataclasses
+
+import numpy as np
+
+from lmjax.data.reader import TokenShards, open_shards
+from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.train.corpus import Corpus
+
+_TOKENS_AT_ONCE = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextBytes:
+    """What is known of a split's bytes.
+
+    Attributes:
+      exact_table: whether the vocabulary's bytes per token add up to those of the text.
+      num_tokens: tokens of text in the split, special ones left out; None where that is not known.
+      num_bytes: the UTF-8 bytes of its text.
+    """
+
+    exact_table: bool = True
+    num_tokens: int | None = None
+    num_bytes: int = 0
+
+    def of(self, totals: dict[str, float]) -> float | None:
+        """The bytes that the nats of an evaluation were spent on, weighted alike; None where that cannot be said.
+
+        Args:
+          totals: the sums of :meth:`lmjax.train.step.Learner.eval_step`.
+        """
+        if self.exact_table:
+            return totals.get("bytes") or None
+        # Every token of the text was scored once and in full, so its bytes are the text's.
+        complete = self.num_tokens is not None and totals.get("plain_tokens") == self.num_tokens
+        return self.num_bytes if complete else None
+
+
+WHY_NONE = (
+    "no bits per byte: the tokenizer does not give back every text, so its tokens do not tell the bytes of the text, "
+    "and not every token of it was scored with weight 1"
+)
+
+
+def text_bytes(corpus: Corpus, split: str) -> TextBytes:
+    """What is known of the bytes of a split; reads its tokens where the tokenizer alone does not tell."""
+    vocabulary = corpus.tokenizer.vocabulary
+    if vocabulary.exact_bytes:
+        return TextBytes()
+    folders = corpus.config.mixture or (corpus.folder,)
+    sources = [open_shards(folder, split, verify="never") for folder in folders]
+    if all(_table_bytes(shards, vocabulary) == shards.text_bytes for shards in sources):
+        return TextBytes()
+    counts = [_text_tokens(shards) for shards in sources]
+    return TextBytes(
+        exact_table=False,
+        num_tokens=None if len(sources) > 1 else counts[0],
+        num_bytes=sum(shards.text_bytes for shards in sources),
+    )
+
+
+def _table_bytes(shards: TokenShards, vocabulary: Vocabulary) -> int:
+    byte_length_V = np.asarray(vocabulary.byte_length_V, np.int64)
+    total = 0
+    for start in range(0, shards.num_tokens, _TOKENS_AT_ONCE):
+        tokens_T = np.empty(min(_TOKENS_AT_ONCE, shards.num_tokens - start), np.int64)
+        shards.read_tokens(start, tokens_T)
+        total += int(byte_length_V[tokens_T].sum())
+    return total
+
+
+def _text_tokens(shards: TokenShards) -> int | None:
+    settings = shards.manifest.settings
+    if settings.get("fim_rate"):
+        return None
+    around = bool(settings.get("add_bos")) + bool(settings.get("add_eos"))
+    return shards.num_tokens - around * shards.num_documents
