@@ -17,7 +17,9 @@ def refuse_address(name: str, path: str | os.PathLike[str] | None) -> None:
     Raises:
       ValueError: it begins with a scheme such as ``gs://``.
     """
-    if path is None or (match := _ADDRESS.match(os.fspath(path))) is None:
+    text = "" if path is None else os.fspath(path)
+    match = _ADDRESS.match(text)
+    if match is None:
         return
     scheme = match[1].lower()
     if scheme in _MOUNTS:
@@ -26,6 +28,4 @@ def refuse_address(name: str, path: str | os.PathLike[str] | None) -> None:
         remedy = "give the path without file://"
     else:
         remedy = "mount it, or copy it to a disk, and give the path that it then has"
-    raise ValueError(
-        f"{name}={os.fspath(path)}: only paths of local and mounted file systems can be read and written: {remedy}"
-    )
+    raise ValueError(f"{name}={text}: only paths of local and mounted file systems can be read and written: {remedy}")

@@ -27,6 +27,7 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.train.run_folder import open_run
 from lmjax.train.schedule import ScheduleConfig
+from lmjax.train.validate import validate
 
 RECIPE = """
 import pathlib, sys
@@ -181,6 +182,23 @@ def test_sigterm_saves_and_exits_with_0_saying_how_to_go_on(tmp_path):
     assert "run the same command again to go on" in output
     saved = max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdecimal())
     assert saved == read_metrics(tmp_path / "run")[-1]["step"]
+
+
+def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of_life(tmp_path, monkeypatch):
+    write_corpus(tmp_path / "text")
+    touches = []
+    monkeypatch.setattr("lmjax.train.guard.Watchdog.touch", lambda self, step=None: touches.append(step))
+
+    def signalled(learner, params, rows, **options):
+        if None in touches:  # the second validation; the first is before any step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(learner, params, rows, **options)
+
+    monkeypatch.setattr("lmjax.train.loop.validate", signalled)
+    result = train(config(tmp_path))
+    assert (result.step, result.stopped_by, result.valid) == (8, "SIGTERM", {})
+    assert touches[0] is None and (tmp_path / "run" / "checkpoints" / "8").is_dir()
+    assert [line["step"] for line in read_metrics(tmp_path / "run") if "valid/loss" in line] == [0]
 
 
 def test_another_run_is_not_overwritten(finished):
