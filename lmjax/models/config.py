@@ -177,12 +177,11 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
         for name in (
-            "num_kv_heads", "head_width", "embedding_width", "encoder_width", "encoder_heads", "encoder_feedforward_width",
+            "num_kv_heads", "head_width", "embedding_width", "encoder_width", "encoder_heads",
+            "encoder_feedforward_width",
         ):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1, or None")
-        if self.feedforward_width is not None and self.feedforward_width < 0:
-            raise ValueError(f"model.feedforward_width={self.feedforward_width}: must be at least 0, or None")
         if self.vocab_size < 0:
             raise ValueError(f"model.vocab_size={self.vocab_size}: must be positive, or 0 for the tokenizer's")
         if self.head_width is None and self.width % self.num_heads:
