@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
+from lmjax.field_types import LARGEST
 from lmjax.objectives import DPO, UL2, CausalLM, Mixture, Part
 from lmjax.objectives.schedules import Ramp
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import LARGEST, from_json, read_config, to_json, write_config
+from lmjax.train.config_file import from_json, read_config, to_json, write_config
 from lmjax.train.objective_class import MODULES_VARIABLE
 
 CONFIG = RunConfig(
