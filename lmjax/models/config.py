@@ -177,7 +177,7 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
         for name in (
-            "num_kv_heads", "head_width", "feedforward_width", "embedding_width", "encoder_width", "encoder_heads",
+            "num_kv_heads", "head_width", "embedding_width", "encoder_width", "encoder_heads",
             "encoder_feedforward_width",
         ):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:

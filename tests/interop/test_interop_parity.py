@@ -159,7 +159,10 @@ def test_their_tokenizer_puts_our_marks_around_texts(kind, model_type, tmp_path)
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.form == "decoder"])
 def test_an_export_can_be_loaded_whatever_the_width_of_heads(name, tmp_path):
     reference = next(folder for folder in hf.FOLDERS if hf.loaded(folder).family.name == name)
-    config = dataclasses.replace(hf.loaded(reference).config, width=36, num_heads=8, num_kv_heads=2, head_width=8)
+    known = hf.loaded(reference).config
+    if known.latent.rank or "attention" not in known.mixers:
+        pytest.skip("its heads have no width of the usual kind")
+    config = dataclasses.replace(known, width=36, num_heads=8, num_kv_heads=2, head_width=8)
     shapes = module_of(config, FAMILIES[name]).shapes
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, np.float32), shapes)
     try:
