@@ -144,7 +144,7 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_line(turn, content):
 
 
 def test_sizes_of_nothing_are_refused():
-    for name in ("num_kv_heads", "head_width", "feedforward_width", "embedding_width", "encoder_heads"):
+    for name in ("num_kv_heads", "head_width", "embedding_width", "encoder_heads"):
         with pytest.raises(ValueError, match=rf"config.json: model: model.{name}=0: must be at least 1, or None"):
             from_json(RunConfig, {"name": "x", "model": {name: 0, "encoder_layers": 1}})
 
