@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lmjax.field_types import check_types
 from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import Family, Ids, todays_name
@@ -28,6 +30,8 @@ from lmjax.objectives import ReplacedTokenModel
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+_MOST_PER_BYTE, _FREE_PARAMETERS = 8, 1 << 24
+"""Parameters a model may have for each byte of its weights (in MXFP4 a byte is two), and some more in any case."""
 _OF_GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id")
 
 
@@ -93,6 +97,7 @@ def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (),
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
     hf, config = read_config(family, values, tensors.keys(), ignore=ignore, where=str(folder / CONFIG))
     config = dataclasses.replace(config, **fields)
+    _check_size(folder, config, family)
     params, new = import_parameters(
         family.rules(hf.values),
         tensors,
@@ -104,6 +109,20 @@ def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (),
         head=_absent_head(family, values),
     )
     return Pretrained(family, config, params, values, new, hf.passed, left_out)
+
+
+def _check_size(folder: pathlib.Path, config: ModelConfig, family: Family) -> None:
+    """Refuses a model that is far larger than the weights beside it, before memory is taken for it.
+
+    What is only a little larger is told by the first tensor that has another shape.
+    """
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    asked = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(module_of(config, family).shapes))
+    if asked > _MOST_PER_BYTE * stored + _FREE_PARAMETERS:
+        raise ValueError(
+            f"{folder / CONFIG} asks for {asked:,} parameters, and the weights beside it have {stored:,} bytes: "
+            f"correct its sizes, or download both again"
+        )
 
 
 def _absent_head(family: Family, values: Mapping[str, Any]) -> Sequence[str]:
@@ -138,8 +157,13 @@ def read_config(
     hf = HuggingFaceConfig(values, defaults=family.defaults, synonyms=family.synonyms, ignore=ignore, where=where)
     try:
         config = family.read(hf, names)
-    except TypeError as error:
-        raise ValueError(f"{where}: a value has an impossible type ({error})") from None
+        check_types(config, where="model.")
+        if config.vocab_size < 1:
+            raise ValueError(f"vocab_size={config.vocab_size}: must be at least 1")
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{where}: a value has an impossible type or size ({error}): download it again") from None
+    except ValueError as error:
+        raise error if where in str(error) else ValueError(f"{where}: {error}") from None
     hf.finish()
     return hf, config
 

@@ -66,7 +66,8 @@ def text_config(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: the whole has none for its text model.
     """
-    wrapper = WRAPPERS.get(values.get("model_type", ""))
+    model_type = values.get("model_type")
+    wrapper = WRAPPERS.get(model_type) if isinstance(model_type, str) else None
     if wrapper is None:
         return dict(values)
     inner = values.get(wrapper.key)

@@ -207,6 +207,15 @@ def test_folders_without_a_readable_config_are_refused(folder):
     assert "has no config.json" in refusal(folder)
 
 
+@pytest.mark.parametrize("value", [[], [None], {}, "a", 1.5, float("nan"), 2**31, 10**400, -1])
+def test_values_of_impossible_types_and_sizes_are_refused_with_the_file(value, folder):
+    before = (folder / "config.json").read_text()
+    for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size"):
+        edit(folder, **{key: value})
+        assert "config.json" in refusal(folder), key
+        (folder / "config.json").write_text(before)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
