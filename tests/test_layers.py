@@ -6,7 +6,7 @@ import pathlib
 import lmjax
 
 LAYERS = (
-    {"integers"},
+    {"integers", "field_types"},
     {"masks", "types"},
     {"parallel"},
     {"losses", "corruption", "tokenizers"},

@@ -12,6 +12,7 @@ from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.extend import extend_tokenizer
 from lmjax.train.new_run import make_run
+from lmjax.train.published import hand_on_published
 from lmjax.train.run_folder import TOKENIZER, BestOrStep, open_run
 
 
@@ -55,6 +56,7 @@ def _extend(options: ExtendArguments) -> None:
         model=dataclasses.replace(model, vocab_size=size),
         tokenizer=TokenizerConfig(path=str(options.new / TOKENIZER)),
     )
+    hand_on_published(options.run, options.new)
     make_run(options.new, config, tokenizer, params)
     print(f"{len(words)} tokens added: {tokenizer.vocabulary.size} ids, tables of {model.vocab_size} -> {size} rows")
     print(f"go on with: lmjax train RECIPE --train.init-from {options.new} --tokenizer.path {options.new / TOKENIZER}")

@@ -14,6 +14,7 @@ from flax import nnx
 from lmjax.cli.arguments import parse_arguments
 from lmjax.data.config import DataConfig
 from lmjax.interop import Pretrained, load_pretrained
+from lmjax.interop.published import keep_published
 from lmjax.interop.surplus_tokens import without_surplus
 from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.models.config import ModelConfig
@@ -23,6 +24,7 @@ from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.new_run import make_run
+from lmjax.train.published import PUBLISHED
 from lmjax.train.run_folder import TOKENIZER
 
 SEQUENCE_LENGTH, SHORTEST = 1024, 16
@@ -57,12 +59,15 @@ def _import(options: ImportArguments) -> None:
     tokenizer, surplus = _tokenizer(options, model)
     config = _run_config(options, model, tokenizer)
     params, new = _complete(config, jax.tree.map(jnp.asarray, model.params))
+    own_tokenizer = options.tokenizer is None
+    keep_published(options.folder, options.run / PUBLISHED, model.hf_config, tokenizer=own_tokenizer)
     make_run(options.run, config, tokenizer, params)
     note = {
         "folder": str(options.folder),
         "model_type": model.family.model_type,
         **dataclasses.asdict(model.passed),
         "new_parameters": new,
+        "tensors_left_out": model.left_out,
         "tokens_without_rows": surplus,
     }
     (options.run / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -82,6 +87,9 @@ def _tell(model: Pretrained, new: Sequence[str], surplus: Sequence[str]) -> None
     ):
         if keys:
             print(f"{what}: {', '.join(f'{key}={json.dumps(value)}' for key, value in keys.items())}")
+    if model.left_out:
+        parts = sorted({name.removeprefix("model.").split(".")[0] for name in model.left_out})
+        print(f"left out, for only text is read: {len(model.left_out)} tensors of {', '.join(parts)}")
     if new:
         print(f"new, for the folder does not hold them: {', '.join(new)}")
     if surplus:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from lmjax.field_types import check_types
 from lmjax.objectives.schedules import Ramp, Scalar
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import check_types, differences, load_recipe
+from lmjax.train.config_file import differences, load_recipe
 
 REGISTRY = ConstructorRegistry()
 """How a field that may follow a schedule is read: ``0.15``, or ``0.4:0.15:1000:linear``."""

@@ -1,5 +1,6 @@
 """JSON records: one line, or one element of an array, to a document."""
 
+import codecs
 import functools
 import json
 import math
@@ -181,7 +182,8 @@ def _document(config: DataConfig, record: _Record, name: str) -> Document:
         )
     if b"\0" in record.content:
         raise ValueError("NUL bytes, as a file has that was not written to its end: correct or remove it")
-    decoded, bad = decode(record.content, config)
+    # Files with a byte-order mark each, one after the other (`cat`), have marks in between.
+    decoded, bad = decode(record.content.removeprefix(codecs.BOM_UTF8), config)
     try:
         fields = json.loads(decoded, parse_int=_integer)
     except json.JSONDecodeError as error:

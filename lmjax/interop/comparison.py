@@ -16,10 +16,10 @@ _INDIFFERENT = (
     "pad_vocab_to", "dropout", "attention_dropout", "init_std", "embedding_init_std", "residual_init", "scan_layers",
     "remat", "dtype", "attention",
 )  # fmt: skip
-_OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta")
+_OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "rope_layers", "local_rope_theta")
 _OF_ATTENTION = (
-    "num_heads", "num_kv_heads", "head_width", "qkv_bias", "out_bias", "qk_norm", "attention_scale", "attention_sinks",
-    "attention_softcap", "latent", "windows",
+    "num_heads", "num_kv_heads", "head_width", "qkv_bias", "out_bias", "qk_norm", "qkv_clip", "attention_scale",
+    "attention_sinks", "attention_softcap", "latent", "windows",
 )  # fmt: skip
 _OF_RELATIVE = ("relative_per_layer", "relative_buckets", "relative_max_distance", "relative_past_only")
 
@@ -69,6 +69,7 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
     else:
         fields["rope_fraction"] = config.rotated_width
         fields["rope_scaling"] = _filled(config.rope_scaling)
+        fields["rope_layers"] = shortest_pattern(unrolled(config.rope_layers, config.num_layers))
         windowed = any(window is not None for window in config.windows)
         same_rope = config.local_rope_theta == config.rope_theta and config.rope_scaling.kind == "none"
         if not windowed or same_rope:

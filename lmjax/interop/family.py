@@ -9,8 +9,8 @@ from lmjax.interop.hf_config import HuggingFaceConfig
 from lmjax.interop.table import Rule
 from lmjax.models.config import ModelConfig
 
-Ids = Mapping[str, int | None]
-"""Special ids by role; None where the tokenizer has none."""
+Ids = Mapping[str, Any]
+"""Special ids by role; None where the tokenizer has none, a list where several end a text."""
 
 Form = Literal["decoder", "encoder", "encoder_decoder", "discriminator"]
 
@@ -40,6 +40,7 @@ class Family:
       aliases: tensors that, where they are stored at all, repeat another.
       buffers: regular expression of tensors that hold nothing learned.
       unused: parameters of ours that no computation reads and theirs do not have, and their value.
+      heads_divide_width: whether transformers loads it only where the number of heads divides the model's width.
       told_by: a tensor that only this family has, where several share a ``model_type``.
     """
 
@@ -57,7 +58,13 @@ class Family:
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: str = ""
     unused: Callable[[ModelConfig], Mapping[str, float]] = lambda config: {}
+    heads_divide_width: bool = False
     told_by: str = ""
+
+    def unloadable(self, config: ModelConfig) -> bool:
+        """Whether transformers refuses such a model, although files of this family can say it."""
+        has_heads = "attention" in config.mixers
+        return self.heads_divide_width and has_heads and config.width % config.num_heads != 0
 
 
 def todays_name(name: str) -> str:

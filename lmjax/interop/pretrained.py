@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import json
+import math
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -12,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lmjax.field_types import check_types
 from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
-from lmjax.interop.family import Family, todays_name
+from lmjax.interop.family import Family, Ids, todays_name
 from lmjax.interop.hf_config import HuggingFaceConfig, Passed, read_json
 from lmjax.interop.mxfp4 import Dequantised
 from lmjax.interop.rope_config import without_ntk
 from lmjax.interop.table import exported_tensors, import_parameters
 from lmjax.interop.tensors import SHARD_BYTES, Weights, write_weights
+from lmjax.interop.wrappers import WRAPPERS, Renamed, text_config, text_tensors
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
 from lmjax.models.transformer import Transformer
@@ -27,6 +30,8 @@ from lmjax.objectives import ReplacedTokenModel
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+_MOST_PER_BYTE, _FREE_PARAMETERS = 8, 1 << 24
+"""Parameters a model may have for each byte of its weights (in MXFP4 a byte is two), and some more in any case."""
 _OF_GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id")
 
 
@@ -38,9 +43,10 @@ class Pretrained:
       family: what it is.
       config: its architecture.
       params: float32 numpy arrays, in the structure of ``module_of(config, family)`` but for ``new``.
-      hf_config: config.json as it stands.
+      hf_config: config.json as it stands; of a model of text and images, what it says of the text model.
       new: names of parameters that the folder does not hold, for it was saved without a head.
       passed: keys of config.json that were not taken over.
+      left_out: names of tensors that belong to other parts than the text model.
     """
 
     family: Family
@@ -49,6 +55,7 @@ class Pretrained:
     hf_config: Mapping[str, Any]
     new: Sequence[str] = ()
     passed: Passed = Passed()
+    left_out: tuple[str, ...] = ()
 
 
 def module_of(config: ModelConfig, family: Family) -> ModuleSpec:
@@ -82,12 +89,15 @@ def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (),
         damaged, or the weights are pickled.
     """
     folder = pathlib.Path(folder)
-    values = read_json(folder / CONFIG)
+    whole = read_json(folder / CONFIG)
+    values = text_config(whole)
     candidates = _families_of(values, folder)
-    tensors = _TodaysNames(Dequantised(Weights(folder)), candidates[0].prefix)
+    stored, left_out = text_tensors(Dequantised(Weights(folder)), whole.get("model_type", ""))
+    tensors = _with_todays_names(stored, candidates[0].prefix)
     (family, *_) = [family for family in candidates if family.told_by in ("", *tensors)]
     hf, config = read_config(family, values, tensors.keys(), ignore=ignore, where=str(folder / CONFIG))
     config = dataclasses.replace(config, **fields)
+    _check_size(folder, config, family)
     params, new = import_parameters(
         family.rules(hf.values),
         tensors,
@@ -98,7 +108,21 @@ def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (),
         unused=family.unused(config),
         head=_absent_head(family, values),
     )
-    return Pretrained(family, config, params, values, new, hf.passed)
+    return Pretrained(family, config, params, values, new, hf.passed, left_out)
+
+
+def _check_size(folder: pathlib.Path, config: ModelConfig, family: Family) -> None:
+    """Refuses a model that is far larger than the weights beside it, before memory is taken for it.
+
+    What is only a little larger is told by the first tensor that has another shape.
+    """
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    asked = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(module_of(config, family).shapes))
+    if asked > _MOST_PER_BYTE * stored + _FREE_PARAMETERS:
+        raise ValueError(
+            f"{folder / CONFIG} asks for {asked:,} parameters, and the weights beside it have {stored:,} bytes: "
+            f"correct its sizes, or download both again"
+        )
 
 
 def _absent_head(family: Family, values: Mapping[str, Any]) -> Sequence[str]:
@@ -133,8 +157,13 @@ def read_config(
     hf = HuggingFaceConfig(values, defaults=family.defaults, synonyms=family.synonyms, ignore=ignore, where=where)
     try:
         config = family.read(hf, names)
-    except TypeError as error:
-        raise ValueError(f"{where}: a value has an impossible type ({error})") from None
+        check_types(config, where="model.")
+        if config.vocab_size < 1:
+            raise ValueError(f"vocab_size={config.vocab_size}: must be at least 1")
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{where}: a value has an impossible type or size ({error}): download it again") from None
+    except ValueError as error:
+        raise error if where in str(error) else ValueError(f"{where}: {error}") from None
     hf.finish()
     return hf, config
 
@@ -145,8 +174,10 @@ def save_pretrained(
     params: Params,
     *,
     family_name: str | None = None,
+    preferred: str | None = None,
     reads: Literal["forwards", "both_ways"] = "forwards",
-    ids: Mapping[str, int | None] | None = None,
+    ids: Ids | None = None,
+    generation: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
 ) -> Family:
@@ -157,8 +188,10 @@ def save_pretrained(
       config: the architecture.
       params: its parameters.
       family_name: what to write it as; when None the first family that can express it.
+      preferred: the ``model_type`` to try first.
       reads: how the model has learned to read; of families alike but for that, the one to take.
-      ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``).
+      ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``, ``decoder_start``).
+      generation: generation settings to write; when None the special ids.
       dtype: what the weights are stored as: float32, bfloat16 or float16.
       shard_bytes: largest size of a file.
 
@@ -169,6 +202,7 @@ def save_pretrained(
       ValueError: no family, or not the one asked for, can express the model.
     """
     candidates = families_for(family_name, is_discriminator="classifier" in params, reads=reads)
+    candidates.sort(key=lambda family: family.model_type != preferred)
     family, values = their_config(config, candidates, ids=ids or {})
     where = f"family {family.name!r}"
     arrays = jax.tree.map(np.asarray, params)
@@ -184,7 +218,8 @@ def save_pretrained(
     )
     (folder / CONFIG).write_text(json.dumps({**values, "torch_dtype": dtype}, indent=2) + "\n")
     if family.form in ("decoder", "encoder_decoder"):
-        generation = {key: values[key] for key in _OF_GENERATION if values.get(key) is not None}
+        special = {key: values[key] for key in _OF_GENERATION if values.get(key) is not None}
+        generation = special if generation is None else generation
         (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
     return family
 
@@ -198,7 +233,7 @@ def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family
     model_type = values.get("model_type")
     found = [family for family in FAMILIES.values() if family.model_type == model_type]
     if not found:
-        known = sorted({family.model_type for family in FAMILIES.values()})
+        known = sorted({*WRAPPERS, *(family.model_type for family in FAMILIES.values())})
         raise ValueError(
             f"{folder / CONFIG}: model_type {model_type!r} is not known to lmjax, which knows {', '.join(known)}"
         )
@@ -222,9 +257,7 @@ def families_for(
     return [of_form[family_name]]
 
 
-def their_config(
-    config: ModelConfig, candidates: Sequence[Family], *, ids: Mapping[str, int | None]
-) -> tuple[Family, dict[str, Any]]:
+def their_config(config: ModelConfig, candidates: Sequence[Family], *, ids: Ids) -> tuple[Family, dict[str, Any]]:
     """The first family whose config.json, read back, is the same model; and that config.json.
 
     Raises:
@@ -232,6 +265,10 @@ def their_config(
     """
     nearest: tuple[int, str] | None = None
     for family in candidates:
+        if family.unloadable(config):
+            problem = f"transformers refuses a {family.name} of width {config.width} with {config.num_heads} heads"
+            nearest = nearest or (len(dataclasses.fields(ModelConfig)), f"{problem}, which do not divide it")
+            continue
         values = _values(family, config, ids)
         try:
             hf = HuggingFaceConfig(values, defaults=family.defaults)
@@ -249,7 +286,7 @@ def their_config(
     raise ValueError(f"{asked} hold this model: {nearest[1]}")
 
 
-def _values(family: Family, config: ModelConfig, ids: Mapping[str, int | None]) -> dict[str, Any]:
+def _values(family: Family, config: ModelConfig, ids: Ids) -> dict[str, Any]:
     common = {
         "architectures": [family.architecture(config)],
         "model_type": family.model_type,
@@ -269,23 +306,8 @@ def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> li
         return []
 
 
-class _TodaysNames(Mapping[str, np.ndarray]):
+def _with_todays_names(tensors: Mapping[str, np.ndarray], prefix: str) -> Renamed:
     """Tensors under the names transformers gives them today."""
-
-    def __init__(self, weights: Mapping[str, np.ndarray], prefix: str):
-        # A base model that was saved without its head lacks the prefix of its place in one with a head.
-        added = "" if any(name.startswith(prefix) for name in weights) else prefix
-        self._weights = weights
-        self._stored_as = {f"{added}{todays_name(name)}": name for name in weights}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._weights[self._stored_as[name]]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored_as
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored_as)
-
-    def __len__(self) -> int:
-        return len(self._stored_as)
+    # A base model that was saved without its head lacks the prefix of its place in one with a head.
+    added = "" if any(name.startswith(prefix) for name in tensors) else prefix
+    return Renamed(tensors, {f"{added}{todays_name(name)}": name for name in tensors})

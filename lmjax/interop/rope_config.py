@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from lmjax.interop.hf_config import HuggingFaceConfig
+from lmjax.interop.windows import FULL, SLIDING
 from lmjax.models.config import ModelConfig
 from lmjax.models.rope import RopeScaling
 
@@ -82,6 +83,27 @@ def read_rope_parameters(
         kind="none" if kind == "default" else kind, **{_OURS[key]: _number(value) for key, value in values.items()}
     )
     return {"rope_theta": float(theta), "rope_fraction": float(fraction), "rope_scaling": scaling}
+
+
+def read_two_ropes(hf: HuggingFaceConfig, *, theta: float, local_theta: float) -> dict[str, Any]:
+    """The base and scaling of layers that see everything, and the base of those with a window.
+
+    Args:
+      hf: their configuration; its ``rope_parameters`` has a dictionary for each kind of layer.
+      theta: base of layers that see everything, when it says nothing.
+      local_theta: base of layers with a window, when it says nothing.
+
+    Raises:
+      ValueError: layers with a window are scaled, or as of :func:`read_rope`.
+    """
+    parameters = hf.get("rope_parameters", None) or {}
+    whole = {**(parameters.get(FULL) or {}), **(hf.get("rope_scaling", None) or {})}
+    local = parameters.get(SLIDING) or {}
+    if local.get("rope_type", "default") != "default" or set(parameters) - {FULL, SLIDING}:
+        raise hf.refusal("rope_parameters", parameters, "layers with a window are not scaled here")
+    max_length = hf.get("max_position_embeddings")
+    rope = read_rope_parameters(hf, whole, max_length=max_length, theta=theta, fraction=1.0)
+    return {**rope, "local_rope_theta": float(local.get("rope_theta", local_theta))}
 
 
 def turns_part(hf: HuggingFaceConfig) -> bool:

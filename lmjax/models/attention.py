@@ -57,6 +57,7 @@ class Attention(nnx.Module):
         source: jax.Array | LayerCache | None = None,
         before_BMD: jax.Array | None = None,
         local: bool = False,
+        turned: bool = True,
         position_bias=None,
         cache: LayerCache | None = None,
         key: jax.Array | None = None,
@@ -71,6 +72,7 @@ class Attention(nnx.Module):
             (:meth:`remember`).
           before_BMD: states of what lies before the row, keys as well; the mask's intervals then begin there.
           local: whether the layer has a window, for its rotary base.
+          turned: whether rotary positions turn the layer's queries and keys.
           position_bias: added to the logits, see :mod:`lmjax.kernels.attention`; the layer's own, where it has one.
           cache: keys and values so far.
           key: PRNG key of attention dropout; None for none.
@@ -79,7 +81,8 @@ class Attention(nnx.Module):
           [B, T, D], and the cache with this call's keys and values in it.
         """
         config = self.config
-        query_BTNH = constrain(self._normalise(self.query(x_BTD), "query"), "batch", "length", "heads", None)
+        query_BTNH = self._normalise(self._clipped(self.query(x_BTD)), "query")
+        query_BTNH = constrain(query_BTNH, "batch", "length", "heads", None)
         key_positions_BS, num_before = positions_BT, 0
         if before_BMD is not None:
             num_before = before_BMD.shape[1]
@@ -89,7 +92,7 @@ class Attention(nnx.Module):
         source = x_BTD if source is None else source
         remembered = source if isinstance(source, LayerCache) else self.remember(source)
         key_BSKH, value_BSKH = remembered.key_BSKH, remembered.value_BSKH
-        if config.positions == "rope" and not self.is_cross:
+        if config.positions == "rope" and turned and not self.is_cross:
             rope = rope_of(config, local)
             query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, key_positions_BS, **rope)
         if cache is not None:
@@ -116,9 +119,14 @@ class Attention(nnx.Module):
 
     def remember(self, source_BSD: jax.Array) -> LayerCache:
         """Keys, not rotated yet, and values of a sequence."""
-        key_BSKH = constrain(self._normalise(self.key(source_BSD), "key"), "batch", "length", "kv_heads", None)
-        value_BSKH = constrain(self.value(source_BSD), "batch", "length", "kv_heads", None)
+        key_BSKH = self._normalise(self._clipped(self.key(source_BSD)), "key")
+        key_BSKH = constrain(key_BSKH, "batch", "length", "kv_heads", None)
+        value_BSKH = constrain(self._clipped(self.value(source_BSD)), "batch", "length", "kv_heads", None)
         return LayerCache(key_BSKH, value_BSKH)
+
+    def _clipped(self, x_BTNH: jax.Array) -> jax.Array:
+        largest = self.config.qkv_clip
+        return x_BTNH if largest is None else jnp.clip(x_BTNH, -largest, largest)
 
     def _normalise(self, x_BTNH: jax.Array, name: str) -> jax.Array:
         if self.config.qk_norm == "none":

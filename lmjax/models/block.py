@@ -76,6 +76,7 @@ class Block(nnx.Module):
         mask: IntervalMask,
         *,
         local: bool = False,
+        turned: bool = True,
         is_first: jax.Array | bool = False,
         position_bias: PositionBias | None = None,
         source: jax.Array | LayerCache | None = None,
@@ -92,6 +93,7 @@ class Block(nnx.Module):
           positions_BT: see :class:`Attention`.
           mask: see :class:`Attention`.
           local: see :class:`Attention`.
+          turned: see :class:`Attention`.
           is_first: whether it is the first block of its stack, for ``config.skip_first_norm``.
           position_bias: see :class:`Attention`.
           source: what cross attention reads.
@@ -119,6 +121,7 @@ class Block(nnx.Module):
                 mask,
                 before_BMD=self.attention_norm(before_BMD) if normed_first and before_BMD is not None else before_BMD,
                 local=local,
+                turned=turned,
                 position_bias=position_bias,
                 cache=cache,
                 key=attention_key,

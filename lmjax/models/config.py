@@ -62,6 +62,8 @@ class ModelConfig:
     """Share of a head's dimensions that turn; the others carry no position."""
     rope_scaling: RopeScaling = RopeScaling()
     """Stretching of the rotary frequencies over a longer context."""
+    rope_layers: tuple[bool, ...] = (True,)
+    """Whether successive layers turn queries and keys, repeated to the depth (SmolLM3: each fourth does not)."""
     local_rope_theta: float | None = None
     """Base in layers with a window, which are then not stretched; `rope_theta`, stretched, when unset."""
     relative_buckets: int = 32
@@ -85,6 +87,8 @@ class ModelConfig:
     """Added to the variance."""
     norm_bias: bool | None = None
     """Bias of layer norms; `bias` when unset."""
+    norm_scale: bool = True
+    """Norms have learned scales; those of OLMo 1 have not."""
     norm_scale_offset: bool = False
     """Scales are kept as their difference from 1 (Gemma)."""
     final_norm: bool = True
@@ -123,6 +127,8 @@ class ModelConfig:
     """All blocks are one and the same (ALBERT)."""
     qk_norm: Literal["none", "head", "projection"] = "none"
     """RMS norm of queries and keys with learned scales: of each head (Qwen 3), or of all heads together (OLMo 2)."""
+    qkv_clip: float | None = None
+    """Queries, keys and values are clipped to at most this size (OLMo 1, DBRX)."""
     latent: LatentConfig = LatentConfig()
     """Multi-head latent attention instead of keys and values of each head's own (DeepSeek-V2)."""
     attention_scale: float | None = None
@@ -171,7 +177,7 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
         for name in (
-            "num_kv_heads", "head_width", "feedforward_width", "embedding_width", "encoder_width", "encoder_heads",
+            "num_kv_heads", "head_width", "embedding_width", "encoder_width", "encoder_heads",
             "encoder_feedforward_width",
         ):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -188,7 +194,9 @@ class ModelConfig:
                 f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}: "
                 f"each key-value head serves the same number of query heads"
             )
-        if self.positions == "rope" and (self.rotated_width % 2 or not 0 < self.rope_fraction <= 1):
+        if self.positions == "rope" and not 0 < self.rope_fraction <= 1:
+            raise ValueError(f"model.rope_fraction={self.rope_fraction}: must be above 0 and at most 1")
+        if self.positions == "rope" and self.rotated_width % 2:
             raise ValueError(
                 f"model.rope_fraction={self.rope_fraction} of model.head_width={self.key_width}: rotary positions turn "
                 f"an even number of dimensions, not {self.rotated_width}: change one of them"
@@ -200,13 +208,15 @@ class ModelConfig:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 0 and below 1")
         for name in (
             "attention_softcap", "logit_softcap", "init_std", "embedding_init_std", "norm_epsilon", "rope_theta",
-            "local_rope_theta", "logit_scale", "attention_scale", "embedding_scale", "sublayer_scale",
+            "local_rope_theta", "logit_scale", "attention_scale", "embedding_scale", "sublayer_scale", "qkv_clip",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"model.{name}={value}: must be positive")
         if not self.windows or any(w is not None and w < 1 for w in self.windows):
             raise ValueError(f"model.windows={self.windows}: a non-empty list of positive window sizes or None")
+        if not self.rope_layers:
+            raise ValueError("model.rope_layers=(): a non-empty list of True or False")
         for name, allowed in (
             ("activation", Activation), ("positions", Positions), ("residual", Residual), ("remat", Remat),
         ):  # fmt: skip
@@ -235,6 +245,7 @@ class ModelConfig:
         for name, allowed in (
             ("positions", ("rope",)), ("rope_fraction", (1.0,)), ("num_kv_heads", (None, self.num_heads)),
             ("qk_norm", ("none",)), ("attention_sinks", (False,)), ("encoder_layers", (0,)),
+            ("rope_layers", ((True,),)), ("qkv_clip", (None,)),
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -296,8 +307,11 @@ class ModelConfig:
             raise ValueError(
                 f"model.skip_first_norm=True: there is no norm before attention with model.residual={self.residual!r}"
             )
-        if self.share_layers and len(self.windows) > 1:
-            raise ValueError(f"model.windows={self.windows}: with model.share_layers all layers have one window")
+        for name in ("windows", "rope_layers"):
+            if self.share_layers and len(getattr(self, name)) > 1:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)}: with model.share_layers all layers are alike: give one value"
+                )
 
     def _check_encoder(self):
         if self.encoder_layers < 0:
@@ -357,7 +371,7 @@ class ModelConfig:
     @property
     def period(self) -> int:
         """Layers after which the pattern of layers repeats."""
-        return math.lcm(len(self.windows), len(self.mixers), self.experts.every)
+        return math.lcm(len(self.windows), len(self.rope_layers), len(self.mixers), self.experts.every)
 
     @property
     def leading_layers(self) -> int:

@@ -64,12 +64,13 @@ class LatentAttention(nnx.Module):
         *,
         before_BMD: jax.Array | None = None,
         local: bool = False,
+        turned: bool = True,
         position_bias=None,
         cache: LatentCache | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, LatentCache | None]:
         """Arguments and results as of :class:`lmjax.models.attention.Attention`; there is no position bias."""
-        assert position_bias is None
+        assert position_bias is None and turned
         rope = rope_of(self.config, local)
         of_query = x_BTD if self.config.latent.query_rank is None else self.query_norm(self.query_down(x_BTD))
         content_BTNH = constrain(self.query_content(of_query), "batch", "length", "heads", None)

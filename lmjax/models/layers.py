@@ -87,9 +87,10 @@ class Projection(nnx.Module):
 class Norm(nnx.Module):
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
 
-    def __init__(self, width: int, *, kind: str, epsilon: float, bias: bool, offset: bool = False):
+    def __init__(self, width: int, *, kind: str, epsilon: float, bias: bool, scale: bool = True, offset: bool = False):
         """Scale starts at one (``offset``: kept as its difference from one), bias (layer norm only) at zero."""
-        self.scale = parameter(jnp.zeros((width,)) if offset else jnp.ones((width,)), ("norm",), "norm")
+        initial = jnp.zeros((width,)) if offset else jnp.ones((width,))
+        self.scale = nnx.data(parameter(initial, ("norm",), "norm") if scale else None)
         self.offset = offset
         use_bias = bias and kind == "layernorm"
         self.bias = nnx.data(parameter(jnp.zeros((width,)), ("norm",), "bias") if use_bias else None)
@@ -103,8 +104,10 @@ class Norm(nnx.Module):
             wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         broadcast = (1,) * (x.ndim - 1) + (-1,)
-        scale = 1 + self.scale[...] if self.offset else self.scale[...]
-        y = wide * jax.lax.rsqrt(variance + self.epsilon) * scale.reshape(broadcast)
+        y = wide * jax.lax.rsqrt(variance + self.epsilon)
+        if self.scale is not None:
+            scale = 1 + self.scale[...] if self.offset else self.scale[...]
+            y = y * scale.reshape(broadcast)
         if self.bias is not None:
             y = y + self.bias[...].reshape(broadcast)
         return y.astype(x.dtype)
@@ -118,6 +121,7 @@ def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
         kind=config.norm,
         epsilon=config.norm_epsilon,
         bias=bias,
+        scale=config.norm_scale,
         offset=config.norm_scale_offset,
     )
 

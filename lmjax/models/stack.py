@@ -88,7 +88,8 @@ class Stack(nnx.Module):
                 x_BTD,
                 positions_BT,
                 layer_masks[layer % len(layer_masks)],
-                local=self.config.windows[layer % len(layer_masks)] is not None,
+                local=self._is_local(layer),
+                turned=self._is_turned(layer),
                 is_first=is_first,
                 position_bias=bias,
                 source=source_BSD,
@@ -173,7 +174,8 @@ class Stack(nnx.Module):
                 x_BTD,
                 positions_BT,
                 layer_mask,
-                local=window is not None,
+                local=self._is_local(layer),
+                turned=self._is_turned(layer),
                 is_first=layer == 0,
                 position_bias=bias,
                 before_BMD=before_BMD,
@@ -223,7 +225,8 @@ class Stack(nnx.Module):
                 x_BTD,
                 positions_BT,
                 _windowed(mask, window, positions_BT),
-                local=window is not None,
+                local=self._is_local(layer),
+                turned=self._is_turned(layer),
                 is_first=layer == 0,
                 position_bias=bias,
                 source=None if sources is None else sources[layer],
@@ -266,6 +269,12 @@ class Stack(nnx.Module):
     def normalised(self, x_BTD: jax.Array) -> jax.Array:
         """The residual stream through the final norm, if there is one."""
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+
+    def _is_local(self, layer: int) -> bool:
+        return self.config.windows[layer % len(self.config.windows)] is not None
+
+    def _is_turned(self, layer: int) -> bool:
+        return self.config.rope_layers[layer % len(self.config.rope_layers)]
 
     def _remat(self, body):
         if self.config.remat == "none":

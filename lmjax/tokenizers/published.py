@@ -170,11 +170,14 @@ def _bert(folder: pathlib.Path, names: Sequence[str], declared: Declared) -> Tok
             "with do_lower_case does): save it with tokenizers' BertWordPieceTokenizer('vocab.txt', lowercase=...)"
             ".save('tokenizer.json'), and use that"
         )
+    strip_accents = config.get("strip_accents")
+    if not isinstance(strip_accents, bool | None):
+        raise ValueError(f"{CONFIG} beside it has strip_accents={strip_accents!r}: must be true, false or null")
     unknown = declared.role_names.get("unk", "[UNK]")
     library = _built(lambda: models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token=unknown))
     library.normalizer = normalizers.BertNormalizer(
         lowercase=config["do_lower_case"],
-        strip_accents=config.get("strip_accents"),
+        strip_accents=strip_accents,
         handle_chinese_chars=config.get("tokenize_chinese_chars", True) is not False,
     )
     library.pre_tokenizer, library.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()

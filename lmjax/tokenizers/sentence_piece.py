@@ -118,6 +118,11 @@ class SentencePieceTokenizer(Tokenizer):
         """
         declared = declared or Declared()
         processor = _read(model)
+        if "".join(processor.encode_as_pieces("a")).endswith(SPACE):
+            raise ValueError(
+                "this SentencePiece model puts its space after a word (treat_whitespace_as_suffix), and the parts of a "
+                "text could not be told from its words: train one without that option"
+            )
         size = processor.vocab_size()
         names = {i: _special_name(processor, i) for i in range(size)}
         present = {name: i for i, name in names.items() if name is not None}

@@ -2,7 +2,8 @@
 
 ::
 
-    config.json   record.json   tokenizer/   checkpoints/   metrics.jsonl   tensorboard/   loss.png   profile/
+    config.json   record.json   tokenizer/   published/   checkpoints/   metrics.jsonl   tensorboard/   loss.png
+    profile/
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from lmjax.train.changes import check_same_run
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config, write_config
+from lmjax.train.published import PUBLISHED, hand_on_published
 from lmjax.train.setup import build_learner
 from lmjax.train.step import Learner
 
@@ -78,6 +80,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
         if not (folder / CONFIG).exists():
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder / TOKENIZER)
+            hand_on_published(config.train.init_from, folder)
         write_config(config, folder / CONFIG)
     wait_for_all("run folder claimed")
     return folder
@@ -86,7 +89,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
         # What a run that was killed while it claimed the folder may leave.
-        ours = {LOCK_FILE, TOKENIZER, (folder / CONFIG).with_suffix(".tmp").name}
+        ours = {LOCK_FILE, TOKENIZER, PUBLISHED, (folder / CONFIG).with_suffix(".tmp").name}
         if folder.exists() and any(path.name not in ours for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
         return

@@ -80,6 +80,12 @@ def test_a_byte_order_mark_is_no_text(tmp_path, monkeypatch, encoding, block_byt
     assert [d.text for piece in cut for d in read_documents(config, piece)] == TEXTS
 
 
+def test_files_with_marks_may_be_put_together(tmp_path):
+    halves = [json.dumps({"text": text}).encode("utf-8-sig") + b"\n" for text in ("one", "two")]
+    assert read(write(tmp_path / "a.jsonl", b"".join(halves))) == ["one", "two"]
+    assert read(write(tmp_path / "a.jsonl.gz", b"".join(map(gzip.compress, halves)))) == ["one", "two"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_wide_letters_without_a_mark_are_refused_by_name(tmp_path, encoding):
     name = encoding.upper().replace("-L", "L").replace("-B", "B")

@@ -75,6 +75,8 @@ def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_pat
     # Random numbers for a generator would take longest of all to compile.
     monkeypatch.setattr(ModuleSpec, "init", lambda spec, key: jax.tree.map(lambda s: jnp.zeros(s.shape), spec.shapes))
     folder = with_tokenizer(name, tmp_path / "theirs", num_sentinels=3)
+    settings = {"eos_token_id": [2, 3], "temperature": 0.6}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
     code, out, err = command("import", folder, tmp_path / "run")
     assert code == 0, err
     assert "--train.init-from" in out and ("generator" in out) == (objective is ReplacedToken)
@@ -93,6 +95,9 @@ def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_pat
     assert before.keys() - skipped == after.keys()
     again = load_pretrained(tmp_path / "again")
     assert again.config == original.config
+    generates = original.family.form in ("decoder", "encoder_decoder")
+    path = tmp_path / "again" / "generation_config.json"
+    assert path.exists() == generates and (not generates or json.loads(path.read_text()) == settings)
     jax.tree.map(np.testing.assert_array_equal, again.params, original.params)
     assert (tmp_path / "again" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
 

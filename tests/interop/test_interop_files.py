@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
+from lmjax.interop.pretrained import their_config
 from lmjax.interop.tensors import INDEX, SINGLE, Weights
 from lmjax.interop.windows import shortest_pattern
 from lmjax.models.config import ModelConfig
@@ -172,6 +173,14 @@ def test_old_names_of_tensors_are_understood(tmp_path):
         ("qwen2", {"layer_types": ["chunked_attention"] * 2}, ("'chunked_attention' is not one of",)),
         ("gemma3_text", {"use_bidirectional_attention": True}, ("use_bidirectional_attention=True",)),
         ("oracle_t5", {"feed_forward_proj": "gated-tanh"}, ("feed_forward_proj='gated-tanh'",)),
+        ("phi", {"qk_layernorm": True}, ("qk_layernorm=True",)),
+        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 2}}, ("'longrope'", "default, linear")),
+        ("phi3", {"rope_scaling": {"type": "yarn", "long_factor": [1.0] * 2}}, ("its key 'long_factor'",)),
+        ("smollm3", {"no_rope_layers": [1]}, ("no_rope_layers=[1]", "there are 3 layers")),
+        ("starcoder2", {"norm_type": "rms_norm"}, ("norm_type='rms_norm'",)),
+        ("gpt_bigcode", {"scale_attn_weights": False}, ("scale_attn_weights=False",)),
+        ("gemma3", {"text_config": None}, ("no 'text_config'",)),
+        ("gemma3", {"quantization_config": {"bits": 4}}, ("quantization_config=",)),
         ("bart", {"num_hidden_layers": 9}, ("num_hidden_layers=9 and encoder_layers=2 are two names",)),
         ("opt", {"word_embed_proj_dim": 16}, ("word_embed_proj_dim=16 is not implemented",)),
         ("gpt_neo", {"attention_types": [[["global", "strided"], 1], [["local"], 1]]}, ("attention_types=", "global")),
@@ -198,6 +207,15 @@ def test_folders_without_a_readable_config_are_refused(folder):
     assert "has no config.json" in refusal(folder)
 
 
+@pytest.mark.parametrize("value", [[], [None], {}, "a", 1.5, float("nan"), 2**31, 10**400, -1])
+def test_values_of_impossible_types_and_sizes_are_refused_with_the_file(value, folder):
+    before = (folder / "config.json").read_text()
+    for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size"):
+        edit(folder, **{key: value})
+        assert "config.json" in refusal(folder), key
+        (folder / "config.json").write_text(before)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -217,6 +235,36 @@ def test_export_refuses_what_no_family_can_express(fields, said, tmp_path):
         save_pretrained(tmp_path / "out", model.config, model.params, family_name="gpt2")
     with pytest.raises(ValueError, match="family 'gpt5' is none .* llama, mistral"):
         save_pretrained(tmp_path / "out", model.config, model.params, family_name="gpt5")
+
+
+def test_no_family_is_written_that_transformers_refuses_for_its_heads():
+    config = dataclasses.replace(hf.loaded("llama3").config, width=56, num_heads=6, num_kv_heads=2, head_width=16)
+    for scaling in (config.rope_scaling, RopeScaling()):
+        config = dataclasses.replace(config, rope_scaling=scaling)
+        family, values = their_config(config, list(FAMILIES.values()), ids={})
+        assert family.name == "mistral" and (values["hidden_size"], values["head_dim"]) == (56, 16)
+    with pytest.raises(ValueError, match="'llama' cannot .*transformers refuses a llama of width 56 with 6 heads"):
+        their_config(config, [FAMILIES["llama"]], ids={})
+
+
+def test_only_the_text_of_a_model_of_text_and_images_is_read(tmp_path):
+    folder = shutil.copytree(hf.FOLDERS["gemma3"], tmp_path / "model")
+    model = load_pretrained(folder)
+    assert len(model.left_out) == 34 and all("language_model" not in name for name in model.left_out)
+    assert model.family.name == "gemma3_text" and model.hf_config["eos_token_id"] == 2
+    # What the whole says of ends of text goes before, and both ways to name the parts are in use.
+    edit(folder, eos_token_id=[2, 3])
+
+    def rename(tensors):
+        for name in [name for name in tensors if name.startswith("language_model.model.")]:
+            tensors[name.replace("language_model.model.", "model.language_model.")] = tensors.pop(name)
+
+    edit_tensors(folder, rename)
+    again = load_pretrained(folder)
+    assert again.hf_config["eos_token_id"] == [2, 3]
+    assert jax.tree.all(jax.tree.map(np.array_equal, model.params, again.params))
+    edit_tensors(folder, lambda tensors: tensors.update({"audio_tower.weight": np.zeros(2, np.float32)}))
+    assert "audio_tower.weight" in refusal(folder)
 
 
 def test_ntk_scaling_is_written_as_the_base_it_amounts_to(tmp_path):
@@ -261,6 +309,10 @@ YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
             {"layer_types": ..., "sliding_window_pattern": 2, "rope_parameters": ..., "rope_theta": 5000.0,
              "rope_local_base_freq": 100.0, "rope_scaling": LINEAR},
         ),
+        ("gemma", {"hidden_act": "gelu"}),
+        ("olmo3", {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                   "rope_parameters": ..., "rope_theta": 500_000.0, "rope_scaling": YARN}),
+        ("smollm3", {"no_rope_layers": ..., "layer_types": ...}),
         ("gpt_neox", {"rope_parameters": ..., "rotary_pct": 0.5, "rotary_emb_base": 1000}),
         (
             "modernbert",

@@ -11,14 +11,18 @@ import re
 import hf
 import jax
 import numpy as np
+import published
 import pytest
 
 from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
 from lmjax.interop.mxfp4 import dequantise
 from lmjax.interop.pretrained import module_of, read_config
+from lmjax.interop.published import keep_published, read_published
 from lmjax.interop.rope_config import TURN_PART
-from lmjax.interop.tokenizer_files import save_tokenizer_files
+from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
+from lmjax.interop.tokenizer_files import load_tokenizer_files
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
+from lmjax.tokenizers.declared import ROLES
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -54,7 +58,7 @@ def test_we_read_what_they_write_and_they_read_what_we_write(name, tmp_path):
     assert difference < 1e-4
     ids = {role: model.hf_config.get(f"{role}_token_id") for role in ("bos", "eos", "pad")}
     save_pretrained(tmp_path / "ours", model.config, model.params, ids=ids, family_name=model.family.name)
-    again = their_answers(tmp_path / "ours", make.CASES[name][0], inputs)
+    again = their_answers(tmp_path / "ours", model.family.architecture(model.config), inputs)
     exported = hf.divergence(model, inputs, again, theirs)
     assert exported < 1e-8 and hf.divergence(model, inputs, ours, again) < 1e-8
     print(f"{name:24}{model.family.name:24}{difference:.1e}  {exported:.1e}")
@@ -105,6 +109,71 @@ def test_their_tokenizer_gives_our_ids(kind, tmp_path):
         assert theirs.decode(tokenizer.encode(text).tolist()) == text
 
 
+@pytest.mark.parametrize("kind", published.KINDS)
+def test_their_tokenizer_does_on_an_export_what_it_did(kind, tmp_path):
+    folder = published.publish(tmp_path / "theirs", kind)
+    config = json.loads((folder / "config.json").read_text())
+    keep_published(folder, tmp_path / "kept", config, tokenizer=True)
+    tokenizer = load_tokenizer_files(folder, config)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+    found = read_published(tmp_path / "kept", tokenizer)
+    save_tokenizer_files(tmp_path / "ours", tokenizer, max_length=64, published=found, model_type=config["model_type"])
+    theirs, ours = (transformers.AutoTokenizer.from_pretrained(place) for place in (folder, tmp_path / "ours"))
+    assert type(ours) is type(theirs) and len(ours) == len(theirs) and ours.chat_template == theirs.chat_template
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    for text in ("the cat sat", "a mat", "<s>a man</s><|im_start|>at<extra_id_1>", "", " the  hat"):
+        assert ours(text).input_ids == theirs(text).input_ids
+        assert ours(text, "the mat").input_ids == theirs(text, "the mat").input_ids
+        assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
+    for name in (*theirs.all_special_tokens, "<extra_id_0>", "<extra_id_2>"):
+        assert ours.convert_tokens_to_ids(name) == theirs.convert_tokens_to_ids(name)
+    if theirs.chat_template:
+        chat = [{"role": "user", "content": "the cat"}]
+        assert ours.apply_chat_template(chat, tokenize=False) == "<s>the cat</s>"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece_bpe", "sentencepiece_unigram"])
+@pytest.mark.parametrize("model_type", ["llama", "bert", "t5"])
+def test_their_tokenizer_puts_our_marks_around_texts(kind, model_type, tmp_path):
+    texts = ["the cat sat on the mat, naïvely.\n", "  two  spaces\tand 123 😀", "def f(x):\n    return x ** 2"] * 40
+    size = None if kind == "bytes" else 299
+    tokenizer = build_tokenizer(TokenizerConfig(kind=kind, vocab_size=size, num_sentinels=3), lambda: iter(texts))
+    known = tokenizer.vocabulary
+    marks = {
+        "llama": Marks(before=known.bos_id),
+        "bert": Marks(before=known.cls_id, after=known.sep_id),
+        "t5": Marks(after=known.eos_id),
+    }[model_type]
+    save_tokenizer_files(tmp_path, tokenizer, max_length=512, marks=marks)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    first, last = ([] if mark is None else [mark] for mark in (marks.before, marks.after))
+    assert theirs("the cat").input_ids == [*first, *tokenizer.encode("the cat").tolist(), *last]
+    assert theirs.decode(theirs("the cat").input_ids, skip_special_tokens=True) == "the cat"
+    for role in ROLES:
+        assert getattr(theirs, f"{role}_token_id") == getattr(known, f"{role}_id")
+    assert theirs.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(3)]) == list(known.sentinel_ids)
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.form == "decoder"])
+def test_an_export_can_be_loaded_whatever_the_width_of_heads(name, tmp_path):
+    reference = next(folder for folder in hf.FOLDERS if hf.loaded(folder).family.name == name)
+    known = hf.loaded(reference).config
+    if known.latent.rank or "attention" not in known.mixers:
+        pytest.skip("its heads have no width of the usual kind")
+    config = dataclasses.replace(known, width=36, num_heads=8, num_kv_heads=2, head_width=8)
+    shapes = module_of(config, FAMILIES[name]).shapes
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, np.float32), shapes)
+    try:
+        family = save_pretrained(tmp_path, config, params, family_name=name)
+    except ValueError as error:
+        assert f"the family {name!r} cannot hold this model" in str(error)
+        return
+    inputs = make.inputs(reference)
+    assert np.isfinite(their_answers(tmp_path, family.architecture(config), inputs)["logits"]).all()
+
+
 @pytest.mark.parametrize("name", sorted({family.model_type for family in FAMILIES.values()}))
 def test_keys_that_their_code_reads_are_asked_for(name):
     """A file of defaults is read, and no key of it that their model reads is passed over as one it does not read."""
@@ -127,4 +196,7 @@ def test_references_are_what_the_script_makes(tmp_path):
         np.testing.assert_allclose(said["logits"], hf.expected(name)[1]["logits"], atol=1e-5)
         reference.bfloat16().save_pretrained(tmp_path / name)
         config = [json.loads((place / "config.json").read_text()) for place in (tmp_path / name, hf.FOLDERS[name])]
+        # Files say which version wrote them.
+        for values in config:
+            del values["transformers_version"]
         assert config[0] == config[1]

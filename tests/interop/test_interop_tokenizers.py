@@ -9,8 +9,10 @@ import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from lmjax.interop.tokenizer_files import ROLES, begins_with_bos, load_tokenizer_files, save_tokenizer_files
+from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
+from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer, load_tokenizer
+from lmjax.tokenizers.declared import ROLES
 
 TEXTS = ["the cat sat on the mat, naïvely.\n", "  two  spaces\tand 123 <mask> 😀", "def f(x):\n    return x ** 2"] * 40
 
@@ -112,9 +114,13 @@ def test_a_normalising_sentencepiece_model_is_handed_on_as_it_is(tmp_path):
     )  # fmt: skip
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
     tokenizer = load_tokenizer_files(tmp_path, {})
-    problem = save_tokenizer_files(tmp_path / ".", tokenizer, max_length=8)
+    marks = Marks(before=tokenizer.vocabulary.bos_id)
+    problem = save_tokenizer_files(tmp_path / ".", tokenizer, max_length=8, marks=marks)
     assert "tokenizer.model only" in problem and not (tmp_path / "tokenizer.json").exists()
     assert (tmp_path / "tokenizer.model").read_bytes() == model.getvalue()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["add_bos_token"] and not config["add_eos_token"]
+    assert {token["content"]: int(i) for i, token in config["added_tokens_decoder"].items()} == tokenizer.special_tokens
 
 
 def test_tokens_added_to_a_definition_are_exported(tmp_path):

@@ -33,6 +33,9 @@ VARIANTS = {
         scale_embeddings=True,
         qk_norm="head",
     ),
+    "turned_in_part_clipped_unscaled": dataclasses.replace(
+        LLAMA, rope_layers=(True, False), qkv_clip=0.5, norm="layernorm", norm_scale=False
+    ),
     "learned_post_norm_types": dataclasses.replace(
         tiny.MODEL,
         positions="learned",
@@ -122,6 +125,23 @@ def test_packed_documents_equal_the_same_documents_alone(name):
     for row, start, end in ((0, 0, 5), (0, 5, 9), (1, 0, 3), (1, 3, 12)):
         alone = forward(name)(params, make_stream(TOKENS[row : row + 1, start:end], None, "causal"))
         np.testing.assert_allclose(packed[row, start:end], alone[0], atol=2e-5)
+
+
+def test_layers_that_do_not_turn_know_no_positions():
+    stream = make_stream(TOKENS, None, "causal")
+    _, params = built("rope_gqa")
+    without, none = (forward("rope_gqa", **change) for change in ({"rope_layers": (False,)}, {"positions": "none"}))
+    np.testing.assert_array_equal(without(params, stream), none(params, stream))
+    with pytest.raises(ValueError, match=r"model.rope_layers=\(\)"):
+        dataclasses.replace(LLAMA, rope_layers=())
+    with pytest.raises(ValueError, match="rope_layers=.*share_layers"):
+        dataclasses.replace(LLAMA, rope_layers=(True, False), share_layers=True)
+
+
+def test_norms_without_scales_have_nothing_to_learn():
+    spec = tiny.model_spec(dataclasses.replace(LLAMA, norm="layernorm", norm_scale=False))
+    kinds = jax.tree.leaves(spec.kinds)
+    assert "norm" not in kinds and "matrix" in kinds
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -12,10 +12,11 @@ import tiny
 from train.test_loop import config
 
 from lmjax.cli import preview
+from lmjax.field_types import check_types
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, MultiTokenLM, Objective, Part, Ramp
 from lmjax.objectives import UnlikelihoodLM as Unlikelihood
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.config_file import check_types, from_json, to_json
+from lmjax.train.config_file import from_json, to_json
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import step_keys

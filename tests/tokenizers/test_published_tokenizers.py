@@ -5,7 +5,7 @@ import json
 
 import pytest
 import tokenizers
-from kinds import TRAINING, byte_level, definition, legacy_llama, sentencepiece_model, word_piece
+from kinds import TRAINING, byte_level, definition, legacy_llama, sentence_piece, sentencepiece_model, word_piece
 
 from lmjax.cli.tokenizer import run as show
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer, load_tokenizer
@@ -107,6 +107,14 @@ def test_a_vocabulary_of_bert_is_read_where_its_case_is_known(tmp_path):
     tokenizer = read(folder)
     assert tokenizer.vocabulary.mask_id == 4 and tokenizer.vocabulary.word_start_V is not None
     assert tokenizer.encode("The fox, playing").tolist() == library.encode("The fox, playing").ids
+    write(folder, tokenizer_config__json={"do_lower_case": False, "strip_accents": "no"})
+    with pytest.raises(ValueError, match="strip_accents='no'"):
+        read(folder)
+
+
+def test_a_model_with_spaces_after_words_is_refused():
+    with pytest.raises(ValueError, match="treat_whitespace_as_suffix"):
+        sentence_piece("unigram", treat_whitespace_as_suffix=True)
 
 
 @pytest.mark.parametrize(

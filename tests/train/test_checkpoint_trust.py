@@ -11,6 +11,7 @@ import pytest
 
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.checkpoint import checkpoints as checkpoints_module
+from lmjax.train.checkpoint.folder import BEST
 from lmjax.train.checksums import SUMS
 
 NAMES = [
@@ -203,3 +204,13 @@ def test_the_best_step_survives_pruning_and_a_restart(tmp_path):
         assert checkpoints.best_step() == 7
     shutil.rmtree(tmp_path / "7")
     assert Checkpoints(tmp_path, config, read_only=True).best_step() is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"step": 1}', '{"step": 1e999, "loss": 1}', '{"step": 1, "loss": 1' + "0" * 400 + "}", "[" * 100_000],
+)
+def test_a_damaged_note_of_the_best_step_is_as_none(tmp_path, text):
+    (tmp_path / "1").mkdir()
+    (tmp_path / BEST).write_text(text)
+    assert Checkpoints(tmp_path, read_only=True).best_step() is None

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
+from lmjax.field_types import LARGEST
 from lmjax.objectives import DPO, UL2, CausalLM, Mixture, Part
 from lmjax.objectives.schedules import Ramp
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import LARGEST, from_json, read_config, to_json, write_config
+from lmjax.train.config_file import from_json, read_config, to_json, write_config
 from lmjax.train.objective_class import MODULES_VARIABLE
 
 CONFIG = RunConfig(
@@ -143,9 +144,15 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_line(turn, content):
 
 
 def test_sizes_of_nothing_are_refused():
-    for name in ("num_kv_heads", "head_width", "feedforward_width", "embedding_width", "encoder_heads"):
+    for name in ("num_kv_heads", "head_width", "embedding_width", "encoder_heads"):
         with pytest.raises(ValueError, match=rf"config.json: model: model.{name}=0: must be at least 1, or None"):
             from_json(RunConfig, {"name": "x", "model": {name: 0, "encoder_layers": 1}})
+
+
+@pytest.mark.parametrize("fraction", [1e300, 1e308, 0.0, -1.0])
+def test_a_rotary_fraction_beyond_all_bounds_is_refused(fraction):
+    with pytest.raises(ValueError, match="rope_fraction"):
+        from_json(RunConfig, {"name": "x", "model": {"rope_fraction": fraction}})
 
 
 def test_a_missing_key_is_its_default_and_an_unknown_one_refused(content):

@@ -27,7 +27,7 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.train.run_folder import open_run
 from lmjax.train.schedule import ScheduleConfig
-from lmjax.train.validate import validate
+from lmjax.train.validate import measure
 
 RECIPE = """
 import pathlib, sys
@@ -189,12 +189,12 @@ def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of
     touches = []
     monkeypatch.setattr("lmjax.train.guard.Watchdog.touch", lambda self, step=None: touches.append(step))
 
-    def signalled(learner, params, rows, **options):
+    def signalled(learner, params, rows, *others, **options):
         if None in touches:  # the second validation; the first is before any step
             os.kill(os.getpid(), signal.SIGTERM)
-        return validate(learner, params, rows, **options)
+        return measure(learner, params, rows, *others, **options)
 
-    monkeypatch.setattr("lmjax.train.loop.validate", signalled)
+    monkeypatch.setattr("lmjax.train.loop.measure", signalled)
     result = train(config(tmp_path))
     assert (result.step, result.stopped_by, result.valid) == (8, "SIGTERM", {})
     assert touches[0] is None and (tmp_path / "run" / "checkpoints" / "8").is_dir()

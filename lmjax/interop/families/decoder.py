@@ -94,6 +94,11 @@ def write_sizes(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def write_head_width(config: ModelConfig) -> dict[str, Any]:
+    """For families whose files have no such key; transformers reads it, where heads are not of the usual width."""
+    return {} if config.key_width * config.num_heads == config.width else {"head_dim": config.key_width}
+
+
 def write_decoder(config: ModelConfig) -> dict[str, Any]:
     """The inverse of :func:`read_decoder`."""
     return {**write_sizes(config), **write_rope(config), "hidden_act": their_gated(config.activation)}

@@ -1,4 +1,4 @@
-"""Gemma 2 (Gemma Team 2024) and the text model of Gemma 3 (2025): norms before and after each sublayer."""
+"""Gemma 1, 2 (Gemma Team 2024) and the text model of 3 (2025); the latter two have norms around each sublayer."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from lmjax.interop.families import decoder
 from lmjax.interop.family import Family, Ids
 from lmjax.interop.hf_config import HuggingFaceConfig
-from lmjax.interop.rope_config import read_rope, read_rope_parameters, write_rope
+from lmjax.interop.rope_config import read_rope, read_two_ropes, write_rope
 from lmjax.interop.table import Rule
 from lmjax.interop.windows import FULL, SLIDING, from_layer_types, layer_types, one_window
 from lmjax.models.config import Activation, ModelConfig
@@ -47,20 +47,24 @@ def _read_2(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 def _read_3(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     pattern = hf.get("sliding_window_pattern", hf.get("_sliding_window_pattern", 6))
     default = [SLIDING if (layer + 1) % pattern else FULL for layer in range(hf.get("num_hidden_layers"))]
-    return _read(hf, _read_two_ropes(hf), default, qk_norm="head")
+    rope = read_two_ropes(hf, theta=hf.get("rope_theta"), local_theta=hf.get("rope_local_base_freq"))
+    return _read(hf, rope, default, qk_norm="head")
 
 
-def _read_two_ropes(hf: HuggingFaceConfig) -> dict[str, Any]:
-    """The base and scaling of layers that see everything, and the base of those with a window."""
-    parameters = hf.get("rope_parameters", None) or {}
-    theta, local_theta = hf.get("rope_theta"), hf.get("rope_local_base_freq")
-    whole = {**(parameters.get(FULL) or {}), **(hf.get("rope_scaling", None) or {})}
-    local = parameters.get(SLIDING) or {}
-    if local.get("rope_type", "default") != "default" or set(parameters) - {FULL, SLIDING}:
-        raise hf.refusal("rope_parameters", parameters, "layers with a window are not scaled here")
-    max_length = hf.get("max_position_embeddings")
-    rope = read_rope_parameters(hf, whole, max_length=max_length, theta=theta, fraction=1.0)
-    return {**rope, "local_rope_theta": float(local.get("rope_theta", local_theta))}
+def _read_1(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    hf.require("attention_bias", False)
+    hf.require("use_bidirectional_attention", False, None)
+    name = hf.get("hidden_activation", None) or hf.get("hidden_act")
+    # The first files say "gelu" and mean the approximation, as every version of transformers knows.
+    activation: Activation = "geglu" if name == "gelu" else hf.choice("hidden_act", decoder.GATED)
+    rope = read_rope(hf, max_length=hf.get("max_position_embeddings"))
+    return ModelConfig(
+        **decoder.read_sizes(hf), **rope, activation=activation, norm_scale_offset=True, scale_embeddings=True
+    )
+
+
+def _write_1(config: ModelConfig, ids: Ids) -> dict[str, Any]:
+    return decoder.write_decoder(config)
 
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
@@ -105,6 +109,27 @@ _DEFAULTS = {
     "tie_word_embeddings": True,
 }
 
+GEMMA = Family(
+    name="gemma",
+    model_type="gemma",
+    form="decoder",
+    defaults={
+        **decoder.DEFAULTS,
+        "head_dim": 256,
+        "hidden_act": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+        "num_key_value_heads": 16,
+        "tie_word_embeddings": True,
+    },
+    read=_read_1,
+    write=_write_1,
+    rules=decoder.pre_norm_rules,
+    architecture=lambda config: "GemmaForCausalLM",
+    prefix="model.",
+    aliases=decoder.ALIASES,
+    buffers=decoder.BUFFERS,
+)
+
 GEMMA2 = Family(
     name="gemma2",
     model_type="gemma2",
@@ -120,6 +145,7 @@ GEMMA2 = Family(
     prefix="model.",
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
+    heads_divide_width=True,
 )
 
 GEMMA3 = Family(
@@ -128,7 +154,13 @@ GEMMA3 = Family(
     form="decoder",
     defaults={
         **_DEFAULTS,
+        # The wrapper with images leaves out what it has in common with these.
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
         "max_position_embeddings": 131072,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 26,
+        "vocab_size": 262_208,
         "rope_theta": 1_000_000.0,
         "rope_local_base_freq": 10_000.0,
     },
@@ -139,4 +171,5 @@ GEMMA3 = Family(
     prefix="model.",
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
+    heads_divide_width=True,
 )

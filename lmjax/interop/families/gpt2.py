@@ -28,6 +28,11 @@ def their_activation(activation: str) -> str:
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
+    return read_gpt2(hf)
+
+
+def read_gpt2(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
+    """A model of GPT-2's configuration; ``fields`` are what a family has besides."""
     hf.require("scale_attn_weights", True)
     hf.require("scale_attn_by_inverse_layer_idx", False)
     hf.ignore("is_decoder")
@@ -47,10 +52,16 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         dropout=hf.rate("resid_pdrop", "embd_pdrop"),
         attention_dropout=hf.get("attn_pdrop"),
         init_std=hf.get("initializer_range"),
+        **fields,
     )
 
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
+    return write_gpt2(config)
+
+
+def write_gpt2(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of :func:`read_gpt2`."""
     return {
         "n_embd": config.width,
         "n_layer": config.num_layers,
@@ -90,31 +101,35 @@ def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     )
 
 
+DEFAULTS: dict[str, Any] = {
+    "activation_function": "gelu_new",
+    "attn_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "resid_pdrop": 0.1,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-5,
+    "n_positions": 1024,
+    "tie_word_embeddings": True,
+}
+
+SYNONYMS = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
 GPT2 = Family(
     name="gpt2",
     model_type="gpt2",
     form="decoder",
-    defaults={
-        "activation_function": "gelu_new",
-        "attn_pdrop": 0.1,
-        "embd_pdrop": 0.1,
-        "resid_pdrop": 0.1,
-        "initializer_range": 0.02,
-        "layer_norm_epsilon": 1e-5,
-        "n_positions": 1024,
-        "tie_word_embeddings": True,
-    },
+    defaults=DEFAULTS,
     read=_read,
     write=_write,
     rules=_rules,
     architecture=lambda config: "GPT2LMHeadModel",
     prefix="transformer.",
-    synonyms={
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
+    synonyms=SYNONYMS,
     aliases={"lm_head.weight": "transformer.wte.weight"},
     # Causal masks that early versions stored.
     buffers=r".*\.attn\.(masked_)?bias",

@@ -102,4 +102,5 @@ GPT_NEOX = Family(
     prefix="gpt_neox.",
     aliases={"embed_out.weight": "gpt_neox.embed_in.weight"},
     buffers=r".*\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",
+    heads_divide_width=True,
 )

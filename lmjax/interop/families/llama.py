@@ -29,4 +29,5 @@ LLAMA = Family(
     prefix="model.",
     aliases=decoder.ALIASES,
     buffers=decoder.BUFFERS,
+    heads_divide_width=True,
 )

@@ -48,7 +48,7 @@ def read_best(folder: pathlib.Path) -> Best | None:
     try:
         content = json.loads((folder / BEST).read_text(encoding="utf-8"))
         best = Best(int(content["step"]), float(content["loss"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return best if math.isfinite(best.loss) and best.step in steps_there(folder) else None
 

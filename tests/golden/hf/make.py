@@ -29,6 +29,11 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 DEEPSEEK_YARN = {**YARN, "mscale": 0.8, "mscale_all_dim": 0.6, "beta_fast": 4, "beta_slow": 1}
 GPT_OSS_YARN = {**YARN, "beta_fast": 4.0, "original_max_position_embeddings": 24, "truncate": False}
 LOCAL_AND_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
+VISION = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8,
+    "patch_size": 8,
+}  # fmt: skip
+GPT2_SIZES = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 40, "n_positions": 24}
 ROBERTA = {**ENCODER, "type_vocab_size": 1, "max_position_embeddings": 26}
 OPT = {**ENCODER, **IDS, "ffn_dim": 40, "word_embed_proj_dim": 32, "pad_token_id": 1, "bos_token_id": 2}
 T5_SIZES = {
@@ -80,6 +85,25 @@ CASES = {
                              "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}}},
     ),
     "olmo2": ("Olmo2ForCausalLM", {**DECODER, **IDS}),
+    "gemma": ("GemmaForCausalLM", {**DECODER, **IDS, "head_dim": 12}),
+    "gemma3": (
+        "Gemma3ForConditionalGeneration",
+        {"text_config": {**DECODER, **IDS, "head_dim": 12, "sliding_window": 5, "sliding_window_pattern": 2},
+         "vision_config": VISION, "mm_tokens_per_image": 1, "image_token_index": 3, "boi_token_index": 3,
+         "eoi_token_index": 4},
+    ),
+    "gpt_bigcode": ("GPTBigCodeForCausalLM", {**GPT2_SIZES, **IDS}),
+    "gpt_bigcode_heads": ("GPTBigCodeForCausalLM", {**GPT2_SIZES, **IDS, "multi_query": False}),
+    "olmo": ("OlmoForCausalLM", {**DECODER, **IDS, "clip_qkv": 0.5}),
+    "olmo3": (
+        "Olmo3ForCausalLM",
+        {**DECODER, **IDS, "num_hidden_layers": 3, "sliding_window": 5, "layer_types": LOCAL_AND_GLOBAL,
+         "rope_theta": 500_000.0, "rope_scaling": YARN},
+    ),
+    "phi": ("PhiForCausalLM", {**DECODER, **IDS}),
+    "phi3": ("Phi3ForCausalLM", {**DECODER, **IDS, "sliding_window": 5, "partial_rotary_factor": 0.5}),
+    "smollm3": ("SmolLM3ForCausalLM", {**DECODER, **IDS, "num_hidden_layers": 3, "no_rope_layer_interval": 2}),
+    "starcoder2": ("Starcoder2ForCausalLM", {**DECODER, **IDS, "sliding_window": 5}),
     "mixtral": ("MixtralForCausalLM", {**DECODER, **IDS, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": (
         "Qwen3MoeForCausalLM",

@@ -1,0 +1,109 @@
+"""What a published folder says beside its weights: kept with the run made of it, and given back at export.
+
+No run of ours uses these files. They hold what only other programs read (chat templates, generation
+settings, the list of ids that end a text), and a tokenizer in the form its users know.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lmjax.interop.hf_config import read_json
+from lmjax.interop.surplus_tokens import without_surplus
+from lmjax.interop.tokenizer_files import load_tokenizer_files
+from lmjax.tokenizers import Tokenizer
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model",
+    "vocab.json", "merges.txt", "vocab.txt", "additional_chat_templates",
+)  # fmt: skip
+_ID_ROLES = ("bos", "eos", "pad", "cls", "sep", "decoder_start")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """The kept files of a published folder, with its configuration read.
+
+    Attributes:
+      folder: where they lie.
+      config: its config.json.
+      has_tokenizer: whether its tokenizer is the run's.
+    """
+
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+    has_tokenizer: bool
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """Special ids by role, as config.json has them; several ids may end a text."""
+        found = {role: self.config.get(f"{role}_token_id") for role in _ID_ROLES}
+        return {role: value for role, value in found.items() if value is not None}
+
+    @property
+    def generation(self) -> dict[str, Any] | None:
+        """Its generation settings, if it has any."""
+        path = self.folder / GENERATION
+        return read_json(path) if path.exists() else None
+
+    @property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """What it says of its tokenizer."""
+        path = self.folder / "tokenizer_config.json"
+        return read_json(path) if path.exists() else {}
+
+    def copy_tokenizer(self, folder: pathlib.Path) -> None:
+        """Writes the tokenizer's files to another folder as they are."""
+        _copy(self.folder, folder, _TOKENIZER_FILES)
+
+    def copy_chat_template(self, folder: pathlib.Path) -> None:
+        """Writes the files that hold a chat template of their own."""
+        _copy(self.folder, folder, [name for name in _TOKENIZER_FILES if "chat_template" in name])
+
+
+def keep_published(source: pathlib.Path, folder: pathlib.Path, config: Mapping[str, Any], *, tokenizer: bool) -> None:
+    """Copies what is worth keeping of a published folder.
+
+    Args:
+      source: the published folder.
+      folder: made, and written to.
+      config: what its config.json says, of a model of text and images the text model's part.
+      tokenizer: whether the run uses the tokenizer found there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _copy(source, folder, (GENERATION, *_TOKENIZER_FILES) if tokenizer else (GENERATION,))
+
+
+def read_published(folder: pathlib.Path, tokenizer: Tokenizer) -> Published | None:
+    """What :func:`keep_published` wrote; None where a run was not made of a published folder.
+
+    Args:
+      folder: the one it was given.
+      tokenizer: the run's.
+
+    Raises:
+      ValueError: a file there is damaged.
+    """
+    if not (folder / CONFIG).exists():
+        return None
+    config = read_json(folder / CONFIG)
+    try:
+        theirs, _ = without_surplus(load_tokenizer_files(folder, config), tokenizer.vocabulary.size)
+        has_tokenizer = theirs.fingerprint == tokenizer.fingerprint
+    except ValueError:
+        has_tokenizer = False
+    return Published(folder, config, has_tokenizer)
+
+
+def _copy(source: pathlib.Path, folder: pathlib.Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
