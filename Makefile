@@ -69,7 +69,7 @@ release: $(VENV)/.lmjax-dev
 	rm -rf build/release && $(PYTHON) -m venv build/release
 	build/release/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build/release && bin/lmjax --help > help.txt && bin/python -c "import lmjax.losses, lmjax.corruption, lmjax.masks"
-	cd build/release && bin/lmjax train $(CURDIR)/configs/stdlib_demo.py --dry-run > dry-run.txt
+	cd build/release && bin/lmjax train stdlib_demo --dry-run > dry-run.txt
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -16,9 +16,10 @@ import time
 import numpy as np
 
 from lmjax.data.manifest import BOUND_DTYPE, FileRecord, Manifest, Shard
-from lmjax.data.pipeline import batches
-from lmjax.data.reader import open_shards
-from lmjax.data.rows import PackedRows, RowSource, WindowRows
+from lmjax.data.rows.blocks import PackedRows, WindowRows
+from lmjax.data.rows.pipeline import batches
+from lmjax.data.rows.shard_reader import open_shards
+from lmjax.data.rows.source import RowSource
 
 VOCABULARY_SIZE = 50_304
 MEAN_DOCUMENT = 700

@@ -55,7 +55,7 @@ def lmjax_worker(_: str) -> None:
     import numpy as np
 
     from lmjax.tokenizers.vocabulary import Vocabulary
-    from lmjax.train.config_file import load_recipe
+    from lmjax.train.recipes import load_recipe
     from lmjax.train.setup import build_learner, resolve
     from lmjax.types import Rows
 

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from lmjax.train.config_file import load_recipe
+from lmjax.train.recipes import find_recipe, load_recipe
 
 ROOT = pathlib.Path(__file__).parent.parent
 PREFERENCES = pathlib.Path("data/preferences.jsonl")
@@ -37,15 +37,15 @@ class Config:
 
 def small_recipes() -> list[str]:
     """Every recipe that trains in minutes on a CPU and begins with nothing."""
-    small = {path.stem for path in (ROOT / "configs").glob("*_small.py")} - {"continue_small"}
+    small = {path.stem for path in (ROOT / "configs" / "small").glob("*_small.py")} - {"continue_small"}
     return ["stdlib_demo", "t5_tiny", *sorted(small)]
 
 
 def command(name: str, folder: str, *, times: int) -> list[str]:
     """The command line that trains a recipe in a folder of its own."""
-    line = ["lmjax", "train", f"configs/{name}.py", "--folder", folder]
+    line = ["lmjax", "train", name, "--folder", folder]
     if times > 1:
-        line += ["--train.steps", str(times * load_recipe(ROOT / "configs" / f"{name}.py").train.steps)]
+        line += ["--train.steps", str(times * load_recipe(find_recipe(name)).train.steps)]
     return line
 
 

@@ -8,11 +8,11 @@ minute on two CPU cores. Validation loss, on the last tenth of the text: 1.81 na
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.optimizer import OptimizerConfig
-from lmjax.train.schedule import ScheduleConfig
 
 
 def shakespeare_char() -> RunConfig:

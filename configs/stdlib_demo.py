@@ -9,11 +9,11 @@ token, 1.55 bits per byte.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.optimizer import OptimizerConfig
-from lmjax.train.schedule import ScheduleConfig
 
 
 def stdlib_demo() -> RunConfig:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs one command on every worker of a TPU pod slice.
 #
-#   launch/tpu_pod.sh NAME ZONE lmjax train configs/gpt2_124m.py --folder /mnt/BUCKET/RUN
+#   launch/tpu_pod.sh NAME ZONE lmjax train configs/papers/gpt2_124m.py --folder /mnt/BUCKET/RUN
 #
 # The run folder is one that all workers see: a mounted file system. A bucket is mounted on each worker with
 #   launch/tpu_pod.sh NAME ZONE gcsfuse --implicit-dirs BUCKET /mnt/BUCKET

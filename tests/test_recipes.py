@@ -13,13 +13,14 @@ import pytest
 from lmjax.parallel.mesh import MESH_AXES
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import from_json, load_recipe, to_json
+from lmjax.train.config_file import from_json, to_json
 from lmjax.train.corpus import open_corpus
+from lmjax.train.recipes import find_recipe, load_recipe
 from lmjax.train.setup import build_learner, resolve
 from lmjax.types import Rows
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-RECIPES = sorted(CONFIGS.glob("*.py"))
+RECIPES = sorted(path for room in (".", "small", "papers") for path in (CONFIGS / room).glob("*.py"))
 
 PUBLISHED = {
     "gpt2_124m": 124_439_808,
@@ -72,7 +73,7 @@ def test_a_recipe_builds_as_large_as_it_says(path):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_has_the_size_of_the_model_it_is_named_after(name):
-    recipe = load_recipe(CONFIGS / f"{name}.py")
+    recipe = load_recipe(find_recipe(name))
     exact = to_json(recipe) | {"model": to_json(recipe.model) | {"pad_vocab_to": 1}}
     assert num_parameters(built(from_json(RunConfig, exact))[1]) == PUBLISHED[name]
 
@@ -80,7 +81,7 @@ def test_a_recipe_has_the_size_of_the_model_it_is_named_after(name):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_top_comment_gives_the_command(path):
     comment = top_comment(path)
-    assert f"\n    lmjax train configs/{path.name}" in comment
+    assert f"\n    lmjax train {path.relative_to(CONFIGS.parent)}" in comment
     assert not re.search(r"\b(COST|TIME|LOSS|EARLY|RESULT|TODO)\b", comment), "figures are still to be filled in"
     for line in comment.splitlines():
         words = line.split()
@@ -97,7 +98,7 @@ def test_a_recipe_survives_json(path):
 @pytest.mark.parametrize("name", ["gpt2_124m", "llama_1b", "bert_base"])
 def test_absent_data_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe(CONFIGS / f"{name}.py")
+    recipe = load_recipe(find_recipe(name))
     with pytest.raises(ValueError, match=r"data\.path='data/.*': no file there.*name a file, a folder or a glob"):
         open_corpus(recipe.data, recipe.tokenizer)
     assert not list(tmp_path.iterdir())

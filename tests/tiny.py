@@ -18,10 +18,10 @@ from lmjax.models.routing import ExpertsConfig
 from lmjax.models.transformer import Head, Transformer
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.mesh import MeshConfig, make_mesh
+from lmjax.schedules.learning_rate import ScheduleConfig, build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.optimizer import OptimizerConfig, build_optimizer
-from lmjax.train.schedule import ScheduleConfig, build_schedule
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from lmjax.data.config import DataConfig
-from lmjax.data.sources import find_files
+from lmjax.data.prepare.sources import find_files
 
 PROMPT_LINES = 4
 CONTINUED_LINES = 5

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lmjax.data.documents import texts
+from lmjax.data.prepare.documents import texts
 from lmjax.objectives import Objective
 from lmjax.tokenizers import Tokenizer, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig

@@ -13,7 +13,7 @@ from lmjax.interop.family import Family
 from lmjax.interop.published import read_published
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
 from lmjax.objectives import SentencePairs
-from lmjax.objectives.encoder_decoder import EncoderDecoderObjective
+from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.parallel.signals import kept
 from lmjax.tokenizers.declared import ROLES

@@ -9,9 +9,10 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lmjax.field_types import check_types
-from lmjax.objectives.schedules import Ramp, Scalar
+from lmjax.schedules.ramp import Ramp, Scalar
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import differences, load_recipe
+from lmjax.train.config_file import differences
+from lmjax.train.recipes import find_recipe, load_recipe, recipes
 
 REGISTRY = ConstructorRegistry()
 """How a field that may follow a schedule is read: ``0.15``, or ``0.4:0.15:1000:linear``."""
@@ -31,7 +32,7 @@ def _scalar(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -> RunConfig:
-    """Reads ``RECIPE [--field value ...]`` and prints what the overrides changed.
+    """Reads ``RECIPE [--field value ...]``, RECIPE a path or a name, and prints what the overrides changed.
 
     Args:
       command: the subcommand, for the usage line.
@@ -48,7 +49,7 @@ def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -
             print(f"{usage}\n{options}\n{_help(command)}")
             sys.exit(0)
         raise ValueError(f"name a recipe first, as in `lmjax {command} configs/stdlib_demo.py`\n{usage}")
-    path = pathlib.Path(arguments[0])
+    path = find_recipe(arguments[0])
     recipe = load_recipe(path)
     description = (_top_comment(path), f"Objective: {type(recipe.objective).__name__}.", options.strip("\n"))
     config = tyro.cli(
@@ -67,10 +68,9 @@ def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -
 
 
 def _help(command: str) -> str:
-    recipes = sorted(str(path) for path in pathlib.Path("configs").glob("*.py"))
     return (
-        f"A recipe is a Python file with a function that returns a RunConfig"
-        f"{': ' + ', '.join(recipes) if recipes else ''}.\n"
+        f"A recipe is a Python file with a function that returns a RunConfig; these can be called by name:\n\n"
+        f"  {', '.join(recipes())}\n\n"
         f"Any field of it is changed by its path:\n\n"
         f"  lmjax {command} configs/stdlib_demo.py --train.steps 500 --optimizer.learning-rate 1e-3\n"
         f"  lmjax {command} configs/stdlib_demo.py --help      every field, its help and its value"

@@ -14,8 +14,8 @@ from lmjax.cli.arguments import parse_arguments
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
 from lmjax.decode.unmask import Order, unmask
-from lmjax.objectives.encoder_decoder import EncoderDecoderObjective, paired
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
+from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective, paired
 from lmjax.tokenizers import Tokenizer
 from lmjax.train.run_folder import BestOrStep, Run, open_run
 

@@ -4,7 +4,6 @@ Each function takes the key first, has static shapes and works within rows only,
 split over devices needs no communication and gives the same result as on one device.
 """
 
-from lmjax.corruption.clusters import fit_centroids, nearest_centroids, projected_clusters
 from lmjax.corruption.crops import Crops, random_crops
 from lmjax.corruption.denoise import DenoiseConfig, denoise
 from lmjax.corruption.diffusion import (
@@ -15,8 +14,6 @@ from lmjax.corruption.diffusion import (
     linear_schedule,
     log_linear_schedule,
 )
-from lmjax.corruption.features import PatchMask, mask_frames, mask_patches
-from lmjax.corruption.glyphs import draw_bytes
 from lmjax.corruption.gumbel import gumbel_sample
 from lmjax.corruption.middle import ended_documents, fill_in_middle
 from lmjax.corruption.mixture import UL2_DENOISERS, Denoiser, ul2, ul2_joined
@@ -24,14 +21,18 @@ from lmjax.corruption.negatives import corrupt_negatives, previous_candidates
 from lmjax.corruption.pairs import PairRows, next_sentence_pairs, sentence_order_pairs
 from lmjax.corruption.prefix import split_prefix
 from lmjax.corruption.replaced import replace_tokens
-from lmjax.corruption.scheduled import exponential_decay, inverse_sigmoid_decay, linear_decay, mix_predictions
+from lmjax.corruption.scheduled import mix_predictions
 from lmjax.corruption.segmentation import span_counts, span_mask
 from lmjax.corruption.sentences import sentence_numbers
 from lmjax.corruption.sentinels import join_spans, replace_spans
 from lmjax.corruption.spans import span_corrupt, span_corrupt_joined, span_lengths
 from lmjax.corruption.tokens import mask_tokens
-from lmjax.corruption.tones import sound_bytes
 from lmjax.corruption.words import MaskedSpans, mask_spans, mask_words
+from lmjax.features.clusters import fit_centroids, nearest_centroids, projected_clusters
+from lmjax.features.glyphs import draw_bytes
+from lmjax.features.hidden import PatchMask, mask_frames, mask_patches
+from lmjax.features.tones import sound_bytes
+from lmjax.schedules.decays import exponential_decay, inverse_sigmoid_decay, linear_decay
 
 __all__ = [
     "UL2_DENOISERS",

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import documents, segment_numbers
 from lmjax.integers import as_int32
+from lmjax.layout import documents, segment_numbers
 
 
 class Crops(NamedTuple):

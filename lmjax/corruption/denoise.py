@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.corruption.ids import check_ids, is_special, random_ids
-from lmjax.corruption.layout import Documents, arrangement, documents, running_count, segment_numbers
 from lmjax.corruption.placement import PlacedSpans, draw_lengths, place_spans
 from lmjax.integers import as_int32
+from lmjax.layout import Documents, arrangement, documents, running_count, segment_numbers
 from lmjax.types import Rows
 
 

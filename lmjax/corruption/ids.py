@@ -41,14 +41,3 @@ def check_ids(function: str, *, vocab_size: int, **named_ids: int | Sequence[int
         for token_id in np.atleast_1d(np.asarray(value, np.int64)):
             if not 0 <= token_id < vocab_size:
                 raise ValueError(f"{function}: {name} has id {token_id}: ids lie in 0 .. {vocab_size - 1} (vocab_size)")
-
-
-def check_rate(function: str, **rates: float | jax.Array | None) -> None:
-    """Refuses a rate outside of [0, 1]; a traced or device value cannot be looked at and passes.
-
-    Raises:
-      ValueError: the rate is below 0, above 1 or not a number.
-    """
-    for name, value in rates.items():
-        if isinstance(value, int | float | np.number) and not 0 <= value <= 1:
-            raise ValueError(f"{function}: {name}={value}: must be between 0 and 1")

@@ -15,9 +15,9 @@ documents before they are cut into rows, which is for data preparation (``data.f
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.ids import check_rate
-from lmjax.corruption.layout import arrangement, documents, running_count, segment_numbers
 from lmjax.integers import as_int32
+from lmjax.layout import arrangement, documents, running_count, segment_numbers
+from lmjax.rates import check_rate
 from lmjax.types import Rows
 
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.corruption.layout import documents
 from lmjax.corruption.segmentation import check_spans, span_counts, span_mask
 from lmjax.corruption.sentinels import join_spans, replace_spans
 from lmjax.corruption.spans import check_sentinels
+from lmjax.layout import documents
 from lmjax.types import Rows
 
 

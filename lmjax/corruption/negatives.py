@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.corruption.ids import check_ids, check_rate, is_special
-from lmjax.corruption.layout import documents
+from lmjax.corruption.ids import check_ids, is_special
 from lmjax.integers import as_int32
+from lmjax.layout import documents
+from lmjax.rates import check_rate
 
 
 def previous_candidates(

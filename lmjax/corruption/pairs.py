@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import Documents, arrangement, documents, place, running_count, segment_numbers
 from lmjax.integers import as_int32
+from lmjax.layout import Documents, arrangement, documents, place, running_count, segment_numbers
 
 
 class PairRows(NamedTuple):

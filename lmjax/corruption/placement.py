@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.corruption.layout import choose, place, running_count
+from lmjax.layout import choose, place, running_count
 
 
 class PlacedSpans(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax import masks
-from lmjax.corruption.ids import check_rate
+from lmjax.rates import check_rate
 
 
 def split_prefix(key: jax.Array, segments_BT: jax.Array, *, empty_fraction: float | jax.Array = 0.0) -> jax.Array:

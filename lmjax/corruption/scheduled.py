@@ -7,45 +7,9 @@ the first pass predicts every token from the true ones, the second reads a mix o
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.ids import check_rate
-from lmjax.corruption.layout import documents
 from lmjax.integers import as_int32
-
-
-def linear_decay(step: jax.Array | int, *, num_steps: int, start: float = 1.0, end: float = 0.0) -> jax.Array:
-    """From ``start`` to ``end`` along a line over ``num_steps`` steps, then ``end``.
-
-    Raises:
-      ValueError: ``num_steps`` is below 1, or an end of the line is no probability.
-    """
-    check_rate("linear_decay", start=start, end=end)
-    if num_steps < 1:
-        raise ValueError(f"linear_decay: num_steps={num_steps}: must be at least 1")
-    progress = jnp.clip(jnp.asarray(step, jnp.float32) / num_steps, 0.0, 1.0)
-    return start + (end - start) * progress
-
-
-def exponential_decay(step: jax.Array | int, *, base: float) -> jax.Array:
-    """``base ** step``.
-
-    Raises:
-      ValueError: ``base`` is not in (0, 1).
-    """
-    if not 0 < base < 1:
-        raise ValueError(f"exponential_decay: base={base}: must be above 0 and below 1")
-    return jnp.power(jnp.float32(base), jnp.asarray(step, jnp.float32))
-
-
-def inverse_sigmoid_decay(step: jax.Array | int, *, k: float) -> jax.Array:
-    """``k / (k + exp(step / k))``: slow at first, fastest around step ``k log k``.
-
-    Raises:
-      ValueError: ``k`` is below 1.
-    """
-    if not k >= 1:
-        raise ValueError(f"inverse_sigmoid_decay: k={k}: must be at least 1")
-    # The same as a sigmoid, which does not overflow at late steps.
-    return jax.nn.sigmoid(jnp.log(jnp.float32(k)) - jnp.asarray(step, jnp.float32) / k)
+from lmjax.layout import documents
+from lmjax.rates import check_rate
 
 
 def predicted_positions(

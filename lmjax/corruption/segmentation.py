@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.corruption.layout import Documents, choose, documents, place
+from lmjax.layout import Documents, choose, documents, place
 
 
 def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.corruption.layout import running_count
 from lmjax.integers import as_int32
+from lmjax.layout import running_count
 
 
 def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Array) -> jax.Array:

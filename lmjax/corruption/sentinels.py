@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import Documents, arrangement, documents, running_count, segment_numbers
 from lmjax.integers import as_int32
+from lmjax.layout import Documents, arrangement, documents, running_count, segment_numbers
 from lmjax.types import Rows
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.ids import check_ids, check_rate, is_special, random_ids
+from lmjax.corruption.ids import check_ids, is_special, random_ids
 from lmjax.integers import as_int32
+from lmjax.rates import check_rate
 
 
 def mask_tokens(

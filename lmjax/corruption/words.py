@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.corruption.ids import check_ids, check_rate, is_special
-from lmjax.corruption.layout import Documents, documents, running_count
+from lmjax.corruption.ids import check_ids, is_special
 from lmjax.corruption.placement import draw_lengths, place_spans
 from lmjax.corruption.tokens import hide
 from lmjax.integers import as_int32
+from lmjax.layout import Documents, documents, running_count
+from lmjax.rates import check_rate
 
 
 def mask_words(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data.record import Tally
+from lmjax.data.tally import Tally
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -16,8 +16,8 @@ import numpy as np
 
 from lmjax.decode.logits import SamplingConfig, choose
 from lmjax.models.parameters import ModuleSpec, Params
-from lmjax.objectives.logit_chunks import gathered_head
 from lmjax.objectives.masked_diffusion import EXCLUDED, SCHEDULES, MaskedDiffusion
+from lmjax.objectives.parts.logit_chunks import gathered_head
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import make_stream
 

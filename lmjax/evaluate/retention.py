@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from lmjax.data.documents import applicable
+from lmjax.data.prepare.documents import applicable
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.corpus import open_corpus
 from lmjax.train.run_folder import TOKENIZER, Run

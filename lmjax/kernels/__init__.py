@@ -1,6 +1,6 @@
-"""Attention behind one function; see :func:`lmjax.kernels.attention.attend`."""
+"""Attention behind one function; see :func:`lmjax.kernels.attention.dispatch.attend`."""
 
-from lmjax.kernels.attention import attend
-from lmjax.kernels.position_bias import AlibiBias, PositionBias, RelativeBias
+from lmjax.kernels.attention.dispatch import attend
+from lmjax.kernels.attention.position_bias import AlibiBias, PositionBias, RelativeBias
 
 __all__ = ["AlibiBias", "PositionBias", "RelativeBias", "attend"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.kernels.attention import attend
+from lmjax.kernels.attention.dispatch import attend
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.kernels.position_bias import PositionBias
+from lmjax.kernels.attention.position_bias import PositionBias
 from lmjax.masks import IntervalMask
 from lmjax.models.attention import Attention
 from lmjax.models.cache import Cache, LayerCache, RecurrentCache

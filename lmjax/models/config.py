@@ -170,7 +170,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward and backward pass; parameters are float32 always."""
     attention: Literal["auto", "xla", "cudnn", "chunked"] = "auto"
-    """Attention backend, see :func:`lmjax.kernels.attention.attend`."""
+    """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
 
     def __post_init__(self):
         for name in ("width", "num_layers", "num_heads", "max_length", "pad_vocab_to"):

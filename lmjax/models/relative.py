@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from lmjax.kernels.position_bias import RelativeBias
+from lmjax.kernels.attention.position_bias import RelativeBias
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import parameter
 

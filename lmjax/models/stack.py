@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax import masks
-from lmjax.kernels.position_bias import AlibiBias, PositionBias, alibi_slopes
+from lmjax.kernels.attention.position_bias import AlibiBias, PositionBias, alibi_slopes
 from lmjax.masks import IntervalMask
 from lmjax.models.block import Block
 from lmjax.models.cache import Cache, LayerCache

@@ -9,8 +9,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lmjax.corruption.layout import count_within, documents
-from lmjax.objectives.base import TokenObjective, next_token_targets
+from lmjax.layout import count_within, documents
+from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

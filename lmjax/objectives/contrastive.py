@@ -16,17 +16,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.corruption import random_crops
-from lmjax.corruption.layout import documents
 from lmjax.data.config import DataConfig
+from lmjax.layout import documents
 from lmjax.losses import info_nce, retrieval_accuracy
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import parameter, split_key
 from lmjax.models.parameters import Params
 from lmjax.models.routing import Routing, by_row, joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, Terms, token_weights
-from lmjax.objectives.members import apart, stream_apart
-from lmjax.objectives.schedules import Ramp, Scalar, current, extremes
+from lmjax.objectives.parts.example_texts import apart, stream_apart
+from lmjax.objectives.parts.objective import Objective, Terms, token_weights
+from lmjax.schedules.ramp import Ramp, Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -17,7 +17,7 @@ import jax
 
 from lmjax.corruption import DenoiseConfig, denoise, sentence_numbers
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.encoder_decoder import EncoderDecoderObjective, longest_row, paired_batch
+from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective, longest_row, paired_batch
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 

@@ -18,9 +18,9 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
 from lmjax.models.routing import Routing
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, Terms, next_token_targets
-from lmjax.objectives.members import apart, stream_apart
-from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.objectives.parts.example_texts import apart, stream_apart
+from lmjax.objectives.parts.objective import Objective, Terms, next_token_targets
+from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -22,7 +22,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.time_conditioned import TimeConditionedTransformer
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, Terms, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -20,14 +20,14 @@ import numpy as np
 from flax import nnx
 
 from lmjax.corruption import mask_frames
-from lmjax.corruption.clusters import nearest_centroids, projected_clusters
+from lmjax.features.clusters import nearest_centroids, projected_clusters
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, parameter
-from lmjax.objectives.base import Terms, token_weights
-from lmjax.objectives.feature_objective import FeatureObjective, FeatureStack, mask_vector
-from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.objectives.parts.feature_objective import FeatureObjective, FeatureStack, mask_vector
+from lmjax.objectives.parts.objective import Terms, token_weights
+from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from lmjax.corruption import mask_tokens
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.base import TokenObjective, token_weights
-from lmjax.objectives.schedules import Scalar, current, extremes, highest
+from lmjax.objectives.parts.objective import TokenObjective, token_weights
+from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

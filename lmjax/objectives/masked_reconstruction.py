@@ -20,8 +20,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, split_key
 from lmjax.models.routing import joined
-from lmjax.objectives.base import Terms, gather_scored, token_weights
-from lmjax.objectives.feature_objective import FeatureObjective, FeatureStack, mask_vector
+from lmjax.objectives.parts.feature_objective import FeatureObjective, FeatureStack, mask_vector
+from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -24,11 +24,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.data.config import DataConfig
-from lmjax.data.mixture import Interleave
+from lmjax.data.rows.mixture import Interleave
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
-from lmjax.objectives.base import Objective, Terms, all_terms, carries_rows
+from lmjax.objectives.parts.objective import Objective, Terms, all_terms, carries_rows
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 

@@ -19,7 +19,7 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, Terms, head_loss, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, head_loss, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption import split_prefix
-from lmjax.objectives.base import TokenObjective, next_token_targets
+from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

@@ -29,9 +29,8 @@ from lmjax.models.layers import Projection, split_key
 from lmjax.models.routing import ExpertsConfig
 from lmjax.models.stack import Stack
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Terms, TokenObjective
 from lmjax.objectives.causal_lm import CausalLM
-from lmjax.objectives.free_running import (
+from lmjax.objectives.parts.model_samples import (
     check_temperature,
     check_window,
     check_window_fits,
@@ -39,7 +38,8 @@ from lmjax.objectives.free_running import (
     continue_prompts,
     sampling_extras,
 )
-from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.objectives.parts.objective import Terms, TokenObjective
+from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

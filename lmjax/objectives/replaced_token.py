@@ -24,9 +24,9 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, Terms, gather_scored, head_loss, token_weights
 from lmjax.objectives.masked_lm import IGNORE, scored_positions, scored_targets, slots
-from lmjax.objectives.schedules import Scalar, current, extremes, highest
+from lmjax.objectives.parts.objective import Objective, Terms, gather_scored, head_loss, token_weights
+from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.corruption.layout import documents
+from lmjax.layout import documents
 from lmjax.losses import bradley_terry_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Projection
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, Terms, gather_scored, token_weights
-from lmjax.objectives.members import stream_apart
-from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.objectives.parts.example_texts import stream_apart
+from lmjax.objectives.parts.objective import Objective, Terms, gather_scored, token_weights
+from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

@@ -7,7 +7,7 @@ the true tokens and predicts at every position; a second reads a mix,
     loss = mean over t of  - log p(x_t | y_<t),
 
 and only the second is differentiated. Bengio et al. (section 2.4) let epsilon fall from 1 along a line, an
-exponential or an inverse sigmoid: shapes of :class:`lmjax.objectives.schedules.Ramp`.
+exponential or an inverse sigmoid: shapes of :class:`lmjax.schedules.ramp.Ramp`.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ import jax
 
 from lmjax.corruption.scheduled import predicted_positions, put_predictions
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Terms, TokenObjective
 from lmjax.objectives.causal_lm import CausalLM
-from lmjax.objectives.free_running import check_temperature, predict_next, sampling_extras
-from lmjax.objectives.schedules import Ramp, Scalar, current, extremes
+from lmjax.objectives.parts.model_samples import check_temperature, predict_next, sampling_extras
+from lmjax.objectives.parts.objective import Terms, TokenObjective
+from lmjax.schedules.ramp import Ramp, Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Terms
-from lmjax.objectives.logit_chunks import chunk_length, gathered_head, sum_over_chunks
 from lmjax.objectives.masked_diffusion import EXCLUDED, MaskedDiffusion
+from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
+from lmjax.objectives.parts.objective import Terms
 from lmjax.types import Batch
 
 

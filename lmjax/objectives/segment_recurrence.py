@@ -13,8 +13,8 @@ from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.models.segment_memory import SegmentMemory, empty_memory, run_with_memory
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Terms
 from lmjax.objectives.causal_lm import CausalLM
+from lmjax.objectives.parts.objective import Terms
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch
 

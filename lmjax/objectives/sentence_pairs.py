@@ -19,11 +19,11 @@ from lmjax.data.config import DataConfig
 from lmjax.losses import pair_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Terms, gather_scored, token_weights
-from lmjax.objectives.encoder_decoder import longest_row
 from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets, slots
-from lmjax.objectives.moved import moved_weights, place_codes
-from lmjax.objectives.schedules import Scalar, current, extremes, highest
+from lmjax.objectives.parts.encoder_decoder import longest_row
+from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
+from lmjax.objectives.parts.origin_weights import moved_weights, place_codes
+from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

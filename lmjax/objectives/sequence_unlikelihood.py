@@ -20,8 +20,8 @@ from lmjax.losses.unlikelihood import repeated_ngrams
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Objective, Terms
-from lmjax.objectives.free_running import (
+from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
+from lmjax.objectives.parts.model_samples import (
     check_temperature,
     check_window,
     check_window_fits,
@@ -29,9 +29,9 @@ from lmjax.objectives.free_running import (
     continue_prompts,
     sampling_extras,
 )
-from lmjax.objectives.logit_chunks import chunk_length, gathered_head, sum_over_chunks
-from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.objectives.parts.objective import Objective, Terms
 from lmjax.objectives.unlikelihood import UnlikelihoodLM
+from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

@@ -20,9 +20,9 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, make_norm, split_key
 from lmjax.models.routing import Routing, joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.base import Terms
 from lmjax.objectives.multi_token import TokensAhead
-from lmjax.objectives.schedules import Scalar, current, extremes
+from lmjax.objectives.parts.objective import Terms
+from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.types import Batch, Stream
 
 

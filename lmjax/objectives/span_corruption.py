@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from lmjax.corruption import span_corrupt, span_corrupt_joined, span_counts
-from lmjax.objectives.gaps import GapObjective
+from lmjax.objectives.parts.dropped_spans import GapObjective
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 

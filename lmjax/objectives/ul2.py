@@ -19,7 +19,7 @@ import jax
 
 from lmjax.corruption import UL2_DENOISERS, Denoiser, span_counts, ul2, ul2_joined
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.gaps import GapObjective
+from lmjax.objectives.parts.dropped_spans import GapObjective
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 

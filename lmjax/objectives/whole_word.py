@@ -11,9 +11,9 @@ import jax
 
 from lmjax.corruption import mask_words
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.base import token_weights
 from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets
-from lmjax.objectives.schedules import current, highest
+from lmjax.objectives.parts.objective import token_weights
+from lmjax.schedules.ramp import current, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

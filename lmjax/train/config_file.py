@@ -1,21 +1,15 @@
-"""Configurations in files: recipes (Python functions) in, ``config.json`` of a run folder in and out."""
+"""The configuration of a run as JSON: ``config.json`` of a run folder, written and read."""
 
 import contextlib
 import dataclasses
-import difflib
-import hashlib
-import importlib.util
 import json
-import os
 import pathlib
-import sys
-import traceback
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any
 
-from lmjax.field_types import check_type, check_types
+from lmjax.field_types import check_type
 from lmjax.objectives import Objective, Ramp
 from lmjax.train.config import RunConfig
 from lmjax.train.objective_class import class_name, objective_class
@@ -143,59 +137,3 @@ def read_config(path: pathlib.Path) -> RunConfig:
         return from_json(RunConfig, value, where=str(path))
     except RecursionError:
         raise ValueError(f"{path} is damaged (nested too deeply): restore it") from None
-
-
-def load_recipe(path: pathlib.Path) -> RunConfig:
-    """Runs the function named as the file (or ``recipe``) of a Python recipe.
-
-    Raises:
-      ValueError: there is no such file, it fails, or what it returns is not a sound configuration.
-    """
-    if not path.is_file():
-        raise ValueError(f"no recipe {path}{_nearest(path)}")
-    # A name of its own, so that a recipe called like a package does not hide it.
-    name = f"lmjax_recipe_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    with _failures_of(path):
-        spec.loader.exec_module(module)
-    recipe = getattr(module, path.stem, None) or getattr(module, "recipe", None)
-    if not callable(recipe):
-        raise ValueError(f"{path} must define a function {path.stem}() (or recipe()) that returns a RunConfig")
-    with _failures_of(path):
-        config = recipe()
-    if not isinstance(config, RunConfig):
-        raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a RunConfig")
-    check_types(config, where=f"{path}: ")
-    for objective in (config.objective, *config.objective.components().values()):
-        if type(objective).__module__ == name:
-            raise ValueError(
-                f"{path}: objective {type(objective).__name__} is defined in the recipe: move it to a module that can "
-                f"be imported, for {path.stem}'s config.json names it"
-            )
-    return config
-
-
-@contextlib.contextmanager
-def _failures_of(path: pathlib.Path) -> Iterator[None]:
-    """Says where in the recipe something failed."""
-    try:
-        yield
-    except Exception as error:
-        stack = traceback.extract_tb(error.__traceback__)
-        lines = [f", line {frame.lineno}" for frame in stack if frame.filename == os.path.abspath(path)]
-        kind = "" if isinstance(error, ValueError | ImportError | SyntaxError) else f"{type(error).__name__}: "
-        raise ValueError(f"{path}{lines[-1] if lines else ''}: {kind}{error}") from error
-
-
-def _nearest(path: pathlib.Path) -> str:
-    folder = path if path.is_dir() else path.parent
-    there = {file.stem: file for place in (pathlib.Path("configs"), folder) for file in sorted(place.glob("*.py"))}
-    near = difflib.get_close_matches(path.stem, there, n=1)
-    if near:
-        return f": did you mean {there[near[0]]}?"
-    names = ", ".join(str(file) for file in there.values() if file.parent.name == "configs")
-    return f": there are {names}" if names else ": name a Python file, as in configs/stdlib_demo.py"

@@ -8,12 +8,12 @@ import pathlib
 from collections.abc import Callable
 
 from lmjax.data.config import DataConfig
-from lmjax.data.documents import texts
 from lmjax.data.manifest import MANIFEST, Manifest
-from lmjax.data.pipeline import open_rows
-from lmjax.data.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
-from lmjax.data.rows import RowSource
-from lmjax.data.sources import find_files, fingerprint
+from lmjax.data.prepare.documents import texts
+from lmjax.data.prepare.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
+from lmjax.data.prepare.sources import find_files, fingerprint
+from lmjax.data.rows.pipeline import open_rows
+from lmjax.data.rows.source import RowSource
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from lmjax.data.pipeline import batches, process_share
-from lmjax.data.rows import RowSource
+from lmjax.data.rows.pipeline import batches, process_share
+from lmjax.data.rows.source import RowSource
 from lmjax.objectives import Objective
 from lmjax.train.config import TrainConfig
 from lmjax.types import Rows
@@ -53,7 +53,7 @@ class Curriculum:
 
     @property
     def overlap(self) -> int:
-        """Tokens a row shares with the next, see :mod:`lmjax.data.rows`."""
+        """Tokens a row shares with the next, see :mod:`lmjax.data.rows.blocks`."""
         return self.phases[-1].row_length - self.phases[-1].stride
 
     def at(self, step: int) -> Phase:

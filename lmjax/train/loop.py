@@ -13,10 +13,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 import jax
 import numpy as np
 
-from lmjax.data.pipeline import device_batches
-from lmjax.data.rows import RowSource
+from lmjax.data.rows.pipeline import device_batches
+from lmjax.data.rows.source import RowSource
 from lmjax.models.summary import ModelSummary, describe, summarize
-from lmjax.objectives.encoder_decoder import decoder_length
+from lmjax.objectives.parts.encoder_decoder import decoder_length
 from lmjax.parallel import distributed
 from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints

@@ -6,6 +6,7 @@ the command imported their module), and those of the modules that the user trust
 """
 
 import importlib
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -51,14 +52,14 @@ def objective_class(name: object, where: str) -> type[Objective]:
         except ImportError as error:
             raise ValueError(f"{where}: {name!r} cannot be imported ({error}): install the module it is in") from None
         kind = _loaded(name)
-    if kind is None or kind.corrupt is Objective.corrupt:
+    if kind is None or inspect.isabstract(kind):
         raise ValueError(f"{where}: {name!r} is not an objective: written by another version of lmjax?")
     return kind
 
 
 def _loaded(name: str) -> type[Objective] | None:
     # The latest, where a module was loaded twice.
-    return {class_name(kind): kind for kind in _subclasses(Objective)}.get(name)
+    return {class_name(kind): kind for kind in _subclasses(Objective)}.get(name)  # type: ignore[type-abstract]
 
 
 def _subclasses(kind: type[Objective]) -> Iterator[type[Objective]]:

@@ -21,7 +21,7 @@ import optax.tree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.models.routing import BIAS_KIND
-from lmjax.train.schedule import Schedule
+from lmjax.schedules.learning_rate import Schedule
 from lmjax.types import PyTree
 
 Tree = TypeVar("Tree")

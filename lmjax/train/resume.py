@@ -9,8 +9,9 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from lmjax.objectives.base import carries_rows
+from lmjax.objectives.parts.objective import carries_rows
 from lmjax.parallel.distributed import is_primary
+from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.changes import FREE_IN_A_BRANCH, check_same_run
 from lmjax.train.checkpoint import CheckpointError, Checkpoints
@@ -21,7 +22,6 @@ from lmjax.train.initial import initial_state
 from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.record import Record, data_changes, data_facts, read_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
-from lmjax.train.schedule import build_schedule
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner
 

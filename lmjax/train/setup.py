@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 
 from lmjax.models.parameters import module_spec
 from lmjax.parallel.mesh import make_mesh, mesh_axes_of
+from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.config import RunConfig
 from lmjax.train.curriculum import curriculum
 from lmjax.train.optimizer import build_optimizer
-from lmjax.train.schedule import build_schedule
 from lmjax.train.step import Learner
 
 

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.models.parameters import ModuleSpec, Params
-from lmjax.objectives.base import Objective, all_terms
+from lmjax.objectives.parts.objective import Objective, all_terms
 from lmjax.parallel.mesh import mesh_axes_of, partition_spec
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.optimizer import clip_by_norm, ema_update, state_shardings, trained, with_frozen

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lmjax.data.reader import TokenShards, open_shards
+from lmjax.data.rows.shard_reader import TokenShards, open_shards
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.corpus import Corpus
 

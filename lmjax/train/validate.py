@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmjax.data.pipeline import batches, device_batches, process_share
-from lmjax.data.rows import RowSource
+from lmjax.data.rows.pipeline import batches, device_batches, process_share
+from lmjax.data.rows.source import RowSource
 from lmjax.losses import bits_per_byte, perplexity
 from lmjax.models.parameters import Params
 from lmjax.train.scored import refuse_unscored

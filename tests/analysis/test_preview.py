@@ -21,7 +21,7 @@ from lmjax.cli.preview import run
 from lmjax.corruption import Denoiser
 from lmjax.data.config import DataConfig
 from lmjax.objectives import UL2, CausalLM, MaskedLM, PairwiseReward, PrefixLM, SpanCorruption
-from lmjax.objectives.base import Terms
+from lmjax.objectives.parts.objective import Terms
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.config import RunConfig, TrainConfig

@@ -25,7 +25,7 @@ from lmjax.objectives import CausalLM, MaskedLM
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.schedule import ScheduleConfig
+from lmjax.schedules import ScheduleConfig
 
 
 def {name}() -> RunConfig:

@@ -86,9 +86,10 @@ def test_unknown_recipe(lmjax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refused(lmjax("train"), "name a recipe first")
     assert refused(lmjax("train", "configs/stdlib_dmeo.py"), "no recipe", "did you mean configs/stdlib_demo.py?")
-    assert refused(lmjax("train", "stdlib_demo"), "did you mean configs/stdlib_demo.py?")
+    assert refused(lmjax("train", "stdlib_dmeo"), "did you mean configs/stdlib_demo.py?")
+    assert refused(lmjax("train", "stdlib_demo"), "configs/stdlib_demo.py must define a function stdlib_demo()")
     assert refused(lmjax("train", "mien.py"), "did you mean mine.py?")
-    assert refused(lmjax("train", "nowhere/xyz.py"), "no recipe nowhere/xyz.py: there are configs/stdlib_demo.py")
+    assert refused(lmjax("train", "nowhere/xyz.py"), "no recipe nowhere/xyz.py: there are albert_base, ")
 
 
 @pytest.mark.parametrize(

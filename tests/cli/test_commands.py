@@ -19,9 +19,10 @@ from lmjax.cli.sample import _prompt_ids
 from lmjax.cli.train import _profiled
 from lmjax.data.config import DataConfig
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
-from lmjax.train.config_file import flatten, load_recipe, to_json
+from lmjax.train.config_file import flatten, to_json
 from lmjax.train.metrics import read_metrics
 from lmjax.train.profile import Profiler
+from lmjax.train.recipes import load_recipe
 
 
 @pytest.fixture(scope="module")

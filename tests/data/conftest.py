@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lmjax.data.manifest import Manifest, token_dtype
-from lmjax.data.reader import open_shards
-from lmjax.data.shards import ShardWriter
+from lmjax.data.prepare.shard_writer import ShardWriter
+from lmjax.data.rows.shard_reader import open_shards
 from lmjax.tokenizers.byte import ByteTokenizer
 
 VOCABULARY_SIZE = 1 << 20

@@ -18,8 +18,8 @@ import zstandard
 
 from lmjax.data import archives
 from lmjax.data.config import DataConfig
-from lmjax.data.documents import read_documents
-from lmjax.data.sources import find_files, plan_units
+from lmjax.data.prepare.documents import read_documents
+from lmjax.data.prepare.sources import find_files, plan_units
 
 TEXTS = [f'story {n}, "quoted", ü, [x], {{y}} \\ \n' for n in range(9)]
 RECORDS = [{"id": n, "nested": {"list": [n, "]", "}"]}, "text": text} for n, text in enumerate(TEXTS)]

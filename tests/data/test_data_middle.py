@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lmjax.data.config import DataConfig
-from lmjax.data.documents import Document
-from lmjax.data.middle import middle_last
-from lmjax.data.prepare import prepare, prepared_key
-from lmjax.data.reader import open_shards
+from lmjax.data.prepare.documents import Document
+from lmjax.data.prepare.middle import middle_last
+from lmjax.data.prepare.prepare import prepare, prepared_key
+from lmjax.data.rows.shard_reader import open_shards
 from lmjax.tokenizers.byte import ByteTokenizer
 
 TOKENIZER = ByteTokenizer({"<eos>": 256, "<fim_prefix>": 257, "<fim_suffix>": 258, "<fim_middle>": 259})

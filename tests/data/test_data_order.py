@@ -5,9 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lmjax.data.mixture import Interleave
-from lmjax.data.order import Permutation, epoch_offset
-from lmjax.data.packing import best_fit_decreasing
+from lmjax.data.rows.mixture import Interleave
+from lmjax.data.rows.order import Permutation, epoch_offset
+from lmjax.data.rows.packing import best_fit_decreasing
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 1009, 4096])

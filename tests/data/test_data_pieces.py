@@ -9,7 +9,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from lmjax.data.pieces import encode_in_pieces
+from lmjax.data.prepare.pieces import encode_in_pieces
 from lmjax.tokenizers.bpe import BytePairTokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.tokenizers.huggingface import HuggingFaceTokenizer

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmjax.data.pipeline import batches, device_batches, process_share
-from lmjax.data.rows import PackedRows, WindowRows
+from lmjax.data.rows.blocks import PackedRows, WindowRows
+from lmjax.data.rows.pipeline import batches, device_batches, process_share
 from lmjax.parallel.mesh import MeshConfig, make_mesh
 from lmjax.types import Rows
 

@@ -14,9 +14,9 @@ import pytest
 from lmjax.data import verification
 from lmjax.data.config import DataConfig
 from lmjax.data.manifest import Manifest
-from lmjax.data.prepare import prepare, prepared_key
-from lmjax.data.reader import open_shards
-from lmjax.data.shards import ShardWriter
+from lmjax.data.prepare.prepare import prepare, prepared_key
+from lmjax.data.prepare.shard_writer import ShardWriter
+from lmjax.data.rows.shard_reader import open_shards
 from lmjax.tokenizers import load_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 
@@ -84,7 +84,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, tokenizer, corpus):
 KILLED = """
 import multiprocessing, os, signal
 from lmjax.data.config import DataConfig
-from lmjax.data.prepare import prepare
+from lmjax.data.prepare.prepare import prepare
 from lmjax.tokenizers.byte import ByteTokenizer
 
 def progress(done, total):

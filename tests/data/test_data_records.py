@@ -7,11 +7,11 @@ import pytest
 
 from lmjax.data import archives, long_text, text_records
 from lmjax.data.config import DataConfig
-from lmjax.data.documents import applicable, read_documents, split_document, texts
-from lmjax.data.prepare import prepare
-from lmjax.data.reader import open_shards
-from lmjax.data.record import Tally
-from lmjax.data.sources import find_files, plan_units
+from lmjax.data.prepare.documents import applicable, read_documents, split_document, texts
+from lmjax.data.prepare.prepare import prepare
+from lmjax.data.prepare.sources import find_files, plan_units
+from lmjax.data.rows.shard_reader import open_shards
+from lmjax.data.tally import Tally
 
 BAD = {
     "cut": (b'{"text": "half a rec', "not valid JSON"),

@@ -7,10 +7,10 @@ import pytest
 
 from lmjax.data import packing
 from lmjax.data.config import DataConfig
-from lmjax.data.mixture import MixtureRows
-from lmjax.data.pipeline import open_rows
-from lmjax.data.rows import PackedRows, WindowRows
-from lmjax.data.streams import StreamRows
+from lmjax.data.rows.blocks import PackedRows, WindowRows
+from lmjax.data.rows.mixture import MixtureRows
+from lmjax.data.rows.pipeline import open_rows
+from lmjax.data.rows.streams import StreamRows
 
 LENGTHS = [[5, 1, 30, 7], [2], [11, 64, 3, 3, 40], [1, 1, 9]]
 NUM_TOKENS = sum(map(sum, LENGTHS))

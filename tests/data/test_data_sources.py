@@ -9,8 +9,8 @@ import zstandard
 
 from lmjax.data import archives as documents_module
 from lmjax.data.config import DataConfig
-from lmjax.data.documents import Document, read_documents, split_document, texts
-from lmjax.data.sources import Piece, find_files, fingerprint, plan_units
+from lmjax.data.prepare.documents import Document, read_documents, split_document, texts
+from lmjax.data.prepare.sources import Piece, find_files, fingerprint, plan_units
 
 
 def read_all(config, shard_bytes=1 << 20):

@@ -10,8 +10,8 @@ import sentencepiece
 
 from lmjax.cli.sample import _ids_with_names, _shown_after
 from lmjax.data.config import DataConfig
-from lmjax.data.prepare import prepare
-from lmjax.data.reader import open_shards
+from lmjax.data.prepare.prepare import prepare
+from lmjax.data.rows.shard_reader import open_shards
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
 CODE = "def add(a, b):\n    return a + b\n"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lmjax.data.config import DataConfig
-from lmjax.data.groups import ExampleRows
 from lmjax.data.manifest import Manifest
-from lmjax.data.pipeline import batches, open_rows
-from lmjax.data.prepare import prepare
+from lmjax.data.prepare.prepare import prepare
+from lmjax.data.rows.examples import ExampleRows
+from lmjax.data.rows.pipeline import batches, open_rows
 from lmjax.objectives import DPO, CausalLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmjax.data.whole import WholePackedRows, WholeRows, WholeStreamRows
+from lmjax.data.rows.whole import WholePackedRows, WholeRows, WholeStreamRows
 
 LENGTHS = [[5, 1, 30], [2, 17, 3]]
 LEAD = 999

@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import from_json, load_recipe, to_json
+from lmjax.train.config_file import from_json, to_json
+from lmjax.train.recipes import load_recipe
 from lmjax.types import Rows
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "how-to" / "add-an-objective.md"

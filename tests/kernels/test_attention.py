@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax import masks
 from lmjax.kernels import AlibiBias, attend, attention, attention_xla
-from lmjax.kernels.attention_chunked import chunked_attention
-from lmjax.kernels.key_blocks import KeyBlocks
-from lmjax.kernels.position_bias import alibi_slopes
+from lmjax.kernels.attention.chunked import chunked_attention
+from lmjax.kernels.attention.key_blocks import KeyBlocks
+from lmjax.kernels.attention.position_bias import alibi_slopes
 from lmjax.parallel.mesh import MeshConfig, make_mesh
 
 B, T, N, H = 2, 20, 4, 8

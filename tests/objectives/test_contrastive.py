@@ -13,7 +13,7 @@ from flax import nnx
 from lmjax.data.config import DataConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, Contrastive
-from lmjax.objectives.schedules import Ramp
+from lmjax.schedules.ramp import Ramp
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)

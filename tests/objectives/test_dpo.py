@@ -13,8 +13,8 @@ from flax import nnx
 
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import DPO, CausalLM
-from lmjax.objectives.schedules import Ramp
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.schedules.ramp import Ramp
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.types import make_stream
 

@@ -13,7 +13,7 @@ import tiny
 
 from lmjax.corruption import DenoiseConfig, Denoiser
 from lmjax.objectives import UL2, CausalLM, Denoising, Mixture, Part, SpanCorruption
-from lmjax.objectives.encoder_decoder import decoder_length, paired, paired_batch
+from lmjax.objectives.parts.encoder_decoder import decoder_length, paired, paired_batch
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows

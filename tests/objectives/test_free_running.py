@@ -13,7 +13,7 @@ import tiny
 
 from lmjax.models.transformer import Head
 from lmjax.objectives import free_running
-from lmjax.objectives.free_running import choose_windows, continue_prompts, predict_next, sampling_extras
+from lmjax.objectives.parts.model_samples import choose_windows, continue_prompts, predict_next, sampling_extras
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)

@@ -50,9 +50,9 @@ from lmjax.objectives import (
     UnlikelihoodLM,
     WholeWordMaskedLM,
 )
-from lmjax.objectives.base import all_terms
-from lmjax.objectives.schedules import Ramp, extremes
+from lmjax.objectives.parts.objective import all_terms
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.schedules.ramp import Ramp, extremes
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 

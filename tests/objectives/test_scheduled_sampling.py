@@ -9,7 +9,7 @@ import tiny
 
 from lmjax.losses import cross_entropy
 from lmjax.objectives import CausalLM, ScheduledSampling
-from lmjax.objectives.schedules import Ramp
+from lmjax.schedules.ramp import Ramp
 
 KEY = jax.random.key(0)
 MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")

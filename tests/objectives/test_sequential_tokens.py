@@ -13,7 +13,7 @@ from flax import nnx
 from lmjax.losses import cross_entropy
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import SequentialMultiTokenLM
-from lmjax.objectives.schedules import Ramp
+from lmjax.schedules.ramp import Ramp
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)

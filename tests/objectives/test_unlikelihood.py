@@ -13,7 +13,7 @@ from lmjax.losses import cross_entropy
 from lmjax.losses.unlikelihood import repeated_ngrams
 from lmjax.objectives import SequenceUnlikelihoodLM, UnlikelihoodLM
 from lmjax.objectives import unlikelihood as module
-from lmjax.objectives.free_running import continue_prompts
+from lmjax.objectives.parts.model_samples import continue_prompts
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lmjax.kernels.attention import attend
+from lmjax.kernels.attention.dispatch import attend
 from lmjax.objectives import PrefixLM
 from lmjax.parallel.mesh import MeshConfig, flatten_tokens, make_mesh, unflatten_tokens
 from lmjax.types import make_stream

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from lmjax.parallel.mesh import MeshConfig, make_mesh
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, storage
 from lmjax.train.checkpoint import checkpoints as checkpoints_module
-from lmjax.train.checksums import SUMS
+from lmjax.train.checkpoint.checksums import SUMS
 
 KILLED = pathlib.Path(__file__).parent / "kill_mid_save.py"
 MESH = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))

@@ -11,8 +11,8 @@ import pytest
 
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.checkpoint import checkpoints as checkpoints_module
+from lmjax.train.checkpoint.checksums import SUMS
 from lmjax.train.checkpoint.folder import BEST
-from lmjax.train.checksums import SUMS
 
 NAMES = [
     "lr[1e-3]", "run*", "what?", "a\\b", "a b", " a ", "q'\"q", "a\nb", "a\tb", "ünï 中文 🎉", "-dash", "--folder",

@@ -9,7 +9,7 @@ import pytest
 
 from lmjax.field_types import LARGEST
 from lmjax.objectives import DPO, UL2, CausalLM, Mixture, Part
-from lmjax.objectives.schedules import Ramp
+from lmjax.schedules.ramp import Ramp
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json, read_config, to_json, write_config
 from lmjax.train.objective_class import MODULES_VARIABLE
@@ -84,7 +84,8 @@ def test_a_folder_alone_has_no_module_imported(written, own_module, monkeypatch,
     "name",
     [
         "lib2to3.__main__:x", "this:s", "os:system", "lmjax.__main__:main", "lmjax.cli.main:main", "antigravity:x",
-        "lmjax.objectives.base:TokenObjective", "lmjax.objectives.base:Objective", "lmjax.objectives.base:jax",
+        "lmjax.objectives.parts.objective:TokenObjective", "lmjax.objectives.parts.objective:Objective",
+        "lmjax.objectives.parts.objective:jax",
         "lmjax.objectives.nothing:There", "lmjax.objectives.causal_lm", "lmjax.objectives.causal_lm:CausalLM.x",
         ".relative:X", "..:X", "", ":", "a b:C", "lmjax.objectives..base:X", "../x:Y", "x\ny:Z", None, 3, ["a:B"], {},
     ],

@@ -14,13 +14,13 @@ from train.test_loop import config, one_device, write_corpus  # noqa: F401
 
 from lmjax.cli.recipe import parse_recipe
 from lmjax.data.manifest import Manifest, token_dtype
-from lmjax.data.mixture import MixtureRows
-from lmjax.data.reader import open_shards
-from lmjax.data.rows import PackedRows, WindowRows
-from lmjax.data.shards import ShardWriter
+from lmjax.data.prepare.shard_writer import ShardWriter
+from lmjax.data.rows.blocks import PackedRows, WindowRows
+from lmjax.data.rows.mixture import MixtureRows
+from lmjax.data.rows.shard_reader import open_shards
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, Part, Ramp, ReplacedToken, SpanCorruption
 from lmjax.objectives.masked_lm import slots
-from lmjax.objectives.schedules import SHAPES, current
+from lmjax.schedules.ramp import SHAPES, current
 from lmjax.train import loop
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import from_json, to_json

@@ -18,6 +18,7 @@ from lmjax.cli.errors import describe
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
@@ -26,7 +27,6 @@ from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.train.run_folder import open_run
-from lmjax.train.schedule import ScheduleConfig
 from lmjax.train.validate import measure
 
 RECIPE = """

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.train.schedule import ScheduleConfig, build_schedule
+from lmjax.schedules.learning_rate import ScheduleConfig, build_schedule
 
 # warm-up 4: (s + 1) / 5 up to step 3, 1 at step 4
 WARM = {0: 0.2, 1: 0.4, 3: 0.8, 4: 1.0}

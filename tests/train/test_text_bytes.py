@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmjax.data.config import DataConfig
-from lmjax.data.prepare import prepare
+from lmjax.data.prepare.prepare import prepare
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 from lmjax.train.corpus import Corpus

@@ -1,0 +1,39 @@
+"""A small model trained on UL2's mixture of seven denoisers (Tay et al. 2022): nothing to download.
+
+    lmjax train configs/small/ul2_small.py
+
+Data: windows over the standard library's own sources, end to end. Each is given one of the denoisers, named by
+its first token: [R] regular spans, [X] long spans or many, [S] the window's last quarter.
+
+0.9M parameters, 800 steps, about a minute on two CPU cores. Validation loss: 4.43 nats a token of the targets (5.38
+at step 200).
+"""
+
+from lmjax.data.config import DataConfig
+from lmjax.models.config import ModelConfig
+from lmjax.objectives import UL2
+from lmjax.schedules import ScheduleConfig
+from lmjax.tokenizers import TokenizerConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.optimizer import OptimizerConfig
+
+
+def ul2_small() -> RunConfig:
+    return RunConfig(
+        name="ul2_small",
+        objective=UL2(),
+        model=ModelConfig(width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none"),
+        tokenizer=TokenizerConfig(
+            kind="bpe",
+            vocab_size=2048,
+            named=("[R]", "[S]", "[X]"),
+            num_sentinels=32,
+            max_train_bytes=8_000_000,
+        ),
+        data=DataConfig(path="stdlib", packing="windows"),
+        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
+        train=TrainConfig(steps=800, batch_size=16, sequence_length=128, eval_every=200),
+        checkpoint=CheckpointConfig(every_steps=400),
+    )

@@ -1,0 +1,168 @@
+"""Reading documents out of text files and JSON records, one at a time, without trusting any of them."""
+
+import codecs
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from lmjax.data.config import DataConfig
+from lmjax.data.prepare.archives import decompressed
+from lmjax.data.prepare.json_records import json_documents
+from lmjax.data.prepare.long_text import Text, blocks_of
+from lmjax.data.prepare.record import Document
+from lmjax.data.prepare.sources import Piece, SourceFile, find_files
+from lmjax.data.prepare.text_records import split, text_documents
+from lmjax.data.tally import Tally
+
+
+def read_documents(
+    config: DataConfig,
+    piece: Piece,
+    *,
+    advance: Callable[[int], None] = lambda count: None,
+    tally: Tally | None = None,
+    folder: pathlib.Path | None = None,
+) -> Iterator[Document]:
+    """The documents of a piece, in order, empty ones too.
+
+    Args:
+      config: how to read.
+      piece: what to read.
+      advance: called with the number of bytes of the file read since the last call.
+      tally: counts what is replaced or left out.
+      folder: where texts too long to be held are kept; by default that for temporary files.
+
+    Raises:
+      ValueError: a bad record (unless such are left out), a truncated or damaged archive; names the
+        file, the line and the field.
+    """
+    file, tally = piece.file, tally or Tally()
+    has_places = config.split == "tail" and config.valid_fraction > 0
+    is_text = file.format.layout == "text"
+    size = None
+    if has_places and not (is_text and config.document_separator is None):
+        size = file.size if file.is_divisible else _content_size(config, file)
+    with open(file.path, "rb") as raw:
+        if file.is_divisible:
+            raw.seek(max(piece.begin - 1, 0))
+        blocks = _content(raw, config, file, advance)
+        if is_text:
+            yield from text_documents(config, file, blocks, tally, size=size, folder=folder)
+        else:
+            yield from json_documents(config, piece, blocks, tally, size=size)
+
+
+def _content(
+    raw: IO[bytes], config: DataConfig, file: SourceFile, advance: Callable[[int], None] = lambda count: None
+) -> Iterator[bytes]:
+    """The content as UTF-8, without a byte-order mark, in blocks."""
+    mark = file.format.mark_bytes if raw.tell() == 0 else 0
+    blocks = decompressed(raw, file.path, file.format.compression, max_expansion=config.max_expansion, advance=advance)
+    blocks = _without_mark(blocks, mark) if mark else blocks
+    return blocks if file.format.encoding == "utf-8" else _transcoded(blocks, file)
+
+
+def _content_size(config: DataConfig, file: SourceFile) -> int:
+    with open(file.path, "rb") as raw:
+        return sum(map(len, _content(raw, config, file)))
+
+
+def _without_mark(blocks: Iterator[bytes], mark_bytes: int) -> Iterator[bytes]:
+    for block in blocks:
+        skipped = min(mark_bytes, len(block))
+        mark_bytes -= skipped
+        yield block[skipped:]
+
+
+def _transcoded(blocks: Iterator[bytes], file: SourceFile) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(file.format.encoding)()
+    try:
+        for block in blocks:
+            yield decoder.decode(block).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file.path} begins with the mark of {file.format.encoding.upper()} and then is not that "
+            f"({error.reason}): convert it to UTF-8"
+        ) from None
+
+
+def applicable(config: DataConfig) -> DataConfig:
+    """``config`` without the settings that its files have no use for: for texts it was not written for."""
+    plain = dataclasses.replace(
+        config, document_separator=None, prompt_field=None, weight_field=None, text_field=DataConfig.text_field
+    )
+    files = [file for file in find_files(plain) if file.size]
+    texts = [file for file in files if file.format.layout == "text"]
+    separated = config.separator is not None and any(_holds_separator(config, file) for file in texts)
+    settings = plain if len(texts) == len(files) else config
+    return dataclasses.replace(settings, document_separator=config.document_separator if separated else None)
+
+
+def _holds_separator(config: DataConfig, file: SourceFile) -> bool:
+    with open(file.path, "rb") as raw:
+        return any(separator_bytes for _, separator_bytes in split(_content(raw, config, file), config.separator))
+
+
+def split_document(config: DataConfig, document: Document) -> dict[str, Document]:
+    """The document's share of each split, ``"train"`` and ``"valid"``; a split it has no part in is absent.
+
+    By document: a hash of the text decides, so copies of a text are always on the same side. By tail:
+    the last ``valid_fraction`` of its file, as nanoGPT splits tiny Shakespeare; of a file of many
+    documents that is its last ones, and the end of the one the cut falls into.
+    """
+    if config.valid_fraction == 0.0:
+        return {"train": document}
+    if config.split == "tail":
+        return _split_at(document, _train_characters(config, document))
+    digest = hashlib.blake2b(digest_size=8)
+    for text, _ in document.parts:
+        for block in blocks_of(text):
+            digest.update(block.encode())
+    is_valid = int.from_bytes(digest.digest(), "little") < config.valid_fraction * 2**64
+    return {"valid" if is_valid else "train": document}
+
+
+def _train_characters(config: DataConfig, document: Document) -> int:
+    """How many of a document's characters are before the cut of its file."""
+    share = 1 - config.valid_fraction
+    if document.span is not None:
+        begin, end, size = document.span
+        share = min(max((size * share - begin) / max(end - begin, 1), 0.0), 1.0)
+    return int(document.num_characters * share)
+
+
+def _split_at(document: Document, cut: int) -> dict[str, Document]:
+    ((text, weight),) = document.parts
+    shares: dict[str, Text] = {"train": text[:cut], "valid": text[cut:]}
+    bad = document.undecodable_bytes
+    return {
+        split: Document(name=document.name, parts=((share, weight),), undecodable_bytes=bad if split == "train" else 0)
+        for split, share in shares.items()
+        if len(share)
+    }
+
+
+def texts(config: DataConfig, split: str = "train") -> Iterator[str]:
+    """The texts of a split straight from the source, in order: what a tokenizer is trained on.
+
+    A text too long to be held comes in parts.
+
+    Raises:
+      ValueError: as :func:`read_documents` and :meth:`lmjax.data.prepare.record.Tally.check`.
+    """
+    tally = Tally()
+    for file in find_files(config):
+        if not file.size:
+            continue
+        for document in read_documents(config, Piece(file=file, begin=0, end=file.size), tally=tally):
+            share = split_document(config, document).get(split)
+            if share is None:
+                continue
+            if share.is_long:
+                yield from (block for text, _ in share.parts for block in blocks_of(text))
+            elif share.text:
+                yield share.text
+    tally.check(config)

@@ -1,0 +1,311 @@
+"""From text to token shards: parallel over units of input, resumable, the same bytes however it is job.
+
+A unit of input (see :func:`lmjax.data.prepare.sources.plan_units`) becomes one train and one valid shard and
+then an entry in ``entries/``; the entry's presence is what makes the unit done. A preparation that
+is killed and run again does the units that have no entry, and the manifest is written last.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from lmjax.data.config import DataConfig
+from lmjax.data.manifest import MANIFEST, SPLITS, Manifest, read_json, token_dtype, write_json
+from lmjax.data.prepare.encode import ENTRIES, Entry, Job, Tokenizer, encode_unit, read_entry
+from lmjax.data.prepare.sources import Piece, SourceFile, find_files, fingerprint, plan_units
+from lmjax.data.tally import Tally
+from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
+from lmjax.parallel.signals import kept
+from lmjax.tokenizers.vocabulary import Vocabulary
+
+TOKENIZER = "tokenizer"
+PLAN = "plan.json"
+PREPARING = "is being prepared"
+
+Progress = Callable[[int, int], None]
+
+
+TokenizerLoader = Callable[[pathlib.Path], Tokenizer]
+
+
+def load_saved_tokenizer(folder: pathlib.Path) -> Tokenizer:
+    """The tokenizer saved in a folder."""
+    from lmjax.tokenizers import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
+def prepare(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    folder: pathlib.Path | str,
+    *,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+    load_tokenizer: TokenizerLoader = load_saved_tokenizer,
+) -> Manifest:
+    """Tokenizes the corpus into shards in ``folder``; at once when that is already done.
+
+    Args:
+      config: what to read, how to split it.
+      tokenizer: makes the ids; a copy is saved in ``folder/tokenizer``.
+      folder: where the shards go; made if it is not there.
+      num_workers: processes; by default one for each core, and never more than there are units. The
+        result does not depend on it. Workers are spawned: a script that calls this with more than
+        one needs the usual ``if __name__ == "__main__":``.
+      progress: called with bytes of input done and in all.
+      load_tokenizer: how a worker loads the saved copy (a function of a module).
+
+    Returns:
+      The manifest, as it lies in the folder.
+
+    Raises:
+      ValueError: bad input (named), an empty corpus or split, or a folder that holds another preparation
+        or is being prepared by another process.
+    """
+    folder = pathlib.Path(folder)
+    vocabulary = tokenizer.vocabulary
+    _require_special_tokens(config, vocabulary)
+    files = find_files(config)
+    plan = _plan(config, vocabulary, files)
+    refuse_foreign(folder)
+    # Asked before the lock too: a finished folder may be one we cannot write to.
+    if (manifest := _finished(folder, plan)) is not None:
+        return manifest
+    resumable = kept(f"what is prepared in {folder} stays: the same command goes on from there")
+    with folder_lock(folder, PREPARING), resumable:
+        if (manifest := _finished(folder, plan)) is not None:
+            return manifest
+        _begin(folder, plan, tokenizer)
+        units = plan_units(files, config.shard_bytes)
+        job = Job(config=config, vocabulary=vocabulary, folder=folder)
+        _do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
+        manifest = _collect(job, plan, len(units))
+        formats = collections.Counter(str(file.format) for file in files if file.size)
+        manifest = dataclasses.replace(manifest, formats=dict(formats))
+        _refuse_empty(config, manifest)
+        manifest.save(folder)
+        shutil.rmtree(folder / ENTRIES)
+        (folder / PLAN).unlink()
+        return manifest
+
+
+def prepared_key(config: DataConfig, vocabulary: Vocabulary) -> str:
+    """A name for what :func:`prepare` would make, for a folder's name; another when the content would be."""
+    plan = json.dumps(_plan(config, vocabulary, find_files(config)), sort_keys=True)
+    return hashlib.sha256(plan.encode()).hexdigest()[:16]
+
+
+def _plan(config: DataConfig, vocabulary: Vocabulary, files: Sequence[SourceFile]) -> dict[str, Any]:
+    return {
+        "tokenizer_fingerprint": vocabulary.fingerprint,
+        "settings": config.preparation(),
+        "source": {
+            "path": config.path,
+            "files": len(files),
+            "bytes": sum(file.size for file in files),
+            "fingerprint": fingerprint(files),
+        },
+    }
+
+
+def _require_special_tokens(config: DataConfig, vocabulary: Vocabulary) -> None:
+    for name in ("bos", "eos"):
+        if getattr(config, f"add_{name}"):
+            vocabulary.require(name, needed_by=f"data.add_{name}=True")
+    for name in config.fim_markers if config.fim_rate else ():
+        vocabulary.require(name, needed_by=f"data.fim_rate={config.fim_rate}")
+
+
+def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
+    """The manifest that is there, if it is of this preparation; a refusal if it is of another."""
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = Manifest.load(folder)
+    for section, wanted in plan.items():
+        found = getattr(manifest, section)
+        what = "tokenizer"
+        if isinstance(wanted, dict):
+            # A setting that is not there is one that was not used: the version that wrote it may not have known it.
+            key = next((key for key in {**wanted, **found} if found.get(key) != wanted.get(key)), None)
+            if key is None:
+                continue
+            name = f"data.{key}" if section == "settings" else f"source {key}"
+            what = f"{name} ({found.get(key)!r}, now {wanted.get(key)!r})"
+        elif found == wanted:
+            continue
+        raise ValueError(
+            f"{folder} holds data prepared with another {what}: choose another folder (data.prepared), or delete it"
+        )
+    return manifest
+
+
+def refuse_foreign(folder: pathlib.Path) -> None:
+    """Refuses a folder that holds anything but a preparation, before anything is written to it.
+
+    Raises:
+      ValueError: it does.
+    """
+    if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, PLAN)):
+        return
+    # What a preparation that was killed before it had a plan may leave.
+    ours = (LOCK_FILE, ".lock", TOKENIZER, ENTRIES)
+    if any(name not in ours and not name.endswith(".partial") for name in os.listdir(folder)):
+        raise ValueError(f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)")
+
+
+def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Makes the folder ready, whether it is new or a preparation was stopped in it."""
+    plan_path = folder / PLAN
+    if plan_path.exists() and not _is_same(plan_path, plan):
+        # Stopped, and then the data or the settings were changed: nothing of it can be kept.
+        _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts")
+        shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+    _remove(folder, ".*.partial", f"{ENTRIES}/.*.partial")
+    tokenizer.save(folder / TOKENIZER)
+    (folder / ENTRIES).mkdir(exist_ok=True)
+    write_json(plan_path, plan)
+
+
+def _is_same(path: pathlib.Path, content: object) -> bool:
+    try:
+        return read_json(path) == content
+    except ValueError:
+        return False
+
+
+def _remove(folder: pathlib.Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _do_units(
+    job: Job,
+    units: Sequence[Sequence[Piece]],
+    tokenizer: Tokenizer,
+    *,
+    num_workers: int | None,
+    progress: Progress | None,
+    load_tokenizer: TokenizerLoader,
+) -> None:
+    total = sum(piece.end - piece.begin for unit in units for piece in unit)
+    missing = [n for n in range(len(units)) if read_entry(job.folder, n) is None]
+    to_do = sum(piece.end - piece.begin for n in missing for piece in units[n])
+    before = total - to_do
+    report = progress or (lambda done, total: None)
+    report(before, total)
+    num_workers = min(len(missing), num_workers or os.cpu_count() or 1)
+    if num_workers <= 1:
+        done = before
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            report(done, total)
+
+        for number in missing:
+            encode_unit(job, tokenizer, number, units[number], advance)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    counter = spawn.Value("q", before)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        num_workers, mp_context=spawn, initializer=_start_worker, initargs=(job, load_tokenizer, counter)
+    )
+    try:
+        # A terminal sends Ctrl-C to the workers too: it is for their parent, with which they end.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        waiting = {pool.submit(_do_unit_in_worker, number, units[number]) for number in missing}
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        while waiting:
+            finished, waiting = concurrent.futures.wait(waiting, timeout=0.2, return_when="FIRST_EXCEPTION")
+            for future in finished:
+                future.result()
+            report(counter.value, total)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a preparing process died (out of memory?): use fewer workers; what is done stays done"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(job: Job, load_tokenizer: TokenizerLoader, counter: Any) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    # A pool's workers outlive a killed parent, and would write beside the next preparation for ever.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    tokenizer = load_tokenizer(job.folder / TOKENIZER)
+    found, wanted = tokenizer.vocabulary.fingerprint, job.vocabulary.fingerprint
+    assert found == wanted, f"the tokenizer saved in {job.folder} loads as another ({found} for {wanted})"
+    _worker.update(job=dataclasses.replace(job, num_threads=1), tokenizer=tokenizer, counter=counter)
+
+
+def _do_unit_in_worker(number: int, unit: Sequence[Piece]) -> None:
+    counter = _worker["counter"]
+
+    def advance(count: int) -> None:
+        with counter.get_lock():
+            counter.value += count
+
+    encode_unit(_worker["job"], _worker["tokenizer"], number, unit, advance)
+
+
+def _collect(job: Job, plan: dict[str, Any], num_units: int) -> Manifest:
+    """Puts the entries together: all train shards, then all valid shards, in the order of the input."""
+    entries = [read_entry(job.folder, n) for n in range(num_units)]
+    whole: list[Entry] = [entry for entry in entries if entry is not None]
+    assert len(whole) == num_units, "a unit that was done has no entry"
+    tally = Tally()
+    for entry in whole:
+        tally.add(entry.tally)
+    tally.check(job.config)
+    shards = [shard for entry in whole for shard in entry.shards]
+    return Manifest(
+        dtype=token_dtype(job.vocabulary.size).name,
+        weighted=job.config.weighted,
+        vocabulary_size=job.vocabulary.size,
+        pad_id=job.vocabulary.pad_id or 0,
+        shards=tuple(sorted(shards, key=lambda shard: SPLITS.index(shard.split))),
+        empty_documents=sum(entry.empty_documents for entry in whole),
+        undecodable=tally.undecodable,
+        bad_records=tally.bad_records,
+        bad_places=tuple(tally.bad_places),
+        text_files=tally.text_files,
+        separated_files=tally.separated_files,
+        **plan,
+    )
+
+
+def _refuse_empty(config: DataConfig, manifest: Manifest) -> None:
+    documents = {split: manifest.total(split, "documents") for split in SPLITS}
+    if not any(documents.values()):
+        skipped = f" ({'; '.join(manifest.notes)})" if manifest.bad_records else ""
+        raise ValueError(f"data.path={config.path!r}: the corpus is empty: no document has any text{skipped}")
+    wanted = SPLITS if config.valid_fraction else ("train",)
+    for split in wanted:
+        if not documents[split]:
+            raise ValueError(
+                f"data.path={config.path!r}: of {sum(documents.values())} documents none is for {split} at "
+                f"data.valid_fraction={config.valid_fraction}: set data.split=tail, or change the fraction"
+            )

@@ -1,0 +1,76 @@
+"""What reading gives: a document, its parts and where it came from."""
+
+import dataclasses
+
+from lmjax.data.config import DataConfig
+from lmjax.data.prepare.long_text import Text
+
+REPLACEMENT = "\ufffd"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Document:
+    """Some text in parts, each with the loss weight of its tokens.
+
+    Attributes:
+      name: the file (and line) it came from.
+      parts: (text, loss weight) pairs; the document is their concatenation. Of an example of several
+        texts (``data.members``) they are those of one member after the other, equally many of each.
+      undecodable_bytes: bytes that were not UTF-8 and were replaced.
+      markers: for each part, the names of the special tokens before it; empty for none at all.
+      befores: with markers, the end of what stands before each part in the document, whose order the parts have left.
+      span: the bytes of the file's content it takes, as (begin, end, size of the content); ``None`` for all.
+    """
+
+    name: str
+    parts: tuple[tuple[Text, float], ...]
+    undecodable_bytes: int = 0
+    markers: tuple[tuple[str, ...], ...] = ()
+    befores: tuple[str, ...] = ()
+    span: tuple[int, int, int] | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.held_texts)
+
+    @property
+    def held_texts(self) -> list[str]:
+        """The text of each part of a document that is held in memory."""
+        assert not self.is_long, "a long text is never held whole"
+        return [text for text, _ in self.parts if isinstance(text, str)]
+
+    @property
+    def num_characters(self) -> int:
+        """Length of the text."""
+        return sum(len(text) for text, _ in self.parts)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether some of it is kept in a file."""
+        return not all(isinstance(text, str) for text, _ in self.parts)
+
+
+def decode(content: bytes, config: DataConfig, *, offset: int = 0) -> tuple[str, int]:
+    """The text, and how many bytes were not UTF-8 and now are U+FFFD.
+
+    Args:
+      content: whole characters, as far as they are UTF-8.
+      config: says what to do with bytes that are not.
+      offset: of the content, for the message.
+
+    Raises:
+      ValueError: some byte is not, and ``data.decode_errors`` is "strict".
+    """
+    try:
+        return content.decode(), 0
+    except UnicodeDecodeError as error:
+        if config.decode_errors == "strict":
+            raise ValueError(
+                f"byte 0x{content[error.start]:02x} at offset {offset + error.start} is not UTF-8: convert "
+                f"the file, or set data.decode_errors=replace"
+            ) from None
+    text = content.decode(errors="replace")
+    replaced = text.count(REPLACEMENT) - content.count(REPLACEMENT.encode())
+    kept_bytes = len(text.encode()) - replaced * len(REPLACEMENT.encode())
+    return text, len(content) - kept_bytes

@@ -1,0 +1,172 @@
+"""Which files a data path means, and how they are divided into units of work.
+
+The order is that of sorted relative names and the division depends on sizes alone, so the shards do
+not depend on the file system, on where the folder lies or on the number of workers.
+"""
+
+import dataclasses
+import functools
+import glob
+import hashlib
+import json
+import os
+import pathlib
+import re
+import sysconfig
+from collections.abc import Sequence
+
+from lmjax.data.config import STDLIB, DataConfig
+from lmjax.data.prepare.formats import Format, recognise
+
+# Tests hold files broken on purpose; character tables and help topics are not code; the last are not
+# the same on two machines with the same Python.
+STDLIB_SKIPPED_FOLDERS = {
+    "site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__",
+    "encodings", "pydoc_data",
+}  # fmt: skip
+STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file of the corpus: its name relative to the corpus, where it is, its state when listed, and what it holds."""
+
+    name: str
+    path: str
+    size: int
+    modified_ns: int
+    format: Format = Format()
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether it can be read from any place on: lines of JSON, neither compressed nor of another encoding."""
+        format = self.format
+        return format.layout == "lines" and not format.compression and format.encoding == "utf-8"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """The records of a file that begin in the byte range ``[begin, end)`` of it."""
+
+    file: SourceFile
+    begin: int
+    end: int
+
+
+def find_files(config: DataConfig) -> list[SourceFile]:
+    """The files ``config.path`` means, sorted by name.
+
+    Raises:
+      ValueError: nothing is there, or a compressed file needs a package that is not installed.
+    """
+    root, paths = _candidates(config)
+    names = {os.path.relpath(path, root): path for path in paths if os.path.isfile(path)}
+    if not names:
+        raise ValueError(
+            f"data.path={config.path!r}: no file there"
+            + (f" matches data.document_glob={config.document_glob!r}" if os.path.isdir(config.path) else "")
+            + ': name a file, a folder or a glob, or "stdlib"'
+        )
+    fields = tuple(config.members) or (config.text_field,)
+    files, problems = [], []
+    for name, path in sorted(names.items()):
+        status = os.stat(path)
+        size, modified = status.st_size, status.st_mtime_ns
+        try:
+            format = recognise(path, size, modified, fields=fields)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        files.append(SourceFile(name=name, path=path, size=size, modified_ns=modified, format=format))
+    if problems:
+        where = " (data.document_glob)" if os.path.isdir(config.path) else " (data.path)"
+        others = f"; {len(problems) - 1} more files are not read either" if len(problems) > 1 else ""
+        raise ValueError(f"{problems[0]}{where if problems[0].endswith('leave it out') else ''}{others}")
+    if not any(file.size for file in files):
+        raise ValueError(f"data.path={config.path!r}: the corpus is empty: all {len(files)} files have no content")
+    _refuse_unused_settings(config, files)
+    return files
+
+
+def _refuse_unused_settings(config: DataConfig, files: Sequence[SourceFile]) -> None:
+    """Refuses settings that no file has a use for, which would otherwise do nothing in silence."""
+    texts = [file for file in files if file.format.layout == "text" and file.size]
+    if config.members and texts:
+        raise ValueError(
+            f"{texts[0].path} is not JSON lines, and data.members={config.members} names fields of them: give .jsonl "
+            f"files, or leave data.members empty"
+        )
+    if len(texts) == sum(file.size > 0 for file in files):
+        default = DataConfig.text_field
+        for name, unset in (("prompt_field", None), ("weight_field", None), ("text_field", default)):
+            if (value := getattr(config, name)) != unset:
+                raise ValueError(
+                    f"data.{name}={value!r} names a field of JSON records, and {texts[0].path} is text: give JSON "
+                    f"lines (.jsonl), or set it to {unset}"
+                )
+    if not texts and config.document_separator is not None:
+        raise ValueError(
+            f"data.document_separator={config.document_separator!r} divides text files, and {files[0].path} holds JSON "
+            f"records, each a document: leave it out"
+        )
+
+
+def _candidates(config: DataConfig) -> tuple[str, list[str]]:
+    if config.path == STDLIB:
+        root = pathlib.Path(sysconfig.get_path("stdlib"))
+        return str(root), [str(path) for path in root.rglob("*.py") if _is_stdlib_source(path.relative_to(root))]
+    path = os.path.expanduser(config.path)
+    if os.path.isdir(path):
+        try:
+            found = glob.glob(config.document_glob, root_dir=path, recursive=True)
+        except (ValueError, re.error) as error:
+            raise ValueError(f"data.document_glob={config.document_glob!r}: {error}") from None
+        return path, [os.path.join(path, name) for name in found if not _goes_round(path, name)]
+    if os.path.isfile(path):
+        return os.path.dirname(path) or ".", [path]
+    matches = glob.glob(path, recursive=True)
+    root_of_all = os.path.commonpath([os.path.dirname(os.path.abspath(m)) for m in matches]) if matches else "."
+    return root_of_all, [
+        match for match in matches if not _goes_round(root_of_all, os.path.relpath(match, root_of_all))
+    ]
+
+
+def _goes_round(root: str, name: str) -> bool:
+    """Whether the way to a file passes a folder twice, by a link to a folder it is in."""
+    parents = pathlib.PurePath(name).parts[:-1]
+    real = [_real_path(root, parents[:depth]) for depth in range(len(parents) + 1)]
+    return len(set(real)) < len(real)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _real_path(root: str, parts: tuple[str, ...]) -> str:
+    return os.path.realpath(os.path.join(root, *parts))
+
+
+def _is_stdlib_source(name: pathlib.PurePath) -> bool:
+    return not STDLIB_SKIPPED_FOLDERS & set(name.parts[:-1]) and not name.name.startswith(STDLIB_SKIPPED_PREFIXES)
+
+
+def plan_units(files: Sequence[SourceFile], shard_bytes: int) -> list[list[Piece]]:
+    """Divides files into units of about ``shard_bytes`` bytes: small files together, large JSON lines cut.
+
+    Compressed files and text cannot be cut, so such a file is in one unit whatever its size.
+    """
+    units: list[list[Piece]] = []
+    room = 0
+    for file in files:
+        step = shard_bytes if file.is_divisible else max(file.size, 1)
+        for begin in range(0, file.size, step):
+            piece = Piece(file=file, begin=begin, end=min(begin + step, file.size))
+            if room <= 0:
+                units.append([])
+                room = shard_bytes
+            units[-1].append(piece)
+            room -= piece.end - piece.begin
+    return units
+
+
+def fingerprint(files: Sequence[SourceFile]) -> str:
+    """Hex digest of the files' names, sizes and modification times: changes when the corpus does."""
+    listing = [[file.name, file.size, file.modified_ns] for file in files]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()

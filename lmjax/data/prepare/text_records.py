@@ -1,0 +1,154 @@
+"""Text files: documents between separators, however long they are."""
+
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+
+from lmjax.data.config import DataConfig
+from lmjax.data.prepare.long_text import LONG_CHARACTERS, LongTextWriter, Text
+from lmjax.data.prepare.record import Document, decode
+from lmjax.data.prepare.sources import SourceFile
+from lmjax.data.tally import Tally
+
+
+def text_documents(
+    config: DataConfig,
+    file: SourceFile,
+    blocks: Iterator[bytes],
+    tally: Tally,
+    *,
+    size: int | None = None,
+    folder: pathlib.Path | None = None,
+) -> Iterator[Document]:
+    """The documents of a text file, in order.
+
+    Args:
+      config: how to read.
+      file: names it.
+      blocks: its content.
+      tally: counts what is replaced or left out.
+      size: of the content, where documents are to know their place in it.
+      folder: where long texts are kept.
+
+    Raises:
+      ValueError: a document that is not text, unless such are left out.
+    """
+    separator = config.separator
+    position = num_separators = 0
+    builder = _Builder(config, folder, position)
+    for content, separator_bytes in split(blocks, separator):
+        builder.add(content)
+        position += len(content) + separator_bytes
+        if separator_bytes:
+            num_separators += 1
+            yield from builder.finish(file, tally, size=size)
+            builder = _Builder(config, folder, position)
+    if builder.num_bytes or separator is None:
+        yield from builder.finish(file, tally, size=size)
+    if separator is not None:
+        tally.text_files += 1
+        tally.separated_files += num_separators > 0
+
+
+def split(blocks: Iterable[bytes], separator: str | None) -> Iterator[tuple[bytes, int]]:
+    """Stretches of text, each with the size of the separator that follows it; 0 where the text goes on.
+
+    Not more than a block and a separator is held, whatever the distance between separators.
+    """
+    if separator is None:
+        yield from ((block, 0) for block in blocks)
+        return
+    pattern = _pattern(separator)
+    longest = len(separator.encode()) + separator.count("\n")
+    rest = b""
+    for block in blocks:
+        content = rest + block
+        place = 0
+        for match in pattern.finditer(content):
+            yield content[place : match.start()], len(match[0])
+            place = match.end()
+        # A separator may straddle two blocks, so the end of this one is searched again.
+        keep = max(place, len(content) - longest + 1)
+        yield content[place:keep], 0
+        rest = content[keep:]
+    yield rest, 0
+
+
+def _pattern(separator: str) -> re.Pattern[bytes]:
+    """Matches the separator, with line ends of either kind unless it says which."""
+    line_end = b"\n" if "\r" in separator else b"\r?\n"
+    return re.compile(line_end.join(re.escape(part.encode()) for part in separator.split("\n")))
+
+
+class _Builder:
+    """A document in the making: decoded as it comes, moved to a file when it grows long."""
+
+    def __init__(self, config: DataConfig, folder: pathlib.Path | None, begin: int):
+        self.num_bytes = 0
+        self._config = config
+        self._folder = folder
+        self._begin = begin
+        self._unfinished = b""
+        self._held: list[str] = []
+        self._held_characters = 0
+        self._long: LongTextWriter | None = None
+        self._undecodable = 0
+        self._problem: str | None = None
+
+    def add(self, content: bytes) -> None:
+        """Takes the next bytes of the document."""
+        offset = self._begin + self.num_bytes - len(self._unfinished)
+        self.num_bytes += len(content)
+        content = self._unfinished + content
+        cut = _whole_characters(content)
+        self._unfinished = content[cut:]
+        self._take(content[:cut], offset)
+
+    def _take(self, content: bytes, offset: int) -> None:
+        if self._problem is not None:
+            return
+        try:
+            if (place := content.find(b"\0")) >= 0:
+                raise ValueError(
+                    f"the byte at offset {offset + place} is NUL, which no text has: convert the file to text, or "
+                    f"leave it out"
+                )
+            text, undecodable = decode(content, self._config, offset=offset)
+        except ValueError as error:
+            self._problem = str(error)
+            self._held, self._long = [], None
+            return
+        self._undecodable += undecodable
+        self._held.append(text)
+        self._held_characters += len(text)
+        if self._held_characters > LONG_CHARACTERS:
+            self._long = self._long or LongTextWriter(self._folder)
+            for held in self._held:
+                self._long.write(held)
+            self._held = []
+
+    def finish(self, file: SourceFile, tally: Tally, *, size: int | None) -> Iterator[Document]:
+        """The document, unless it is left out."""
+        self._take(self._unfinished, self._begin + self.num_bytes - len(self._unfinished))
+        tally.content_bytes += self.num_bytes
+        if self._problem is not None:
+            tally.bad_record(self._config, lambda: f"{file.path}: {self._problem}")
+            return
+        tally.replaced(file.name, self._undecodable)
+        if self._long is not None:
+            for held in self._held:
+                self._long.write(held)
+        text: Text = "".join(self._held) if self._long is None else self._long.finish()
+        span = None if size is None else (self._begin, self._begin + self.num_bytes, size)
+        yield Document(name=file.name, parts=((text, 1.0),), undecodable_bytes=self._undecodable, span=span)
+
+
+def _whole_characters(content: bytes) -> int:
+    """How many bytes to take so that no character is cut; what is no UTF-8 may be cut anywhere."""
+    for back in range(1, min(4, len(content)) + 1):
+        byte = content[-back]
+        if byte < 0x80:
+            return len(content)
+        if byte >= 0xC0:
+            return len(content) - back
+    return len(content)

@@ -1,0 +1,247 @@
+"""From prepared folders to batches on devices; the only state is the number of the next step."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from lmjax.data.config import DataConfig
+from lmjax.data.rows.blocks import PackedRows, WindowRows
+from lmjax.data.rows.examples import ExampleRows
+from lmjax.data.rows.mixture import MixtureRows
+from lmjax.data.rows.shard_reader import TokenShards, open_shards
+from lmjax.data.rows.source import RowSource
+from lmjax.data.rows.streams import StreamRows
+from lmjax.data.rows.whole import WholePackedRows, WholeRows, WholeStreamRows
+from lmjax.types import Rows
+
+
+def open_rows(
+    config: DataConfig,
+    split: str,
+    *,
+    row_length: int,
+    seed: int | None,
+    folder: pathlib.Path | str | None = None,
+    block_length: int | None = None,
+    overlap: int = 0,
+    num_streams: int = 1,
+    tokenizer_fingerprint: str | None = None,
+    whole: bool = False,
+    eos_id: int | None = None,
+) -> RowSource:
+    """The rows of a split as ``config.packing`` says, of one folder or of the mixture.
+
+    Args:
+      config: packing, and the folder or folders.
+      split: ``"train"`` or ``"valid"``.
+      row_length: T.
+      seed: of the order; ``None`` for the fixed order of validation.
+      folder: the prepared folder, where it is not ``config.prepared``.
+      block_length: the longest row length of the run, where it changes during the run.
+      overlap: tokens that a row shares with the next one of its block (0 where a row is an example).
+      num_streams: rows of a step, which "streams" lays out so that each goes on in the next.
+      tokenizer_fingerprint: refuse shards another tokenizer made.
+      whole: for evaluation: all of the split once, see :mod:`lmjax.data.rows.whole`; of a mixture, its sources so.
+      eos_id: with ``whole``, the token that an unbroken text begins after.
+
+    Raises:
+      ValueError: no folder is given, or one cannot be used (see ``open_shards`` and ``WindowRows``).
+    """
+    folder = config.prepared if folder is None else folder
+    if folder is None and not config.mixture:
+        raise ValueError("data.prepared is not set: name the folder lmjax prepare wrote")
+    sources: list[RowSource] = []
+    for number, path in enumerate(config.mixture or (folder,)):
+        assert path is not None
+        shards = open_shards(path, split, tokenizer_fingerprint=tokenizer_fingerprint, verify=config.verify)
+        if shards.members != config.members:
+            raise ValueError(
+                f"{path} was prepared with data.members={shards.members}, here it is {config.members}: set it to that "
+                f"(and data.packing to examples, if it names any), or use another folder"
+            )
+        # Sources of one mixture must not visit their blocks in step.
+        own_seed = None if seed is None else seed + (number << 32)
+        if config.packing == "examples":
+            sources.append(ExampleRows(shards, row_length=row_length, block_length=block_length, seed=own_seed))
+        elif whole:
+            sources.append(_whole_rows(config, shards, row_length, overlap, num_streams, eos_id))
+        elif config.packing == "streams":
+            sources.append(StreamRows(shards, row_length=row_length, num_streams=num_streams))
+        elif config.packing == "best_fit":
+            sources.append(
+                PackedRows(shards, row_length=row_length, block_length=block_length, overlap=overlap, seed=own_seed)
+            )
+        else:
+            sources.append(
+                WindowRows(
+                    shards,
+                    row_length=row_length,
+                    block_length=block_length,
+                    overlap=overlap,
+                    seed=own_seed,
+                    segments=config.packing == "segments",
+                )
+            )
+    return MixtureRows(sources, config.mixture_weights) if config.mixture else sources[0]
+
+
+def _whole_rows(
+    config: DataConfig, shards: TokenShards, row_length: int, overlap: int, num_streams: int, eos_id: int | None
+) -> RowSource:
+    if config.packing == "streams":
+        return WholeStreamRows(shards, row_length=row_length, num_streams=num_streams)
+    if config.packing == "best_fit":
+        return WholePackedRows(shards, row_length=row_length, overlap=overlap)
+    settings = shards.manifest.settings
+    follows_eos = settings.get("add_eos", False) and not settings.get("add_bos", False)
+    return WholeRows(
+        shards,
+        row_length=row_length,
+        overlap=overlap,
+        lead_id=eos_id if follows_eos else None,
+        by_document=config.packing == "segments",
+    )
+
+
+class _HostBatches:
+    """This process's rows of each global batch, by step: random access for Grain."""
+
+    def __init__(self, rows: RowSource, *, local_batch_size: int, stride: int, first_row: int, end_row: int | None):
+        self._rows = rows
+        self._local_batch_size = local_batch_size
+        self._stride = stride
+        self._first_row = first_row
+        self._end_row = end_row
+
+    def __len__(self) -> int:
+        return 1 << 62
+
+    def __getitem__(self, step: int) -> Rows:
+        first = self._first_row + step * self._stride
+        indices = range(first, first + self._local_batch_size)
+        if self._end_row is None:
+            return self._rows.rows(indices)
+        num_real = min(max(self._end_row - first, 0), self._local_batch_size)
+        return _pad_batch(self._rows.rows(indices[:num_real]), self._local_batch_size)
+
+
+def _pad_batch(rows: Rows, size: int) -> Rows:
+    """Adds rows of weight 0; weights are always there, so that every batch has one structure."""
+    missing = size - len(rows.tokens_BT)
+    weights_BT: Any = rows.weights_BT
+    if weights_BT is None:
+        real_BT = np.ones(rows.tokens_BT.shape) if rows.segments_BT is None else rows.segments_BT != 0
+        weights_BT = np.asarray(real_BT, np.float32)
+    whole = dataclasses.replace(rows, weights_BT=weights_BT)
+    return jax.tree.map(lambda array_BT: np.pad(array_BT, ((0, missing), (0, 0))), whole)
+
+
+def batches(
+    rows: RowSource,
+    *,
+    global_batch_size: int,
+    start_step: int = 0,
+    first_row: int = 0,
+    num_rows: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 0,
+    prefetch: int = 4,
+) -> Iterator[Rows]:
+    """This process's part of global batches ``start_step``, ``start_step + 1``, ...
+
+    Global batch ``k`` is rows ``first_row + k·B`` to ``first_row + (k + 1)·B``; process ``h`` of ``H`` has
+    the ``h``-th ``H``-th of it. So the data do not depend on the number of processes, and a run that
+    starts at step ``k`` sees what an uninterrupted one sees.
+
+    Args:
+      rows: where rows come from.
+      global_batch_size: B.
+      start_step: the first step.
+      first_row: the row step 0 begins with.
+      num_rows: stop after these; a last batch that is not full is filled with rows of weight 0, and
+        all batches carry weights. ``None`` goes on for ever.
+      process_index: h; with ``process_count``, see :func:`process_share`.
+      process_count: H.
+      num_threads: Grain's reading threads; 0, best for local files, reads when asked.
+      prefetch: batches the threads may be ahead.
+
+    Raises:
+      ValueError: the processes do not divide the batch.
+    """
+    if global_batch_size < 1 or global_batch_size % process_count:
+        raise ValueError(f"global_batch_size={global_batch_size}: not divisible by {process_count} processes")
+    local_batch_size = global_batch_size // process_count
+    source = _HostBatches(
+        rows,
+        local_batch_size=local_batch_size,
+        stride=global_batch_size,
+        first_row=first_row + process_index * local_batch_size,
+        end_row=None if num_rows is None else first_row + num_rows,
+    )
+    num_steps = len(source) if num_rows is None else -(-num_rows // global_batch_size)
+    steps = grain.MapDataset.source(source)[start_step:num_steps]
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)))
+
+
+def process_share(sharding: jax.sharding.Sharding, global_batch_size: int) -> tuple[int, int]:
+    """(process_index, process_count) for :func:`batches`, so that each process reads what its devices hold.
+
+    Processes whose devices hold the same rows (tensor parallelism across hosts) read the same part.
+
+    Raises:
+      ValueError: this process's devices hold no contiguous, equal part of the batch.
+    """
+    slices = sharding.addressable_devices_indices_map((global_batch_size, 1)).values()
+    bounds = sorted({index[0].indices(global_batch_size)[:2] for index in slices if index is not None})
+    begin, end = bounds[0][0], bounds[-1][1]
+    contiguous = all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
+    if not contiguous or begin % (end - begin) or global_batch_size % (end - begin):
+        raise ValueError(
+            f"the devices of this process hold rows {bounds} of a batch of {global_batch_size}, not "
+            f"one equal part: order the mesh so that a process's devices are neighbours on the batch axes"
+        )
+    return begin // (end - begin), global_batch_size // (end - begin)
+
+
+def device_batches(iterator: Iterator[Rows], sharding: jax.sharding.Sharding, *, depth: int = 2) -> Generator[Rows]:
+    """Global arrays on the devices, ``depth`` batches ahead of the consumer, made in one background thread.
+
+    An exception of ``iterator`` is raised where its batch would have come. Closing the generator (or
+    dropping it) ends the thread.
+
+    Args:
+      iterator: this process's rows.
+      sharding: of a [B, T] array.
+      depth: batches in flight, at least 1.
+    """
+    assert depth >= 1
+
+    def load() -> Rows | None:
+        rows = next(iterator, None)
+        if rows is None:
+            return None
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
+
+    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="device_batches")
+    waiting = collections.deque(pool.submit(load) for _ in range(depth))
+    return _drain(pool, waiting, load)
+
+
+def _drain(
+    pool: concurrent.futures.ThreadPoolExecutor, waiting: collections.deque, load: Callable[[], Rows | None]
+) -> Generator[Rows]:
+    try:
+        while (rows := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(load))
+            yield rows
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

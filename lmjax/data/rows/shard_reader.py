@@ -1,0 +1,167 @@
+"""Reading shards as one long stream of tokens, at any place, without holding it.
+
+Tokens are read with ``pread`` rather than mapped: the process's memory then stays flat however much
+of a corpus it has visited, and a file cut short under a running program is an error with a name
+and not a bus error. Document bounds, which are searched, are memory-mapped.
+"""
+
+import bisect
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lmjax.data.manifest import BOUND_DTYPE, WEIGHT_DTYPE, Manifest, Shard
+from lmjax.data.verification import Verify, verify_files
+
+OPEN_FILES = 128
+
+
+class TokenShards:
+    """One split of a prepared folder as a stream of ``num_tokens`` tokens in ``num_documents`` documents."""
+
+    def __init__(self, folder: pathlib.Path, manifest: Manifest, shards: Sequence[Shard]):
+        """See :func:`open_shards`, which verifies what it opens."""
+        self.folder = folder
+        self.split = shards[0].split
+        self.manifest = manifest
+        self.shards = tuple(shards)
+        self.weighted = manifest.weighted
+        self.num_documents = sum(shard.documents for shard in shards)
+        self.text_bytes = sum(shard.text_bytes for shard in shards)
+        self._dtype = np.dtype(manifest.dtype).newbyteorder("<")
+        self._ends = list(itertools.accumulate((shard.tokens for shard in shards), initial=0))
+        # A corpus may have more shards than a process may have files.
+        self._open = functools.lru_cache(maxsize=OPEN_FILES)(self._open_file)
+        self.document_bounds = functools.lru_cache(maxsize=OPEN_FILES)(self._map_bounds)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The fields of an example that are consecutive documents; empty where a document is one by itself."""
+        return tuple(self.manifest.settings.get("members", ()))
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the stream."""
+        return self._ends[-1]
+
+    def _open_file(self, name: str):
+        # Closed when the last user lets go, which an evicted file's reader in another thread may be.
+        return open(self.folder / name, "rb", buffering=0)
+
+    def _map_bounds(self, number: int) -> np.ndarray:
+        """int64 [documents + 1], the document bounds of shard ``number``, from its own first token."""
+        shard = self.shards[number]
+        path = self.folder / f"{shard.name}.idx"
+        try:
+            bounds = np.asarray(np.memmap(path, BOUND_DTYPE, mode="r"))
+        except ValueError:
+            raise ValueError(f"{path}: cut short while it was read: prepare the data again") from None
+        ends_fit = len(bounds) == shard.documents + 1 and bounds[0] == 0 and bounds[-1] == shard.tokens
+        if not (ends_fit and np.all(bounds[1:] > bounds[:-1])):
+            raise ValueError(f"{path}: damaged (not the bounds of {shard.documents} documents): prepare the data again")
+        return bounds
+
+    def shard_start(self, number: int) -> int:
+        """Place in the stream of the first token of shard ``number``."""
+        return self._ends[number]
+
+    def _stretches(self, start: int, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """(shard number, first token within it, number of tokens, offset from ``start``), shard by shard."""
+        assert start >= 0 and start + length <= self.num_tokens, (start, length, self.num_tokens)
+        number = bisect.bisect_right(self._ends, start) - 1
+        offset = 0
+        while offset < length:
+            within = start + offset - self._ends[number]
+            count = min(length - offset, self.shards[number].tokens - within)
+            yield number, within, count, offset
+            offset += count
+            number += 1
+
+    def read_tokens(self, start: int, out: np.ndarray) -> None:
+        """Fills ``out`` with the tokens from ``start`` on.
+
+        Raises:
+          ValueError: an id is beyond the vocabulary.
+        """
+        self._read("bin", self._dtype, start, out)
+        if len(out) and out.max() >= self.manifest.vocabulary_size:
+            raise self._damaged("bin", start, f"holds id {out.max()}, beyond the vocabulary of "
+                                f"{self.manifest.vocabulary_size}")  # fmt: skip
+
+    def read_weights(self, start: int, out: np.ndarray) -> None:
+        """Fills ``out`` with the loss weights of the tokens from ``start`` on.
+
+        Raises:
+          ValueError: one is no weight.
+        """
+        self._read("wts", WEIGHT_DTYPE, start, out)
+        if len(out) and not (np.isfinite(out).all() and out.min() >= 0):
+            raise self._damaged("wts", start, "holds what is no loss weight")
+
+    def _damaged(self, suffix: str, start: int, what: str) -> ValueError:
+        path = self.folder / f"{self.shards[bisect.bisect_right(self._ends, start) - 1].name}.{suffix}"
+        return ValueError(f"{path} (or the next): damaged: {what}: copy the file again, or prepare the data again")
+
+    def _read(self, suffix: str, dtype: np.dtype, start: int, out: np.ndarray) -> None:
+        for number, within, count, offset in self._stretches(start, len(out)):
+            name = f"{self.shards[number].name}.{suffix}"
+            file = self._open(name)
+            content = os.pread(file.fileno(), count * dtype.itemsize, within * dtype.itemsize)
+            if len(content) != count * dtype.itemsize:
+                raise ValueError(f"{self.folder / name}: cut short while it was read: prepare the data again")
+            out[offset : offset + count] = np.frombuffer(content, dtype)
+
+    def read_segments(self, start: int, out: np.ndarray, *, first: int = 1) -> int:
+        """Fills ``out`` with the number of the document of each token, ``first`` for the token at ``start``.
+
+        Returns:
+          The number for the document after the last one.
+        """
+        changes = np.zeros(len(out), np.int32)
+        for number, within, count, offset in self._stretches(start, len(out)):
+            bounds = self.document_bounds(number)
+            low, high = np.searchsorted(bounds, [within, within + count])
+            changes[bounds[low:high] - within + offset] = 1
+        changes[0] = first
+        np.cumsum(changes, out=out)
+        return int(out[-1]) + 1
+
+
+def open_shards(
+    folder: pathlib.Path | str,
+    split: str,
+    *,
+    tokenizer_fingerprint: str | None = None,
+    verify: Verify = "sample",
+) -> TokenShards:
+    """Opens one split of a prepared folder.
+
+    Args:
+      folder: a folder made by :func:`lmjax.data.prepare.prepare.prepare`.
+      split: ``"train"`` or ``"valid"``.
+      tokenizer_fingerprint: refuse shards another tokenizer made.
+      verify: see :mod:`lmjax.data.verification`.
+
+    Raises:
+      ValueError: a missing, truncated or damaged file, a tokenizer that does not match, an empty split.
+    """
+    folder = pathlib.Path(folder)
+    manifest = Manifest.load(folder)
+    made_by = manifest.tokenizer_fingerprint
+    if tokenizer_fingerprint is not None and made_by != tokenizer_fingerprint:
+        raise ValueError(
+            f"{folder}: the shards were made with another tokenizer (fingerprint {made_by[:12]}; the one in "
+            f"use has {tokenizer_fingerprint[:12]}): use {folder / 'tokenizer'}, or prepare the data again"
+        )
+    shards = [shard for shard in manifest.shards if shard.split == split]
+    if not shards:
+        there = sorted({shard.split for shard in manifest.shards})
+        raise ValueError(
+            f"{folder}: no {split!r} data, only {', '.join(there)}: prepare it again with data.valid_fraction above 0"
+        )
+    verify_files(folder, shards, verify)
+    return TokenShards(folder, manifest, shards)

@@ -1,0 +1,75 @@
+"""Rows by number: what every packing offers to the rest of the pipeline."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lmjax.types import Rows
+
+
+class RowSource(abc.ABC):
+    """Rows by number, for ever: after ``len()`` of them comes the next epoch.
+
+    Attributes:
+      row_length: T.
+      has_segments: whether rows name the documents within them.
+      has_weights: whether rows carry loss weights.
+    """
+
+    row_length: int
+    has_segments: bool
+    has_weights: bool
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Rows in an epoch."""
+
+    @abc.abstractmethod
+    def read(
+        self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
+    ) -> None:
+        """Writes row ``index`` into arrays of its length; ``None`` where the source has none to give."""
+
+    def rows(self, indices: Sequence[int]) -> Rows:
+        """These rows, as numpy arrays."""
+        shape = (len(indices), self.row_length)
+        tokens_BT = np.empty(shape, np.int32)
+        segments_BT = np.empty(shape, np.int32) if self.has_segments else None
+        weights_BT = np.empty(shape, np.float32) if self.has_weights else None
+        for b, index in enumerate(indices):
+            self.read(
+                index,
+                tokens_BT[b],
+                segments_BT[b] if segments_BT is not None else None,
+                weights_BT[b] if weights_BT is not None else None,
+            )
+        arrays: dict[str, Any] = {
+            "tokens_BT": tokens_BT,
+            "segments_BT": segments_BT,
+            "weights_BT": weights_BT,
+        }
+        return Rows(**arrays)
+
+    def row(self, index: int) -> Rows:
+        """One row, as a batch of one."""
+        return self.rows([index])
+
+    @property
+    def rows_per_block(self) -> int:
+        """Rows a block is cut into."""
+        return 1
+
+    def cut(self, row_length: int) -> "RowSource":
+        """The same blocks in the same order, cut into rows of another length.
+
+        Raises:
+          ValueError: these rows cannot be cut, or not so.
+        """
+        if row_length != self.row_length:
+            raise ValueError(
+                f"rows of {self.row_length} tokens are one example each and cannot be cut into rows of {row_length}: "
+                f"train at one length (train.sequence_warmup=()), or use another data.packing"
+            )
+        return self

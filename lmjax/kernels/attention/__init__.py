@@ -1,0 +1,1 @@
+"""Attention: one function, and one file a backend."""

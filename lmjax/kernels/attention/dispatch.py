@@ -1,0 +1,138 @@
+"""Attention, one function for every backend.
+
+With ``z = scale * q . k``, capped to ``c * tanh(z / c)`` where a softcap ``c`` is given, and a bias
+``b`` of the positions added, the output is ``dropout(softmax(z + b)) v`` over the keys the mask
+shows (Vaswani et al. 2017, section 3.2; softcap: Gemma 2, section 2). Query head ``n`` reads key-value
+head ``n // (N / K)`` (grouped queries: Ainslie et al. 2023). A sink is one more logit of a head, neither
+scaled nor capped, that takes its share of the softmax and has no value (logit 0: the zero sink of Xiao et al.
+2024, section 3.3; learned: OpenAI 2025, gpt-oss model card, section 2.3).
+"""
+
+import math
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.kernels.attention.chunked import chunked_attention
+from lmjax.kernels.attention.position_bias import PositionBias
+from lmjax.kernels.attention.xla import cudnn_attention, cudnn_cannot, xla_attention
+from lmjax.masks import IntervalMask
+
+Backend = Literal["auto", "xla", "cudnn", "chunked"]
+
+DENSE_LIMIT = {"cpu": 128 * 128, "other": 1024 * 1024}
+"""Logits a head (T * S), by platform, above which ``"auto"`` leaves dense attention for the chunked one.
+
+Measured on a CPU (``benchmarks/attention.py``), assumed elsewhere: wide machines need more work a step.
+"""
+
+
+def attend(
+    query_BTNH: jax.Array,
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: IntervalMask,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    position_bias: PositionBias | None = None,
+    sinks_N: jax.Array | None = None,
+    query_index_BT: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+    backend: Backend = "auto",
+) -> jax.Array:
+    """Attention of ``query`` over ``key`` and ``value``; see the module for the formula.
+
+    Backends:
+
+    - ``"xla"``: two dense products; logits of [T, S] exist. Everything this signature offers, fastest
+      for short sequences.
+    - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
+      causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. O(T) memory.
+    - ``"chunked"``: plain JAX on any platform, everything this signature offers, O(T + S) memory;
+      key blocks outside every query's interval cost nothing.
+    - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` while the logits of a head are few
+      (:data:`DENSE_LIMIT`); else ``"chunked"``.
+
+    Args:
+      query_BTNH: queries, any floating dtype; the softmax is always float32.
+      key_BSKH: keys; N must be a multiple of K.
+      value_BSKH: values; their width may be another, and is then the output's.
+      mask: who sees whom. The one authority: ``query_index_BT`` moves no interval. A query without
+        a key gives 0.
+      scale: factor on the logits; ``1 / sqrt(H)`` unless given.
+      softcap: bound on the magnitude of the logits.
+      position_bias: added to the logits, differentiable in its leaves.
+      sinks_N: float32, a sink for each query head, differentiable.
+      query_index_BT: int32, leading axis 1 or B: the place of each query among the keys, for
+        ``position_bias``; ``arange(T)`` unless decoding against a cache.
+      dropout_rate: share of attention weights dropped (the rest scaled up), drawn from ``key``.
+      key: PRNG key; ``None`` switches dropout off.
+      backend: as above.
+
+    Returns:
+      [B, T, N, H] in the query's dtype.
+
+    Raises:
+      ValueError: shapes that do not fit, or a backend asked for what it cannot do.
+    """
+    _check_shapes(query_BTNH, key_BSKH, value_BSKH, mask)
+    if not 0.0 <= dropout_rate < 1.0:
+        raise ValueError(f"attend: dropout_rate={dropout_rate}: must be at least 0 and below 1")
+    if backend not in get_args(Backend):
+        raise ValueError(f"attend: backend={backend!r}: use one of {', '.join(get_args(Backend))}")
+    scale = 1.0 / math.sqrt(query_BTNH.shape[-1]) if scale is None else scale
+    dropout_rate = 0.0 if key is None else dropout_rate
+    if query_index_BT is None:
+        query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
+
+    refusal = cudnn_cannot(
+        query_BTNH,
+        key_BSKH,
+        value_BSKH,
+        mask,
+        softcap=softcap,
+        position_bias=position_bias,
+        sinks_N=sinks_N,
+        dropout_rate=dropout_rate,
+    )
+    if backend == "auto":
+        limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT["other"])
+        num_logits = query_BTNH.shape[1] * key_BSKH.shape[1]
+        backend = "cudnn" if refusal is None else "xla" if num_logits <= limit else "chunked"
+    if backend == "cudnn":
+        if refusal is not None:
+            raise ValueError(f"attention backend 'cudnn' cannot do {refusal}: use backend='chunked'")
+        return cudnn_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale)
+    return {"xla": xla_attention, "chunked": chunked_attention}[backend](
+        query_BTNH,
+        key_BSKH,
+        value_BSKH,
+        mask,
+        scale=scale,
+        softcap=softcap,
+        position_bias=position_bias,
+        sinks_N=sinks_N,
+        query_index_BT=query_index_BT,
+        dropout_rate=dropout_rate,
+        key=key,
+    )
+
+
+def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:
+    batch, num_queries, num_heads, width = query_BTNH.shape
+    _, _, num_kv_heads, _ = key_BSKH.shape
+    if key_BSKH.shape[:-1] != value_BSKH.shape[:-1] or key_BSKH.shape[0] != batch or key_BSKH.shape[-1] != width:
+        raise ValueError(
+            f"attend: query {query_BTNH.shape}, key {key_BSKH.shape}, value {value_BSKH.shape}: key and "
+            "value must have one shape but for the width, and the key share batch and head width with the query"
+        )
+    if num_heads % num_kv_heads:
+        raise ValueError(
+            f"attend: {num_heads} query heads over {num_kv_heads} key-value heads: must be a multiple of them"
+        )
+    for name, bound_BT in (("start_BT", mask.start_BT), ("end_BT", mask.end_BT)):
+        if bound_BT.shape not in ((batch, num_queries), (1, num_queries)):
+            raise ValueError(f"attend: mask.{name} is {bound_BT.shape}: must be [{batch} or 1, {num_queries}]")

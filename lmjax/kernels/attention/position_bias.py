@@ -1,0 +1,103 @@
+"""Attention biases that are a function of where query and key stand, computed block by block.
+
+A bias is a pytree of parameters with one method, so that a kernel can build the part of it that it
+needs, and differentiate through it, without an [N, T, S] array.
+"""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class PositionBias(Protocol):
+    """What :func:`lmjax.kernels.attention.dispatch.attend` adds to the logits.
+
+    An implementation is a registered pytree whose leaves are floating-point arrays with the heads
+    on their last axis (``slopes_N``, ``table_RN``): tensor parallelism splits that axis.
+    """
+
+    def block(self, query_index_BT: jax.Array, key_index_BS: jax.Array) -> jax.Array:
+        """The bias [B, N, T, S] of these queries against these keys; either index may have B = 1."""
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """The slopes of ALiBi (Press et al. 2022, section 3): ``2 ** (-8 i / N)`` for i = 1 ... N.
+
+    Where N is no power of two, the slopes of the next lower power come first, and every second
+    slope of the next higher power fills up, as in the authors' code.
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
+    finer = [2.0 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
+    return slopes + finer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlibiBias:
+    """ALiBi: ``-slope * |query index - key index|``, a fixed slope a head.
+
+    Attributes:
+      slopes_N: float32, positive; :func:`alibi_slopes` gives the paper's.
+    """
+
+    slopes_N: jax.Array
+
+    def block(self, query_index_BT: jax.Array, key_index_BS: jax.Array) -> jax.Array:
+        """See :class:`PositionBias`."""
+        distance_BTS = jnp.abs(query_index_BT[:, :, None] - key_index_BS[:, None, :])
+        return -self.slopes_N[None, :, None, None] * distance_BTS[:, None].astype(self.slopes_N.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelativeBias:
+    """T5's learned bias by bucketed distance (Raffel et al. 2020, section 2.1), one table for all layers.
+
+    Attributes:
+      table_RN: float, a row a bucket.
+      max_distance: distances from here on share the last bucket.
+      past_only: whether keys after the query all fall into the bucket of distance 0 (a causal decoder), or
+        have half of the buckets (an encoder).
+    """
+
+    table_RN: jax.Array
+    max_distance: int = dataclasses.field(metadata={"static": True})
+    past_only: bool = dataclasses.field(metadata={"static": True})
+
+    def block(self, query_index_BT: jax.Array, key_index_BS: jax.Array) -> jax.Array:
+        """See :class:`PositionBias`."""
+        offset_BTS = key_index_BS[:, None, :] - query_index_BT[:, :, None]
+        bucket_BTS = relative_buckets(
+            offset_BTS,
+            num_buckets=self.table_RN.shape[0],
+            max_distance=self.max_distance,
+            past_only=self.past_only,
+        )
+        return jnp.moveaxis(self.table_RN[bucket_BTS], -1, 1)
+
+
+def relative_buckets(offset: jax.Array, *, num_buckets: int, max_distance: int, past_only: bool) -> jax.Array:
+    """The bucket of each ``key index - query index``, int32 of the same shape.
+
+    Of n buckets for one direction, distances below n / 2 have one each; from there to
+    ``max_distance`` they share, logarithmically: ``n/2 + floor(n/2 ln(2d/n) / ln(2 max/n))``.
+
+    Args:
+      offset: int32, any shape.
+      num_buckets: in all; ``past_only`` has them for one direction, otherwise each has half.
+      max_distance: from here on all distances share the last bucket.
+      past_only: see :class:`RelativeBias`.
+    """
+    if past_only:
+        first, distance = jnp.zeros_like(offset), jnp.maximum(-offset, 0)
+    else:
+        num_buckets //= 2
+        first, distance = jnp.where(offset > 0, num_buckets, 0), jnp.abs(offset)
+    exact = num_buckets // 2
+    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
+    shared = jnp.minimum(exact + (ratio * (num_buckets - exact)).astype(jnp.int32), num_buckets - 1)
+    return first + jnp.where(distance < exact, distance, shared)

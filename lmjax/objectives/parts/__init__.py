@@ -1,0 +1,1 @@
+"""What several objectives share: the base class, and parts of corruption and of terms."""

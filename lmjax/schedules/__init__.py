@@ -1,0 +1,6 @@
+"""Scalars that change as training goes on: decays, ramps of an objective's fields, learning rates."""
+
+from lmjax.schedules.learning_rate import ScheduleConfig
+from lmjax.schedules.ramp import Ramp
+
+__all__ = ["Ramp", "ScheduleConfig"]

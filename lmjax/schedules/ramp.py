@@ -1,0 +1,131 @@
+"""Scalars of an objective that change as training goes on: mask rates, temperatures, weights of terms.
+
+A field annotated ``Scalar`` holds a number or a :class:`Ramp`. ``Objective.at(step)`` puts every ramp
+at its place for that step; a corruption then asks for :func:`current`, which may be traced, and for
+:func:`highest` where a shape depends on it.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.schedules.decays import inverse_sigmoid_decay, linear_decay
+
+SHAPES = ("linear", "cosine", "exponential", "inverse_sigmoid", "step")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ramp:
+    """From ``start`` at step 0 to ``end`` at step ``steps``, and ``end`` from there on.
+
+    With ``p = step / steps`` in [0, 1], the value is ``end + (start - end) left(p)``:
+
+    - linear: ``left = 1 - p``; cosine: ``left = (1 + cos(pi p)) / 2``, flat at both ends;
+    - exponential: the value is ``start (end / start)^p``, a constant factor a step;
+    - inverse_sigmoid: ``left`` falls as ``k / (k + exp(step / k))`` (Bengio et al. 2015, section 2.4) with
+      the k that puts its middle at ``steps / 2``, stretched to reach 1 and 0;
+    - step: ``left = 1`` until step ``steps``, and 0 from there on.
+    """
+
+    start: float
+    """Value at the first step."""
+    end: float
+    """Value from step `steps` on, and in evaluation."""
+    steps: int
+    """Steps from one to the other."""
+    shape: Literal["linear", "cosine", "exponential", "inverse_sigmoid", "step"] = "linear"
+    """The course between the two."""
+
+    def __post_init__(self):
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise ValueError(f"ramp {self}: its ends must be finite numbers")
+        if self.steps < 1:
+            raise ValueError(f"ramp {self}: steps must be at least 1")
+        if self.shape not in SHAPES:
+            raise ValueError(f"ramp {self}: its shape must be one of {', '.join(SHAPES)}")
+        if self.shape == "exponential" and not (self.start > 0 and self.end > 0):
+            raise ValueError(f"ramp {self}: an exponential one needs both ends above 0: give a small number for 0")
+
+    def __str__(self) -> str:
+        """As on the command line: ``0.4:0.15:1000:linear``."""
+        return f"{self.start}:{self.end}:{self.steps}:{self.shape}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Ramp":
+        """The ramp of ``START:END:STEPS`` or ``START:END:STEPS:SHAPE``.
+
+        Raises:
+          ValueError: it is not of this form, or not a possible ramp.
+        """
+        parts = text.split(":")
+        try:
+            start, end, steps = float(parts[0]), float(parts[1]), int(parts[2])
+            (shape,) = parts[3:] or ["linear"]
+        except (ValueError, IndexError):
+            raise ValueError(f"{text!r} is not a schedule: write START:END:STEPS or START:END:STEPS:SHAPE") from None
+        return cls(start=start, end=end, steps=steps, shape=shape)  # type: ignore[arg-type]
+
+    def value(self, step: jax.Array | int) -> jax.Array:
+        """The value at a step, a float32 scalar."""
+        left = linear_decay(step, num_steps=self.steps)
+        if self.shape == "exponential":
+            return self.end * jnp.exp(math.log(self.start / self.end) * left)
+        if self.shape == "step":
+            left = jnp.where(jnp.asarray(step) < self.steps, 1.0, 0.0)
+        if self.shape == "cosine":
+            left = (1 - jnp.cos(jnp.pi * left)) / 2
+        if self.shape == "inverse_sigmoid":
+            k = _middle_at(self.steps / 2)
+            falls = inverse_sigmoid_decay(jnp.minimum(step, self.steps), k=k)
+            left = jnp.clip((falls * (k + 1) - 1) / (k - 1), 0.0, 1.0)
+        return self.end + (self.start - self.end) * left
+
+    def at(self, step: jax.Array | int) -> "Ramp":
+        """This ramp, standing where it is at a step: what :func:`current` reads."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Ramp)}
+        return _Standing(**fields, now=self.value(step))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Standing(Ramp):
+    """A ramp with its value at a step."""
+
+    now: jax.Array
+
+
+Scalar = float | Ramp
+"""The type of a field that may follow a schedule."""
+
+
+def current(scalar: Scalar) -> float | jax.Array:
+    """The number itself, or a ramp's value at the step of ``Objective.at``, a float32 scalar.
+
+    Raises:
+      TypeError: a ramp that is nowhere yet.
+    """
+    if isinstance(scalar, _Standing):
+        return scalar.now
+    if isinstance(scalar, Ramp):
+        raise TypeError(f"the ramp {scalar} has no value without a step: use objective.at(step) or for_evaluation()")
+    return scalar
+
+
+def highest(scalar: Scalar) -> float:
+    """The most a scalar ever is: what static shapes are made for."""
+    return max(extremes(scalar))
+
+
+def extremes(scalar: Scalar) -> tuple[float, float]:
+    """A scalar's first and last value, between which all others lie."""
+    return (scalar.start, scalar.end) if isinstance(scalar, Ramp) else (scalar, scalar)
+
+
+def _middle_at(step: float) -> float:
+    """The k of ``k log k = step``, by Newton's method: where the inverse sigmoid of k is at half."""
+    k = 1 + step
+    for _ in range(50):
+        k = (k + step) / (1 + math.log(k))
+    return k

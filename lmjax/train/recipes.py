@@ -1,0 +1,99 @@
+"""Recipes: Python files with a function that returns a run's configuration, found by path or by name."""
+
+import contextlib
+import difflib
+import hashlib
+import importlib.util
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Iterator
+
+from lmjax.field_types import check_types
+from lmjax.train.config import RunConfig
+
+FOLDERS = (
+    pathlib.Path("configs"),
+    pathlib.Path(__file__).parents[2] / "configs",
+    pathlib.Path(sys.prefix) / "share" / "lmjax" / "configs",
+)
+"""Where recipes are looked for by name: the working folder's, those of the checkout, those a wheel installed."""
+
+
+def recipes() -> dict[str, pathlib.Path]:
+    """Returns the recipes that can be called by name, in the order of their names."""
+    found: dict[str, pathlib.Path] = {}
+    for folder in reversed(FOLDERS):
+        found |= {path.stem: path for path in folder.glob("*.py")}
+        found |= {path.stem: path for room in ("papers", "small") for path in (folder / room).glob("*.py")}
+    return dict(sorted(found.items()))
+
+
+def find_recipe(name: str) -> pathlib.Path:
+    """Returns the path of a recipe that is given as a path, or as a name such as ``masked_small``.
+
+    Raises:
+      ValueError: there is none; the message names the nearest.
+    """
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    found = recipes()
+    if name in found:
+        return found[name]
+    raise ValueError(f"no recipe {path}{_nearest(path, found)}")
+
+
+def _nearest(path: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
+    folder = path if path.is_dir() else path.parent
+    there = found | {file.stem: file for file in sorted(folder.glob("*.py"))}
+    near = difflib.get_close_matches(path.stem, there, n=1)
+    if near:
+        return f": did you mean {there[near[0]]}?"
+    return f": there are {', '.join(found)}" if found else ": name a Python file, as in configs/stdlib_demo.py"
+
+
+def load_recipe(path: pathlib.Path) -> RunConfig:
+    """Returns what the function named as the file (or ``recipe``) of a Python recipe returns.
+
+    Raises:
+      ValueError: there is no such file, it fails, or what it returns is not a sound configuration.
+    """
+    path = find_recipe(str(path))
+    # A name of its own, so that a recipe called like a package does not hide it.
+    name = f"lmjax_recipe_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _failures_of(path):
+        spec.loader.exec_module(module)
+    recipe = getattr(module, path.stem, None) or getattr(module, "recipe", None)
+    if not callable(recipe):
+        raise ValueError(f"{path} must define a function {path.stem}() (or recipe()) that returns a RunConfig")
+    with _failures_of(path):
+        config = recipe()
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a RunConfig")
+    check_types(config, where=f"{path}: ")
+    for objective in (config.objective, *config.objective.components().values()):
+        if type(objective).__module__ == name:
+            raise ValueError(
+                f"{path}: objective {type(objective).__name__} is defined in the recipe: move it to a module that can "
+                f"be imported, for {path.stem}'s config.json names it"
+            )
+    return config
+
+
+@contextlib.contextmanager
+def _failures_of(path: pathlib.Path) -> Iterator[None]:
+    """Says where in the recipe something failed."""
+    try:
+        yield
+    except Exception as error:
+        stack = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}" for frame in stack if frame.filename == os.path.abspath(path)]
+        kind = "" if isinstance(error, ValueError | ImportError | SyntaxError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}{lines[-1] if lines else ''}: {kind}{error}") from error
