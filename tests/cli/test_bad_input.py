@@ -448,7 +448,7 @@ def test_pictures_and_tokenizers_that_cannot_be(lmjax, run, workspace, tmp_path)
     assert refused(lmjax("plot", run, tmp_path), f"{tmp_path} is not the folder of a run that has begun")
     assert refused(lmjax("plot", run, "--output", tmp_path / "loss.xyz"), "Format 'xyz' is not supported")
     assert refused(lmjax("tokenizer", tmp_path), "has no tokenizer: there is neither")
-    assert refused(lmjax("tokenizer", run, "--seed", 1), "--seed: a saved tokenizer has no options")
+    assert refused(lmjax("tokenizer", run, "--seed", 1), "--seed: a tokenizer that exists has no options")
     assert refused(
         lmjax(
             "prepare",
