@@ -76,8 +76,10 @@ def test_every_field_of_the_model_is_compared():
     left_out = {field.name for field in dataclasses.fields(ModelConfig)} - {
         path.split(".")[0] for path in effective(MODEL)
     }
-    assert left_out <= {"local_rope_theta", "relative_buckets", "relative_max_distance", "relative_past_only",
-                        "share_encoder_embedding"}  # fmt: skip
+    assert left_out <= {
+        "local_rope_theta", "relative_buckets", "relative_max_distance", "relative_past_only", "relative_per_layer",
+        "share_encoder_embedding",
+    }  # fmt: skip
 
 
 def test_names_that_are_no_fields_and_options_without_effect_are_refused():
