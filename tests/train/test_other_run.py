@@ -63,7 +63,8 @@ def test_every_differing_field_is_named_at_once():
 
 def test_what_comes_to_the_same_is_no_difference():
     spelled = dataclasses.replace(
-        MODEL, num_kv_heads=2, head_width=8, feedforward_width=MODEL.hidden_width, norm_bias=False, qkv_bias=False, out_bias=False,
+        MODEL, num_kv_heads=2, head_width=8, feedforward_width=MODEL.hidden_width, norm_bias=False, qkv_bias=False,
+        out_bias=False,
         attention_scale=8**-0.5, windows=(None, None), mixers=("attention",) * 2, local_rope_theta=1.0,
         relative_buckets=8,
     )  # fmt: skip
