@@ -95,6 +95,7 @@ def effective(model: ModelConfig) -> dict[str, Any]:
         "embedding_width": model.table_width,
         "norm_bias": model.bias if model.norm_bias is None else model.norm_bias,
         "qkv_bias": model.bias if model.qkv_bias is None else model.qkv_bias,
+        "out_bias": model.bias if model.out_bias is None else model.out_bias,
         "attention_scale": model.key_width**-0.5 if model.attention_scale is None else model.attention_scale,
         "windows": _of_layers(model.windows, model.num_layers),
         "mixers": _of_layers(model.mixers, model.num_layers),

@@ -1,5 +1,6 @@
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +148,7 @@ def test_every_option_reaches_the_choice():
         ({"no_repeat_ngram": 0}, "no_repeat_ngram=0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
         *(
-            ({field: value}, f"{field}={value}")
+            ({field: value}, re.escape(f"{field}={value}"))
             for field in (
                 "temperature",
                 "repetition_penalty",

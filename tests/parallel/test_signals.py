@@ -60,6 +60,8 @@ def test_what_was_ignored_stays_ignored():
     try:
         with ending_at_once():
             os.kill(os.getpid(), signal.SIGTERM)
+            # Still here, and still deaf to it.
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -64,6 +64,7 @@ def test_every_differing_field_is_named_at_once():
 def test_what_comes_to_the_same_is_no_difference():
     spelled = dataclasses.replace(
         MODEL, num_kv_heads=2, head_width=8, feedforward_width=MODEL.hidden_width, norm_bias=False, qkv_bias=False,
+        out_bias=False,
         attention_scale=8**-0.5, windows=(None, None), mixers=("attention",) * 2, local_rope_theta=1.0,
         relative_buckets=8,
     )  # fmt: skip
@@ -76,8 +77,10 @@ def test_every_field_of_the_model_is_compared():
     left_out = {field.name for field in dataclasses.fields(ModelConfig)} - {
         path.split(".")[0] for path in effective(MODEL)
     }
-    assert left_out <= {"local_rope_theta", "relative_buckets", "relative_max_distance", "relative_past_only",
-                        "share_encoder_embedding"}  # fmt: skip
+    assert left_out <= {
+        "local_rope_theta", "relative_buckets", "relative_max_distance", "relative_past_only", "relative_per_layer",
+        "share_encoder_embedding",
+    }  # fmt: skip
 
 
 def test_names_that_are_no_fields_and_options_without_effect_are_refused():

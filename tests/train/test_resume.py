@@ -26,6 +26,7 @@ from lmjax.train.record import DataFacts, Record, data_changes, read_record
 from lmjax.train.resume import check_changes, find_origin
 from lmjax.train.run_folder import open_run, split_checkpoint
 from lmjax.train.scored import STEPS_IN_A_ROW, NothingScored, ScoredWatch, look_ahead
+from lmjax.train.validate import Measured
 
 
 def short(folder, *, steps=4, **changes):
@@ -250,7 +251,11 @@ def test_a_last_step_that_ruins_the_state_is_not_saved(tmp_path):
 def test_a_validation_that_is_not_finite_is_said_and_its_state_not_saved(tmp_path, monkeypatch, capsys):
     write_corpus(tmp_path / "text")
     losses = iter([3.0, math.nan, 2.0, math.nan])
-    monkeypatch.setattr("lmjax.train.loop.validate", lambda *_: {"loss": next(losses)})
+
+    def measured(*_, **__):
+        return Measured(numbers={"loss": next(losses)}, counts={}, no_bits_per_byte=None)
+
+    monkeypatch.setattr("lmjax.train.loop.measure", measured)
     base = with_train(short(tmp_path, steps=3), eval_every=1)
     base = dataclasses.replace(base, checkpoint=CheckpointConfig(every_steps=1, keep_best=True))
     with pytest.raises(NonFiniteLoss, match=r"step 3: valid/loss=nan is not finite; last good checkpoint: 2"):
