@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from lmjax.data import archives
 from lmjax.data.config import DataConfig
+from lmjax.data.prepare import archives
 from lmjax.data.prepare.documents import read_documents
 from lmjax.data.prepare.sources import find_files, plan_units
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lmjax.data import archives, long_text, text_records
 from lmjax.data.config import DataConfig
+from lmjax.data.prepare import archives, long_text, text_records
 from lmjax.data.prepare.documents import applicable, read_documents, split_document, texts
 from lmjax.data.prepare.prepare import prepare
 from lmjax.data.prepare.sources import find_files, plan_units

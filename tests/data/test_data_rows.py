@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from lmjax.data import packing
 from lmjax.data.config import DataConfig
+from lmjax.data.rows import packing
 from lmjax.data.rows.blocks import PackedRows, WindowRows
 from lmjax.data.rows.mixture import MixtureRows
 from lmjax.data.rows.pipeline import open_rows

@@ -7,8 +7,8 @@ import sys
 import pytest
 import zstandard
 
-from lmjax.data import archives as documents_module
 from lmjax.data.config import DataConfig
+from lmjax.data.prepare import archives as documents_module
 from lmjax.data.prepare.documents import Document, read_documents, split_document, texts
 from lmjax.data.prepare.sources import Piece, find_files, fingerprint, plan_units
 

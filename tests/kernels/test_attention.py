@@ -10,7 +10,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax import masks
-from lmjax.kernels import AlibiBias, attend, attention, attention_xla
+from lmjax.kernels import AlibiBias, attend
+from lmjax.kernels.attention import dispatch as attention
+from lmjax.kernels.attention import xla as attention_xla
 from lmjax.kernels.attention.chunked import chunked_attention
 from lmjax.kernels.attention.key_blocks import KeyBlocks
 from lmjax.kernels.attention.position_bias import alibi_slopes
