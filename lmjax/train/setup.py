@@ -15,7 +15,7 @@ from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.config import RunConfig
 from lmjax.train.curriculum import curriculum
-from lmjax.train.optimizer import build_optimizer
+from lmjax.train.optimizers import build_optimizer
 from lmjax.train.step import Learner
 
 

@@ -22,7 +22,7 @@ from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.objectives.parts.objective import Objective, all_terms
 from lmjax.parallel.mesh import mesh_axes_of, partition_spec
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.train.optimizer import clip_by_norm, ema_update, state_shardings, trained, with_frozen
+from lmjax.train.optimizers import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
 from lmjax.types import Batch, PyTree, Rows
 

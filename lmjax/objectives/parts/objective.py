@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.choice import Choice
 from lmjax.data.config import DataConfig
+from lmjax.field_types import check_literals
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
@@ -50,14 +52,18 @@ class Terms:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective(abc.ABC):
+class Objective(Choice, abc.ABC, home="lmjax.objectives"):
     """What to predict, from what. Subclasses define ``corrupt`` and ``terms``."""
 
     couples_examples: ClassVar[bool] = False
     """Whether a term depends on several rows at once; such objectives cannot be microbatched."""
 
     def __post_init__(self):
-        """Refuses a schedule for a field that cannot follow one; subclasses that check fields call it first."""
+        """Refuses a value that a field does not list, and a schedule for a field that cannot follow one.
+
+        Subclasses that check fields call it first.
+        """
+        check_literals(self, "objective.")
         kinds = typing.get_type_hints(type(self)) if self._ramps else {}
         able = [name for name, kind in kinds.items() if Ramp in typing.get_args(kind)]
         for name in self._ramps.keys() - able:
