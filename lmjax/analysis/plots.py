@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmjax.atomic_files import replacing
 from lmjax.train.metrics import read_metrics
 
 Lines = Sequence[dict[str, float]]
@@ -129,14 +130,8 @@ def plot_loss(
     _style(rate_axes)
     output = pathlib.Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name first: whoever looks meanwhile, or after a kill, finds a whole picture.
-    unfinished = output.with_name(f".{output.stem}.unfinished{output.suffix}")
-    try:
-        with _without_glyph_warnings():
-            figure.savefig(unfinished, format=output.suffix.removeprefix(".") or "png")
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(output) as file, _without_glyph_warnings():
+        figure.savefig(file, format=output.suffix.removeprefix(".") or "png")
     return output
 
 

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from lmjax.analysis.preview import Preview, StreamView
 from lmjax.analysis.preview_text import number_label, short, stream_heading
+from lmjax.atomic_files import replacing
 
 WIDTH = 10.0
 MARGIN = 0.3
@@ -64,7 +65,8 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
     figure.set_size_inches(WIDTH, sheet.finish())
     output = pathlib.Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output)
+    with replacing(output) as file:
+        figure.savefig(file, format=output.suffix.removeprefix(".") or "png")
     return output
 
 

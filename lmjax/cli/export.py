@@ -12,13 +12,14 @@ from lmjax.interop import FAMILIES, save_pretrained
 from lmjax.interop.family import Family
 from lmjax.interop.published import read_published
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
+from lmjax.naming import naming_file
 from lmjax.objectives import SentencePairs
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.parallel.signals import kept
 from lmjax.tokenizers.declared import ROLES
 from lmjax.train.published import PUBLISHED
-from lmjax.train.run_folder import BestOrStep, Run, naming, open_run
+from lmjax.train.run_folder import BestOrStep, Run, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def _export(options: ExportArguments) -> None:
     published = read_published(options.run / PUBLISHED, opened.tokenizer)
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ROLES}
     unfinished = kept(f"{options.folder} is not finished: delete it, and run the command again")
-    with naming(options.folder), unfinished:
+    with naming_file(options.folder), unfinished:
         family = save_pretrained(
             options.folder,
             config,

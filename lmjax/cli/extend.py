@@ -8,6 +8,7 @@ import tyro
 
 from lmjax.cli.arguments import parse_arguments
 from lmjax.models.vocabulary import extend_vocabulary
+from lmjax.naming import naming
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.extend import extend_tokenizer
@@ -42,10 +43,8 @@ def _extend(options: ExtendArguments) -> None:
     if not words:
         raise ValueError(f"{options.tokens} has no tokens: write one a line")
     opened = open_run(options.run, step=options.step)
-    try:
+    with naming(options.tokens):
         tokenizer, pieces = extend_tokenizer(opened.tokenizer, words)
-    except ValueError as error:
-        raise ValueError(f"{options.tokens}: {error}") from None
     model = opened.config.model
     size = max(model.vocab_size, -(-tokenizer.vocabulary.size // model.pad_vocab_to) * model.pad_vocab_to)
     params = extend_vocabulary(opened.params, opened.learner.spec.axes, pieces=pieces, vocab_size=size)

@@ -6,13 +6,13 @@ The file is checked, field by field, before anything that it says is believed.
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
+from lmjax.atomic_files import write_json
 from lmjax.data.tally import Tally
 
 FORMAT = 1
@@ -251,19 +251,3 @@ def read_json(path: pathlib.Path) -> Any:
     except (ValueError, RecursionError) as error:
         # Bytes that are not UTF-8, numbers of too many digits and too deep nesting are none of JSON's own errors.
         raise ValueError("not JSON") from error
-
-
-def write_json(path: pathlib.Path, content: object) -> None:
-    """Writes JSON so that the name holds the old content or the new one, never part of either."""
-    partial = partial_path(path)
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def partial_path(path: pathlib.Path) -> pathlib.Path:
-    """Where this process writes ``path`` before it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")

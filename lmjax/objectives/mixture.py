@@ -11,11 +11,10 @@ objective has depends on the weights and the step's number alone.
 """
 
 import bisect
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from lmjax.data.rows.mixture import Interleave
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.naming import naming
 from lmjax.objectives.parts.objective import Objective, Terms, all_terms, carries_rows
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
@@ -122,7 +122,7 @@ class Mixture(Objective):
         """Refuses what any of the objectives refuses, and objectives that cannot share a model or a batch."""
         row_length = self.row_length(sequence_length)
         for part in self.parts:
-            with _naming(part):
+            with naming(f"{part.name!r} of the mixture"):
                 part.objective.check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
             if part.objective.num_members > 1 and part.objective.row_length(sequence_length) != row_length:
                 raise ValueError(
@@ -146,7 +146,7 @@ class Mixture(Objective):
     def check_data(self, data: DataConfig) -> None:
         """Refuses data that any of the objectives refuses."""
         for part in self.parts:
-            with _naming(part):
+            with naming(f"{part.name!r} of the mixture"):
                 part.objective.check_data(data)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -267,15 +267,6 @@ class Mixture(Objective):
     def attention(self) -> Literal["causal", "bidirectional", "prefix"]:
         """As the first objective: the model is sampled as that one is."""
         return self._first.attention
-
-
-@contextlib.contextmanager
-def _naming(part: Part) -> Iterator[None]:
-    """Says which objective refuses something."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{part.name!r} of the mixture: {error}") from None
 
 
 def _own(part: Part, values: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lmjax.data.prepare.prepare import PREPARING, TOKENIZER, prepare, refuse_for
 from lmjax.data.prepare.sources import find_files, fingerprint
 from lmjax.data.rows.pipeline import open_rows
 from lmjax.data.rows.source import RowSource
+from lmjax.naming import naming_file
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
@@ -22,7 +23,6 @@ from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_t
 from lmjax.tokenizers.folder import METADATA
 from lmjax.tokenizers.special import role_of
 from lmjax.train.config import TrainConfig
-from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
 LONGEST_STEM = 48
@@ -124,7 +124,7 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
     # A finished folder may be one we cannot write to. The other processes of a run wait for each other.
     finished = (folder / MANIFEST).exists()
     lock = contextlib.nullcontext() if finished else folder_lock(folder, PREPARING, wait=not is_primary())
-    with naming(folder), lock:
+    with naming_file(folder), lock:
         made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
         return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
 

@@ -16,6 +16,7 @@ import numpy as np
 from lmjax.data.rows.pipeline import device_batches
 from lmjax.data.rows.source import RowSource
 from lmjax.models.summary import ModelSummary, describe, summarize
+from lmjax.naming import naming_file
 from lmjax.objectives.parts.encoder_decoder import decoder_length
 from lmjax.parallel import distributed
 from lmjax.parallel.signals import kept
@@ -31,7 +32,7 @@ from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.record import Record, data_changes, write_record
 from lmjax.train.resume import Origin, check_changes, find_origin, first_state
-from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held, naming
+from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held
 from lmjax.train.scored import NothingScored, ScoredWatch, look_ahead
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
@@ -92,7 +93,7 @@ def _train(config: RunConfig, progress: Progress | None, say: Callable[[str], No
         source = check_initial(learner, config.train.init_from)
         for line in check_same_model(source.config, config):
             say(line)
-    with naming(config.run_folder):
+    with naming_file(config.run_folder):
         folder = claim(config, corpus.tokenizer)
         with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
             return _Loop(config, corpus, rows, learner, folder, checkpoints, origin, record, say).run()

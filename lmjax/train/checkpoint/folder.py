@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
+
+from lmjax.atomic_files import write_json
 
 BEST = "best.json"
 SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?")
@@ -55,6 +56,4 @@ def read_best(folder: pathlib.Path) -> Best | None:
 
 def write_best(folder: pathlib.Path, best: Best) -> None:
     """Remembers the best step, in one write."""
-    unfinished = folder / f"{BEST}.unfinished"
-    unfinished.write_text(json.dumps(dataclasses.asdict(best)) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / BEST)
+    write_json(folder / BEST, dataclasses.asdict(best), indent=None)
