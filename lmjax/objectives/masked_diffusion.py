@@ -10,7 +10,7 @@ the nats of a token from above, and its ``perplexity`` the perplexity.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,8 @@ class MaskedDiffusion(Objective):
     positions are scored, and the mask token has no probability. Unless asked to it is not told the time,
     which the share of masks shows anyway.
     """
+
+    text_term: ClassVar[str | None] = "loss"
 
     schedule: Literal["linear", "log_linear", "cosine"] = "linear"
     """How alpha falls with time: `1 - t`, `1 - 0.999 t`, or `cos(pi t / 2)`."""

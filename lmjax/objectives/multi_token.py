@@ -76,6 +76,8 @@ class MultiTokenTransformer(Transformer):
 class TokensAhead(Objective):
     """The next token (term ``loss``) and those after it (``token_2``, ``token_3``, ...); the rows' part."""
 
+    text_term: ClassVar[str | None] = "loss"
+
     num_heads: int = 4
     """Tokens predicted at each position."""
 

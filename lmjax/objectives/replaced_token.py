@@ -89,6 +89,7 @@ class ReplacedToken(Objective):
     discriminator that has learnt nothing loses the entropy of that share."""
 
     measures: ClassVar[frozenset[str]] = frozenset({"replaced"})
+    text_term: ClassVar[str | None] = "generator"
 
     rate: Scalar = 0.15
     """Share of tokens the generator is to fill in."""

@@ -12,7 +12,7 @@ Everything is within each packed document.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ Candidates = Literal["context", "given", "both"]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnlikelihoodLM(Objective):
     """Next-token prediction and, as further terms, the unlikelihood of wrong tokens and the margin over wrong text."""
+
+    text_term: ClassVar[str | None] = "loss"
 
     alpha: Scalar = 1.0
     """Weight of the unlikelihood term."""

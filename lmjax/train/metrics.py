@@ -169,6 +169,11 @@ class Throughput:
         (first_time, first_tokens), (last_time, last_tokens) = self._marks[0], self._marks[-1]
         return (last_tokens - first_tokens) / (last_time - first_time) if last_time > first_time else None
 
+    def restart(self) -> None:
+        """Forgets all steps so far: the next one compiles, or is of another size."""
+        self._tokens = 0
+        self._marks.clear()
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves the time of a validation or a save out of the count."""

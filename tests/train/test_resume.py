@@ -18,6 +18,7 @@ from lmjax.schedules import ScheduleConfig
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.config import TrainConfig
 from lmjax.train.curriculum import curriculum
+from lmjax.train.evaluations.evaluation import Reading
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
@@ -26,7 +27,6 @@ from lmjax.train.record import DataFacts, Record, data_changes, read_record
 from lmjax.train.resume import check_changes, find_origin
 from lmjax.train.run_folder import open_run, split_checkpoint
 from lmjax.train.scored import STEPS_IN_A_ROW, NothingScored, ScoredWatch, look_ahead
-from lmjax.train.validate import Measured
 
 
 def short(folder, *, steps=4, **changes):
@@ -253,9 +253,9 @@ def test_a_validation_that_is_not_finite_is_said_and_its_state_not_saved(tmp_pat
     losses = iter([3.0, math.nan, 2.0, math.nan])
 
     def measured(*_, **__):
-        return Measured(numbers={"loss": next(losses)}, counts={}, no_bits_per_byte=None)
+        return Reading(numbers={"loss": next(losses)})
 
-    monkeypatch.setattr("lmjax.train.loop.measure", measured)
+    monkeypatch.setattr("lmjax.train.evaluations.validation.measure", measured)
     base = with_train(short(tmp_path, steps=3), eval_every=1)
     base = dataclasses.replace(base, checkpoint=CheckpointConfig(every_steps=1, keep_best=True))
     with pytest.raises(NonFiniteLoss, match=r"step 3: valid/loss=nan is not finite; last good checkpoint: 2"):

@@ -74,6 +74,9 @@ class Objective(Choice, abc.ABC, home="lmjax.objectives"):
 
     measures: ClassVar[frozenset[str]] = frozenset()
     """Terms that are looked at and not trained on: shares, accuracies, margins."""
+    text_term: ClassVar[str | None] = None
+    """The term that is a cross entropy of ``targets_BP``, tokens of text: evaluations make perplexity and bits per byte
+    of it. None: there is no such term."""
     additions: ClassVar[tuple[str, ...]] = ()
     """Names of what ``build`` adds to the parameters of a plain :class:`Transformer`."""
 
@@ -268,6 +271,8 @@ def all_terms(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenObjective(Objective):
     """An objective whose one term, ``loss``, is cross entropy of tokens at the scored positions."""
+
+    text_term: ClassVar[str | None] = "loss"
 
     label_smoothing: float = 0.0
     """Probability mass taken from the right token and spread over the vocabulary."""
