@@ -102,7 +102,8 @@ class TellsTheNoise(MaskedDiffusion):
 
     def hidden(self, model, stream, level_B, key):
         tenths_B = jnp.round(10 * level_B).astype(jnp.int32)
-        return jnp.broadcast_to(jax.nn.one_hot(tenths_B, 64)[:, None], (*stream.tokens_BT.shape, 64)), None
+        states_BTD = jnp.broadcast_to(jax.nn.one_hot(tenths_B, 64)[:, None], (*stream.tokens_BT.shape, 64))
+        return Hidden(states_BTD, None)
 
 
 @pytest.mark.parametrize("order", ["random", "confidence"])
