@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterator
 
 from lmjax.objectives import Objective
@@ -38,7 +39,12 @@ def objective_class(name: object, where: str) -> type[Objective]:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{where}: type is {name!r}: must name an objective, as in {OURS}.causal_lm:CausalLM")
     module_name = name.partition(":")[0]
+    not_one = f"{where}: {name!r} is not an objective: written by another version of lmjax?"
     kind = _loaded(name)
+    ours = module_name == OURS or module_name.startswith(f"{OURS}.")
+    if kind is None and (module_name in sys.modules or (module_name.partition(".")[0] == "lmjax" and not ours)):
+        # All that a loaded module has is known, and we have objectives in one place only.
+        raise ValueError(not_one)
     if kind is None:
         trusted = [OURS, *filter(None, map(str.strip, os.environ.get(MODULES_VARIABLE, "").split(",")))]
         if not any(module_name == module or module_name.startswith(f"{module}.") for module in trusted):
@@ -53,7 +59,7 @@ def objective_class(name: object, where: str) -> type[Objective]:
             raise ValueError(f"{where}: {name!r} cannot be imported ({error}): install the module it is in") from None
         kind = _loaded(name)
     if kind is None or inspect.isabstract(kind):
-        raise ValueError(f"{where}: {name!r} is not an objective: written by another version of lmjax?")
+        raise ValueError(not_one)
     return kind
 
 

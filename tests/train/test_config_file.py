@@ -97,6 +97,14 @@ def test_what_is_no_objective_is_refused_and_not_imported(name, written):
     assert set(sys.modules) - before <= {"lmjax.objectives.nothing"}
 
 
+@pytest.mark.parametrize(
+    "name", ["lmjax.models.config:ModelConfig", "lmjax.cli.plot:PlotArguments", "json:JSONDecoder"]
+)
+def test_a_class_that_is_known_to_be_no_objective_is_said_to_be_none(name, written):
+    message = refusal(written(to_json(CONFIG) | {"objective": {"type": name}}))
+    assert f"{name!r} is not an objective" in message and MODULES_VARIABLE not in message
+
+
 def places(value, path=()):
     """Every key of nested JSON values, as a path."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -15,6 +15,7 @@ from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM, Mixture
 from lmjax.objectives.mixture import Part
 from lmjax.schedules import ScheduleConfig
+from lmjax.train import loop as loop_module
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.config import TrainConfig
 from lmjax.train.curriculum import curriculum
@@ -177,6 +178,25 @@ def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
     # What was changed needs no saying again.
     train(with_train(changed, steps=7))
     assert read_record(tmp_path / "run").batch_sizes == ((0, 8), (4, 4))
+
+
+def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(copied, tmp_path, monkeypatch):
+    described = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.json", "record.json")}
+
+    def killed(loop):
+        raise KeyboardInterrupt
+
+    changed = dataclasses.replace(copied, optimizer=OptimizerConfig(learning_rate=1e-3))
+    changed = with_train(
+        changed, steps=6, batch_size=4, change_on_resume=("optimizer.learning_rate", "train.batch_size")
+    )
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop_module._Loop, "run", killed)
+        train(changed)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in described} == described
+    train(with_train(changed, steps=5))
+    now = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (now["train"]["steps"], now["train"]["batch_size"], now["optimizer"]["learning_rate"]) == (5, 4, 1e-3)
 
 
 def test_a_batch_that_carries_a_memory_keeps_its_size(copied):
