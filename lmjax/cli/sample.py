@@ -15,8 +15,9 @@ from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
 from lmjax.decode.unmask import Order, unmask
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
-from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective, paired
+from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
 from lmjax.tokenizers import Tokenizer
+from lmjax.train.components import paired
 from lmjax.train.run_folder import BestOrStep, Run, open_run
 
 NEW_TOKENS = 200
@@ -107,7 +108,7 @@ def _continue(options: SampleArguments, opened: Run, text: str) -> None:
         max_new_tokens=options.max_new_tokens or left,
         sampling=options.sampling,
         max_length=max_length,
-        attention=opened.config.objective.attention,
+        attention=opened.config.objective.traits.attention,
         start_id=None if pair is None else pair.start_id(vocabulary),
         seed=options.seed,
     )

@@ -22,7 +22,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.time_conditioned import TimeConditionedTransformer
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.objective import Objective, Terms, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
@@ -121,6 +122,6 @@ class MaskedDiffusion(Objective):
         return Terms({"loss": loss}, hidden.routing)
 
     @property
-    def attention(self) -> Literal["bidirectional"]:
-        """Masks are filled in any order."""
-        return "bidirectional"
+    def traits(self) -> Traits:
+        """Every position sees the whole row, since masks are filled in any order."""
+        return Traits(attention="bidirectional")

@@ -24,7 +24,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
-from lmjax.objectives.parts.objective import Objective, Terms, next_token_targets
+from lmjax.objectives.parts.objective import Objective, Terms
+from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream

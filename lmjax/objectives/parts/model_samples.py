@@ -14,7 +14,7 @@ from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, map_over_chunks
-from lmjax.objectives.parts.objective import token_weights
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import Ramp, Scalar, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows, Stream
