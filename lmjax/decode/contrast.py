@@ -19,12 +19,14 @@ class Amateur:
       plausibility: alpha. Only tokens are chosen that are at least this many times as likely, to the strong model, as
         the most likely token.
       temperature: what the weak model's logits are divided by.
+      max_length: the number of positions it has learned; None where it has no such limit.
     """
 
     spec: ModuleSpec
     params: Params | None = dataclasses.field(compare=False)
     plausibility: float = 0.1
     temperature: float = 1.0
+    max_length: int | None = None
 
     def __post_init__(self):
         if not (math.isfinite(self.plausibility) and 0 < self.plausibility <= 1):

@@ -54,7 +54,7 @@ def check_prompts(
     spec: ModuleSpec,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: Sequence[int],
     max_length: int | None,
     attention: Attention,
     start_id: int | None,
@@ -64,7 +64,7 @@ def check_prompts(
     Args:
       spec: the module.
       prompts: token ids.
-      max_new_tokens: the number of tokens to add.
+      max_new_tokens: the number of tokens to add to each.
       max_length: the number of positions a stack of the model has, where that is limited.
       attention: how the model reads a prompt.
       start_id: what the text of a model with an encoder begins with.
@@ -81,8 +81,11 @@ def check_prompts(
         raise ValueError("prompt: give at least one token (a beginning-of-text token, if the tokenizer has one)")
     if (start_id is not None) != ("encoder" in spec.shapes):
         raise ValueError(f"start_id={start_id}: a model with an encoder needs one, and no other model takes it")
-    longest_prompt = max(len(prompt) for prompt in prompts)
-    longest = longest_prompt + max_new_tokens if start_id is None else max(1 + max_new_tokens, longest_prompt)
+    lengths = [len(prompt) for prompt in prompts]
+    if start_id is None:
+        longest = max(length + new for length, new in zip(lengths, max_new_tokens, strict=True))
+    else:
+        longest = max(1 + max(max_new_tokens), *lengths)
     if max_length is not None and longest > max_length:
         raise ValueError(
             f"prompt and new tokens make {longest} positions and the model has learned {max_length}: "

@@ -59,7 +59,7 @@ def generate(spec: ModuleSpec, params: Params, prompts: Sequence[Sequence[int]],
       ValueError: as :func:`stream`.
     """
     texts: list[list[int]] = [[] for _ in prompts]
-    for pieces in stream(spec, params, prompts, **options, every=options["max_new_tokens"]):
+    for pieces in stream(spec, params, prompts, **options, every=2**30):
         for text, piece in zip(texts, pieces, strict=True):
             text += piece
     return texts
@@ -71,7 +71,7 @@ def stream(
     prompts: Sequence[Sequence[int]],
     *,
     vocabulary: Vocabulary,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     sampling: SamplingConfig,
     max_length: int | None = None,
     attention: Attention = "causal",
@@ -87,7 +87,7 @@ def stream(
       params: its parameters.
       prompts: token ids, at least one each.
       vocabulary: for the end-of-text id and the number of real ids.
-      max_new_tokens: the largest number of tokens to add.
+      max_new_tokens: the largest number of tokens to add, one number for all prompts or one for each.
       sampling: how to choose. Penalties look back on prompt and new text, or where an encoder reads the prompt, on
         start token and new text. They never count padding.
       max_length: the number of positions a stack of the model has, where that is limited.
@@ -104,14 +104,17 @@ def stream(
       ValueError: a prompt is empty, the model does not continue text, or its learned positions end before the text
         would; or an encoder is there without ``start_id``, or the other way round; or an id is not in the vocabulary.
     """
-    check_prompts(
-        spec,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        max_length=max_length,
-        attention=attention,
-        start_id=start_id,
-    )
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    models = [(spec, max_length)] if amateur is None else [(spec, max_length), (amateur.spec, amateur.max_length)]
+    for one_spec, one_length in models:
+        check_prompts(
+            one_spec,
+            prompts,
+            max_new_tokens=limits,
+            max_length=one_length,
+            attention=attention,
+            start_id=start_id,
+        )
     sampling.check_ids(vocabulary.size)
     plan = _Plan(
         specs=(spec,) if amateur is None else (spec, amateur.spec),
@@ -125,18 +128,18 @@ def stream(
     every_params = (params,) if amateur is None else (params, amateur.params)
     read = None if start_id is None else padded(prompts)
     tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
-    drafts = _begin(every_params, tokens_BT, lengths_B, read, plan=plan, room=room_for(max_new_tokens))
+    drafts = _begin(every_params, tokens_BT, lengths_B, read, plan=plan, room=room_for(max(limits)))
     keys_B = row_keys(prompts, seed)
     done = [False] * len(prompts)
-    for begin in range(0, max_new_tokens, every):
-        end = min(begin + every, max_new_tokens)
-        drafts = _advance(every_params, drafts, keys_B, end, plan=plan)
+    for begin in range(0, max(limits), every):
+        drafts = _advance(every_params, drafts, keys_B, min(begin + every, max(limits)), plan=plan)
         tokens_BS, num_new = np.asarray(drafts[0].tokens_BS), int(drafts[0].num_new)
         pieces: list[list[int]] = []
-        for row, length in enumerate(lengths_B.tolist()):
-            piece = [] if done[row] else tokens_BS[row, length + begin : length + num_new].tolist()
+        for row, (length, limit) in enumerate(zip(lengths_B.tolist(), limits, strict=True)):
+            piece = [] if done[row] else tokens_BS[row, length + begin : length + min(num_new, limit)].tolist()
             if vocabulary.eos_id in piece:
                 piece, done[row] = piece[: piece.index(vocabulary.eos_id)], True
+            done[row] |= num_new >= limit
             pieces.append(piece)
         yield pieces
         if all(done):
