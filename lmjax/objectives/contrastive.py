@@ -282,11 +282,29 @@ class Contrastive(Objective):
         example_CS, share_CS = (apart(batch.extras[n], self.num_texts, texts) for n in ("example", "share"))
         number_11N = jnp.arange(1, self._slots + 1, dtype=jnp.int32)[None, None, :]
         share_CSN = jnp.where(example_CS[:, :, None] == number_11N, share_CS[:, :, None], 0.0)
-        vector_CND = jnp.einsum("csn,csd->cnd", share_CSN, hidden.states_BTD.astype(jnp.float32))
-        if self.normalize:
-            # Empty slots are zero vectors, at which a norm has no gradient.
-            squares_CN1 = jnp.sum(jnp.square(vector_CND), axis=-1, keepdims=True)
-            vector_CND = vector_CND * jax.lax.rsqrt(jnp.maximum(squares_CN1, 1e-12))
+        vector_CND = self._pooled(share_CSN, hidden.states_BTD)
         vector_BMND = vector_CND.reshape(num_rows, -1, *vector_CND.shape[1:])
         vectors = [vector_BMND[:, m].reshape(-1, vector_BMND.shape[-1]) for m in range(vector_BMND.shape[1])]
         return vectors, by_row(hidden.routing, num_rows)
+
+    def _pooled(self, share_CSN: jax.Array, states_CSD: jax.Array) -> jax.Array:
+        """Returns the vectors [C, N, D] of N texts in each row, by the share of each position in each of them."""
+        vector_CND = jnp.einsum("csn,csd->cnd", share_CSN, states_CSD.astype(jnp.float32))
+        if not self.normalize:
+            return vector_CND
+        # Empty slots are zero vectors, at which a norm has no gradient.
+        squares_CN1 = jnp.sum(jnp.square(vector_CND), axis=-1, keepdims=True)
+        return vector_CND * jax.lax.rsqrt(jnp.maximum(squares_CN1, 1e-12))
+
+    def embed(self, model: DualEncoder, rows: Rows, *, as_key: bool = False) -> jax.Array:
+        """Returns the vectors of texts, float32 [B, D].
+
+        Args:
+          model: the module of ``build``.
+          rows: one text a row, its segments 1 on the text and 0 on padding.
+          as_key: read the texts with the encoder of keys, where it is another one.
+        """
+        assert rows.segments_BT is not None
+        encoder = model.key_encoder if as_key and model.key_encoder is not None else model
+        hidden = encoder(make_stream(rows.tokens_BT, rows.segments_BT, self.traits.attention))
+        return self._pooled(self._shares(rows.segments_BT)[:, :, None], hidden.states_BTD)[:, 0]

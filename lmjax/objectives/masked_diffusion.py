@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.corruption import absorb, cosine_schedule, diffusion_times, linear_schedule, log_linear_schedule
+from lmjax.corruption import absorb, diffusion_times
+from lmjax.corruption.diffusion import SCHEDULES
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
@@ -26,8 +27,6 @@ from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
-
-SCHEDULES = {"linear": linear_schedule, "log_linear": log_linear_schedule, "cosine": cosine_schedule}
 
 EXCLUDED = -1e9
 """Added to a logit to take a token out of the softmax; finite, so that no product of it is NaN."""

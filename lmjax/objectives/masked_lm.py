@@ -17,9 +17,7 @@ from lmjax.objectives.parts.scored_positions import scored_positions, scored_tar
 from lmjax.objectives.parts.token_objective import TokenObjective, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, make_stream
-
-IGNORE = -100
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +59,9 @@ class MaskedLM(TokenObjective):
             rate=current(self.rate),
             mask_fraction=current(self.mask_fraction),
             random_fraction=current(self.random_fraction),
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(rows.tokens_BT.shape[1], highest(self.rate)))
+        scored_BP = scored_positions(labels_BT != IGNORE_INDEX, slots(rows.tokens_BT.shape[1], highest(self.rate)))
         return Batch(
             inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
             **scored_targets(scored_BP, labels_BT, token_weights(rows)),

@@ -24,13 +24,12 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import IGNORE
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets, slots
 from lmjax.objectives.parts.token_objective import gather_scored, head_loss, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, Stream, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, Stream, make_stream
 
 SAMPLED_SLOTS = 8
 """Slots of a row whose logits exist at a time while replacements are sampled."""
@@ -171,10 +170,10 @@ class ReplacedToken(Objective):
             rate=current(self.rate),
             mask_fraction=1.0,
             random_fraction=0.0,
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
         weights_BT = token_weights(rows)
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, highest(self.rate)))
+        scored_BP = scored_positions(labels_BT != IGNORE_INDEX, slots(length, highest(self.rate)))
         fields = scored_targets(scored_BP, labels_BT, weights_BT)
         return Batch(
             inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),

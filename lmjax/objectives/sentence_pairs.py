@@ -19,7 +19,7 @@ from lmjax.data.config import DataConfig
 from lmjax.losses import pair_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import IGNORE, MaskedLM
+from lmjax.objectives.masked_lm import MaskedLM
 from lmjax.objectives.parts.encoder_decoder import longest_row
 from lmjax.objectives.parts.objective import Terms, Traits
 from lmjax.objectives.parts.origin_weights import moved_weights, place_codes
@@ -27,7 +27,7 @@ from lmjax.objectives.parts.scored_positions import scored_positions, scored_tar
 from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 ADDED = 3
 """Tokens a pair adds to its document."""
@@ -130,10 +130,10 @@ class SentencePairs(MaskedLM):
             rate=current(self.rate),
             mask_fraction=current(self.mask_fraction),
             random_fraction=current(self.random_fraction),
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
         length = inputs_BT.shape[1]
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, highest(self.rate)))
+        scored_BP = scored_positions(labels_BT != IGNORE_INDEX, slots(length, highest(self.rate)))
         weights_BT = token_weights(Rows(tokens_BT=pairs.tokens_BS, segments_BT=pairs.segments_BS))
         if rows.weights_BT is not None:
             codes = self._pairs(pair_key, rows, place_codes(rows, vocabulary), vocabulary)
@@ -166,7 +166,7 @@ class SentencePairs(MaskedLM):
 
     def _decisions(self, pairs: PairRows) -> tuple[jax.Array, jax.Array, jax.Array]:
         """First position, label and weight of each pair of a row, [B, Q]."""
-        is_pair_BS = pairs.labels_BS != IGNORE
+        is_pair_BS = pairs.labels_BS != IGNORE_INDEX
         length = is_pair_BS.shape[1]
         first_BQ = scored_positions(is_pair_BS, -(-length // SHORTEST_PAIR))
         is_used_BQ = first_BQ < length

@@ -14,6 +14,7 @@ from train.test_loop import config, numbers, one_device, with_train, write_corpu
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM, Mixture
 from lmjax.objectives.mixture import Part
+from lmjax.runs import open as open_run
 from lmjax.schedules import ScheduleConfig
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.components import components_of, turn_of
@@ -25,7 +26,7 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizer import OptimizerConfig
 from lmjax.train.record import DataFacts, Record, data_changes, read_record
 from lmjax.train.resume import check_changes, find_origin
-from lmjax.train.run_folder import open_run, split_checkpoint
+from lmjax.train.run_folder import split_checkpoint
 from lmjax.train.scored import STEPS_IN_A_ROW, NothingScored, ScoredWatch, look_ahead
 from lmjax.train.validate import Measured
 
