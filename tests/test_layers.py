@@ -12,8 +12,10 @@ LAYERS = (
     {"features"},
     {"losses", "corruption", "tokenizers"},
     {"models", "data", "kernels"},
+    {"decode"},
     {"objectives"},
-    {"train", "decode", "interop"},
+    {"train", "interop"},
+    {"runs"},
     {"evaluate", "analysis"},
     {"cli"},
 )

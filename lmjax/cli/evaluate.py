@@ -9,11 +9,12 @@ from typing import Literal
 
 import tyro
 
+from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
 from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
 from lmjax.train.record import data_changes, data_facts, read_record
-from lmjax.train.run_folder import BestOrStep, Run, open_run
+from lmjax.train.run_folder import BestOrStep
 from lmjax.train.text_bytes import text_bytes
 from lmjax.train.validate import fixed_batches, measure
 
@@ -41,7 +42,7 @@ class EvaluateArguments:
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
-    opened = open_run(options.run, step=options.step)
+    opened = runs.open(options.run, step=options.step)
     corpus = _corpus(opened, options.run, options.prepared)
     if options.split == "valid" and not corpus.has_validation:
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
 
 
-def _corpus(opened: Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
+def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
     """The data to evaluate on; its rows refuse shards that another tokenizer than the run's has made."""
     data = opened.config.data
     if prepared is not None:

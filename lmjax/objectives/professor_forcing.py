@@ -38,7 +38,8 @@ from lmjax.objectives.parts.model_samples import (
     continue_prompts,
     sampling_extras,
 )
-from lmjax.objectives.parts.objective import Terms, TokenObjective
+from lmjax.objectives.parts.objective import Terms, Traits
+from lmjax.objectives.parts.token_objective import TokenObjective
 from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
@@ -75,8 +76,6 @@ class ProfessorForcingTransformer(Transformer):
 class ProfessorForcing(TokenObjective):
     """Next-token prediction, and states that do not give away whether the model reads text or its own samples."""
 
-    measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
-    couples_examples: ClassVar[bool] = True
     additions: ClassVar[tuple[str, ...]] = ("discriminator",)
 
     weight: Scalar = 1.0
@@ -128,6 +127,11 @@ class ProfessorForcing(TokenObjective):
             dropout=0.0,
             attention_dropout=0.0,
         )
+
+    @property
+    def traits(self) -> Traits:
+        """The discriminator's accuracy, over the whole batch, decides who learns."""
+        return Traits(couples_examples=True, measures=frozenset({"accuracy"}))
 
     def row_length(self, sequence_length: int) -> int:
         """T inputs and the token after the last of them."""

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from lmjax.losses import unlikelihood
 from lmjax.losses.unlikelihood import repeated_ngrams
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import gathered_head
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
+from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
 from lmjax.objectives.parts.model_samples import (
     check_temperature,
     check_window,

@@ -21,10 +21,12 @@ from lmjax.corruption import corrupt_negatives, previous_candidates
 from lmjax.layout import documents
 from lmjax.losses import corrupted_margin, cross_entropy, linear_token_losses, unlikelihood
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import gathered_head
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
-from lmjax.objectives.parts.objective import Objective, Terms, next_token_targets
+from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
+from lmjax.objectives.parts.objective import Objective, Terms
+from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream

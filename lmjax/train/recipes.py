@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 
 from lmjax.field_types import check_types
+from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 
 FOLDERS = (
@@ -78,7 +79,7 @@ def load_recipe(path: pathlib.Path) -> RunConfig:
     if not isinstance(config, RunConfig):
         raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a RunConfig")
     check_types(config, where=f"{path}: ")
-    for objective in (config.objective, *config.objective.components().values()):
+    for objective in (config.objective, *(one.objective for one in components_of(config.objective))):
         if type(objective).__module__ == name:
             raise ValueError(
                 f"{path}: objective {type(objective).__name__} is defined in the recipe: move it to a module that can "

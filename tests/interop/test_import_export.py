@@ -24,11 +24,11 @@ from lmjax.interop import load_pretrained
 from lmjax.models.parameters import ModuleSpec
 from lmjax.objectives import CausalLM, Contrastive, Denoising, MaskedLM, ReplacedToken, SpanCorruption
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.runs import open as open_run
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.run_folder import open_run
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 

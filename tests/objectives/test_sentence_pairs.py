@@ -14,7 +14,7 @@ import tiny
 from lmjax.corruption import next_sentence_pairs
 from lmjax.data.config import DataConfig
 from lmjax.objectives import SentencePairs
-from lmjax.objectives.parts.objective import gather_scored
+from lmjax.objectives.parts.token_objective import gather_scored
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)

@@ -84,7 +84,7 @@ def test_a_folder_alone_has_no_module_imported(written, own_module, monkeypatch,
     "name",
     [
         "lib2to3.__main__:x", "this:s", "os:system", "lmjax.__main__:main", "lmjax.cli.main:main", "antigravity:x",
-        "lmjax.objectives.parts.objective:TokenObjective", "lmjax.objectives.parts.objective:Objective",
+        "lmjax.objectives.parts.token_objective:TokenObjective", "lmjax.objectives.parts.objective:Objective",
         "lmjax.objectives.parts.objective:jax",
         "lmjax.objectives.nothing:There", "lmjax.objectives.causal_lm", "lmjax.objectives.causal_lm:CausalLM.x",
         ".relative:X", "..:X", "", ":", "a b:C", "lmjax.objectives..base:X", "../x:Y", "x\ny:Z", None, 3, ["a:B"], {},

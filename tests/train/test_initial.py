@@ -11,6 +11,7 @@ import tiny
 from lmjax.data.config import DataConfig
 from lmjax.objectives import DPO, CausalLM, PairwiseReward
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.runs import open as open_run
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -18,7 +19,7 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.initial import check_initial, initial_params
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.run_folder import CHECKPOINTS, claim, open_run
+from lmjax.train.run_folder import CHECKPOINTS, claim
 from lmjax.train.setup import build_learner, resolve
 
 TOKENS = TokenizerConfig(kind="bytes")

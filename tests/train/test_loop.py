@@ -18,6 +18,7 @@ from lmjax.cli.errors import describe
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.runs import open as open_run
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -26,7 +27,6 @@ from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizer import OptimizerConfig
-from lmjax.train.run_folder import open_run
 from lmjax.train.validate import measure
 
 RECIPE = """

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.layout import documents, place
-from lmjax.objectives.parts.objective import token_weights
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 

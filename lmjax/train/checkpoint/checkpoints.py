@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from lmjax.models.parameters import Leaves, named_leaves
 from lmjax.train.checkpoint.checksums import write_sums
 from lmjax.train.checkpoint.config import CheckpointConfig
 from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, remedy, some
@@ -20,7 +21,7 @@ from lmjax.train.checkpoint.folder import BEST, Best, delete_steps, set_aside, w
 from lmjax.train.checkpoint.load import from_primary
 from lmjax.train.checkpoint.reader import Reader
 from lmjax.train.checkpoint.storage import CONTENTS, Storage, Writing, clear_unfinished, missing_file
-from lmjax.train.leaves import Leaves, by_part, described, is_key, named_leaves, not_finite
+from lmjax.train.leaves import by_part, described, is_key, not_finite
 from lmjax.types import PyTree
 
 MINUTES_CHECKED_EVERY = 10
