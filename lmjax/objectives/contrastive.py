@@ -96,9 +96,6 @@ class Contrastive(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("pairs", ("crops", "dropout", "given")), ("pooling", ("mean", "cls", "last"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"objective.{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}")
         if not all(value > 0 for value in extremes(self.temperature)):
             raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
         if self.learn_temperature and (isinstance(self.temperature, Ramp) or self.temperature < LOWEST_TEMPERATURE):

@@ -87,8 +87,6 @@ class Mixture(Objective):
             raise ValueError("objective.parts=(): give at least one Part(name=..., objective=...)")
         if len(set(names)) < len(names):
             raise ValueError(f"objective.parts are named {', '.join(names)}: give each a name of its own")
-        if self.by not in ("step", "row"):
-            raise ValueError(f"objective.by={self.by!r}: use 'step' or 'row'")
 
     @property
     def shares(self) -> tuple[Fraction, ...]:

@@ -52,10 +52,6 @@ class SentencePairs(MaskedLM):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.task not in ("next_sentence", "sentence_order"):
-            raise ValueError(f"objective.task={self.task!r}: use 'next_sentence' or 'sentence_order'")
-        if self.cut_at not in ("sentences", "tokens"):
-            raise ValueError(f"objective.cut_at={self.cut_at!r}: use 'sentences' or 'tokens'")
         if min(extremes(self.pair_weight)) < 0:
             raise ValueError(f"objective.pair_weight={self.pair_weight}: must not be negative")
         if self.tokens_per_pair < 1:

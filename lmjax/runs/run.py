@@ -99,8 +99,8 @@ class Run(Opened):
             )
         if other.config.objective.traits.attention != self.config.objective.traits.attention:
             raise ValueError(
-                f"{other.folder} reads prompts with a {other.config.objective.traits.attention} mask and {self.folder} with a "
-                f"{self.config.objective.traits.attention} one: choose an amateur that reads as this run does"
+                f"{other.folder} reads prompts with a {other.config.objective.traits.attention} mask and {self.folder} "
+                f"with a {self.config.objective.traits.attention} one: choose an amateur that reads as this run does"
             )
         return Amateur(
             spec=other.spec,

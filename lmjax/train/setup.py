@@ -16,7 +16,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 from lmjax.train.curriculum import curriculum
-from lmjax.train.optimizer import build_optimizer
+from lmjax.train.optimizers import build_optimizer
 from lmjax.train.step import Learner
 
 

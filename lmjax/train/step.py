@@ -26,7 +26,7 @@ from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.components import Component, components_of
 from lmjax.train.components import metrics as reported
-from lmjax.train.optimizer import clip_by_norm, ema_update, state_shardings, trained, with_frozen
+from lmjax.train.optimizers import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
 from lmjax.types import Batch, PyTree, Rows
 

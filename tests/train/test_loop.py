@@ -26,7 +26,7 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 from lmjax.train.validate import measure
 
 RECIPE = """
@@ -63,7 +63,7 @@ def config(folder: pathlib.Path, *, objective_name: str = "MaskedLM", **changes)
             packing="best_fit",
             valid_fraction=0.2,
         ),
-        "optimizer": OptimizerConfig(learning_rate=1e-2),
+        "optimizer": AdamW(learning_rate=1e-2),
         "schedule": ScheduleConfig(kind="constant"),
         "train": TrainConfig(
             steps=24, batch_size=8, sequence_length=32, log_every=1, eval_every=8, eval_batches=2, ema_decay=0.9,
@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
     write_corpus(tmp_path / "text")
     broken = dataclasses.replace(
         config(tmp_path, objective_name="CausalLM"),
-        optimizer=OptimizerConfig(learning_rate=1e30, clip_norm=None),
+        optimizer=AdamW(learning_rate=1e30, clip_norm=None),
         checkpoint=CheckpointConfig(every_steps=1),
     )
     with pytest.raises(NonFiniteLoss, match=r"step \d+: .*not finite; last good checkpoint: 1") as raised:

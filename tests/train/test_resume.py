@@ -24,7 +24,7 @@ from lmjax.train.curriculum import curriculum
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 from lmjax.train.record import DataFacts, Record, data_changes, read_record
 from lmjax.train.resume import check_changes, find_origin
 from lmjax.train.run_folder import split_checkpoint
@@ -167,7 +167,7 @@ def test_a_changed_batch_size_uses_every_row_once(copied):
 
 
 def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
-    changed = dataclasses.replace(copied, optimizer=OptimizerConfig(learning_rate=1e-3))
+    changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
     changed = with_train(changed, steps=6, batch_size=4)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate is 0.01, here it is 0.001 \(and 1 more"):
         train(changed)
@@ -188,7 +188,7 @@ def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(cop
     def killed(loop):
         raise KeyboardInterrupt
 
-    changed = dataclasses.replace(copied, optimizer=OptimizerConfig(learning_rate=1e-3))
+    changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
     changed = with_train(
         changed, steps=6, batch_size=4, change_on_resume=("optimizer.learning_rate", "train.batch_size")
     )
@@ -263,7 +263,7 @@ def test_the_best_checkpoint_is_kept_and_opened(tmp_path):
 def test_a_last_step_that_ruins_the_state_is_not_saved(tmp_path):
     """The loss is looked at before the update: the state itself has to be."""
     write_corpus(tmp_path / "text")
-    ruined = dataclasses.replace(short(tmp_path, steps=1), optimizer=OptimizerConfig(learning_rate=1e39))
+    ruined = dataclasses.replace(short(tmp_path, steps=1), optimizer=AdamW(learning_rate=1e39))
     ruined = dataclasses.replace(ruined, data=dataclasses.replace(ruined.data, valid_fraction=0.0))
     with pytest.raises(NonFiniteState, match="step 1: after its update .*params.* is not finite.* none yet"):
         train(ruined)
