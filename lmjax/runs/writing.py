@@ -120,7 +120,7 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request) -> Itera
     ids = [prompt_ids(run, text) if pair is None else source_ids(run, text, pair) for text in prompts]
     jobs = []
     for text, own in zip(prompts, ids, strict=True):
-        decode = functools.partial(_bytes_after, run.tokenizer, text, own) if pair is None else _answer(run.tokenizer)
+        decode = functools.partial(bytes_after, run.tokenizer, text, own) if pair is None else _answer(run.tokenizer)
         jobs += [_Job(own, Pieces(decode, request.stop)) for _ in range(request.num_samples)]
     yield from write_jobs(run, jobs, request, pair=pair)
 
@@ -128,7 +128,7 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request) -> Itera
 def stream_continuations(run: Opened, prompts: Sequence[list[int]], request: Request) -> Iterator[Piece]:
     """Yields what a decoder writes after prompts that are given as token ids, see :func:`stream_texts`."""
     jobs = [
-        _Job(ids, Pieces(functools.partial(_bytes_after, run.tokenizer, "", ids), request.stop))
+        _Job(ids, Pieces(functools.partial(bytes_after, run.tokenizer, "", ids), request.stop))
         for ids in prompts
         for _ in range(request.num_samples)
     ]
@@ -242,8 +242,15 @@ def _filled_in(run: Opened, prompts: Sequence[str], request: Request, objective:
             yield Piece(number * request.num_samples + sample, text, True)
 
 
-def _bytes_after(tokenizer: Tokenizer, text: str, prompt: Sequence[int], ids: Sequence[int]) -> bytes:
-    """The bytes of a continuation as it goes on from the prompt's text, whose last space a tokenizer may forget."""
+def bytes_after(tokenizer: Tokenizer, text: str, prompt: Sequence[int], ids: Sequence[int]) -> bytes:
+    """Returns the bytes that ``ids`` add to a prompt.
+
+    Args:
+      tokenizer: the tokenizer.
+      text: the prompt. Some tokenizers forget a space at its end, and the continuation's first space is then left out.
+      prompt: its ids.
+      ids: those of the continuation.
+    """
     shown = tokenizer.decode_bytes(prompt)
     new = tokenizer.decode_bytes([*prompt, *ids])[len(shown) :]
     forgotten = text[-1:].isspace() and not shown.decode(errors="replace")[-1:].isspace()

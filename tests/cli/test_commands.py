@@ -6,7 +6,6 @@ import json
 import pathlib
 import re
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -15,10 +14,7 @@ from rich.console import Console
 from lmjax.cli.main import COMMANDS
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
-from lmjax.cli.sample import _prompt_ids
 from lmjax.cli.train import _profiled
-from lmjax.data.config import DataConfig
-from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.train.config_file import flatten, to_json
 from lmjax.train.metrics import read_metrics
 from lmjax.train.profile import Profiler
@@ -254,29 +250,6 @@ def test_a_diffusion_model_fills_in_masks_and_what_follows(lmjax, run, tmp_path)
     result = lmjax("sample", copy, *options, "--order", "confidence")
     assert result.code == 0 and re.match(r"(?s)alpha .* beta.", result.out) and "<mask>" not in result.out
     assert lmjax("sample", copy, *options, "--seed", 1).out != lmjax("sample", copy, *options).out
-
-
-@pytest.mark.parametrize(
-    ("data", "text", "expected"),
-    [
-        (DataConfig(add_bos=True), "a", ["<bos>", "a"]),
-        (DataConfig(add_bos=True, packing="best_fit"), "", ["<bos>"]),
-        (DataConfig(), "a", ["a"]),
-        (DataConfig(), "", ["<eos>"]),
-    ],
-)
-def test_a_prompt_begins_as_the_documents_did(data, text, expected):
-    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), lambda: ())
-    opened = types.SimpleNamespace(tokenizer=tokenizer, config=types.SimpleNamespace(data=data))
-    ids = [tokenizer.special_tokens[name] if len(name) > 1 else ord(name) for name in expected]
-    assert _prompt_ids(opened, text) == ids
-
-
-def test_a_packed_model_has_no_beginning_to_sample_from():
-    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), lambda: ())
-    data = DataConfig(packing="best_fit")
-    with pytest.raises(ValueError, match="give some text"):
-        _prompt_ids(types.SimpleNamespace(tokenizer=tokenizer, config=types.SimpleNamespace(data=data)), "")
 
 
 def test_plot_draws_runs(lmjax, run, tmp_path):
