@@ -6,14 +6,21 @@ import sys
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 
-import lmjax  # noqa: E402
+import lmjax
 
 project = "lmjax"
 author = "The lmjax authors"
 copyright = author
 version = release = lmjax.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "repository_links", "reference_pages"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "formula_blocks",
+    "repository_links",
+    "reference_pages",
+]
 exclude_patterns = ["_extensions"]
 default_role = "code"
 highlight_language = "none"

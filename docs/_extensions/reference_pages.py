@@ -45,7 +45,7 @@ def objectives_page() -> str:
     modules: dict[str, list[str]] = {}
     for name in package.__all__:
         thing = getattr(package, name)
-        if inspect.isclass(thing):
+        if inspect.isclass(thing) and thing.__module__.startswith("lmjax.objectives."):
             modules.setdefault(thing.__module__, []).append(name)
     parts = ["# Objectives\n\nBy file of `lmjax.objectives`. [What each one does](../../objectives/README.md).\n"]
     for module, names in sorted(modules.items()):

@@ -1,4 +1,7 @@
-"""Two pieces of the same document, drawn independently: the pairs of Contriever (Izacard et al. 2022, section 3)."""
+"""Two pieces of the same document, drawn independently: the pairs of Contriever (Izacard et al. 2022, section 3).
+
+Axes: S positions of a row of crops.
+"""
 
 from typing import NamedTuple
 

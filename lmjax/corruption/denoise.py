@@ -2,6 +2,8 @@
 
 Lewis et al. 2020, section 2.2. Any of them compose: reordering comes first, then text infilling,
 then noise on single tokens that no infilled span covers. The target is the row itself.
+
+Axes: N places of a row, several for each position: what may come before the token, and the token.
 """
 
 import dataclasses

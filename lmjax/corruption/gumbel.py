@@ -1,4 +1,7 @@
-"""Sampling of tokens from logits with few random numbers."""
+"""Sampling of tokens from logits with few random numbers.
+
+Axes: K blocks of the vocabulary, C ids of a block.
+"""
 
 import jax
 import jax.numpy as jnp

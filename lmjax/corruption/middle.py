@@ -10,6 +10,8 @@ The second is the paper's SPM variant 2, whose markers agree with PSM's. Cuts fa
 On rows as the model reads them this is the paper's context-level form (section 3.2): what of each document
 lies in the row is cut, so no row holds a suffix without its middle. Its document-level form cuts whole
 documents before they are cut into rows, which is for data preparation (``data.fim_rate``).
+
+Axes: N what a row is put together from: its tokens, then three markers for each of them.
 """
 
 import jax

@@ -1,4 +1,7 @@
-"""Negatives to train against: tokens not to be repeated, and rows that are subtly wrong."""
+"""Negatives to train against: tokens not to be repeated, and rows that are subtly wrong.
+
+Axes: C candidates.
+"""
 
 from collections.abc import Sequence
 

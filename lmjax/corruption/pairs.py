@@ -3,6 +3,9 @@
 Every document of a row is cut in two, A and B, and written ``<cls> A <sep> B <sep>``; half of the
 pairs are wrong. Next-sentence prediction (Devlin et al. 2019, section 3.1) exchanges the Bs of a
 row's documents; sentence-order prediction (Lan et al. 2020, section 3.1) exchanges A and B.
+
+Axes: S positions of a row of pairs, D documents of a row, N what such a row is put together from: tokens
+and markers.
 """
 
 from typing import NamedTuple

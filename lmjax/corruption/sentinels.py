@@ -3,6 +3,8 @@
 With noise on ``b`` and ``d e``, ``a b c d e`` has the input ``a <0> c <1>`` and the target
 ``<0> b <1> d e``: each stream keeps its own tokens and shows a sentinel for every run of the other's
 (t5's ``noise_span_to_unique_sentinel`` and ``nonnoise_span_to_unique_sentinel``).
+
+Axes: E what a token may become, up to three ids, N all of these of a row in one line.
 """
 
 from collections.abc import Sequence

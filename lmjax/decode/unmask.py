@@ -4,6 +4,8 @@ The reverse of the noising process (MDLM: Sahoo et al. 2024, section 3.2.2). Fro
 mask becomes a token of the model's distribution with probability ``(m(t) - m(s)) / m(t)``, m the
 share masked; a token once written stays. With ``order="confidence"`` the same number of tokens is
 written where the model is surest (MaskGIT: Chang et al. 2022, section 3.2).
+
+Axes: N positions of all rows in one line.
 """
 
 import functools

@@ -3,6 +3,8 @@
 Either the nearest of centroids that k-means has found (HuBERT's first iteration: Hsu et al. 2021, section
 II-A), or the nearest of random code vectors after a random projection, which needs no training at all
 (BEST-RQ: Chiu et al. 2022, section 3.1).
+
+Axes: V clusters, N vectors, D width of a vector, H width of a code vector.
 """
 
 import functools

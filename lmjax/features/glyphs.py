@@ -2,6 +2,8 @@
 
 Six octal digits a character, one a row of pixels from top to bottom, the highest bit on the left; the
 last row is for what hangs below the line. A character's cell is one empty column wider than its glyph.
+
+Axes: V bytes, W columns of pixels, H rows of pixels.
 """
 
 import functools

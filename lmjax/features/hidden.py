@@ -1,4 +1,7 @@
-"""Masks for sequences of feature vectors: MAE's random patches, HuBERT's spans of frames."""
+"""Masks for sequences of feature vectors: MAE's random patches, HuBERT's spans of frames.
+
+Axes: K patches that are seen, M patches that are hidden.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,7 @@
-"""Synthetic speech: text as a sequence of noisy spectra, for feature models to listen to."""
+"""Synthetic speech: text as a sequence of noisy spectra, for feature models to listen to.
+
+Axes: V bytes, P peaks of a spectrum, W bands of a spectrum.
+"""
 
 import functools
 

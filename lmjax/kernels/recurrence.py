@@ -9,6 +9,9 @@ with decays ``0 < a_t <= 1``, one a head (Mamba-2: Dao & Gu 2024, section 6) or 
 Peng et al. 2024, section 4). Within a chunk that is masked attention with weights ``prod a``; from chunk
 to chunk the state is carried. Decays enter as logarithms and only as differences that are not
 positive, so nothing overflows. A document's first token forgets everything before it.
+
+Axes: C tokens of a chunk (of `shifted`: channels), P width of a value, W taps or the tokens before, S tokens that
+are read.
 """
 
 import jax

@@ -1,4 +1,7 @@
-"""InfoNCE: a query should score its own key above all the others (van den Oord et al. 2018, §2.3)."""
+"""InfoNCE: a query should score its own key above all the others (van den Oord et al. 2018, §2.3).
+
+Axes: S keys, K hard negatives.
+"""
 
 import math
 

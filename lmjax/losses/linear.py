@@ -11,6 +11,8 @@ recomputed (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language M
 kernel form of this). Under ``jax.set_mesh`` with the axes of :mod:`lmjax.parallel.mesh`, tokens are
 split over the batch axes and the vocabulary over the tensor axis; the head is gathered once
 before the chunks and its gradient reduced once after them.
+
+Axes: N tokens of all rows in one line.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Which experts a token goes to, and what a router is told to do better.
 
-Besides the legend of ``types.py``: E experts, J choices of a token.
+Axes: E experts, J choices of a token, G groups of experts, X groups that are chosen.
 
     logits = x W (+ b)                            always in float32 (Fedus et al. 2022, section 2.4)
     scores = softmax(logits)  or  sigmoid(logits)

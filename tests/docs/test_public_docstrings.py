@@ -8,6 +8,7 @@ import types
 
 import jax
 import pytest
+from shape_names import watched
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 sys.path.insert(0, str(DOCS / "_extensions"))
@@ -51,8 +52,10 @@ def test_a_public_docstring_is_whole(room, name, thing):
 def test_an_example_shows_what_it_prints(room, name, thing):
     (example,) = doctest.DocTestFinder(recurse=False).find(thing, name, globs={})
     report: list[str] = []
-    doctest.DocTestRunner(checker=NearlyEqual()).run(example, out=report.append)
+    with watched() as misnamed:
+        doctest.DocTestRunner(checker=NearlyEqual()).run(example, out=report.append)
     assert not report, "".join(report)
+    assert not misnamed
 
 
 @pytest.mark.parametrize("name", public_docstrings.objectives())

@@ -2,6 +2,8 @@
 
 For objectives that train on their own model's output. Nothing here is differentiated, and every draw is a
 function of its row's seed and its position, so it does not depend on devices, microbatches or chunks.
+
+Axes: P tokens of a prompt, N tokens to add, W tokens of a window.
 """
 
 import jax
