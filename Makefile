@@ -17,7 +17,7 @@ help:
 	@echo "make test-parity  compares every model family with transformers (installs torch)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
-	@echo "make docs     the documentation site, in build/docs; a warning is an error"
+	@echo "make docs     the documentation site, in docs/_build; a warning is an error"
 	@echo "make bench    $(BENCHMARKS)"
 	@echo "make release  builds sdist and wheel, and tries the wheel in a fresh environment"
 	@echo "make clean    removes caches and builds; runs/ and data/ stay"
@@ -68,8 +68,8 @@ types: $(VENV)/.lmjax-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.lmjax-docs
-	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
-	@echo "build/docs/index.html"
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.lmjax-test
 	set -e; for file in $(BENCHMARKS); do $(BIN)/python $$file; done
@@ -85,5 +85,5 @@ release: $(VENV)/.lmjax-dev
 	cd build/release && bin/lmjax train stdlib_demo --dry-run > dry-run.txt
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist docs/_build docs/api/generated .pytest_cache .mypy_cache .ruff_cache
 	find lmjax tests configs benchmarks launch -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Settings of the documentation site: `make docs` builds it into build/docs, with warnings as errors."""
+"""Settings of the documentation site: `make docs` builds it into docs/_build/html, with warnings as errors."""
 
 import pathlib
 import sys
@@ -21,7 +21,7 @@ extensions = [
     "repository_links",
     "reference_pages",
 ]
-exclude_patterns = ["_extensions"]
+exclude_patterns = ["_build", "_extensions"]
 default_role = "code"
 highlight_language = "none"
 nitpicky = False
@@ -46,4 +46,9 @@ html_theme = "sphinx_book_theme"
 html_title = "lmjax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "use_download_button": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "use_download_button": False,
+    "navbar_persistent": [],  # the bar above the page would hold a second search field only
+}

@@ -122,6 +122,6 @@ def shifted(
     line_BSC = jnp.concatenate([before_BWC.astype(x_BTC.dtype), x_BTC], axis=1)
     length = x_BTC.shape[1]
     window = jnp.stack([line_BSC[:, tap : tap + length] for tap in range(taps)], axis=2)
-    age_1T = (taps - 1 - jnp.arange(taps))[None, None, :]
-    inside_BTW = age_1T <= positions_BT[:, :, None]
+    age_11W = (taps - 1 - jnp.arange(taps))[None, None, :]
+    inside_BTW = age_11W <= positions_BT[:, :, None]
     return jnp.where(inside_BTW[..., None], window, 0), line_BSC[:, length:]

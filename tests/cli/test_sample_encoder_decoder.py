@@ -16,6 +16,8 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.run_folder import Run
 from lmjax.train.setup import build_learner, resolve
 
+pytestmark = pytest.mark.run
+
 T5 = SpanCorruption(form="encoder_decoder")
 
 

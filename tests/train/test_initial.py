@@ -21,6 +21,8 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.run_folder import CHECKPOINTS, claim, open_run
 from lmjax.train.setup import build_learner, resolve
 
+pytestmark = pytest.mark.run
+
 TOKENS = TokenizerConfig(kind="bytes")
 TOKENIZER = ByteTokenizer({name: 256 + i for i, name in enumerate(TOKENS.all_special_tokens)})
 MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none", vocab_size=0, pad_vocab_to=1)
