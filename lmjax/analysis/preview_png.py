@@ -1,4 +1,7 @@
-"""A preview as a picture: strips of tokens with what each is to predict, and the masks as grids."""
+"""A preview as a picture: strips of tokens with what each is to predict, and the masks as grids.
+
+Axes: W positions that are shown.
+"""
 
 import dataclasses
 import os

@@ -5,6 +5,8 @@
 (InfoNCE, van den Oord et al. 2018), k_j the partners of all queries of the batch, on all devices, and the
 hard negatives. Pairs are given in the data, or made of single texts: the same text under two dropout
 masks (SimCSE, Gao et al. 2021) or two random crops of it (Contriever, Izacard et al. 2022).
+
+Axes: M texts of an example, S positions of a text, N texts in a row, C rows of texts.
 """
 
 import dataclasses

@@ -12,6 +12,8 @@ tokens), the loss to minimise is
 
 so that in both a weight is an objective's share of the data and of the gradient. Which steps or how many rows an
 objective has depends on the weights and the step's number alone.
+
+Axes: G groups of rows, P rows of a group, C rows that are chosen of a group.
 """
 
 import bisect

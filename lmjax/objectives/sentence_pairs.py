@@ -6,6 +6,8 @@ part, in sentence-order prediction (Lan et al. 2020, section 3.1) A and B have c
 pairs are masked, and the model is asked for both:
 
     loss = mean over hidden t of  - log p(x_t | masked pair)  +  mean over pairs of  - log p(label | first state)
+
+Axes: Q pairs that a row has room for, S positions of a row of pairs.
 """
 
 import dataclasses

@@ -9,6 +9,8 @@ both. The corrupted copy can also be kept less likely as a whole, by a margin (C
     margin_weight  mean over documents of  max(0, margin + nats(x) - nats(corrupted x)),   nats a mean over tokens.
 
 Everything is within each packed document.
+
+Axes: K candidates, S positions of a row with one more token.
 """
 
 import dataclasses

@@ -20,6 +20,8 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.profile import Profiler
 from lmjax.train.recipes import load_recipe
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture(scope="module")
 def run(workspace, trained) -> pathlib.Path:

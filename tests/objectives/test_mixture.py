@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from train.test_loop import config
+from tiny_run import config
 
 from lmjax.cli import preview
 from lmjax.field_types import check_types

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from train.test_loop import config, one_device, write_corpus  # noqa: F401
+from tiny_run import config, write_corpus
 
 from lmjax.cli.recipe import parse_recipe
 from lmjax.data.manifest import Manifest, token_dtype
@@ -28,6 +28,8 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import from_json, to_json
 from lmjax.train.curriculum import curriculum
 from lmjax.train.metrics import read_metrics
+
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
 
 LENGTHS = [[40, 3, 90, 17], [64, 64, 1, 25, 130]]
 WARMUP = TrainConfig(batch_size=2, sequence_length=16, sequence_warmup=((3, 4), (5, 8)))

@@ -23,6 +23,8 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.run_folder import CHECKPOINTS, claim
 from lmjax.train.setup import build_learner, resolve
 
+pytestmark = pytest.mark.run
+
 TOKENS = TokenizerConfig(kind="bytes")
 TOKENIZER = ByteTokenizer({name: 256 + i for i, name in enumerate(TOKENS.all_special_tokens)})
 MODEL = dataclasses.replace(

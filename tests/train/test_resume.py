@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from train.test_loop import config, numbers, one_device, with_train, write_corpus  # noqa: F401 (a fixture)
+from tiny_run import config, numbers, on_one_device, with_train, write_corpus
 
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM, Mixture
@@ -31,6 +31,8 @@ from lmjax.train.run_folder import split_checkpoint
 from lmjax.train.scored import STEPS_IN_A_ROW, NothingScored, ScoredWatch, look_ahead
 from lmjax.train.validate import Measured
 
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
+
 
 def short(folder, *, steps=4, **changes):
     return with_train(config(folder, objective_name="CausalLM"), steps=steps, eval_every=0, **changes)
@@ -41,13 +43,9 @@ def stopped(tmp_path_factory):
     """A run of four steps, saved at each; copied by the tests that go on with it."""
     folder = tmp_path_factory.mktemp("stopped")
     write_corpus(folder / "text")
-    devices = jax.devices
-    jax.devices = lambda *_: devices()[:1]
-    try:
-        base = dataclasses.replace(short(folder), checkpoint=CheckpointConfig(every_steps=2))
+    base = dataclasses.replace(short(folder), checkpoint=CheckpointConfig(every_steps=2))
+    with on_one_device():
         train(base)
-    finally:
-        jax.devices = devices
     return folder, base
 
 

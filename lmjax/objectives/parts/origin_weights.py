@@ -2,6 +2,8 @@
 
 The data weigh tokens where they stood. To find them again, the same corruption is run once more, with
 the same key, on rows that hold each token's place in the place of the token.
+
+Axes: K documents of a row.
 """
 
 import jax
