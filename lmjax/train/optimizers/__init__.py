@@ -6,6 +6,7 @@ from lmjax.train.optimizers.chain import build_optimizer
 from lmjax.train.optimizers.gradients import clip_by_norm, ema_update
 from lmjax.train.optimizers.kinds import FROZEN, decays, trained, with_frozen
 from lmjax.train.optimizers.lion import Lion
+from lmjax.train.optimizers.muon import Muon
 from lmjax.train.optimizers.optimizer import Optimizer
 from lmjax.train.optimizers.sgd import SGD
 from lmjax.train.optimizers.state import state_shardings
@@ -17,6 +18,7 @@ __all__ = [
     "Adafactor",
     "AdamW",
     "Lion",
+    "Muon",
     "Optimizer",
     "build_optimizer",
     "clip_by_norm",
