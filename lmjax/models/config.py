@@ -169,7 +169,7 @@ class ModelConfig:
     """What the backward pass recomputes of a block: nothing, all but matrix products (`dots`), everything (`full`)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward and backward pass; parameters are float32 always."""
-    attention: Literal["auto", "xla", "cudnn", "chunked"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "tpu", "chunked"] = "auto"
     """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
 
     def __post_init__(self):

@@ -29,8 +29,10 @@ QUERY_GRADIENT_BYTES = 16 << 20
 """What the backward kernel may hold of one key-value head's query gradients; longer rows are done in parts."""
 
 
-def tpu_cannot(*, position_bias: PositionBias | None, dropout_rate: float, width: int) -> str | None:
+def tpu_cannot(*, platform: str, position_bias: PositionBias | None, dropout_rate: float, width: int) -> str | None:
     """Returns what of a request the kernels do not do, or None."""
+    if platform != "tpu":
+        return f"this platform ({platform})"
     if position_bias is not None:
         return "a position bias"
     if dropout_rate > 0:

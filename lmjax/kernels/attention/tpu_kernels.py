@@ -26,6 +26,7 @@ HIDDEN = -1e30
 """The logit of an invisible key."""
 LOWEST = -1e29
 """Where the running maximum begins: far above ``HIDDEN``, so that an invisible key's weight is 0 from the start."""
+FORWARD_LANES = int(__import__("os").environ.get("FL", 256))
 NO_KEY = 1e30
 """The log-sum of a query that sees no key: all its weights are then 0."""
 
@@ -99,16 +100,20 @@ def _forward_kernel(
         total_ref[...] = jnp.zeros_like(total_ref)
 
     def add_key_block(*, masked: bool) -> None:
-        logits_SR, _ = _logits(plan, key_ref[0, 0], query_ref[0, 0, 0])
-        if masked:
-            logits_SR = _hide(logits_SR, start_ref[0, 0], end_ref[0, 0], number * plan.key_block)
-        highest_1R = jnp.maximum(highest_ref[...], logits_SR.max(axis=0, keepdims=True))
-        weights_SR = jnp.exp2(logits_SR - highest_1R)
-        decay_1R = jnp.exp2(highest_ref[...] - highest_1R)
-        highest_ref[...] = highest_1R
-        sum_ref[...] = sum_ref[...] * decay_1R + weights_SR.sum(axis=0, keepdims=True)
-        added_HR = _product(value_ref[0, 0], weights_SR.astype(value_ref.dtype), contract=(1, 0))
-        total_ref[...] = total_ref[...] * decay_1R + added_HR
+        # A part of the columns at a time, so that their logits stay in registers.
+        for first in range(0, query_ref.shape[4], FORWARD_LANES):
+            at = slice(first, first + FORWARD_LANES)
+            logits_SR, _ = _logits(plan, key_ref[0, 0], query_ref[0, 0, 0, :, at])
+            if masked:
+                bounds = start_ref[0, 0, :, at], end_ref[0, 0, :, at]
+                logits_SR = _hide(logits_SR, *bounds, number * plan.key_block)
+            highest_1R = jnp.maximum(highest_ref[:, at], logits_SR.max(axis=0, keepdims=True))
+            weights_SR = jnp.exp2(logits_SR - highest_1R)
+            decay_1R = jnp.exp2(highest_ref[:, at] - highest_1R)
+            highest_ref[:, at] = highest_1R
+            sum_ref[:, at] = sum_ref[:, at] * decay_1R + weights_SR.sum(axis=0, keepdims=True)
+            added_HR = _product(value_ref[0, 0], weights_SR.astype(value_ref.dtype), contract=(1, 0))
+            total_ref[:, at] = total_ref[:, at] * decay_1R + added_HR
 
     is_visible = number < key_last_ref[mask_row, block]
     is_full = (number >= full_first_ref[mask_row, block]) & (number < full_last_ref[mask_row, block])
