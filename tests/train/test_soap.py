@@ -53,7 +53,7 @@ def in_numpy(grads, *, beta1=0.9, beta2=0.8, product_beta=0.7, every=2, epsilon=
 
 @pytest.mark.parametrize(("shape", "largest_side"), [((5, 5), 8), ((4, 6), 5)])
 def test_it_is_the_papers_algorithm(shape, largest_side):
-    """A side above the largest is not turned. (Turned ones are of full rank here: else their basis is not unique.)"""
+    """A side above the largest is not turned. Those turned are of full rank here: else their basis is not unique."""
     grads = [random(*shape, seed=seed) for seed in range(5)]
     optimizer = SOAP(beta1=0.9, beta2=0.8, product_beta=0.7, basis_every=2, largest_side=largest_side, **PLAIN)
     expected = in_numpy([np.asarray(grad, np.float64) for grad in grads], turn_outputs=largest_side > 5)
