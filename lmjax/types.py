@@ -5,8 +5,11 @@ Shapes are in names, one letter an axis::
     B batch      T query position   S key position   P scored position
     D model      F feed-forward     V vocabulary     L layers
     N heads      K key-value heads  G heads per key-value head (N / K)   H head width
+    E embedding, and what the head reads             C positions of a chunk
 
-``hidden_BTD`` is [batch, position, model width]; ``1`` marks a broadcast axis.
+``hidden_BTD`` is [batch, position, model width]. A digit is an axis of that size: ``tokens_B2S`` has two rows for each
+row of the batch, ``index_11S`` broadcasts. A module whose letters mean something else, or that has more of them, lists
+them in its docstring after ``Axes:``.
 """
 
 import dataclasses
@@ -21,6 +24,9 @@ from lmjax.integers import as_int32
 from lmjax.masks import IntervalMask
 
 PyTree = object
+
+IGNORE_INDEX = -100
+"""The label that means "nothing is to be predicted here"."""
 
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)

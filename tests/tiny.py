@@ -12,10 +12,11 @@ import numpy as np
 from flax import nnx
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import Head
 from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import ModuleSpec, module_spec
 from lmjax.models.routing import ExpertsConfig
-from lmjax.models.transformer import Head, Transformer
+from lmjax.models.transformer import Transformer
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.mesh import MeshConfig, make_mesh
 from lmjax.schedules.learning_rate import ScheduleConfig, build_schedule

@@ -3,6 +3,9 @@
 Every document of a row is cut in two, A and B, and written ``<cls> A <sep> B <sep>``; half of the
 pairs are wrong. Next-sentence prediction (Devlin et al. 2019, section 3.1) exchanges the Bs of a
 row's documents; sentence-order prediction (Lan et al. 2020, section 3.1) exchanges A and B.
+
+Axes: S positions of a row of pairs, D documents of a row, N what such a row is put together from: tokens
+and markers.
 """
 
 from typing import NamedTuple
@@ -12,6 +15,7 @@ import jax.numpy as jnp
 
 from lmjax.integers import as_int32
 from lmjax.layout import Documents, arrangement, documents, place, running_count, segment_numbers
+from lmjax.types import IGNORE_INDEX
 
 
 class PairRows(NamedTuple):
@@ -23,7 +27,7 @@ class PairRows(NamedTuple):
     types_BS: jax.Array
     """0 up to the first separator of a pair, 1 after it (BERT's segment embedding)."""
     labels_BS: jax.Array
-    """At each pair's first token, 0 for a right pair and 1 for a wrong one; -100 elsewhere, and where
+    """At each pair's first token, 0 for a right pair and 1 for a wrong one; ``IGNORE_INDEX`` elsewhere, and where
     a document was too short to cut."""
 
 
@@ -50,6 +54,9 @@ def sentence_order_pairs(
 ) -> PairRows:
     """Cuts each document in two at random and swaps the parts with probability one half.
 
+    A right pair is ``<cls> A <sep> B <sep>``, a wrong one ``<cls> B <sep> A <sep>`` (ALBERT, Lan et al. 2020,
+    section 3.1).
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -63,6 +70,16 @@ def sentence_order_pairs(
 
     Raises:
       ValueError: rows of fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> pairs = corruption.sentence_order_pairs(jax.random.key(0), jnp.array([[5, 6], [7, 8]]), cls_id=1, sep_id=2)
+      >>> print(pairs.tokens_BS)
+      [[1 6 2 5 2]
+       [1 7 2 8 2]]
+      >>> print(pairs.labels_BS[:, 0])
+      [1 0]
     """
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where, cuts, swap_key = _cut("sentence_order_pairs", key, tokens_BT, segments_BT, sentences_BT)
@@ -88,6 +105,9 @@ def next_sentence_pairs(
     A document is wrong with probability one half in every row of two or more documents that can be
     cut; a lone one has nothing to exchange and stays right.
 
+    Of the documents A B and C D a right pair is ``<cls> A <sep> B <sep>``, a wrong one ``<cls> A <sep> D <sep>`` (BERT,
+    Devlin et al. 2019, section 3.1).
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -101,6 +121,16 @@ def next_sentence_pairs(
 
     Raises:
       ValueError: the rows are not packed, or have fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT, segments_BT = jnp.array([[5, 6]]), jnp.array([[1, 1]])
+      >>> pairs = corruption.next_sentence_pairs(
+      ...     jax.random.key(0), tokens_BT, cls_id=1, sep_id=2, segments_BT=segments_BT
+      ... )
+      >>> print(pairs.tokens_BS, pairs.types_BS, pairs.labels_BS[:, 0])
+      [[1 5 2 6 2]] [[0 0 0 1 1]] [0]
     """
     if segments_BT is None:
         raise ValueError(
@@ -228,11 +258,11 @@ def _write(
 
     second_BT = (in_a_BT == of_host(reversed_BD)).astype(jnp.int32)
     cls_BD, sep_BD = (jnp.full_like(tokens_BT, token_id) for token_id in (cls_id, sep_id))
-    label_BD = jnp.where(cuts.splits_BD, wrong_BD.astype(jnp.int32), -100)
+    label_BD = jnp.where(cuts.splits_BD, wrong_BD.astype(jnp.int32), IGNORE_INDEX)
     unlabelled_BD = zeros_BD - 100
     return PairRows(
         tokens_BS=lay_out(tokens_BT, cls_BD, sep_BD, sep_BD, fill=pad_id),
         segments_BS=lay_out(of_host(cuts.number_BD), *[cuts.number_BD] * 3, fill=0),
         types_BS=lay_out(second_BT, zeros_BD, zeros_BD, zeros_BD + 1, fill=0),
-        labels_BS=lay_out(unlabelled_BD, label_BD, unlabelled_BD, unlabelled_BD, fill=-100),
+        labels_BS=lay_out(unlabelled_BD, label_BD, unlabelled_BD, unlabelled_BD, fill=IGNORE_INDEX),
     )

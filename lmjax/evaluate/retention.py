@@ -13,9 +13,10 @@ from rich import box
 from rich.table import Table
 
 from lmjax.data.prepare.documents import applicable
+from lmjax.runs import Run
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.corpus import open_corpus
-from lmjax.train.run_folder import TOKENIZER, Run
+from lmjax.train.run_folder import TOKENIZER
 from lmjax.train.text_bytes import text_bytes
 from lmjax.train.validate import fixed_batches, measure
 

@@ -9,6 +9,8 @@ both. The corrupted copy can also be kept less likely as a whole, by a margin (C
     margin_weight  mean over documents of  max(0, margin + nats(x) - nats(corrupted x)),   nats a mean over tokens.
 
 Everything is within each packed document.
+
+Axes: K candidates, S positions of a row with one more token.
 """
 
 import dataclasses
@@ -21,10 +23,12 @@ from lmjax.corruption import corrupt_negatives, previous_candidates
 from lmjax.layout import documents
 from lmjax.losses import corrupted_margin, cross_entropy, linear_token_losses, unlikelihood
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import gathered_head
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
-from lmjax.objectives.parts.objective import Objective, Terms, next_token_targets
+from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
+from lmjax.objectives.parts.objective import Objective, Terms
+from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream

@@ -11,12 +11,12 @@ import pathlib
 import jax
 from flax import nnx
 
-from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.models.parameters import ModuleSpec, Params, module_spec, named_leaves
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
-from lmjax.train.leaves import described, named_leaves
+from lmjax.train.leaves import described
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, run_keys

@@ -6,7 +6,6 @@ import json
 import pathlib
 import re
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -15,17 +14,16 @@ from rich.console import Console
 from lmjax.cli.main import COMMANDS
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
-from lmjax.cli.sample import _prompt_ids
 from lmjax.cli.train import _profiled
-from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM
-from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.train.config_file import flatten, to_json
 from lmjax.train.dry_run import describe_run
 from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizers import Lion, Muon
 from lmjax.train.profile import Profiler
 from lmjax.train.recipes import load_recipe
+
+pytestmark = pytest.mark.run
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +233,17 @@ def test_evaluate_ends_with_json_that_agrees_with_the_run(lmjax, run):
     assert numbers["valid/perplexity"] == pytest.approx(np.exp(numbers["valid/loss"]), rel=1e-5)
 
 
+def test_evaluate_says_that_the_data_changed(lmjax, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    record = json.loads((copy / "record.json").read_text())
+    record["data"][0] |= {"fingerprint": "another", "tokens": record["data"][0]["tokens"] + 5}
+    (copy / "record.json").write_text(json.dumps(record))
+    *_, warning, numbers = lmjax("evaluate", copy, "--batches", 1).out.splitlines()
+    assert f"warning: these are not the data that {copy} was trained on" in warning
+    assert "training tokens then and" in warning and "validation" not in warning and json.loads(numbers)
+    assert "warning" not in lmjax("evaluate", run, "--batches", 1).out
+
+
 def test_evaluate_takes_another_split_step_and_folder(lmjax, run, workspace):
     on_train = json.loads(lmjax("evaluate", run, "--split", "train", "--batches", 1).out)
     earlier = json.loads(lmjax("evaluate", run, "--step", 2).out)
@@ -273,29 +282,6 @@ def test_a_diffusion_model_fills_in_masks_and_what_follows(lmjax, run, tmp_path)
     result = lmjax("sample", copy, *options, "--order", "confidence")
     assert result.code == 0 and re.match(r"(?s)alpha .* beta.", result.out) and "<mask>" not in result.out
     assert lmjax("sample", copy, *options, "--seed", 1).out != lmjax("sample", copy, *options).out
-
-
-@pytest.mark.parametrize(
-    ("data", "text", "expected"),
-    [
-        (DataConfig(add_bos=True), "a", ["<bos>", "a"]),
-        (DataConfig(add_bos=True, packing="best_fit"), "", ["<bos>"]),
-        (DataConfig(), "a", ["a"]),
-        (DataConfig(), "", ["<eos>"]),
-    ],
-)
-def test_a_prompt_begins_as_the_documents_did(data, text, expected):
-    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), lambda: ())
-    opened = types.SimpleNamespace(tokenizer=tokenizer, config=types.SimpleNamespace(data=data))
-    ids = [tokenizer.special_tokens[name] if len(name) > 1 else ord(name) for name in expected]
-    assert _prompt_ids(opened, text) == ids
-
-
-def test_a_packed_model_has_no_beginning_to_sample_from():
-    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), lambda: ())
-    data = DataConfig(packing="best_fit")
-    with pytest.raises(ValueError, match="give some text"):
-        _prompt_ids(types.SimpleNamespace(tokenizer=tokenizer, config=types.SimpleNamespace(data=data)), "")
 
 
 def test_plot_draws_runs(lmjax, run, tmp_path):
