@@ -2,6 +2,8 @@
 
 Every function works along the last axis of [B, T] arrays only: counts by cumulative sums, moves by
 one scatter, so rows that lie on different devices never meet.
+
+Axes: N values of a row that are given places in it.
 """
 
 from collections.abc import Callable

@@ -5,8 +5,11 @@ Shapes are in names, one letter an axis::
     B batch      T query position   S key position   P scored position
     D model      F feed-forward     V vocabulary     L layers
     N heads      K key-value heads  G heads per key-value head (N / K)   H head width
+    E embedding, and what the head reads             C positions of a chunk
 
-``hidden_BTD`` is [batch, position, model width]; ``1`` marks a broadcast axis.
+``hidden_BTD`` is [batch, position, model width]. A digit is an axis of that size: ``tokens_B2S`` has two rows for each
+row of the batch, ``index_11S`` broadcasts. A module whose letters mean something else, or that has more of them, lists
+them in its docstring after ``Axes:``.
 """
 
 import dataclasses

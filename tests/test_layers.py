@@ -6,7 +6,7 @@ import pathlib
 import lmjax
 
 LAYERS = (
-    {"integers", "field_types", "rates"},
+    {"choice", "integers", "field_types", "rates"},
     {"masks", "types", "schedules"},
     {"parallel", "layout"},
     {"features"},

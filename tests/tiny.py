@@ -22,7 +22,7 @@ from lmjax.parallel.mesh import MeshConfig, make_mesh
 from lmjax.schedules.learning_rate import ScheduleConfig, build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.checkpoint import Checkpoints
-from lmjax.train.optimizer import OptimizerConfig, build_optimizer
+from lmjax.train.optimizers import AdamW, Optimizer, build_optimizer
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 
@@ -88,11 +88,11 @@ def learner(
     model: ModelConfig = MODEL,
     mesh: MeshConfig | None = None,
     num_devices: int = 1,
-    optimizer: OptimizerConfig | None = None,
+    optimizer: Optimizer | None = None,
     **options,
 ) -> Learner:
     objective = objective or CausalLM()
-    optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)
+    optimizer = optimizer or AdamW(learning_rate=1e-2)
     spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(ScheduleConfig(kind="constant"), total_steps=100)
     built = Learner(

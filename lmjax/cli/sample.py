@@ -17,8 +17,8 @@ from lmjax.decode.contrastive_search import ContrastiveSearch
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.unmask import Order
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
-from lmjax.objectives.parts.encoder_decoder import paired
 from lmjax.runs.writing import Piece, Request, stream_continuations, stream_texts
+from lmjax.train.components import paired
 from lmjax.train.run_folder import BestOrStep
 
 Format = Literal["text", "jsonl"]

@@ -1,4 +1,7 @@
-"""Two pieces of the same document, drawn independently: the pairs of Contriever (Izacard et al. 2022, section 3)."""
+"""Two pieces of the same document, drawn independently: the pairs of Contriever (Izacard et al. 2022, section 3).
+
+Axes: S positions of a row of crops.
+"""
 
 from typing import NamedTuple
 
@@ -28,6 +31,8 @@ def random_crops(
 ) -> Crops:
     """Cuts two spans out of each document, each of uniform length and then at a uniform place.
 
+    These are the pairs of Contriever (Izacard et al. 2022, section 3).
+
     Of a document of n tokens a crop has ``ceil(u n)`` tokens, u uniform in [min_share, max_share), and
     ``n // 2`` at most; so both rows of crops are half as long as the row, whatever is drawn, and document
     by document in its order. The two may overlap. A document of one token has none.
@@ -42,6 +47,14 @@ def random_crops(
 
     Raises:
       ValueError: shares out of order, or rows of fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> crops = corruption.random_crops(jax.random.key(0), jnp.arange(10, 18)[None], min_share=0.5)
+      >>> print(crops.tokens_B2S)
+      [[[14 15 16 17]
+        [10 11 12 13]]]
     """
     if not 0 < min_share <= max_share <= 0.5:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 Lewis et al. 2020, section 2.2. Any of them compose: reordering comes first, then text infilling,
 then noise on single tokens that no infilled span covers. The target is the row itself.
+
+Axes: N places of a row, several for each position: what may come before the token, and the token.
 """
 
 import dataclasses
@@ -71,6 +73,8 @@ def denoise(
     there when sentences or the document are moved. An infilled span that meets a special token or a
     document's end is two spans.
 
+    Lewis et al. 2020 (BART), section 2.2.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -90,6 +94,16 @@ def denoise(
 
     Raises:
       ValueError: sentences are to be permuted and not given, or an id is outside of the vocabulary.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> config = corruption.DenoiseConfig(infill=0.0, mask=1.0)
+      >>> tokens_BT = jnp.array([[1, 5, 6, 7]])
+      >>> ids = {"vocab_size": 10, "mask_id": 9, "special_ids": (1,)}
+      >>> rows = corruption.denoise(jax.random.key(0), tokens_BT, config, **ids)
+      >>> print(rows.tokens_BT)
+      [[1 9 9 9]]
     """
     config = config or DenoiseConfig()
     check_ids("denoise", vocab_size=vocab_size, mask_id=mask_id, special_ids=special_ids)

@@ -1,4 +1,7 @@
-"""Sampling of tokens from logits with few random numbers."""
+"""Sampling of tokens from logits with few random numbers.
+
+Axes: K blocks of the vocabulary, C ids of a block.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,12 @@ def gumbel_sample(key: jax.Array, logits_V: jax.Array) -> jax.Array:
       int32 [...], the ids.
 
     Source: Maddison et al. 2014, "A* Sampling", section 2 (the maximum of Gumbels, top down).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> print(corruption.gumbel_sample(jax.random.key(0), jnp.array([-jnp.inf, 0.0, -jnp.inf])))
+      1
     """
     vocab_size = logits_V.shape[-1]
     block = 1 << (vocab_size.bit_length() // 2)

@@ -10,6 +10,8 @@ The second is the paper's SPM variant 2, whose markers agree with PSM's. Cuts fa
 On rows as the model reads them this is the paper's context-level form (section 3.2): what of each document
 lies in the row is cut, so no row holds a suffix without its middle. Its document-level form cuts whole
 documents before they are cut into rows, which is for data preparation (``data.fim_rate``).
+
+Axes: N what a row is put together from: its tokens, then three markers for each of them.
 """
 
 import jax
@@ -42,6 +44,8 @@ def fill_in_middle(
     ``length``: tokens that end up at or after it are lost, all before it are untouched. A row of
     D documents loses nothing if ``length`` leaves ``3 * D`` positions more than it has tokens.
 
+    Bavarian et al. 2022, section 3.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -62,6 +66,15 @@ def fill_in_middle(
 
     Raises:
       ValueError: a rate outside of [0, 1], or two of the markers are the same.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> markers = {"prefix_id": 1, "suffix_id": 2, "middle_id": 3}
+      >>> tokens_BT = jnp.arange(10, 16)[None]
+      >>> rows = corruption.fill_in_middle(jax.random.key(0), tokens_BT, **markers, rate=1.0, spm_fraction=0.0)
+      >>> print(rows.tokens_BT)
+      [[ 1 10 11 12 13 14  2  3 15]]
     """
     check_rate("fill_in_middle", rate=rate, spm_fraction=spm_fraction)
     if len({prefix_id, suffix_id, middle_id}) < 3:
@@ -115,7 +128,17 @@ def fill_in_middle(
 
 
 def ended_documents(tokens_BT: jax.Array, eos_id: int) -> jax.Array:
-    """Document numbers of rows cut from a stream: the next document begins after each end of text (int32, from 1)."""
+    """Document numbers of rows cut from a stream: the next document begins after each end of text (int32, from 1).
+
+    ``number[t] = 1 + how many of tokens[0 .. t - 1] are eos_id``, for rows packed as those of Brown et al. 2020,
+    appendix B.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> print(corruption.ended_documents(jnp.array([[5, 2, 6, 2, 7]]), 2))
+      [[1 1 2 2 3]]
+    """
     ends_BT = (as_int32(tokens_BT, "tokens_BT") == eos_id).astype(jnp.int32)
     return 1 + jnp.cumsum(ends_BT, axis=1) - ends_BT
 

@@ -66,6 +66,8 @@ def ul2(
 ) -> tuple[Rows, Rows]:
     """The mixture for an encoder-decoder; every document draws its own denoiser.
 
+    Tay et al. 2022, section 3.1.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -85,6 +87,16 @@ def ul2(
     Raises:
       ValueError: a denoiser needs more sentinels than there are, a mode has no token, no denoiser
         has any weight, or the rows are too short.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> to_the_end = (corruption.Denoiser(mode="S", density=0.5),)
+      >>> tokens_BT = jnp.array([[5, 6, 7, 8]])
+      >>> options = {"sentinel_ids": (90, 91), "mode_ids": {"S": 80}, "denoisers": to_the_end}
+      >>> inputs, targets = corruption.ul2(jax.random.key(0), tokens_BT, **options)
+      >>> print(inputs.tokens_BT, targets.tokens_BT)
+      [[80  5  6]] [[7 8]]
     """
     length, extra = tokens_BT.shape[1], int(eos_id is not None)
     counts = _counts("ul2", length, denoisers, mode_ids, sentinel_ids)
@@ -120,11 +132,23 @@ def ul2_joined(
     Takes the arguments of :func:`ul2`, with one ``length``, by default what the longest of the
     denoisers gives for a document filling the row.
 
+    Tay et al. 2022, section 3.1.
+
     Returns:
       ``(rows, prefix_end_BT)``, see :func:`lmjax.corruption.sentinels.join_spans`.
 
     Raises:
       ValueError: as :func:`ul2`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> to_the_end = (corruption.Denoiser(mode="S", density=0.5),)
+      >>> tokens_BT = jnp.array([[5, 6, 7, 8]])
+      >>> options = {"sentinel_ids": (90, 91), "mode_ids": {"S": 80}, "denoisers": to_the_end}
+      >>> rows, prefix_end_BT = corruption.ul2_joined(jax.random.key(0), tokens_BT, **options, length=5)
+      >>> print(rows.tokens_BT, prefix_end_BT)
+      [[80  5  6  7  8]] [[3 3 3 3 3]]
     """
     row_length = tokens_BT.shape[1]
     counts = _counts("ul2_joined", row_length, denoisers, mode_ids, sentinel_ids)

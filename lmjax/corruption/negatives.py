@@ -1,4 +1,7 @@
-"""Negatives to train against: tokens not to be repeated, and rows that are subtly wrong."""
+"""Negatives to train against: tokens not to be repeated, and rows that are subtly wrong.
+
+Axes: C candidates.
+"""
 
 from collections.abc import Sequence
 
@@ -32,6 +35,14 @@ def previous_candidates(
 
     Raises:
       ValueError: ``window`` is below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> print(corruption.previous_candidates(jnp.array([[5, 6, 5]]), window=2))
+      [[[-100 -100]
+        [   5 -100]
+        [   6 -100]]]
     """
     if window < 1:
         raise ValueError(f"previous_candidates: window={window}: must be at least 1 token")
@@ -66,6 +77,8 @@ def corrupt_negatives(
 ) -> tuple[jax.Array, jax.Array]:
     """Rows with a share of the tokens replaced by wrong ones, to be told from the true rows by a margin.
 
+    Collobert and Weston 2008, section 3.4.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -80,6 +93,15 @@ def corrupt_negatives(
 
     Raises:
       ValueError: an impossible rate or id, or fewer than two ordinary ids.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> negatives_BT, replaced_BT = corruption.corrupt_negatives(
+      ...     jax.random.key(0), jnp.array([[0, 1, 1]]), vocab_size=2, rate=1.0
+      ... )
+      >>> print(negatives_BT, replaced_BT)
+      [[1 0 0]] [[ True  True  True]]
     """
     check_rate("corrupt_negatives", rate=rate)
     check_ids("corrupt_negatives", vocab_size=vocab_size, special_ids=special_ids)

@@ -3,6 +3,9 @@
 Every document of a row is cut in two, A and B, and written ``<cls> A <sep> B <sep>``; half of the
 pairs are wrong. Next-sentence prediction (Devlin et al. 2019, section 3.1) exchanges the Bs of a
 row's documents; sentence-order prediction (Lan et al. 2020, section 3.1) exchanges A and B.
+
+Axes: S positions of a row of pairs, D documents of a row, N what such a row is put together from: tokens
+and markers.
 """
 
 from typing import NamedTuple
@@ -51,6 +54,9 @@ def sentence_order_pairs(
 ) -> PairRows:
     """Cuts each document in two at random and swaps the parts with probability one half.
 
+    A right pair is ``<cls> A <sep> B <sep>``, a wrong one ``<cls> B <sep> A <sep>`` (ALBERT, Lan et al. 2020,
+    section 3.1).
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -64,6 +70,16 @@ def sentence_order_pairs(
 
     Raises:
       ValueError: rows of fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> pairs = corruption.sentence_order_pairs(jax.random.key(0), jnp.array([[5, 6], [7, 8]]), cls_id=1, sep_id=2)
+      >>> print(pairs.tokens_BS)
+      [[1 6 2 5 2]
+       [1 7 2 8 2]]
+      >>> print(pairs.labels_BS[:, 0])
+      [1 0]
     """
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where, cuts, swap_key = _cut("sentence_order_pairs", key, tokens_BT, segments_BT, sentences_BT)
@@ -89,6 +105,9 @@ def next_sentence_pairs(
     A document is wrong with probability one half in every row of two or more documents that can be
     cut; a lone one has nothing to exchange and stays right.
 
+    Of the documents A B and C D a right pair is ``<cls> A <sep> B <sep>``, a wrong one ``<cls> A <sep> D <sep>`` (BERT,
+    Devlin et al. 2019, section 3.1).
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -102,6 +121,16 @@ def next_sentence_pairs(
 
     Raises:
       ValueError: the rows are not packed, or have fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT, segments_BT = jnp.array([[5, 6]]), jnp.array([[1, 1]])
+      >>> pairs = corruption.next_sentence_pairs(
+      ...     jax.random.key(0), tokens_BT, cls_id=1, sep_id=2, segments_BT=segments_BT
+      ... )
+      >>> print(pairs.tokens_BS, pairs.types_BS, pairs.labels_BS[:, 0])
+      [[1 5 2 6 2]] [[0 0 0 1 1]] [0]
     """
     if segments_BT is None:
         raise ValueError(

@@ -61,6 +61,8 @@ def mix_predictions(
 ) -> tuple[jax.Array, jax.Array]:
     """Puts the model's prediction in place of each token with probability ``1 - teacher_rate``.
 
+    Bengio et al. 2015, section 2.4; Mihaylova and Martins 2019, section 3.
+
     Args:
       key: PRNG key.
       tokens_BT: int32, the true tokens.
@@ -74,6 +76,16 @@ def mix_predictions(
 
     Raises:
       ValueError: ``teacher_rate`` is not in [0, 1].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT, predictions_BT = jnp.array([[5, 6, 7]]), jnp.array([[6, 9, 8]])
+      >>> inputs_BT, predicted_BT = corruption.mix_predictions(
+      ...     jax.random.key(0), tokens_BT, predictions_BT, teacher_rate=0.0
+      ... )
+      >>> print(inputs_BT, predicted_BT)
+      [[5 6 9]] [[False  True  True]]
     """
     predicted_BT = predicted_positions(key, tokens_BT.shape, teacher_rate=teacher_rate, segments_BT=segments_BT)
     return put_predictions(tokens_BT, predictions_BT, predicted_BT), predicted_BT

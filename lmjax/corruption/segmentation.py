@@ -19,8 +19,16 @@ from lmjax.layout import Documents, choose, documents, place
 def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:
     """Noise tokens and noise spans of a document of ``length`` tokens (none below two tokens).
 
+    ``noise = round(length density)`` and ``spans = round(noise / mean_span)``, each at least 1 and with a token to keep
+    beside every span (Raffel et al. 2020, section 3.1.4).
+
     Raises:
       ValueError: ``density`` is not in (0, 1), or ``mean_span`` is below 1.
+
+    Example:
+      >>> from lmjax import corruption
+      >>> print(corruption.span_counts(100, 0.15, 3.0))
+      (15, 5)
     """
     check_spans("span_counts", density, mean_span)
     noise, spans = _counts(np.asarray(length), np.float32(density), np.float32(mean_span), np)
@@ -63,6 +71,8 @@ def span_mask(
 ) -> jax.Array:
     """Draws the noise tokens of every document.
 
+    Raffel et al. 2020 (T5), section 3.1.4; :func:`span_counts` has the counts.
+
     Args:
       key: PRNG key.
       shape: ``(B, T)``.
@@ -77,6 +87,12 @@ def span_mask(
 
     Raises:
       ValueError: a row has fewer than two tokens, or ``density`` or ``mean_span`` is impossible.
+
+    Example:
+      >>> import jax
+      >>> from lmjax import corruption
+      >>> print(corruption.span_mask(jax.random.key(0), (1, 4), density=0.25))
+      [[False False False  True]]
     """
     check_spans("span_mask", density, mean_span)
     if shape[1] < 2:

@@ -12,7 +12,7 @@ def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Arra
     """Numbers the sentences of each row: one ends with the last of a run of tokens that end sentences.
 
     BART splits documents at full stops so (Lewis et al. 2020, section 2.2); a full stop within a
-    number or a name counts as well.
+    number or a name counts as well. ``number[t]`` = how many positions ``s <= t`` begin a sentence, less the first.
 
     Args:
       tokens_BT: int32 ids.
@@ -20,6 +20,12 @@ def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Arra
 
     Returns:
       int32 [B, T], from 0 and rising along the row, as :func:`lmjax.corruption.denoise` takes it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> print(corruption.sentence_numbers(jnp.array([[5, 2, 6, 7, 2, 8]]), jnp.arange(9) == 2))
+      [[0 0 1 1 1 2]]
     """
     ends_BT = jnp.asarray(sentence_end_V, bool)[as_int32(tokens_BT, "tokens_BT")]
     begins_BT = jnp.pad(ends_BT[:, :-1] & ~ends_BT[:, 1:], ((0, 0), (1, 0)))

@@ -3,6 +3,8 @@
 With noise on ``b`` and ``d e``, ``a b c d e`` has the input ``a <0> c <1>`` and the target
 ``<0> b <1> d e``: each stream keeps its own tokens and shows a sentinel for every run of the other's
 (t5's ``noise_span_to_unique_sentinel`` and ``nonnoise_span_to_unique_sentinel``).
+
+Axes: E what a token may become, up to three ids, N all of these of a row in one line.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,8 @@ def replace_spans(
 ) -> tuple[Rows, Rows]:
     """Encoder inputs and decoder targets of rows whose noise tokens are given.
 
+    Raffel et al. 2020 (T5), section 3.1.4.
+
     Args:
       tokens_BT: int32 ids.
       noise_BT: bool, the tokens to move to the targets.
@@ -45,6 +49,16 @@ def replace_spans(
 
     Returns:
       ``(inputs, targets)``; their ``segments_BT`` carry the numbers of ``segments_BT``, 1 without.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT, noise_BT = jnp.array([[5, 6, 7, 8, 9]]), jnp.array([[False, True, False, True, True]])
+      >>> inputs, targets = corruption.replace_spans(
+      ...     tokens_BT, noise_BT, sentinel_ids=(90, 91), inputs_length=4, targets_length=5
+      ... )
+      >>> print(inputs.tokens_BT, targets.tokens_BT)
+      [[ 5 90  7 91]] [[90  6 91  8  9]]
     """
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
@@ -75,6 +89,8 @@ def join_spans(
 ) -> tuple[Rows, jax.Array]:
     """The decoder-only form: each document's input, then its targets, in one row.
 
+    Raffel et al. 2020 (T5), sections 3.1.4 and 3.2.1.
+
     Args:
       tokens_BT: int32 ids.
       noise_BT: bool, the tokens to move to the targets.
@@ -89,6 +105,14 @@ def join_spans(
     Returns:
       ``(rows, prefix_end_BT)``: rows whose weights are 1 on target tokens and 0 elsewhere, and where
       each document's input ends, as :func:`lmjax.masks.packed` takes it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT, noise_BT = jnp.array([[5, 6, 7, 8, 9]]), jnp.array([[False, True, False, True, True]])
+      >>> rows, prefix_end_BT = corruption.join_spans(tokens_BT, noise_BT, sentinel_ids=(90, 91), length=9)
+      >>> print(rows.tokens_BT, rows.weights_BT, prefix_end_BT)
+      [[ 5 90  7 91 90  6 91  8  9]] [[0. 0. 0. 0. 1. 1. 1. 1. 1.]] [[4 4 4 4 4 4 4 4 4]]
     """
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)

@@ -18,6 +18,9 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
 
     Both lengths count one end-of-sequence token, as t5's ``random_spans_helper`` does.
 
+    With ``noise = round(tokens density)`` and ``spans = round(noise / mean_span)``, the largest number of tokens with
+    ``tokens - noise + spans + 1 <= inputs_length`` (Raffel et al. 2020, section 3.1.4).
+
     Args:
       inputs_length: tokens the encoder is to read.
       density: share of the raw tokens that are noise.
@@ -28,6 +31,11 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
 
     Raises:
       ValueError: ``density`` is not in (0, 1), ``mean_span`` is below 1, or so few tokens have no noise.
+
+    Example:
+      >>> from lmjax import corruption
+      >>> print(corruption.span_lengths(512, 0.15, 3.0))
+      (568, 114)
     """
     check_spans("span_lengths", density, mean_span)
 
@@ -95,6 +103,8 @@ def span_corrupt(
     ``a b c d e`` with noise ``b`` and ``d e`` becomes ``a <0> c <1>`` and ``<0> b <1> d e``. In packed
     rows every document is corrupted on its own and starts again at the first sentinel.
 
+    Raffel et al. 2020 (T5), section 3.1.4.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -115,6 +125,16 @@ def span_corrupt(
     Raises:
       ValueError: a row has more spans than there are sentinels, or is too short, or ``density`` or
         ``mean_span`` is impossible or traced.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT = jnp.array([[5, 6, 7, 8]])
+      >>> inputs, targets = corruption.span_corrupt(
+      ...     jax.random.key(0), tokens_BT, sentinel_ids=(90, 91), density=0.25
+      ... )
+      >>> print(inputs.tokens_BT, targets.tokens_BT)
+      [[ 5  6  7 90]] [[90  8]]
     """
     row_length, extra = tokens_BT.shape[1], int(eos_id is not None)
     noise, spans = _expected_counts("span_corrupt", row_length, density, mean_span, sentinel_ids)
@@ -154,6 +174,8 @@ def span_corrupt_joined(
 ) -> tuple[Rows, jax.Array]:
     """T5's objective for a decoder: every document's corrupted input, then its targets, in one row.
 
+    Raffel et al. 2020 (T5), sections 3.1.4 and 3.2.1.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -171,6 +193,16 @@ def span_corrupt_joined(
 
     Raises:
       ValueError: as :func:`span_corrupt`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT = jnp.array([[5, 6, 7, 8]])
+      >>> rows, prefix_end_BT = corruption.span_corrupt_joined(
+      ...     jax.random.key(0), tokens_BT, sentinel_ids=(90, 91), density=0.25
+      ... )
+      >>> print(rows.tokens_BT, prefix_end_BT)
+      [[ 5  6  7 90 90  8]] [[4 4 4 4 4 4]]
     """
     row_length = tokens_BT.shape[1]
     _, spans = _expected_counts("span_corrupt_joined", row_length, density, mean_span, sentinel_ids)

@@ -35,6 +35,8 @@ def mask_tokens(
     uniformly with probability ``random_fraction``, and else stays as it is. Special tokens,
     ``mask_id`` itself and padding are never chosen and never drawn.
 
+    Devlin et al. 2019 (BERT), section 3.1.
+
     Args:
       key: PRNG key.
       tokens: int32 ids of any shape, usually [B, T].
@@ -53,6 +55,15 @@ def mask_tokens(
 
     Raises:
       ValueError: a rate outside of [0, 1], fractions summing above 1, or an id outside of the vocabulary.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> key, tokens = jax.random.key(0), jnp.array([[1, 5, 6]])
+      >>> options = {"vocab_size": 10, "mask_id": 9, "special_ids": (1,), "rate": 1.0}
+      >>> inputs, labels = corruption.mask_tokens(key, tokens, **options, mask_fraction=1.0, random_fraction=0.0)
+      >>> print(inputs, labels)
+      [[1 9 9]] [[-100    5    6]]
     """
     check_rate("mask_tokens", rate=rate)
     check_ids("mask_tokens", vocab_size=vocab_size, mask_id=mask_id, special_ids=special_ids)

@@ -39,6 +39,8 @@ def mask_words(
 ) -> tuple[jax.Array, jax.Array]:
     """Chooses each word with probability ``rate`` and hides all of its tokens, each 80/10/10.
 
+    Devlin et al. 2019 (BERT), in the code of May 2019.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -61,6 +63,17 @@ def mask_words(
 
     Raises:
       ValueError: the tokenizer cannot tell where words start, or an argument is impossible.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> word_start_V = jnp.arange(10) % 2 == 1  # odd ids begin a word
+      >>> key, tokens_BT = jax.random.key(0), jnp.array([[1, 2, 3, 4, 5, 6]])
+      >>> options = {"vocab_size": 10, "mask_id": 9, "word_start_V": word_start_V, "rate": 0.5}
+      >>> masks_only = {"mask_fraction": 1.0, "random_fraction": 0.0}
+      >>> inputs_BT, labels_BT = corruption.mask_words(key, tokens_BT, **options, **masks_only)
+      >>> print(inputs_BT, labels_BT)
+      [[1 2 9 9 9 9]] [[-100 -100    3    4    5    6]]
     """
     check_rate("mask_words", rate=rate)
     if budget is not None and budget < 1:
@@ -130,6 +143,8 @@ def mask_spans(
     (a mean of 3.8 words as published). A span becomes masks, random tokens or stays, as a whole.
     Spans never touch special tokens or cross documents: one that meets such a border is two.
 
+    Joshi et al. 2020 (SpanBERT), section 3.1.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -148,6 +163,16 @@ def mask_spans(
 
     Raises:
       ValueError: the tokenizer cannot tell where words start, or an argument is impossible.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> word_start_V = jnp.ones(10, bool)
+      >>> key, tokens_BT = jax.random.key(0), jnp.array([[1, 2, 3, 4, 5, 6]])
+      >>> options = {"vocab_size": 10, "mask_id": 9, "word_start_V": word_start_V, "rate": 0.5}
+      >>> spans = corruption.mask_spans(key, tokens_BT, **options, mask_fraction=1.0, random_fraction=0.0)
+      >>> print(spans.inputs_BT, spans.span_BT)
+      [[9 9 9 4 5 6]] [[1 1 1 0 0 0]]
     """
     check_rate("mask_spans", rate=rate)
     if not 0 < length_p < 1:

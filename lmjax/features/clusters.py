@@ -3,6 +3,8 @@
 Either the nearest of centroids that k-means has found (HuBERT's first iteration: Hsu et al. 2021, section
 II-A), or the nearest of random code vectors after a random projection, which needs no training at all
 (BEST-RQ: Chiu et al. 2022, section 3.1).
+
+Axes: V clusters, N vectors, D width of a vector, H width of a code vector.
 """
 
 import functools
@@ -15,12 +17,21 @@ import numpy as np
 def nearest_centroids(features: jax.Array, centroids_VD: jax.Array) -> jax.Array:
     """Index of the centroid nearest to each vector.
 
+    ``argmin over v of | features - centroids[v] |²`` (Hsu et al. 2021, section II-A).
+
     Args:
       features: [..., D]; no gradient flows to them.
       centroids_VD: [V, D].
 
     Returns:
       int32 [...].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> features, centroids_VD = jnp.array([[1.0, 1.0], [8.0, 9.0]]), jnp.array([[0.0, 0.0], [9.0, 9.0]])
+      >>> print(corruption.nearest_centroids(features, centroids_VD))
+      [0 1]
     """
     centroids_VD = jnp.asarray(centroids_VD, jnp.float32)
     # |x - c|^2 less the |x|^2 that all centroids share.
@@ -30,7 +41,9 @@ def nearest_centroids(features: jax.Array, centroids_VD: jax.Array) -> jax.Array
 
 
 def fit_centroids(key: jax.Array, features_ND: jax.Array, *, num_clusters: int, num_steps: int = 50) -> jax.Array:
-    """k-means: centroids that are the means of the vectors nearest to them (Lloyd 1982).
+    """Finds centroids by k-means: each is the mean of the vectors nearest to it (Lloyd 1982).
+
+    A round sets ``c_v = mean of x_n with nearest(x_n) = v``.
 
     They begin as k-means++ picks them (Arthur & Vassilvitskii 2007): each a vector drawn in proportion to
     its squared distance from those before. One without vectors stays where it is.
@@ -46,6 +59,15 @@ def fit_centroids(key: jax.Array, features_ND: jax.Array, *, num_clusters: int, 
 
     Raises:
       ValueError: there are fewer vectors than clusters.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> features_ND = jnp.array([[0.0, 0.0], [0.0, 2.0], [9.0, 9.0]])
+      >>> centroids_VD = corruption.fit_centroids(jax.random.key(0), features_ND, num_clusters=2)
+      >>> print(jnp.sort(centroids_VD, axis=0))
+      [[0. 1.]
+       [9. 9.]]
     """
     if not 1 <= num_clusters <= features_ND.shape[0]:
         raise ValueError(f"fit_centroids: num_clusters={num_clusters} of {features_ND.shape[0]} vectors: give more")
@@ -75,6 +97,8 @@ def projected_clusters(features: jax.Array, *, num_clusters: int, width: int = 1
     distribution, both once and for all. The features should have mean 0 and variance 1; with a mean far from
     0 most of them fall into a few clusters.
 
+    Chiu et al. 2022 (BEST-RQ), section 3.1.
+
     Args:
       features: [..., D]; no gradient flows to them.
       num_clusters: V; the paper takes 8,192.
@@ -83,6 +107,13 @@ def projected_clusters(features: jax.Array, *, num_clusters: int, width: int = 1
 
     Returns:
       int32 [...].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> features = jnp.array([[1.0, -1.0], [10.0, -10.0], [-1.0, 1.0]])
+      >>> print(corruption.projected_clusters(features, num_clusters=8))  # the direction decides, not the length
+      [3 3 5]
     """
     projection_DH, codes_VH = _random_codes(features.shape[-1], num_clusters, width, seed)
     projected = jax.lax.stop_gradient(features.astype(jnp.float32)) @ jnp.asarray(projection_DH)

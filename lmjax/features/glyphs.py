@@ -2,6 +2,8 @@
 
 Six octal digits a character, one a row of pixels from top to bottom, the highest bit on the left; the
 last row is for what hangs below the line. A character's cell is one empty column wider than its glyph.
+
+Axes: V bytes, W columns of pixels, H rows of pixels.
 """
 
 import functools
@@ -37,7 +39,8 @@ def glyph_table() -> np.ndarray:
 def draw_bytes(bytes_BT: jax.Array, *, columns: int) -> jax.Array:
     """Rows of bytes drawn as strips of pixels, 6 high and 4 a byte wide, in patches of some columns.
 
-    As in PIXEL (Rust et al. 2023, section 2.1), where a model reads rendered text.
+    ``strip[:, 4 t + c] = cell(byte[t])[:, c]`` for the columns c of a cell, in the manner of PIXEL (Rust et al. 2023,
+    section 2.1), where a model reads rendered text.
 
     Args:
       bytes_BT: int32; ids of 256 and above, which are no bytes, are blank.
@@ -48,6 +51,19 @@ def draw_bytes(bytes_BT: jax.Array, *, columns: int) -> jax.Array:
 
     Raises:
       ValueError: the strip does not divide into such patches.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> pixels = corruption.draw_bytes(jnp.array([[ord("L")]]), columns=4)
+      >>> for row in pixels.reshape(4, 6).T:
+      ...     print("".join(".#"[int(pixel)] for pixel in row))
+      #...
+      #...
+      #...
+      #...
+      ###.
+      ....
     """
     num_rows, length = bytes_BT.shape
     if columns < 1 or CELL_WIDTH * length % columns:

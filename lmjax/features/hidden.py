@@ -1,4 +1,7 @@
-"""Masks for sequences of feature vectors: MAE's random patches, HuBERT's spans of frames."""
+"""Masks for sequences of feature vectors: MAE's random patches, HuBERT's spans of frames.
+
+Axes: K patches that are seen, M patches that are hidden.
+"""
 
 from typing import NamedTuple
 
@@ -33,6 +36,13 @@ def mask_patches(key: jax.Array, shape: tuple[int, int], *, rate: float = 0.75) 
 
     Raises:
       ValueError: no patch would be hidden, or none left to see.
+
+    Example:
+      >>> import jax
+      >>> from lmjax import corruption
+      >>> hidden = corruption.mask_patches(jax.random.key(0), (1, 4), rate=0.5)
+      >>> print(hidden.kept_BK, hidden.hidden_BM, hidden.is_hidden_BT)
+      [[0 1]] [[2 3]] [[False False  True  True]]
     """
     length = shape[1]
     check_rate("mask_patches", rate=rate)
@@ -78,6 +88,12 @@ def mask_frames(
 
     Raises:
       ValueError: ``start_rate`` is not in [0, 1], or ``span`` is below 1 or longer than a row.
+
+    Example:
+      >>> import jax
+      >>> from lmjax import corruption
+      >>> print(corruption.mask_frames(jax.random.key(0), (1, 6), start_rate=0.2, span=3))
+      [[False False  True  True  True False]]
     """
     check_rate("mask_frames", start_rate=start_rate)
     if not 1 <= span <= shape[1]:

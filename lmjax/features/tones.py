@@ -1,4 +1,7 @@
-"""Synthetic speech: text as a sequence of noisy spectra, for feature models to listen to."""
+"""Synthetic speech: text as a sequence of noisy spectra, for feature models to listen to.
+
+Axes: V bytes, P peaks of a spectrum, W bands of a spectrum.
+"""
 
 import functools
 
@@ -27,6 +30,9 @@ def spectrum_table(width: int) -> np.ndarray:
 def sound_bytes(key: jax.Array, bytes_BT: jax.Array, *, width: int, frames: int, noise: float) -> jax.Array:
     """Rows of bytes spoken, each for some frames, with white noise in every frame.
 
+    ``sound[t] = spectrum[byte at t // frames] + noise * normal draw``. The peaks of a spectrum stand for the formants
+    of a vowel (Peterson and Barney 1952).
+
     Args:
       key: PRNG key of the noise.
       bytes_BT: int32; ids of 256 and above, which are no bytes, are silent but for the noise.
@@ -36,6 +42,13 @@ def sound_bytes(key: jax.Array, bytes_BT: jax.Array, *, width: int, frames: int,
 
     Returns:
       float32 [B, frames T, width].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> sound = corruption.sound_bytes(jax.random.key(0), jnp.array([[65, 66]]), width=8, frames=3, noise=0.0)
+      >>> print(sound.shape, bool((sound[0, 0] == sound[0, 2]).all()))
+      (1, 6, 8) True
     """
     silence_1W = np.full((1, width), spectrum_table(width).min(), np.float32)
     table_VW = jnp.asarray(np.concatenate([spectrum_table(width), silence_1W]))

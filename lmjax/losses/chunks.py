@@ -2,6 +2,8 @@
 
 See :mod:`lmjax.losses.linear` for what it computes. Two functions here, the losses alone and the losses
 with the gradients of their weighted sum, neither of which is ever differentiated itself.
+
+Axes: N tokens of all rows in one line, C tokens of a chunk.
 """
 
 import dataclasses

@@ -20,7 +20,17 @@ Schedule = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def linear_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``m = t`` (what SEDD and MDLM call log-linear noise)."""
+    """``m = t`` (what SEDD and MDLM call log-linear noise).
+
+    Sahoo et al. 2024 (MDLM), appendix E.1; Lou et al. 2024 (SEDD), section 5.1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> masked, rate = losses.linear_schedule(jnp.array([0.25, 0.5]))
+      >>> print(masked, rate)
+      [0.25 0.5 ] [1. 1.]
+    """
     return times, jnp.ones_like(times)
 
 
@@ -28,13 +38,22 @@ def cosine_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``m = 1 - cos(π t / 2)``, as ``2 sin²(π t / 4)`` so that small times keep their digits.
 
     The same noise as :func:`lmjax.corruption.cosine_schedule`: few masks at first, most of them late.
+
+    Sahoo et al. 2024 (MDLM), appendix E.1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> masked, rate = losses.cosine_schedule(jnp.array([0.5, 1.0]))
+      >>> print(masked, rate)
+      [0.29289326 0.99999994] [1.1107208 1.5707964]
     """
     angle = math.pi / 2 * times
     return 2 * jnp.sin(angle / 2) ** 2, math.pi / 2 * jnp.sin(angle)
 
 
 def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule) -> jax.Array:
-    """Weight ``m'(t) / m(t)`` of a masked token's cross entropy in the ELBO (MDLM, Eq. 10).
+    """Weight ``m'(t) / m(t)`` of a masked token's cross entropy in the ELBO (Sahoo et al. 2024, MDLM, Eq. 10).
 
     Args:
       times: in (0, 1], any shape.
@@ -43,6 +62,12 @@ def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule)
     Returns:
       float32 of the same shape; 1 / t for the linear schedule, infinity at time 0, where no token is masked; NaN for
       a time outside of [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.diffusion_weights([0.25, 1.0]))
+      [4. 1.]
     """
     masked, rate = schedule(_checked(times))
     return jnp.where(masked == 0, jnp.inf, rate / masked)  # a rate of 0 / 0 at the start of a cosine too
@@ -53,9 +78,11 @@ def masked_diffusion_loss(
 ) -> jax.Array:
     """MDLM's ELBO term of each position; its sum over a text, averaged over times, bounds the text's nats.
 
+    ``loss = m'(t) / m(t) token_nats`` where the token is masked, 0 elsewhere (Sahoo et al. 2024, Eq. 10).
+
     Args:
       token_nats: [..., T], cross entropy of the clean token at each position (the model giving the mask
-        token no probability, MDLM §3.2.3).
+        token no probability, section 3.2.3 of the paper).
       is_masked: booleans [..., T], what the noise hid; other positions give 0.
       times: [...] or [..., T], the time each row (or position) was noised to, in (0, 1]; a masked position at time 0
         gives infinity, at a time outside of [0, 1] NaN.
@@ -66,6 +93,12 @@ def masked_diffusion_loss(
 
     Raises:
       ValueError: shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.masked_diffusion_loss(jnp.array([1.0, 2.0]), [True, False], 0.5))  # 1 / 0.5 nats
+      [2. 0.]
     """
     is_masked = jnp.asarray(is_masked, bool)
     if token_nats.shape != is_masked.shape:
@@ -104,6 +137,14 @@ def score_entropy_loss(
 
     Raises:
       ValueError: shapes that do not match, or a mask token outside of the vocabulary.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> log_scores = jnp.log(jnp.array([[0.5, 0.5, 1.0]]))
+      >>> loss = losses.score_entropy_loss(log_scores, [0], [True], 0.5, mask_id=2)
+      >>> print(loss)  # 2 (1 - log 0.5 - 1)
+      [1.3862944]
     """
     targets, is_masked = as_int32(targets, "targets"), jnp.asarray(is_masked, bool)
     if not targets.shape == is_masked.shape == log_scores.shape[:-1]:

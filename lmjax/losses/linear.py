@@ -11,6 +11,8 @@ recomputed (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language M
 kernel form of this). Under ``jax.set_mesh`` with the axes of :mod:`lmjax.parallel.mesh`, tokens are
 split over the batch axes and the vocabulary over the tensor axis; the head is gathered once
 before the chunks and its gradient reduced once after them.
+
+Axes: N tokens of all rows in one line.
 """
 
 import functools
@@ -53,6 +55,8 @@ def linear_cross_entropy(
     The gradient is computed in the forward pass, so a ``jax.checkpoint`` around this function
     would do the work twice. The gradient of ``weights`` is the unreduced losses.
 
+    The loss in chunks is in the manner of Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models".
+
     Args:
       hidden: [..., D]; its dtype is that of the matrix products, which accumulate in float32.
       head: [D, V] (a tied embedding table is passed as ``table.T``); its gradient is summed in
@@ -60,7 +64,7 @@ def linear_cross_entropy(
       targets: integers [...]; where the weight is 0 any value will do.
       weights: [...], what each position counts; where it is 0, hidden states need not be finite.
       bias: [V], added to the logits.
-      softcap: logits become ``softcap tanh(logits / softcap)`` (Gemma 2, §2).
+      softcap: logits become ``softcap tanh(logits / softcap)`` (Gemma 2, section 2).
       label_smoothing: as in :func:`lmjax.losses.cross_entropy`, likewise ``smoothing`` and ``z_loss``.
       smoothing: where the smoothed probability goes.
       z_loss: coefficient of the squared log-normaliser.
@@ -72,6 +76,13 @@ def linear_cross_entropy(
 
     Raises:
       ValueError: shapes that do not match, or a bad option.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> hidden, head = jnp.eye(2), jnp.zeros((2, 4))
+      >>> print(losses.linear_cross_entropy(hidden, head, [0, 3], [0.5, 0.5]))  # log 4
+      1.3862944
     """
     weights = jnp.asarray(weights, jnp.float32)
     if weights.shape != hidden.shape[:-1]:
@@ -101,6 +112,8 @@ def linear_token_losses(
 ) -> jax.Array:
     """``cross_entropy(hidden @ head + bias, targets)``, one value a position, in chunks of tokens.
 
+    After Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models".
+
     For evaluation, and for losses that are not a weighted sum. Differentiating it computes the
     logits a second time; where a weighted sum is all that is wanted, :func:`linear_cross_entropy`
     does not. Arguments are the same, without weights.
@@ -110,6 +123,13 @@ def linear_token_losses(
 
     Raises:
       ValueError: shapes that do not match, or a bad option.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> hidden, head = jnp.eye(2), jnp.zeros((2, 4))
+      >>> print(losses.linear_token_losses(hidden, head, [0, -100]))  # log 4, not scored
+      [1.3862944 0.       ]
     """
     loss = _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing, z_loss, chunk_size)
     targets = as_int32(targets, "targets")

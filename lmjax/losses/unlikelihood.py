@@ -36,6 +36,8 @@ def _negative_log_complement(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
     """``Σ_c -log(1 - p(c))`` over the candidates given for each position.
 
+    Welleck et al. 2020, section 5.1.
+
     Args:
       logits: [..., T, V], any float dtype.
       candidates: integers [..., T, C], tokens to push down; a negative one means "none", one that is
@@ -46,6 +48,13 @@ def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
 
     Raises:
       ValueError: shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+      >>> print(losses.unlikelihood(logits, [[0, -1]]))  # -log(1 - 0.5)
+      [0.6931472]
     """
     candidates = as_int32(candidates, "candidates")
     if candidates.shape[:-1] != logits.shape[:-1]:
@@ -57,9 +66,10 @@ def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
 
 
 def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) -> jax.Array:
-    """The negative candidates of each position: the targets before it, without its own (§5.1).
+    """The negative candidates of each position: the targets before it, without its own.
 
-    Each token is a candidate once, however often it occurred.
+    ``C_t = {x_1, ..., x_(t-1)} - {x_t}`` (Welleck et al. 2020, section 5.1). Each token is a candidate once, however
+    often it occurred.
 
     Args:
       targets: integers [..., T]; negative ones (not scored) are never candidates.
@@ -68,6 +78,14 @@ def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) ->
 
     Returns:
       int32 [..., T, T] for :func:`unlikelihood`, -1 where there is none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.context_candidates([5, 6, 5]))
+      [[-1 -1 -1]
+       [ 5 -1 -1]
+       [-1  6 -1]]
     """
     targets = as_int32(targets, "targets")
     same = targets[..., :, None] == targets[..., None, :]
@@ -89,7 +107,7 @@ def corrupted_margin(
 
         loss = max(0, margin + original_nats - corrupted_nats)
 
-    The ranking criterion of Collobert and Weston (2008), added to the likelihood of the original.
+    The ranking criterion of Collobert and Weston 2008, section 3.4, is added to the likelihood of the original.
 
     Args:
       original_nats: [...], negative log-likelihood of each original (a sum or a mean, as the margin is).
@@ -101,6 +119,12 @@ def corrupted_margin(
 
     Raises:
       ValueError: shapes that differ or a negative margin.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.corrupted_margin(jnp.array([1.0]), jnp.array([1.5])))
+      [0.5]
     """
     if original_nats.shape != corrupted_nats.shape:
         raise ValueError(

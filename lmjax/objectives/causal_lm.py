@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.layout import count_within, documents
-from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
+from lmjax.objectives.parts.token_objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
@@ -22,11 +22,6 @@ class CausalLM(TokenObjective):
     normalization: Literal["token", "sequence"] = "token"
     """What counts alike: every token, or every document of a row (every row where documents are not kept apart),
     its tokens sharing the weight of one. Validation is by token always."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.normalization not in ("token", "sequence"):
-            raise ValueError(f"objective.normalization={self.normalization!r}: use 'token' or 'sequence'")
 
     def row_length(self, sequence_length: int) -> int:
         """T inputs and the token after the last of them."""

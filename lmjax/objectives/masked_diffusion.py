@@ -23,7 +23,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.time_conditioned import TimeConditionedTransformer
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.objective import Objective, Terms, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
@@ -51,8 +52,6 @@ class MaskedDiffusion(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"objective.schedule={self.schedule!r}: use one of {', '.join(SCHEDULES)}")
         if not 0 < self.least_time < 1:
             raise ValueError(f"objective.least_time={self.least_time}: must lie between 0 and 1")
 
@@ -120,6 +119,6 @@ class MaskedDiffusion(Objective):
         return Terms({"loss": loss}, hidden.routing)
 
     @property
-    def attention(self) -> Literal["bidirectional"]:
-        """Masks are filled in any order."""
-        return "bidirectional"
+    def traits(self) -> Traits:
+        """Every position sees the whole row, since masks are filled in any order."""
+        return Traits(attention="bidirectional")

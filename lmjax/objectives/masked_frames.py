@@ -26,7 +26,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, parameter
 from lmjax.objectives.parts.feature_objective import FeatureObjective, FeatureStack, mask_vector
-from lmjax.objectives.parts.objective import Terms, token_weights
+from lmjax.objectives.parts.objective import Terms
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
@@ -109,8 +110,6 @@ class MaskedFrames(FeatureObjective):
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must be at least 1")
         if self.num_clusters < 2:
             raise ValueError(f"objective.num_clusters={self.num_clusters}: must be at least 2")
-        if self.head not in ("cosine", "linear"):
-            raise ValueError(f"objective.head={self.head!r}: use 'cosine' or 'linear'")
         if min(extremes(self.temperature)) <= 0:
             raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
 

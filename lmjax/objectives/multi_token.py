@@ -4,6 +4,8 @@
 
 Head k is one transformer layer on the shared trunk, and all share the final norm and the unembedding.
 The first head is the last layer of an ordinary model: without the others, it decodes as one.
+
+Axes: S positions of a row with the tokens ahead.
 """
 
 import dataclasses
@@ -19,7 +21,8 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.objective import Objective, Terms, head_loss, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms
+from lmjax.objectives.parts.token_objective import head_loss, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption import split_prefix
-from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
+from lmjax.objectives.parts.objective import Traits
+from lmjax.objectives.parts.token_objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
@@ -31,11 +32,6 @@ class PrefixLM(TokenObjective):
     loss_on: Literal["suffix", "all"] = "suffix"
     """What is learned from: what follows a prefix, or every token, for which half of the documents are read without
     a prefix, causally, and scored whole."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.loss_on not in ("suffix", "all"):
-            raise ValueError(f"objective.loss_on={self.loss_on!r}: use 'suffix' or 'all'")
 
     def row_length(self, sequence_length: int) -> int:
         """T inputs and the token after the last of them."""
@@ -64,6 +60,6 @@ class PrefixLM(TokenObjective):
         return dataclasses.replace(plain, loss_on="suffix")
 
     @property
-    def attention(self) -> Literal["prefix"]:
-        """A prompt is a prefix."""
-        return "prefix"
+    def traits(self) -> Traits:
+        """A prompt is read as a prefix."""
+        return Traits(attention="prefix")

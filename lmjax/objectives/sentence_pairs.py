@@ -6,10 +6,12 @@ part, in sentence-order prediction (Lan et al. 2020, section 3.1) A and B have c
 pairs are masked, and the model is asked for both:
 
     loss = mean over hidden t of  - log p(x_t | masked pair)  +  mean over pairs of  - log p(label | first state)
+
+Axes: Q pairs that a row has room for, S positions of a row of pairs.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,12 @@ from lmjax.data.config import DataConfig
 from lmjax.losses import pair_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import MaskedLM, scored_positions, scored_targets, slots
+from lmjax.objectives.masked_lm import MaskedLM
 from lmjax.objectives.parts.encoder_decoder import longest_row
-from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
+from lmjax.objectives.parts.objective import Terms, Traits
 from lmjax.objectives.parts.origin_weights import moved_weights, place_codes
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets, slots
+from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
@@ -37,8 +41,6 @@ SHORTEST_PAIR = 8
 class SentencePairs(MaskedLM):
     """Masked LM on pairs of text, and a decision on each pair."""
 
-    measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
-
     task: Literal["next_sentence", "sentence_order"] = "next_sentence"
     """What makes a pair wrong: a second part out of another document of the row, or the two parts exchanged."""
     cut_at: Literal["sentences", "tokens"] = "sentences"
@@ -52,14 +54,15 @@ class SentencePairs(MaskedLM):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.task not in ("next_sentence", "sentence_order"):
-            raise ValueError(f"objective.task={self.task!r}: use 'next_sentence' or 'sentence_order'")
-        if self.cut_at not in ("sentences", "tokens"):
-            raise ValueError(f"objective.cut_at={self.cut_at!r}: use 'sentences' or 'tokens'")
         if min(extremes(self.pair_weight)) < 0:
             raise ValueError(f"objective.pair_weight={self.pair_weight}: must not be negative")
         if self.tokens_per_pair < 1:
             raise ValueError(f"objective.tokens_per_pair={self.tokens_per_pair}: must be at least 1")
+
+    @property
+    def traits(self) -> Traits:
+        """An encoder; the share of pairs that are decided rightly is reported."""
+        return dataclasses.replace(super().traits, measures=frozenset({"accuracy"}))
 
     def row_length(self, sequence_length: int) -> int:
         """As many tokens as, with the markers of their pairs, fill a row."""

@@ -22,8 +22,10 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Embedding, Norm, Projection
 from lmjax.models.token_stack import embedding_std
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import MaskedLM, scored_positions, scored_targets
-from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
+from lmjax.objectives.masked_lm import MaskedLM
+from lmjax.objectives.parts.objective import Terms
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets
+from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.objectives.whole_word import check_word_starts, word_slots
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary

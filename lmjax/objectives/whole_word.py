@@ -11,8 +11,9 @@ import jax
 
 from lmjax.corruption import mask_words
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.masked_lm import MaskedLM, scored_positions, scored_targets
-from lmjax.objectives.parts.objective import token_weights
+from lmjax.objectives.masked_lm import MaskedLM
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import current, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
@@ -63,7 +64,7 @@ class WholeWordMaskedLM(MaskedLM):
 def word_slots(length: int, rate: float) -> int:
     """Positions to reserve for a row whose words are scored with probability ``rate``.
 
-    As :func:`lmjax.objectives.masked_lm.slots`, for tokens that come in clumps of
+    As :func:`lmjax.objectives.parts.scored_positions.slots`, for tokens that come in clumps of
     :data:`TOKENS_PER_WORD`: their number's variance is that many times as large.
     """
     deviations = 5 * math.sqrt(length * rate * (1 - rate) * TOKENS_PER_WORD)

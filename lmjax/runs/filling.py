@@ -38,7 +38,11 @@ def fill_masks(run: Opened, texts: Sequence[str], *, top: int = 5) -> list[list[
       ValueError: the model does not name masked tokens, or a text has no mask or is too long.
     """
     objective, tokenizer = run.config.objective, run.tokenizer
-    if objective.attention != "bidirectional" or objective.reads_with_encoder or isinstance(objective, ReplacedToken):
+    if (
+        objective.traits.attention != "bidirectional"
+        or objective.traits.reads_with_encoder
+        or isinstance(objective, ReplacedToken)
+    ):
         raise ValueError(
             f"{type(objective).__name__} does not train a model to name masked tokens: use a run of a masked language "
             f"model, or continue a text with `lmjax sample`"

@@ -77,7 +77,7 @@ def _export(
             params,
             family_name=family,
             preferred=None if published is None else published.config.get("model_type"),
-            reads="both_ways" if objective.attention == "bidirectional" else "forwards",
+            reads="both_ways" if objective.traits.attention == "bidirectional" else "forwards",
             ids=ids if published is None else ids | published.ids,
             generation=None if published is None else published.generation,
             dtype=dtype,

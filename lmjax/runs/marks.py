@@ -14,8 +14,8 @@ def text_marks(run: Opened) -> Marks:
     """
     vocabulary, data, objective = run.tokenizer.vocabulary, run.config.data, run.config.objective
     of_others = run.imported or (run.folder / PUBLISHED).is_dir()
-    is_encoder = objective.attention == "bidirectional" and not objective.reads_with_encoder
-    is_decoder = not is_encoder and not objective.reads_with_encoder
+    is_encoder = objective.traits.attention == "bidirectional" and not objective.traits.reads_with_encoder
+    is_decoder = not is_encoder and not objective.traits.reads_with_encoder
     if isinstance(objective, SentencePairs) or (of_others and is_encoder):
         return Marks(before=vocabulary.cls_id, after=vocabulary.sep_id)
     ends = data.add_eos and data.packing != "windows"

@@ -97,10 +97,10 @@ class Run(Opened):
                 f"{other.folder} has another tokenizer than {self.folder}: contrastive decoding compares the models "
                 f"token by token; choose an amateur with the same tokenizer"
             )
-        if other.config.objective.attention != self.config.objective.attention:
+        if other.config.objective.traits.attention != self.config.objective.traits.attention:
             raise ValueError(
-                f"{other.folder} reads prompts with a {other.config.objective.attention} mask and {self.folder} with a "
-                f"{self.config.objective.attention} one: choose an amateur that reads as this run does"
+                f"{other.folder} reads prompts with a {other.config.objective.traits.attention} mask and {self.folder} "
+                f"with a {self.config.objective.traits.attention} one: choose an amateur that reads as this run does"
             )
         return Amateur(
             spec=other.spec,

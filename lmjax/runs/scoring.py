@@ -67,7 +67,7 @@ def score(run: Opened, texts: Sequence[str]) -> list[Score]:
       ValueError: the model reads in both directions or has an encoder, or a text is longer than its learned positions.
     """
     objective = run.config.objective
-    if objective.attention == "bidirectional" or objective.reads_with_encoder:
+    if objective.traits.attention == "bidirectional" or objective.traits.reads_with_encoder:
         raise ValueError(
             f"{type(objective).__name__} does not read from left to right, so it gives a text no probability token by "
             f"token: use a causal or prefix model, or `lmjax evaluate`"

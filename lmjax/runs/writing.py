@@ -13,11 +13,12 @@ from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import stream
 from lmjax.decode.unmask import Order, unmask
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
-from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective, paired
+from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
 from lmjax.runs.opened import Opened
 from lmjax.runs.pieces import Pieces
 from lmjax.runs.prompts import ids_with_names, prompt_ids, source_ids
 from lmjax.tokenizers import Tokenizer
+from lmjax.train.components import paired
 
 NEW_TOKENS = 200
 """The number of new tokens where none is asked for."""
@@ -169,7 +170,7 @@ def _new_ids(
     limits = [_limit(run, len(ids) if pair is None else 1, request.max_new_tokens) for ids in prompts]
     common: dict[str, Any] = {
         "vocabulary": vocabulary,
-        "attention": run.config.objective.attention,
+        "attention": run.config.objective.traits.attention,
         "max_length": run.max_length,
         "start_id": start_id,
     }

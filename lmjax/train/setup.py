@@ -13,9 +13,10 @@ from lmjax.models.parameters import module_spec
 from lmjax.parallel.mesh import make_mesh, mesh_axes_of
 from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 from lmjax.train.curriculum import curriculum
-from lmjax.train.optimizer import build_optimizer
+from lmjax.train.optimizers import build_optimizer
 from lmjax.train.step import Learner
 
 
@@ -40,7 +41,7 @@ def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = No
             f"({' x '.join(f'mesh.{axis}' for axis in mesh_axes_of('batch'))}) in "
             f"train.microbatches={train.microbatches} parts: make it a multiple of {ways * train.microbatches}"
         )
-    multiple = config.objective.row_multiple
+    multiple = config.objective.traits.row_multiple
     if train.batch_size % (ways * train.microbatches * multiple):
         raise ValueError(
             f"train.batch_size={train.batch_size} leaves {train.batch_size // (ways * train.microbatches)} rows to a "
@@ -76,11 +77,11 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
     objective, model, train = config.objective, config.model, config.train
     for phase in curriculum(objective, train).phases:
         objective.check(model=model, vocabulary=vocabulary, sequence_length=phase.sequence_length)
-    for component in objective.components().values():
-        if component.couples_examples and train.microbatches > 1:
+    for component in components_of(objective):
+        if component.objective.traits.couples_examples and train.microbatches > 1:
             raise ValueError(
-                f"train.microbatches={train.microbatches}: {type(component).__name__} compares the examples of a batch "
-                f"with each other, which cannot be done in parts: set it to 1"
+                f"train.microbatches={train.microbatches}: {type(component.objective).__name__} compares the examples "
+                f"of a batch with each other, which cannot be done in parts: set it to 1"
             )
     mesh = check_layout(config, devices=devices)
     spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))

@@ -20,6 +20,8 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.profile import Profiler
 from lmjax.train.recipes import load_recipe
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture(scope="module")
 def run(workspace, trained) -> pathlib.Path:
@@ -199,6 +201,17 @@ def test_evaluate_ends_with_json_that_agrees_with_the_run(lmjax, run):
     for name in ("valid/loss", "valid/perplexity", "valid/bits_per_byte"):
         assert numbers[name] == pytest.approx(last[name], rel=1e-5)
     assert numbers["valid/perplexity"] == pytest.approx(np.exp(numbers["valid/loss"]), rel=1e-5)
+
+
+def test_evaluate_says_that_the_data_changed(lmjax, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    record = json.loads((copy / "record.json").read_text())
+    record["data"][0] |= {"fingerprint": "another", "tokens": record["data"][0]["tokens"] + 5}
+    (copy / "record.json").write_text(json.dumps(record))
+    *_, warning, numbers = lmjax("evaluate", copy, "--batches", 1).out.splitlines()
+    assert f"warning: these are not the data that {copy} was trained on" in warning
+    assert "training tokens then and" in warning and "validation" not in warning and json.loads(numbers)
+    assert "warning" not in lmjax("evaluate", run, "--batches", 1).out
 
 
 def test_evaluate_takes_another_split_step_and_folder(lmjax, run, workspace):

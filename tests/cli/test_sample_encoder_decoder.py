@@ -18,6 +18,8 @@ from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.setup import build_learner, resolve
 
+pytestmark = pytest.mark.run
+
 T5 = SpanCorruption(form="encoder_decoder")
 
 

@@ -11,13 +11,14 @@ import tiny
 from flax import nnx
 
 from lmjax.data.config import DataConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, Contrastive
 from lmjax.schedules.ramp import Ramp
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 GIVEN = Contrastive(pairs="given", negatives=1, temperature=0.5, symmetric=True)
 
 
@@ -93,7 +94,7 @@ def test_given_examples_by_hand_and_padding_is_nobodys_negative():
         right.append(scores.argmax() == i)
     assert float(found["contrastive"]) == pytest.approx(np.mean(losses), rel=1e-5)
     assert float(found["accuracy"]) == pytest.approx(np.mean(right))
-    assert GIVEN.measures == {"accuracy"}
+    assert GIVEN.traits.measures == {"accuracy"}
     losses = [cross_entropy(np.array([*keys, negatives[i]]) @ queries[i] / 0.5, i) for i in range(4)]
     for terms in others:
         assert float(terms["contrastive"]) == pytest.approx(np.mean(losses), rel=1e-5)

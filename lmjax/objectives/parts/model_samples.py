@@ -2,6 +2,8 @@
 
 Objectives that train on the output of their own model use it. Nothing here is differentiated. Every draw is a function
 of the seed of its row and of its position, so it does not depend on devices, microbatches or chunks.
+
+Axes: P tokens of a prompt, N tokens to add, W tokens of a window.
 """
 
 import jax
@@ -14,7 +16,7 @@ from lmjax.layout import count_within, documents
 from lmjax.models.head import gathered_head
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.parts.logit_chunks import chunk_length, map_over_chunks
-from lmjax.objectives.parts.objective import token_weights
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import Ramp, Scalar, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
