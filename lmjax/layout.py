@@ -41,9 +41,7 @@ class Documents(NamedTuple):
         return self.real_BT & (self.index_BT == self.end_BT - 1)
 
     def shared(self, values_BT: jax.Array) -> jax.Array:
-        """Returns for each position the value at the first position of its document (so that a document shares one
-        draw).
-        """
+        """Returns for each position the value at its document's first position, so that a document shares one draw."""
         return jnp.take_along_axis(values_BT, self.start_BT, axis=1)
 
     def before(self, flags_BT: jax.Array) -> jax.Array:
@@ -120,9 +118,7 @@ def _count_before(flags_BT: jax.Array, start_BT: jax.Array) -> jax.Array:
 
 
 def count_within(flags_BT: jax.Array, start_BT: jax.Array, end_BT: jax.Array) -> jax.Array:
-    """Counts the flags of the row in each position's own interval ``[start, end)`` (int32; no interval may be
-    empty).
-    """
+    """Counts the flags in each position's own interval ``[start, end)`` of the row (int32; none may be empty)."""
     through_BT = jnp.take_along_axis(running_count(flags_BT), end_BT - 1, axis=1)
     return through_BT - _count_before(flags_BT, start_BT)
 
