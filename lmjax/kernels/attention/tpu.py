@@ -101,8 +101,8 @@ def tpu_attention(
     bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
     specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, PartitionSpec(heads_axes))
     # Without vma checks the transpose sums the gradients of what is replicated, as it must here.
-    used = {axis for axis, size in mesh.shape.items() if size > 1}
-    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, axis_names=used, check_vma=False)
+    # All axes are manual, those of size 1 too: Mosaic compiles a kernel under no others.
+    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)
     return mapped(*operands)
 
 
