@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
@@ -79,6 +80,13 @@ def named_class(kind: type[Chosen], name: object, where: str) -> type[Chosen]:
         example = min(members(kind), default=f"{kind.home}.MODULE:CLASS")
         raise ValueError(f"{where}: type is {name!r}: must name an {noun}, as in {example}")
     module_name = name.partition(":")[0]
+    not_one = f"{where}: {name!r} is not an {noun}: written by another version of lmjax?"
+    ours = module_name == kind.home or module_name.startswith(f"{kind.home}.")
+    if name not in members(kind) and (
+        module_name in sys.modules or (module_name.partition(".")[0] == "lmjax" and not ours)
+    ):
+        # All that a loaded module has is known, and the members of lmjax are in one place only.
+        raise ValueError(not_one)
     if name not in members(kind):
         trusted = [kind.home, *filter(None, map(str.strip, os.environ.get(MODULES_VARIABLE, "").split(",")))]
         if not any(module_name == module or module_name.startswith(f"{module}.") for module in trusted):
@@ -93,7 +101,7 @@ def named_class(kind: type[Chosen], name: object, where: str) -> type[Chosen]:
             raise ValueError(f"{where}: {name!r} cannot be imported ({error}): install the module it is in") from None
     found = members(kind).get(name)
     if found is None:
-        raise ValueError(f"{where}: {name!r} is not an {noun}: written by another version of lmjax?")
+        raise ValueError(not_one)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.atomic_files import replacing
+from lmjax.analysis.picture import save_picture
 from lmjax.train.metrics import read_metrics
 
 Lines = Sequence[dict[str, float]]
@@ -97,7 +97,7 @@ def plot_loss(
       The path written.
 
     Raises:
-      ValueError: no run has a loss, or matplotlib is not installed.
+      ValueError: no run has a loss, matplotlib is not installed, or there can be no such file.
       FileNotFoundError: a folder has no ``metrics.jsonl``.
     """
     try:
@@ -128,11 +128,8 @@ def plot_loss(
     rate_axes.set_ylim(bottom=0)
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     _style(rate_axes)
-    output = pathlib.Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(output) as file, _without_glyph_warnings():
-        figure.savefig(file, format=output.suffix.removeprefix(".") or "png")
-    return output
+    with _without_glyph_warnings():
+        return save_picture(figure, output)
 
 
 def _colour(index: int, number: int) -> Any:

@@ -9,11 +9,13 @@ from typing import Literal
 
 import tyro
 
+from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
 from lmjax.train.corpus import Corpus, open_corpus, prepared_corpus
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.plan import subject_of
-from lmjax.train.run_folder import BestOrStep, Run, open_run
+from lmjax.train.record import data_changes, data_facts, read_record
+from lmjax.train.run_folder import BestOrStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +41,12 @@ class EvaluateArguments:
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
-    opened = open_run(options.run, step=options.step)
+    opened = runs.open(options.run, step=options.step)
     corpus = _corpus(opened, options.run, options.prepared)
     if options.split == "valid" and not corpus.has("valid"):
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
+    if options.prepared is None and (changes := _changed_data(options.run, corpus)):
+        print(f"warning: these are not the data that {options.run} was trained on ({changes})")
     validation = Validation(name=options.split, split=options.split, batches=options.batches)
     measure = validation.begin(subject_of(opened.config, opened.learner, corpus))
     reading = measure(opened.params, lambda: None)
@@ -52,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
 
 
-def _corpus(opened: Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
+def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
     """The data to evaluate on; its rows refuse shards that another tokenizer than the run's has made."""
     data = opened.config.data
     if prepared is not None:
@@ -69,6 +73,15 @@ def _corpus(opened: Run, folder: pathlib.Path, prepared: pathlib.Path | None) ->
         ) from None
     data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
     return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
+
+
+def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
+    """How the data differ from those the run was trained on; nothing where they do not, or the run does not say."""
+    try:
+        record = read_record(folder)
+    except ValueError as error:
+        return str(error)
+    return "" if record is None else "; ".join(data_changes(record.data, data_facts(corpus)))
 
 
 def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:

@@ -13,11 +13,12 @@ from rich import box
 from rich.table import Table
 
 from lmjax.data.prepare.documents import applicable
+from lmjax.runs import Run
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.corpus import open_corpus
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.plan import subject_of
-from lmjax.train.run_folder import TOKENIZER, Run
+from lmjax.train.run_folder import TOKENIZER
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,9 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
     )
     # The run's own text may have been of another kind: what does not apply to this one is left out.
     data = applicable(data)
-    corpus = open_corpus(data, TokenizerConfig(path=str(folder / TOKENIZER)))
+    # A Hugging Face folder has its tokenizer's files on top.
+    tokenizer = folder / TOKENIZER
+    corpus = open_corpus(data, TokenizerConfig(path=str(tokenizer if tokenizer.exists() else folder)))
     measure = Validation(name="text", split="train").begin(subject_of(run.config, run.learner, corpus))
     reading = measure(run.params, lambda: None)
     if "bits_per_byte" not in reading.numbers:

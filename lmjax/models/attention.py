@@ -1,4 +1,7 @@
-"""Multi-head attention with grouped keys (Ainslie et al. 2023), rotary positions and query-key norms."""
+"""Multi-head attention with grouped keys (Ainslie et al. 2023), rotary positions and query-key norms.
+
+Axes: R buckets of distances, M positions before the row.
+"""
 
 import math
 from functools import partial

@@ -13,8 +13,18 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lmjax.parallel.mesh import named_sharding
+from lmjax.types import PyTree
 
 Params = dict[str, Any]
+Leaves = dict[str, Any]
+
+
+def named_leaves(tree: PyTree) -> Leaves:
+    """The leaves of a tree by dotted path (``params.blocks.mlp.up``), whatever containers hold them."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    assert len(named) == len(leaves), "two leaves share a dotted path"
+    return named
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Which experts a token goes to, and what a router is told to do better.
 
-Besides the legend of ``types.py``: E experts, J choices of a token.
+Axes: E experts, J choices of a token, G groups of experts, X groups that are chosen.
 
     logits = x W (+ b)                            always in float32 (Fedus et al. 2022, section 2.4)
     scores = softmax(logits)  or  sigmoid(logits)
@@ -213,9 +213,10 @@ def report(
     num_choices, num_experts = chosen_BTJ.shape[-1], logits_BTE.shape[-1]
     count_B = jnp.maximum(valid_BT.sum(axis=1), 1).astype(jnp.float32)
 
-    def mean(values_BTX: jax.Array) -> jax.Array:
-        valid_BTX = valid_BT.reshape(*valid_BT.shape, *(1,) * (values_BTX.ndim - 2))
-        return jnp.sum(values_BTX * valid_BTX, axis=1) / count_B.reshape(-1, *(1,) * (values_BTX.ndim - 2))
+    def mean(values: jax.Array) -> jax.Array:
+        """[B, T, ...] to [B, ...], over the tokens that are no padding."""
+        valid = valid_BT.reshape(*valid_BT.shape, *(1,) * (values.ndim - 2))
+        return jnp.sum(values * valid, axis=1) / count_B.reshape(-1, *(1,) * (values.ndim - 2))
 
     chosen_BTE = jax.nn.one_hot(chosen_BTJ, num_experts, dtype=jnp.float32).sum(axis=2)
     load_BE = mean(chosen_BTE) / num_choices

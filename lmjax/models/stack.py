@@ -3,6 +3,8 @@
 With ``execution.scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
 grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern: one such stack for each
 of its places, what comes before the pattern unrolled in ``lead``, what it leaves over in ``tail``.
+
+Axes: M positions before the row, R buckets of distances.
 """
 
 import jax

@@ -13,7 +13,8 @@ from lmjax.objectives.mixture import Mixture, Part
 from lmjax.objectives.multi_token import MultiTokenLM, MultiTokenTransformer
 from lmjax.objectives.parts.feature_objective import FeatureObjective
 from lmjax.objectives.parts.feature_source import FeatureSource
-from lmjax.objectives.parts.objective import Objective, TokenObjective
+from lmjax.objectives.parts.objective import Objective
+from lmjax.objectives.parts.token_objective import TokenObjective
 from lmjax.objectives.prefix_lm import PrefixLM
 from lmjax.objectives.professor_forcing import ProfessorForcing, ProfessorForcingTransformer
 from lmjax.objectives.replaced_token import ReplacedToken, ReplacedTokenModel

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.layout import count_within, documents
-from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
+from lmjax.objectives.parts.token_objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 

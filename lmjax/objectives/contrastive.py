@@ -5,6 +5,8 @@
 (InfoNCE, van den Oord et al. 2018), k_j the partners of all queries of the batch, on all devices, and the
 hard negatives. Pairs are given in the data, or made of single texts: the same text under two dropout
 masks (SimCSE, Gao et al. 2021) or two random crops of it (Contriever, Izacard et al. 2022).
+
+Axes: M texts of an example, S positions of a text, N texts in a row, C rows of texts.
 """
 
 import dataclasses
@@ -25,7 +27,8 @@ from lmjax.models.parameters import Params
 from lmjax.models.routing import Routing, by_row, joined
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.parts.example_texts import apart, stream_apart
-from lmjax.objectives.parts.objective import Objective, Terms, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import Ramp, Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
@@ -63,8 +66,6 @@ class DualEncoder(Transformer):
 class Contrastive(Objective):
     """InfoNCE on the vectors of texts; reports how often the partner is nearest as the term `accuracy`."""
 
-    couples_examples: ClassVar[bool] = True
-    measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
     additions: ClassVar[tuple[str, ...]] = ("key_encoder", "log_scale")
 
     pairs: Literal["crops", "dropout", "given"] = "crops"
@@ -127,18 +128,23 @@ class Contrastive(Objective):
             )
 
     @property
-    def num_members(self) -> int:
-        """Query, key and negatives, where they are given."""
-        return 2 + self.negatives if self.pairs == "given" else 1
+    def traits(self) -> Traits:
+        """Given examples hold query, key and negatives; every text is compared with all others of the batch."""
+        return Traits(
+            attention="causal" if self.causal else "bidirectional",
+            num_members=2 + self.negatives if self.pairs == "given" else 1,
+            couples_examples=True,
+            measures=frozenset({"accuracy"}),
+        )
 
     @property
     def num_texts(self) -> int:
-        """Texts compared with each other, M."""
-        return max(self.num_members, 2)
+        """M, the number of texts of an example that are compared with each other."""
+        return max(self.traits.num_members, 2)
 
     def row_length(self, sequence_length: int) -> int:
         """T tokens for each text of an example."""
-        return self.num_members * sequence_length
+        return self.traits.num_members * sequence_length
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses a model without dropout where it is all that tells a text from itself, and rows too short to crop."""
@@ -192,7 +198,7 @@ class Contrastive(Objective):
         number_11N = jnp.arange(1, self._slots + 1, dtype=jnp.int32)[None, None, :]
         weights_BN = jnp.any(example_BMS[:, 0, :, None] == number_11N, axis=1).astype(jnp.float32)
         return Batch(
-            inputs=make_stream(tokens_BT, segments_BT, self.attention),
+            inputs=make_stream(tokens_BT, segments_BT, self.traits.attention),
             targets_BP=jnp.zeros((num_rows, 0), jnp.int32),
             weights={"contrastive": weights_BN, "accuracy": weights_BN},
             extras={"example": example_BT, "share": self._shares(segments_BT)},
@@ -216,7 +222,7 @@ class Contrastive(Objective):
             return crops.tokens_B2S, crops.segments_B2S
         if self.pairs == "dropout":
             return jnp.stack([tokens_BT, tokens_BT], axis=1), jnp.stack([segments_BT, segments_BT], axis=1)
-        shape = (tokens_BT.shape[0], self.num_members, -1)
+        shape = (tokens_BT.shape[0], self.traits.num_members, -1)
         return tokens_BT.reshape(shape), jnp.minimum(segments_BT, 1).reshape(shape)
 
     def _shares(self, segments_BT: jax.Array) -> jax.Array:
@@ -275,16 +281,29 @@ class Contrastive(Objective):
         example_CS, share_CS = (apart(batch.extras[n], self.num_texts, texts) for n in ("example", "share"))
         number_11N = jnp.arange(1, self._slots + 1, dtype=jnp.int32)[None, None, :]
         share_CSN = jnp.where(example_CS[:, :, None] == number_11N, share_CS[:, :, None], 0.0)
-        vector_CND = jnp.einsum("csn,csd->cnd", share_CSN, hidden.states_BTD.astype(jnp.float32))
-        if self.normalize:
-            # Empty slots are zero vectors, at which a norm has no gradient.
-            squares_CN1 = jnp.sum(jnp.square(vector_CND), axis=-1, keepdims=True)
-            vector_CND = vector_CND * jax.lax.rsqrt(jnp.maximum(squares_CN1, 1e-12))
+        vector_CND = self._pooled(share_CSN, hidden.states_BTD)
         vector_BMND = vector_CND.reshape(num_rows, -1, *vector_CND.shape[1:])
         vectors = [vector_BMND[:, m].reshape(-1, vector_BMND.shape[-1]) for m in range(vector_BMND.shape[1])]
         return vectors, by_row(hidden.routing, num_rows)
 
-    @property
-    def attention(self) -> Literal["causal", "bidirectional"]:
-        """How texts are read."""
-        return "causal" if self.causal else "bidirectional"
+    def _pooled(self, share_CSN: jax.Array, states_CSD: jax.Array) -> jax.Array:
+        """Returns the vectors [C, N, D] of N texts in each row, by the share of each position in each of them."""
+        vector_CND = jnp.einsum("csn,csd->cnd", share_CSN, states_CSD.astype(jnp.float32))
+        if not self.normalize:
+            return vector_CND
+        # Empty slots are zero vectors, at which a norm has no gradient.
+        squares_CN1 = jnp.sum(jnp.square(vector_CND), axis=-1, keepdims=True)
+        return vector_CND * jax.lax.rsqrt(jnp.maximum(squares_CN1, 1e-12))
+
+    def embed(self, model: DualEncoder, rows: Rows, *, as_key: bool = False) -> jax.Array:
+        """Returns the vectors of texts, float32 [B, D].
+
+        Args:
+          model: the module of ``build``.
+          rows: one text a row, its segments 1 on the text and 0 on padding.
+          as_key: read the texts with the encoder of keys, where it is another one.
+        """
+        assert rows.segments_BT is not None
+        encoder = model.key_encoder if as_key and model.key_encoder is not None else model
+        hidden = encoder(make_stream(rows.tokens_BT, rows.segments_BT, self.traits.attention))
+        return self._pooled(self._shares(rows.segments_BT)[:, :, None], hidden.states_BTD)[:, 0]

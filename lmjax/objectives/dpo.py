@@ -19,7 +19,8 @@ from lmjax.models.parameters import Params
 from lmjax.models.routing import Routing
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.parts.example_texts import apart, stream_apart
-from lmjax.objectives.parts.objective import Objective, Terms, next_token_targets
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
@@ -45,7 +46,6 @@ class DPO(Objective):
     """DPO or IPO on pairs of a chosen and a rejected answer; reports rewards, margins and how often one is positive."""
 
     additions: ClassVar[tuple[str, ...]] = ("reference",)
-    measures: ClassVar[frozenset[str]] = frozenset(TERMS[1:])
 
     beta: Scalar = 0.1
     """Strength of the pull to the reference."""
@@ -64,9 +64,9 @@ class DPO(Objective):
             raise ValueError(f"objective.label_smoothing={self.label_smoothing}: IPO has none: set it to 0")
 
     @property
-    def num_members(self) -> int:
-        """Chosen and rejected."""
-        return 2
+    def traits(self) -> Traits:
+        """An example is a chosen and a rejected answer."""
+        return Traits(num_members=2, measures=frozenset(TERMS[1:]))
 
     def row_length(self, sequence_length: int) -> int:
         """For both answers T inputs and the token after the last of them."""

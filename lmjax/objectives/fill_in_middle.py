@@ -17,8 +17,8 @@ import jax
 from lmjax.corruption import ended_documents, fill_in_middle
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.parts.objective import TokenObjective, next_token_targets, token_weights
 from lmjax.objectives.parts.origin_weights import moved_weights, place_codes
+from lmjax.objectives.parts.token_objective import TokenObjective, next_token_targets, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream

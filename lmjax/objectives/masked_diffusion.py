@@ -10,23 +10,23 @@ the nats of a token from above, and its ``perplexity`` the perplexity.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.corruption import absorb, cosine_schedule, diffusion_times, linear_schedule, log_linear_schedule
+from lmjax.corruption import absorb, diffusion_times
+from lmjax.corruption.diffusion import SCHEDULES
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.time_conditioned import TimeConditionedTransformer
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.objective import Objective, Terms, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
-
-SCHEDULES = {"linear": linear_schedule, "log_linear": log_linear_schedule, "cosine": cosine_schedule}
 
 EXCLUDED = -1e9
 """Added to a logit to take a token out of the softmax; finite, so that no product of it is NaN."""
@@ -40,8 +40,6 @@ class MaskedDiffusion(Objective):
     positions are scored, and the mask token has no probability. Unless asked to it is not told the time,
     which the share of masks shows anyway.
     """
-
-    text_term: ClassVar[str | None] = "loss"
 
     schedule: Literal["linear", "log_linear", "cosine"] = "linear"
     """How alpha falls with time: `1 - t`, `1 - 0.999 t`, or `cos(pi t / 2)`."""
@@ -121,6 +119,6 @@ class MaskedDiffusion(Objective):
         return Terms({"loss": loss}, hidden.routing)
 
     @property
-    def attention(self) -> Literal["bidirectional"]:
-        """Masks are filled in any order."""
-        return "bidirectional"
+    def traits(self) -> Traits:
+        """Every position sees the whole row, since masks are filled in any order."""
+        return Traits(attention="bidirectional", text_term="loss")

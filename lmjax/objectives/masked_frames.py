@@ -26,7 +26,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, parameter
 from lmjax.objectives.parts.feature_objective import FeatureObjective, FeatureStack, mask_vector
-from lmjax.objectives.parts.objective import Terms, token_weights
+from lmjax.objectives.parts.objective import Terms
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream

@@ -6,6 +6,8 @@ encoder's states at their places and a learned vector in every hidden one, and s
     loss = mean over hidden patches of  |prediction - patch|^2 / D
 
 with each patch, optionally, less its mean and over its standard deviation.
+
+Axes: K patches that are seen, M patches that are hidden.
 """
 
 import dataclasses
@@ -21,7 +23,8 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, split_key
 from lmjax.models.routing import joined
 from lmjax.objectives.parts.feature_objective import FeatureObjective, FeatureStack, mask_vector
-from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
+from lmjax.objectives.parts.objective import Terms
+from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 

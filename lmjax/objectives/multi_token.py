@@ -4,6 +4,8 @@
 
 Head k is one transformer layer on the shared trunk, and all share the final norm and the unembedding.
 The first head is the last layer of an ordinary model: without the others, it decodes as one.
+
+Axes: S positions of a row with the tokens ahead.
 """
 
 import dataclasses
@@ -19,7 +21,8 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.objective import Objective, Terms, head_loss, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import head_loss, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
@@ -76,8 +79,6 @@ class MultiTokenTransformer(Transformer):
 class TokensAhead(Objective):
     """The next token (term ``loss``) and those after it (``token_2``, ``token_3``, ...); the rows' part."""
 
-    text_term: ClassVar[str | None] = "loss"
-
     num_heads: int = 4
     """Tokens predicted at each position."""
 
@@ -85,6 +86,11 @@ class TokensAhead(Objective):
         super().__post_init__()
         if self.num_heads < 1:
             raise ValueError(f"objective.num_heads={self.num_heads}: must be at least 1")
+
+    @property
+    def traits(self) -> Traits:
+        """The term ``loss`` is of tokens of text."""
+        return Traits(text_term="loss")
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses rows shorter than the heads look ahead."""

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption import split_prefix
-from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
+from lmjax.objectives.parts.objective import Traits
+from lmjax.objectives.parts.token_objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
@@ -59,6 +60,6 @@ class PrefixLM(TokenObjective):
         return dataclasses.replace(plain, loss_on="suffix")
 
     @property
-    def attention(self) -> Literal["prefix"]:
-        """A prompt is a prefix."""
-        return "prefix"
+    def traits(self) -> Traits:
+        """A prompt is read as a prefix."""
+        return Traits(attention="prefix", text_term="loss")

@@ -14,6 +14,8 @@ and the model is told nothing by a discriminator that is not yet right often eno
 A transformer has no state it would carry on: what it samples is fixed by its tokens. So samples are drawn with
 the cache, through which nothing is differentiated, and one parallel pass over prompt and samples then gives
 exactly the states they were drawn from.
+
+Axes: Q pieces of text and samples by turns, W tokens of a piece.
 """
 
 import dataclasses
@@ -38,7 +40,8 @@ from lmjax.objectives.parts.model_samples import (
     continue_prompts,
     sampling_extras,
 )
-from lmjax.objectives.parts.objective import Terms, TokenObjective
+from lmjax.objectives.parts.objective import Terms, Traits
+from lmjax.objectives.parts.token_objective import TokenObjective
 from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
@@ -75,8 +78,6 @@ class ProfessorForcingTransformer(Transformer):
 class ProfessorForcing(TokenObjective):
     """Next-token prediction, and states that do not give away whether the model reads text or its own samples."""
 
-    measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
-    couples_examples: ClassVar[bool] = True
     additions: ClassVar[tuple[str, ...]] = ("discriminator",)
 
     weight: Scalar = 1.0
@@ -128,6 +129,11 @@ class ProfessorForcing(TokenObjective):
             dropout=0.0,
             attention_dropout=0.0,
         )
+
+    @property
+    def traits(self) -> Traits:
+        """The discriminator's accuracy, over the whole batch, decides who learns."""
+        return Traits(couples_examples=True, measures=frozenset({"accuracy"}), text_term="loss")
 
     def row_length(self, sequence_length: int) -> int:
         """T inputs and the token after the last of them."""

@@ -11,7 +11,7 @@ Nothing flows back through the sampling. A sample that happens to be the origina
 import dataclasses
 import math
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,12 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import IGNORE, scored_positions, scored_targets, slots
-from lmjax.objectives.parts.objective import Objective, Terms, gather_scored, head_loss, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets, slots
+from lmjax.objectives.parts.token_objective import gather_scored, head_loss, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, Stream, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, Stream, make_stream
 
 SAMPLED_SLOTS = 8
 """Slots of a row whose logits exist at a time while replacements are sampled."""
@@ -87,9 +88,6 @@ class ReplacedTokenModel(nnx.Module):
 class ReplacedToken(Objective):
     """ELECTRA; `model` describes the discriminator. `replaced` is the share of tokens that are not the original: a
     discriminator that has learnt nothing loses the entropy of that share."""
-
-    measures: ClassVar[frozenset[str]] = frozenset({"replaced"})
-    text_term: ClassVar[str | None] = "generator"
 
     rate: Scalar = 0.15
     """Share of tokens the generator is to fill in."""
@@ -172,10 +170,10 @@ class ReplacedToken(Objective):
             rate=current(self.rate),
             mask_fraction=1.0,
             random_fraction=0.0,
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
         weights_BT = token_weights(rows)
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, highest(self.rate)))
+        scored_BP = scored_positions(labels_BT != IGNORE_INDEX, slots(length, highest(self.rate)))
         fields = scored_targets(scored_BP, labels_BT, weights_BT)
         return Batch(
             inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
@@ -247,6 +245,6 @@ class ReplacedToken(Objective):
         return {"discriminator": current(self.discriminator_weight)}
 
     @property
-    def attention(self) -> Literal["bidirectional"]:
-        """Encoders see the whole text."""
-        return "bidirectional"
+    def traits(self) -> Traits:
+        """Two encoders, which see the whole text."""
+        return Traits(attention="bidirectional", measures=frozenset({"replaced"}), text_term="generator")

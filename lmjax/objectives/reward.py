@@ -18,7 +18,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Projection
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.parts.example_texts import stream_apart
-from lmjax.objectives.parts.objective import Objective, Terms, gather_scored, token_weights
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
@@ -46,7 +47,6 @@ class PairwiseReward(Objective):
     """Bradley-Terry on pairs of a chosen and a rejected answer; reports their margin and how often it is right."""
 
     additions: ClassVar[tuple[str, ...]] = ("score",)
-    measures: ClassVar[frozenset[str]] = frozenset(TERMS[1:])
 
     margin: Scalar = 0.0
     """How much better the chosen answer is to score (Llama 2, Touvron et al. 2023, equation 2)."""
@@ -57,9 +57,9 @@ class PairwiseReward(Objective):
             raise ValueError(f"objective.margin={self.margin}: must not be negative")
 
     @property
-    def num_members(self) -> int:
-        """Chosen and rejected."""
-        return 2
+    def traits(self) -> Traits:
+        """An example is a chosen and a rejected answer."""
+        return Traits(num_members=2, measures=frozenset(TERMS[1:]))
 
     def row_length(self, sequence_length: int) -> int:
         """T tokens for both answers."""

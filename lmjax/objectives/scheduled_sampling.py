@@ -18,7 +18,8 @@ from lmjax.corruption.scheduled import predicted_positions, put_predictions
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.causal_lm import CausalLM
 from lmjax.objectives.parts.model_samples import check_temperature, predict_next, sampling_extras
-from lmjax.objectives.parts.objective import Terms, TokenObjective
+from lmjax.objectives.parts.objective import Terms
+from lmjax.objectives.parts.token_objective import TokenObjective
 from lmjax.schedules.ramp import Ramp, Scalar, current, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows

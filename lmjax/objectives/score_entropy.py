@@ -17,9 +17,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lmjax.models.head import gathered_head
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.masked_diffusion import EXCLUDED, MaskedDiffusion
-from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
+from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
 from lmjax.objectives.parts.objective import Terms
 from lmjax.types import Batch
 

@@ -6,10 +6,12 @@ part, in sentence-order prediction (Lan et al. 2020, section 3.1) A and B have c
 pairs are masked, and the model is asked for both:
 
     loss = mean over hidden t of  - log p(x_t | masked pair)  +  mean over pairs of  - log p(label | first state)
+
+Axes: Q pairs that a row has room for, S positions of a row of pairs.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +21,15 @@ from lmjax.data.config import DataConfig
 from lmjax.losses import pair_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets, slots
+from lmjax.objectives.masked_lm import MaskedLM
 from lmjax.objectives.parts.encoder_decoder import longest_row
-from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
+from lmjax.objectives.parts.objective import Terms, Traits
 from lmjax.objectives.parts.origin_weights import moved_weights, place_codes
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets, slots
+from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 ADDED = 3
 """Tokens a pair adds to its document."""
@@ -36,8 +40,6 @@ SHORTEST_PAIR = 8
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePairs(MaskedLM):
     """Masked LM on pairs of text, and a decision on each pair."""
-
-    measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
     task: Literal["next_sentence", "sentence_order"] = "next_sentence"
     """What makes a pair wrong: a second part out of another document of the row, or the two parts exchanged."""
@@ -56,6 +58,11 @@ class SentencePairs(MaskedLM):
             raise ValueError(f"objective.pair_weight={self.pair_weight}: must not be negative")
         if self.tokens_per_pair < 1:
             raise ValueError(f"objective.tokens_per_pair={self.tokens_per_pair}: must be at least 1")
+
+    @property
+    def traits(self) -> Traits:
+        """An encoder; the share of pairs that are decided rightly is reported."""
+        return dataclasses.replace(super().traits, measures=frozenset({"accuracy"}))
 
     def row_length(self, sequence_length: int) -> int:
         """As many tokens as, with the markers of their pairs, fill a row."""
@@ -121,10 +128,10 @@ class SentencePairs(MaskedLM):
             rate=current(self.rate),
             mask_fraction=current(self.mask_fraction),
             random_fraction=current(self.random_fraction),
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
         length = inputs_BT.shape[1]
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, highest(self.rate)))
+        scored_BP = scored_positions(labels_BT != IGNORE_INDEX, slots(length, highest(self.rate)))
         weights_BT = token_weights(Rows(tokens_BT=pairs.tokens_BS, segments_BT=pairs.segments_BS))
         if rows.weights_BT is not None:
             codes = self._pairs(pair_key, rows, place_codes(rows, vocabulary), vocabulary)
@@ -157,7 +164,7 @@ class SentencePairs(MaskedLM):
 
     def _decisions(self, pairs: PairRows) -> tuple[jax.Array, jax.Array, jax.Array]:
         """First position, label and weight of each pair of a row, [B, Q]."""
-        is_pair_BS = pairs.labels_BS != IGNORE
+        is_pair_BS = pairs.labels_BS != IGNORE_INDEX
         length = is_pair_BS.shape[1]
         first_BQ = scored_positions(is_pair_BS, -(-length // SHORTEST_PAIR))
         is_used_BQ = first_BQ < length

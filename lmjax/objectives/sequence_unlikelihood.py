@@ -8,6 +8,8 @@ negative candidate there:
 added to the terms of :class:`~lmjax.objectives.unlikelihood.UnlikelihoodLM`. The paper alternates between this
 loss and the token-level one by a coin for each batch; here every step has both, which is the same in expectation
 up to the weight.
+
+Axes: W tokens of a window.
 """
 
 import dataclasses
@@ -18,9 +20,10 @@ import jax.numpy as jnp
 from lmjax.losses import unlikelihood
 from lmjax.losses.unlikelihood import repeated_ngrams
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import gathered_head
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
+from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
 from lmjax.objectives.parts.model_samples import (
     check_temperature,
     check_window,

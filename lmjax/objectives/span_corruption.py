@@ -46,7 +46,7 @@ class SpanCorruption(GapObjective):
     def row_length(self, sequence_length: int) -> int:
         """As the base class, for two stacks the lengths of t5's ``random_spans_helper``: 568 tokens for 512 inputs."""
         length = super().row_length(sequence_length)
-        if self.reads_with_encoder and self.density == 0.5 and self._targets(length) > self._inputs(length):
+        if self.traits.reads_with_encoder and self.density == 0.5 and self._targets(length) > self._inputs(length):
             # t5 evens out the two lengths at a density of one half.
             return length - 1
         return length

@@ -22,12 +22,14 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Embedding, Norm, Projection
 from lmjax.models.token_stack import embedding_std
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets
-from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
+from lmjax.objectives.masked_lm import MaskedLM
+from lmjax.objectives.parts.objective import Terms
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets
+from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.objectives.whole_word import check_word_starts, word_slots
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 PLACES = 20
 """Tokens of a span, counted from its first, that the boundary term asks for; their places have vectors."""
@@ -122,10 +124,10 @@ class SpanMaskedLM(MaskedLM):
             max_words=self.max_words,
             mask_fraction=current(self.mask_fraction),
             random_fraction=current(self.random_fraction),
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
         num_slots = word_slots(rows.tokens_BT.shape[1], highest(self.rate))
-        scored_BP = scored_positions(masked.labels_BT != IGNORE, num_slots)
+        scored_BP = scored_positions(masked.labels_BT != IGNORE_INDEX, num_slots)
         batch = Batch(
             inputs=make_stream(masked.inputs_BT, rows.segments_BT, "bidirectional"),
             **scored_targets(scored_BP, masked.labels_BT, token_weights(rows)),

@@ -9,10 +9,12 @@ both. The corrupted copy can also be kept less likely as a whole, by a margin (C
     margin_weight  mean over documents of  max(0, margin + nats(x) - nats(corrupted x)),   nats a mean over tokens.
 
 Everything is within each packed document.
+
+Axes: K candidates, S positions of a row with one more token.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,12 @@ from lmjax.corruption import corrupt_negatives, previous_candidates
 from lmjax.layout import documents
 from lmjax.losses import corrupted_margin, cross_entropy, linear_token_losses, unlikelihood
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import gathered_head
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, sum_over_chunks
-from lmjax.objectives.parts.objective import Objective, Terms, next_token_targets
+from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
+from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
@@ -35,8 +39,6 @@ Candidates = Literal["context", "given", "both"]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnlikelihoodLM(Objective):
     """Next-token prediction and, as further terms, the unlikelihood of wrong tokens and the margin over wrong text."""
-
-    text_term: ClassVar[str | None] = "loss"
 
     alpha: Scalar = 1.0
     """Weight of the unlikelihood term."""
@@ -65,6 +67,11 @@ class UnlikelihoodLM(Objective):
             )
         if not all(0 < rate < 1 for rate in extremes(self.corruption_rate)):
             raise ValueError(f"objective.corruption_rate={self.corruption_rate}: must lie between 0 and 1")
+
+    @property
+    def traits(self) -> Traits:
+        """The term ``loss`` is of tokens of text."""
+        return Traits(text_term="loss")
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses a tokenizer without two ordinary tokens where one is to stand in another's place."""

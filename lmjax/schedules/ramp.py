@@ -1,25 +1,29 @@
-"""Scalars of an objective that change as training goes on: mask rates, temperatures, weights of terms.
+"""Scalars of an objective that change during training: mask rates, temperatures, weights of terms.
 
-A field annotated ``Scalar`` holds a number or a :class:`Ramp`. ``Objective.at(step)`` puts every ramp
-at its place for that step; a corruption then asks for :func:`current`, which may be traced, and for
-:func:`highest` where a shape depends on it.
+A field annotated ``Scalar`` holds a number or a :class:`Ramp`. :func:`at_step` gives every ramp of an
+objective its value at a training step. A corruption then reads that value with :func:`current` (it may be
+traced), and with :func:`highest` where an array's shape depends on it.
 """
 
 import dataclasses
 import math
-from typing import Literal
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from lmjax.schedules.decays import inverse_sigmoid_decay, linear_decay
 
+Record = TypeVar("Record")
+
 SHAPES = ("linear", "cosine", "exponential", "inverse_sigmoid", "step")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """From ``start`` at step 0 to ``end`` at step ``steps``, and ``end`` from there on.
+    """A value that moves from ``start`` at step 0 to ``end`` at step ``steps``, and stays at ``end``.
 
     With ``p = step / steps`` in [0, 1], the value is ``end + (start - end) left(p)``:
 
@@ -35,9 +39,9 @@ class Ramp:
     end: float
     """Value from step `steps` on, and in evaluation."""
     steps: int
-    """Steps from one to the other."""
+    """Number of steps between the two."""
     shape: Literal["linear", "cosine", "exponential", "inverse_sigmoid", "step"] = "linear"
-    """The course between the two."""
+    """The shape of the curve between the two."""
 
     def __post_init__(self):
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
@@ -50,15 +54,15 @@ class Ramp:
             raise ValueError(f"ramp {self}: an exponential one needs both ends above 0: give a small number for 0")
 
     def __str__(self) -> str:
-        """As on the command line: ``0.4:0.15:1000:linear``."""
+        """Returns the text that the command line takes: ``0.4:0.15:1000:linear``."""
         return f"{self.start}:{self.end}:{self.steps}:{self.shape}"
 
     @classmethod
     def parse(cls, text: str) -> "Ramp":
-        """The ramp of ``START:END:STEPS`` or ``START:END:STEPS:SHAPE``.
+        """Returns the ramp that a text ``START:END:STEPS`` or ``START:END:STEPS:SHAPE`` describes.
 
         Raises:
-          ValueError: it is not of this form, or not a possible ramp.
+          ValueError: the text does not have this form, or describes an impossible ramp.
         """
         parts = text.split(":")
         try:
@@ -69,7 +73,7 @@ class Ramp:
         return cls(start=start, end=end, steps=steps, shape=shape)  # type: ignore[arg-type]
 
     def value(self, step: jax.Array | int) -> jax.Array:
-        """The value at a step, a float32 scalar."""
+        """Returns the value at a step, a float32 scalar."""
         left = linear_decay(step, num_steps=self.steps)
         if self.shape == "exponential":
             return self.end * jnp.exp(math.log(self.start / self.end) * left)
@@ -84,14 +88,14 @@ class Ramp:
         return self.end + (self.start - self.end) * left
 
     def at(self, step: jax.Array | int) -> "Ramp":
-        """This ramp, standing where it is at a step: what :func:`current` reads."""
+        """Returns this ramp evaluated at ``step``; :func:`current` reads the value."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Ramp)}
         return _Standing(**fields, now=self.value(step))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Standing(Ramp):
-    """A ramp with its value at a step."""
+    """A ramp that was evaluated at a step."""
 
     now: jax.Array
 
@@ -101,30 +105,62 @@ Scalar = float | Ramp
 
 
 def current(scalar: Scalar) -> float | jax.Array:
-    """The number itself, or a ramp's value at the step of ``Objective.at``, a float32 scalar.
+    """Returns a number as it is, and of a ramp its value at the step of :func:`at_step`, a float32 scalar.
 
     Raises:
-      TypeError: a ramp that is nowhere yet.
+      TypeError: the ramp has not been evaluated at a step.
     """
     if isinstance(scalar, _Standing):
         return scalar.now
     if isinstance(scalar, Ramp):
-        raise TypeError(f"the ramp {scalar} has no value without a step: use objective.at(step) or for_evaluation()")
+        raise TypeError(
+            f"the ramp {scalar} has no value without a step: use at_step(objective, step) or objective.for_evaluation()"
+        )
     return scalar
 
 
 def highest(scalar: Scalar) -> float:
-    """The most a scalar ever is: what static shapes are made for."""
+    """Returns the largest value a scalar can have, for which static shapes are made."""
     return max(extremes(scalar))
 
 
 def extremes(scalar: Scalar) -> tuple[float, float]:
-    """A scalar's first and last value, between which all others lie."""
+    """Returns the first and the last value of a scalar; all others lie between them."""
     return (scalar.start, scalar.end) if isinstance(scalar, Ramp) else (scalar, scalar)
 
 
+def ramps_of(record: Any) -> dict[str, Ramp]:
+    """Returns the fields of a dataclass that hold a ramp, by name."""
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {name: value for name, value in values.items() if isinstance(value, Ramp)}
+
+
+def at_step(record: Record, step: jax.Array | int) -> Record:
+    """Returns a dataclass in which every ramp, however deep, is evaluated at ``step`` (which may be traced)."""
+    return _changed(record, lambda ramp: ramp.at(step))
+
+
+def at_end(record: Record) -> Record:
+    """Returns a dataclass in which the end of every ramp, however deep, stands in the ramp's place."""
+    return _changed(record, lambda ramp: ramp.end)
+
+
+def _changed(value: Any, change: Callable[[Ramp], Any]) -> Any:
+    if isinstance(value, Ramp):
+        return change(value)
+    if isinstance(value, tuple):
+        items = [_changed(item, change) for item in value]
+        return value if all(map(operator.is_, items, value)) else tuple(items)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    new = {name: _changed(part, change) for name, part in old.items()}
+    new = {name: part for name, part in new.items() if part is not old[name]}
+    return dataclasses.replace(value, **new) if new else value
+
+
 def _middle_at(step: float) -> float:
-    """The k of ``k log k = step``, by Newton's method: where the inverse sigmoid of k is at half."""
+    """Solves ``k log k = step`` for k by Newton's method: at this step the inverse sigmoid with k is one half."""
     k = 1 + step
     for _ in range(50):
         k = (k + step) / (1 + math.log(k))

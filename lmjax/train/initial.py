@@ -9,15 +9,14 @@ import dataclasses
 import pathlib
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.models.parameters import ModuleSpec, Params, module_spec, named_leaves
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
-from lmjax.train.leaves import described, named_leaves
+from lmjax.train.leaves import described
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, run_keys
@@ -48,9 +47,7 @@ def initial_state(learner: Learner, folder: pathlib.Path | str, *, seed: int) ->
       ValueError, CheckpointError: as :func:`initial_params`.
     """
     params = initial_params(learner, folder, seed=seed)
-    state = learner.init(seed)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, ema=ema)
+    return learner.with_params(learner.init(seed), params)
 
 
 def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -> Params:

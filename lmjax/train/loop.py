@@ -16,6 +16,7 @@ from lmjax.naming import naming_file
 from lmjax.parallel import distributed
 from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.components import turn_of
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Progress
 from lmjax.train.curriculum import Curriculum, curriculum
@@ -106,7 +107,7 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools)
         evaluations = Evaluations(begun=plan.evaluations, instruments=tools)
         numbers: Numbers = {}
-        compiled: set[tuple[str, int]] = set()
+        compiled: set[tuple[str | None, int]] = set()
         step = first_step
         if step == 0:
             # Later numbers are compared with these; and an evaluation that cannot run should fail now.
@@ -118,12 +119,12 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         while step < train.steps:
             profiler.before_step()
             rows = next(batches)
-            component, _ = plan.config.objective.turn(step)
-            if (component, phases.at(step).first_step) not in compiled:
-                compiled.add((component, phases.at(step).first_step))
+            component = turn_of(plan.config.objective, step).component
+            if (component.name, phases.at(step).first_step) not in compiled:
+                compiled.add((component.name, phases.at(step).first_step))
                 tools.watchdog.expect_long()
             with jax.transfer_guard("disallow"):
-                state, metrics = (learner.components[component] if component else learner).train_step(state, rows)
+                state, metrics = learner.of(component).train_step(state, rows)
             reports.read(state.key, saves.saved_step)
             step, numbers = step + 1, {}
             reports.unread = step, metrics
@@ -147,18 +148,24 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         saves.save(step, state, numbers, tools)
         tools.watchdog.expect_long()
         checkpoints.wait()
-        saves.remember()
+        if step > first_step:
+            saves.remember()
     # The signal may have reached another process only.
     stopped_by = None if step >= train.steps else tools.graceful.signal_name or "a signal to another process"
     return Finished(folder, step, stopped_by, numbers)
 
 
 def _begin_saves(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, first_step: int) -> Saves:
-    """Returns the saves of a run, whose record is written; best checkpoints of other data are forgotten."""
-    folder = plan.config.run_folder
-    goes_on = origin is not None and origin.run == folder
-    saves = Saves(folder=folder, checkpoints=checkpoints, record=record, saved_step=first_step if goes_on else None)
-    saves.remember()
+    """Returns the saves of a run, and forgets the best checkpoint where it was found on other data.
+
+    A start that goes on leaves configuration and record as they are until its first save: both describe the checkpoint
+    that is there.
+    """
+    goes_on = origin is not None and origin.run == plan.config.run_folder
+    saved_step = first_step if goes_on else None
+    saves = Saves(config=plan.config, checkpoints=checkpoints, record=record, saved_step=saved_step)
+    if not goes_on:
+        saves.remember()
     if origin is not None and origin.record is not None and data_changes(origin.record.data, record.data):
         checkpoints.forget_best()
     return saves

@@ -1,14 +1,15 @@
-"""Saving the state of a run, and remembering in its record which step is known to be saved whole."""
+"""Saving the state of a run, and remembering with what configuration it was made and which step is saved whole."""
 
 import dataclasses
-import pathlib
 
 from lmjax.parallel.distributed import is_primary
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import write_config
 from lmjax.train.evaluations.round import Numbers, not_finite_losses, validation_loss
 from lmjax.train.instruments import Instruments
 from lmjax.train.record import Record, write_record
-from lmjax.train.run_folder import CHECKPOINTS
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG
 from lmjax.train.state import TrainState
 
 
@@ -17,13 +18,13 @@ class Saves:
     """The saves of a run.
 
     Attributes:
-      folder: the run folder.
+      config: of the run.
       checkpoints: its checkpoints.
       record: what the run remembers.
       saved_step: the last step that was saved; the save may still be under way.
     """
 
-    folder: pathlib.Path
+    config: RunConfig
     checkpoints: Checkpoints
     record: Record
     saved_step: int | None
@@ -50,14 +51,15 @@ class Saves:
         instruments.watchdog.expect_long()
         with instruments.throughput.paused():
             if self.checkpoints.save(step, state, {"step": step}, valid_loss=validation_loss(numbers)):
-                instruments.progress.note(f"step {step}: saving to {self.folder / CHECKPOINTS / str(step)}")
+                instruments.progress.note(f"step {step}: saving to {self.config.run_folder / CHECKPOINTS / str(step)}")
                 # The save before this one has been waited for.
                 self.remember()
         self.saved_step = step
         instruments.watchdog.touch(step)
 
     def remember(self) -> None:
-        """Writes the record, with the last step that is known to have been saved whole."""
+        """Writes the configuration and the record, with the last step that is known to have been saved whole."""
         self.record = dataclasses.replace(self.record, last_saved=self.saved_step)
         if is_primary():
-            write_record(self.folder, self.record)
+            write_config(self.config, self.config.run_folder / CONFIG)
+            write_record(self.config.run_folder, self.record)

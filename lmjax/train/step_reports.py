@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lmjax.models.summary import ModelSummary, summarize
-from lmjax.objectives.parts.encoder_decoder import decoder_length
+from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.guard import check_finite
 from lmjax.train.instruments import Instruments
@@ -77,35 +77,37 @@ class StepReports:
         train, objective = self.plan.config.train, self.plan.config.objective
         numbers = {name: np.asarray(value).item() for name, value in jax.device_get(metrics).items()}
         # Objectives that take turns are logged each by its own count: every tenth step may always be the same one's.
-        component, turns_before = objective.turn(step - 1)
-        prefix = f"train/{component}/" if component else "train/"
+        turn = turn_of(objective, step - 1)
+        prefix = f"train/{turn.component.prefix}"
         watched = {f"{prefix}{name}": n for name, n in numbers.items() if name.endswith(("loss", "grad_norm"))}
         check_finite(watched, step=step, last_checkpoint=saved_step)
-        self._refuse_unscored(component, numbers, step=step, run_key=run_key)
+        self._refuse_unscored(turn.component, numbers, step=step, run_key=run_key)
         shown = {
             name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
             for name, value in numbers.items()
         }
-        if turns_before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
+        if turn.before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
             # Such a step has compiled.
             self.instruments.throughput.restart()
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
-        if (turns_before + 1) % train.log_every == 0 or step in (1, train.steps):
+        if (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
             self.instruments.writers.write(step, shown)
 
-    def _refuse_unscored(self, component: str, numbers: Mapping[str, float], *, step: int, run_key: jax.Array) -> None:
-        for name in self._scored.begun_without(component, numbers, step=step):
+    def _refuse_unscored(
+        self, trained: Component, numbers: Mapping[str, float], *, step: int, run_key: jax.Array
+    ) -> None:
+        for component in self._scored.begun_without(trained, numbers, step=step):
             batches = self.plan.batches(self.curriculum, start_step=step)
-            look_ahead(self.plan.learner, name, batches, run_key, step=step)
+            look_ahead(self.plan.learner, component, batches, run_key, step=step)
             self.instruments.progress.note(
-                f"step {step}: nothing of this batch is scored{f' by {name}' if name else ''}, of later ones is"
+                f"step {step}: nothing of this batch is scored by {component.title}, of later ones is"
             )
 
     def _speed(self, step: int) -> dict[str, float]:
         """Returns tokens per second and, where the devices are known, their utilisation; nothing at a first step."""
         phase = self.curriculum.at(step - 1)
-        texts = phase.batch_size * self.plan.config.objective.num_members
+        texts = phase.batch_size * self.plan.config.objective.traits.num_members
         rate = self.instruments.throughput.step(texts * phase.sequence_length)
         if rate is None:
             return {}

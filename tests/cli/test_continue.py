@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pytest
 
+from lmjax.runs import open as open_run
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.extend import extend_tokenizer
-from lmjax.train.run_folder import open_run
+
+pytestmark = pytest.mark.run
 
 TEXTS = ["hello world, def foo(self): return self.bar " * 40]
 

@@ -51,8 +51,8 @@ def answers(model: Pretrained, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
         if model.family.form == "encoder_decoder":
             target = make_stream(given["decoder_input_ids"], None, "causal")
             cross_mask = masks.cross(jnp.ones_like(target.tokens_BT), mask_BT)
-            return {"logits": module.logits(module(target, encoder=stream, cross_mask=cross_mask))}
-        hidden_BTD = module(stream)
+            return {"logits": module.logits(module(target, encoder=stream, cross_mask=cross_mask).states_BTD)}
+        hidden_BTD = module(stream).states_BTD
         if model.family.form == "discriminator":
             return {"logits": module.replaced_logits(hidden_BTD)}
         said = {"states": hidden_BTD} if model.new else {"logits": module.logits(hidden_BTD)}

@@ -198,6 +198,8 @@ def test_what_is_not_implemented_is_refused_by_name(name, values, said, tmp_path
 def test_folders_without_a_readable_config_are_refused(folder):
     (folder / "config.json").write_text("{")
     assert "is not JSON" in refusal(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+    assert "is not JSON" in refusal(folder)
     (folder / "config.json").unlink()
     assert "has no config.json" in refusal(folder)
 

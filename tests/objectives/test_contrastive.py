@@ -94,7 +94,7 @@ def test_given_examples_by_hand_and_padding_is_nobodys_negative():
         right.append(scores.argmax() == i)
     assert float(found["contrastive"]) == pytest.approx(np.mean(losses), rel=1e-5)
     assert float(found["accuracy"]) == pytest.approx(np.mean(right))
-    assert GIVEN.measures == {"accuracy"}
+    assert GIVEN.traits.measures == {"accuracy"}
     losses = [cross_entropy(np.array([*keys, negatives[i]]) @ queries[i] / 0.5, i) for i in range(4)]
     for terms in others:
         assert float(terms["contrastive"]) == pytest.approx(np.mean(losses), rel=1e-5)

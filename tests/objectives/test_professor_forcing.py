@@ -109,7 +109,7 @@ def test_documents_without_room_for_a_piece_count_for_nothing():
 
 def test_reports_accuracy_weighs_fooling_and_couples_the_batch():
     assert ProfessorForcing(weight=0.5).coefficients() == {"fooling": 0.5}
-    assert ProfessorForcing.couples_examples
+    assert ProfessorForcing().traits.couples_examples
     assert OBJECTIVE.for_evaluation() == CausalLM()
 
 

@@ -15,7 +15,7 @@ from lmjax.corruption import next_sentence_pairs
 from lmjax.data.config import DataConfig
 from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SentencePairs
-from lmjax.objectives.parts.objective import gather_scored
+from lmjax.objectives.parts.token_objective import gather_scored
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)

@@ -14,7 +14,7 @@ from lmjax.losses import cross_entropy
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import SequentialMultiTokenLM
-from lmjax.schedules.ramp import Ramp
+from lmjax.schedules.ramp import Ramp, at_step
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)
@@ -121,7 +121,7 @@ def test_lambda_is_shared_among_the_modules_and_may_follow_a_schedule():
     assert OBJECTIVE.coefficients() == {"token_2": 0.15, "token_3": 0.15}
     ramp = SequentialMultiTokenLM(weight=Ramp(start=0.3, end=0.1, steps=10))
     for step, expected in ((0, 0.3), (5, 0.2), (10, 0.1)):
-        assert float(ramp.at(step).coefficients()["token_2"]) == pytest.approx(expected)
+        assert float(at_step(ramp, step).coefficients()["token_2"]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_folder_alone_has_no_module_imported(written, own_module, monkeypatch,
     "name",
     [
         "lib2to3.__main__:x", "this:s", "os:system", "lmjax.__main__:main", "lmjax.cli.main:main", "antigravity:x",
-        "lmjax.objectives.parts.objective:TokenObjective", "lmjax.objectives.parts.objective:Objective",
+        "lmjax.objectives.parts.token_objective:TokenObjective", "lmjax.objectives.parts.objective:Objective",
         "lmjax.objectives.parts.objective:jax",
         "lmjax.objectives.nothing:There", "lmjax.objectives.causal_lm", "lmjax.objectives.causal_lm:CausalLM.x",
         ".relative:X", "..:X", "", ":", "a b:C", "lmjax.objectives..base:X", "../x:Y", "x\ny:Z", None, 3, ["a:B"], {},
@@ -99,6 +99,14 @@ def test_what_is_no_objective_is_refused_and_not_imported(name, written):
     message = refusal(written(to_json(CONFIG) | {"objective": {"type": name}}))
     assert "objective" in message and "\n" not in message
     assert set(sys.modules) - before <= {"lmjax.objectives.nothing"}
+
+
+@pytest.mark.parametrize(
+    "name", ["lmjax.models.config:ModelConfig", "lmjax.cli.plot:PlotArguments", "json:JSONDecoder"]
+)
+def test_a_class_that_is_known_to_be_no_objective_is_said_to_be_none(name, written):
+    message = refusal(written(to_json(CONFIG) | {"objective": {"type": name}}))
+    assert f"{name!r} is not an objective" in message and MODULES_VARIABLE not in message
 
 
 OWN_OPTIMIZER = """
@@ -119,7 +127,7 @@ def test_an_optimizer_is_named_and_trusted_as_an_objective_is(written, own_modul
     assert read_config(written(content)).optimizer.strength == 2.0
     # An objective is no optimizer, though both are trusted.
     content["optimizer"] = to_json(CausalLM())
-    assert "is not one of lmjax" in refusal(written(content))
+    assert "is not an optimizer" in refusal(written(content))
 
 
 def test_every_choice_is_written_with_its_class(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
-from train.test_loop import config, one_device, with_train, write_corpus  # noqa: F401
+from tiny_run import config, with_train, write_corpus
 
 from lmjax.models.parameters import Params
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -21,6 +21,7 @@ from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.validate import means
 
+pytestmark = pytest.mark.usefixtures("one_device")
 BEGUN: list[Subject] = []
 
 

@@ -12,6 +12,7 @@ from lmjax.data.config import DataConfig
 from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import DPO, CausalLM, PairwiseReward
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.runs import open as open_run
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -19,8 +20,10 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.initial import check_initial, initial_params
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.run_folder import CHECKPOINTS, claim, open_run
+from lmjax.train.run_folder import CHECKPOINTS, claim
 from lmjax.train.setup import build_learner, resolve
+
+pytestmark = pytest.mark.run
 
 TOKENS = TokenizerConfig(kind="bytes")
 TOKENIZER = ByteTokenizer({name: 256 + i for i, name in enumerate(TOKENS.all_special_tokens)})

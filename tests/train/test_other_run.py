@@ -14,6 +14,8 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import to_json, write_config
 from lmjax.train.other_run import check_same_model, effective, model_differences, model_of_run
 
+pytestmark = pytest.mark.run
+
 MODEL = ModelConfig(vocab_size=64, width=16, num_layers=2, num_heads=2)
 CHANGES = {
     "norm_epsilon": 0.5, "activation": "geglu", "logit_softcap": 1.0, "attention_softcap": 2.0, "rope_theta": 100.0,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from train.test_loop import one_device, write_corpus  # noqa: F401
+from tiny_run import write_corpus
 
 from lmjax.analysis.preview_batch import step_rows
 from lmjax.data.config import DataConfig
@@ -19,6 +19,7 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.corpus import open_corpus
 from lmjax.train.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("one_device")
 PACKINGS = {
     "windows": {"packing": "windows"},
     "segments": {"packing": "segments"},

@@ -5,6 +5,7 @@ targets follow its input, which is seen in both directions (Raffel et al. 2020, 
 LM); in the form for two ("encoder_decoder") an encoder reads the inputs and a decoder writes the targets.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -13,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.masked_lm import scored_positions, scored_targets
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective, longest_row, paired_batch
-from lmjax.objectives.parts.objective import next_token_targets
+from lmjax.objectives.parts.objective import Traits
 from lmjax.objectives.parts.origin_weights import moved_weights, place_codes
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets
+from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
@@ -43,29 +45,29 @@ class GapObjective(EncoderDecoderObjective):
         if self.documents_per_row < 1:
             raise ValueError(f"objective.documents_per_row={self.documents_per_row}: must be at least 1")
 
+    @abc.abstractmethod
     def counts(self, length: int) -> list[tuple[int, int]]:
-        """Dropped tokens and sentinels of a document of ``length`` tokens, in each way it may be corrupted."""
-        raise TypeError(f"{type(self).__name__} does not define counts")
+        """Returns the numbers of dropped tokens and of sentinels in a document of ``length`` tokens.
 
+        The list has one entry for each way in which the document may be corrupted.
+        """
+
+    @abc.abstractmethod
     def join(
         self, key: jax.Array, tokens_BT: jax.Array, vocabulary: Vocabulary, **layout: Any
     ) -> tuple[Rows, jax.Array]:
-        """Rows for one stack, see :func:`lmjax.corruption.join_spans`."""
-        raise TypeError(f"{type(self).__name__} does not define join")
+        """Returns rows for one stack, as :func:`lmjax.corruption.join_spans` does."""
 
+    @abc.abstractmethod
     def divide(self, key: jax.Array, tokens_BT: jax.Array, vocabulary: Vocabulary, **layout: Any) -> tuple[Rows, Rows]:
-        """Rows for two stacks, see :func:`lmjax.corruption.replace_spans`."""
-        raise TypeError(f"{type(self).__name__} does not define divide")
+        """Returns rows for two stacks, as :func:`lmjax.corruption.replace_spans` does."""
 
     @property
-    def reads_with_encoder(self) -> bool:
-        """In one of the two forms."""
-        return self.form == "encoder_decoder"
-
-    @property
-    def attention(self) -> Literal["causal", "prefix"]:
-        """A prompt is a prefix, where it does not go to an encoder."""
-        return "causal" if self.reads_with_encoder else "prefix"
+    def traits(self) -> Traits:
+        """A prompt is read by the encoder, or, in the form for one stack, as a prefix."""
+        if self.form == "encoder_decoder":
+            return super().traits
+        return Traits(attention="prefix", text_term="loss")
 
     def row_length(self, sequence_length: int) -> int:
         """As many tokens as fill the encoder's T inputs, or one stack's T inputs and one target more.
@@ -73,7 +75,7 @@ class GapObjective(EncoderDecoderObjective):
         Where documents are corrupted in several ways, under the one that takes most room; the others
         leave the row's end empty.
         """
-        if self.reads_with_encoder:
+        if self.traits.reads_with_encoder:
             return longest_row(sequence_length, self._inputs)
         return longest_row(sequence_length + 1, self._joined)
 
@@ -122,7 +124,7 @@ class GapObjective(EncoderDecoderObjective):
             "eos_id": eos_id,
             "pad_id": vocabulary.pad_id or 0,
         }
-        if not self.reads_with_encoder:
+        if not self.traits.reads_with_encoder:
             layout["length"] = joined_length(length, self._joined)
             num_targets = max(map(sum, self.counts(length))) + 1
             return _joined_batch(

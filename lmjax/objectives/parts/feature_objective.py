@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from lmjax.models.positions import sinusoidal
 from lmjax.models.stack import Stack
 from lmjax.models.token_stack import embedding_std
 from lmjax.objectives.parts.feature_source import FeatureSource
-from lmjax.objectives.parts.objective import Objective
+from lmjax.objectives.parts.objective import Objective, Traits
 from lmjax.parallel.mesh import constrain
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream
@@ -92,9 +91,9 @@ class FeatureObjective(Objective):
         """
 
     @property
-    def attention(self) -> Literal["bidirectional"]:
-        """An encoder sees the whole sequence."""
-        return "bidirectional"
+    def traits(self) -> Traits:
+        """An encoder, which sees the whole sequence."""
+        return Traits(attention="bidirectional")
 
 
 def rows_of_vectors(rows: Rows, num_vectors: int) -> Rows:

@@ -2,13 +2,15 @@
 
 The data weigh tokens where they stood. To find them again, the same corruption is run once more, with
 the same key, on rows that hold each token's place in the place of the token.
+
+Axes: K documents of a row.
 """
 
 import jax
 import jax.numpy as jnp
 
 from lmjax.layout import documents, place
-from lmjax.objectives.parts.objective import token_weights
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 

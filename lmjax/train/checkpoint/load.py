@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lmjax.models.parameters import Leaves, named_leaves
 from lmjax.train.checkpoint.checksums import first_problem, read_sums
 from lmjax.train.checkpoint.errors import CheckpointError, DamagedError, first_line, some
 from lmjax.train.checkpoint.storage import CONTENTS, Storage, missing_file
-from lmjax.train.leaves import Leaves, by_part, check_same, described, named_leaves, not_finite, part_of, storage
+from lmjax.train.leaves import by_part, check_same, described, not_finite, part_of, storage
 from lmjax.types import PyTree
 
 Choose = Callable[[dict[str, str]], tuple[Leaves, dict[str, str]]]
