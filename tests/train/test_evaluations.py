@@ -21,7 +21,7 @@ from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.validate import means
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
 BEGUN: list[Subject] = []
 
 
@@ -130,7 +130,7 @@ def test_perplexity_and_bits_are_made_of_the_term_that_is_text():
     found = means(totals, text_term="generator")
     assert found == {
         "generator/loss": 2.0,
-        "replaced/loss": 0.5,
+        "discriminator/loss": 0.5,
         "perplexity": pytest.approx(math.exp(2.0)),
         "bits_per_byte": pytest.approx(6.0 / math.log(2) / 2),
     }

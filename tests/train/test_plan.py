@@ -19,7 +19,7 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.corpus import open_corpus
 from lmjax.train.plan import make_plan
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
 PACKINGS = {
     "windows": {"packing": "windows"},
     "segments": {"packing": "segments"},

@@ -183,7 +183,7 @@ def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
 def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(copied, tmp_path, monkeypatch):
     described = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.json", "record.json")}
 
-    def killed(loop):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
@@ -191,7 +191,7 @@ def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(cop
         changed, steps=6, batch_size=4, change_on_resume=("optimizer.learning_rate", "train.batch_size")
     )
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop_module._Loop, "run", killed)
+        patched.setattr(loop_module, "open_instruments", killed)
         train(changed)
     assert {name: (tmp_path / "run" / name).read_bytes() for name in described} == described
     train(with_train(changed, steps=5))
