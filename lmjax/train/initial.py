@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from lmjax.models.parameters import ModuleSpec, Params, module_spec, named_leaves
+from lmjax.naming import naming
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
@@ -121,10 +122,8 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
 
 def _open_source(path: pathlib.Path) -> _Source:
     run, step = split_checkpoint(path)
-    try:
+    with naming(f"train.init_from={path}"):
         config = read_config(run / CONFIG)
-    except ValueError as error:
-        raise ValueError(f"train.init_from={path}: {error}") from None
     checkpoints = Checkpoints(run / CHECKPOINTS, read_only=True)
     there, step = checkpoints.steps(), find_step(checkpoints, step)
     if not there or step not in (None, *there):
