@@ -30,7 +30,8 @@ from flax import nnx
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
-from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.with_extras import trained_spec
 from lmjax.objectives.parts.objective import Objective, Terms, Traits, all_terms, carries_rows
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
@@ -152,10 +153,9 @@ class Mixture(Objective):
         """The model, which is the same for every objective."""
         return self.parts[0].objective.build(model, rngs=rngs)
 
-    def adopt(self, fresh: Params, saved: Params, *, source: Objective) -> Params:
-        """As the first objective does."""
-        source = source.parts[0].objective if isinstance(source, Mixture) else source
-        return self.parts[0].objective.adopt(fresh, saved, source=source)
+    def adopt(self, fresh: Params, *, model: Params, saved: Params) -> Params:
+        """Returns the extras of the first part, whose module it is."""
+        return self.parts[0].objective.adopt(fresh, model=model, saved=saved)
 
     def divide(self, key: jax.Array, rows: Rows) -> dict[str, Rows]:
         """Returns the rows of each part, by row.
@@ -229,11 +229,6 @@ class Mixture(Objective):
         parts = (dataclasses.replace(part, objective=part.objective.for_evaluation()) for part in self.parts)
         return dataclasses.replace(self, parts=tuple(parts))
 
-    @property
-    def additions(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the first objective's, whose module it is."""
-        return self.parts[0].objective.additions
-
 
 def own_terms(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Returns the values of one part, ``NAME/TERM``, under the names of the part's own terms."""
@@ -251,7 +246,7 @@ def _naming(part: Part) -> Iterator[None]:
 
 
 def _spec(objective: Objective, model: ModelConfig) -> ModuleSpec:
-    return module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    return trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
 
 
 def _check_same_model(one: tuple[Part, ModuleSpec], other: tuple[Part, ModuleSpec]) -> None:

@@ -17,7 +17,6 @@ exactly the states they were drawn from.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from lmjax.models.layers import Projection, split_key
 from lmjax.models.routing import ExpertsConfig
 from lmjax.models.stack import Stack
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras
 from lmjax.objectives.causal_lm import CausalLM
 from lmjax.objectives.parts.model_samples import (
     check_temperature,
@@ -63,20 +63,9 @@ class StateDiscriminator(nnx.Module):
         return self.classifier(jnp.mean(hidden.states_BTD, axis=1))[:, 0].astype(jnp.float32)
 
 
-class ProfessorForcingTransformer(Transformer):
-    """An ordinary transformer, and the discriminator of its states."""
-
-    def __init__(self, config: ModelConfig, discriminator: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the model and then the discriminator."""
-        super().__init__(config, rngs=rngs)
-        self.discriminator = StateDiscriminator(discriminator, rngs=rngs)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfessorForcing(TokenObjective):
     """Next-token prediction, and states that do not give away whether the model reads text or its own samples."""
-
-    additions: ClassVar[tuple[str, ...]] = ("discriminator",)
 
     weight: Scalar = 1.0
     """Of the loss for being told apart."""
@@ -138,8 +127,9 @@ class ProfessorForcing(TokenObjective):
         return sequence_length + 1
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The model and the discriminator."""
-        return ProfessorForcingTransformer(model, self.discriminator_config(model), rngs=rngs)
+        """Returns the model, with the ``discriminator`` of its states as an extra."""
+        transformer = Transformer(model, rngs=rngs)
+        return WithExtras(transformer, discriminator=StateDiscriminator(self.discriminator_config(model), rngs=rngs))
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Shifts, as a causal model's, and takes a piece of each row; samples are drawn in ``terms``."""
@@ -153,12 +143,13 @@ class ProfessorForcing(TokenObjective):
         return dataclasses.replace(batch, weights=batch.weights | weights, extras=extras)
 
     def terms(  # type: ignore[override]
-        self, model: ProfessorForcingTransformer, batch: Batch, key: jax.Array | None
+        self, model: WithExtras, batch: Batch, key: jax.Array | None
     ) -> Terms:
         """The three losses, and ``accuracy``, the share of pieces the discriminator is right about."""
         text_key, piece_key = split_key(key, 2)
-        terms = super().terms(model, batch, text_key)
-        return terms | self.judge(model.discriminator, self.states(model, batch, piece_key), batch.weights)
+        terms = super().terms(model.model, batch, text_key)
+        states_QTD = self.states(model.model, batch, piece_key)
+        return terms | self.judge(model.extras["discriminator"], states_QTD, batch.weights)
 
     def judge(
         self, discriminator: StateDiscriminator, states_QTD: jax.Array, weights: dict[str, jax.Array]
@@ -180,7 +171,7 @@ class ProfessorForcing(TokenObjective):
             "accuracy": right,
         }
 
-    def states(self, model: ProfessorForcingTransformer, batch: Batch, key: jax.Array | None) -> jax.Array:
+    def states(self, model: Transformer, batch: Batch, key: jax.Array | None) -> jax.Array:
         """States where text and samples stand after the prompts, [2 B, free_tokens, D]: a row's text, its samples."""
         text_BW = batch.extras["piece"]
         sampled_BW = continue_prompts(

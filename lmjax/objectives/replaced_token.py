@@ -20,16 +20,16 @@ from flax import nnx
 from lmjax.corruption import mask_tokens, replace_tokens
 from lmjax.losses import replaced_token_loss
 from lmjax.models.config import ModelConfig
-from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras, extra_of, with_extras
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets, slots
 from lmjax.objectives.parts.token_objective import gather_scored, head_loss, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import IGNORE_INDEX, Batch, Rows, Stream, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 SAMPLED_SLOTS = 8
 """Slots of a row whose logits exist at a time while replacements are sampled."""
@@ -38,50 +38,49 @@ EMBEDDINGS = ("embedding", "position_embedding", "type_embedding", "embedding_no
 """The parts of a stack that make one vector of a token, its position and its segment."""
 
 
-class ReplacedTokenModel(nnx.Module):
-    """A generator and a discriminator; the latter is what is kept after training."""
+def discriminator_and_generator(
+    config: ModelConfig, generator_config: ModelConfig | None, *, share_embeddings: bool, rngs: nnx.Rngs
+) -> nnx.Module:
+    """Returns a discriminator, which is what is kept after training, with its classifier and a generator as extras.
 
-    def __init__(self, config: ModelConfig, generator: ModelConfig | None, *, share_embeddings: bool, rngs: nnx.Rngs):
-        """Builds both, or (``generator=None``) the discriminator alone.
-
-        With ``share_embeddings`` the generator has none of its own. With ``config.head_transform`` the
-        discriminator's head has a layer before the last, as those the authors released.
-        """
-        self.config = config
-        self.discriminator = Transformer(dataclasses.replace(config, head_bias=False), rngs=rngs)
-        if config.head_transform:
-            # The discriminator names no token.
-            del self.discriminator.head_dense, self.discriminator.head_norm
-        self.generator = nnx.data(None if generator is None else Transformer(generator, rngs=rngs))
-        self.shares_embeddings = share_embeddings
-        if share_embeddings:
-            for name in EMBEDDINGS:
-                delattr(self.generator, name)
-        dense = partial(
-            Projection, {"embed": config.width}, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs
-        )
-        self.classifier = dense({"replaced": 1})
-        self.classifier_dense = nnx.data(dense({"judged": config.width}) if config.head_transform else None)
-
-    def __call__(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
-        """Runs the discriminator."""
-        return self.discriminator(stream, key=key)
-
-    def whole_generator(self) -> Transformer:
-        """The generator with its embeddings in place, in this trace."""
-        assert self.generator is not None
-        if not self.shares_embeddings:
-            return self.generator
-        generator = nnx.clone(self.generator)
+    Args:
+      config: of the discriminator. With ``head_transform`` its classifier has a layer before the last,
+        ``classifier_dense``, as those the authors released.
+      generator_config: of the generator, or None for a discriminator without one.
+      share_embeddings: whether the generator has no embeddings of its own, see :func:`whole_generator`.
+      rngs: one key, under ``params``.
+    """
+    discriminator = Transformer(dataclasses.replace(config, head_bias=False), rngs=rngs)
+    if config.head_transform:
+        # The discriminator names no token.
+        del discriminator.head_dense, discriminator.head_norm
+    generator = None if generator_config is None else Transformer(generator_config, rngs=rngs)
+    if share_embeddings:
         for name in EMBEDDINGS:
-            setattr(generator, name, nnx.data(getattr(self.discriminator, name)))
-        return generator
+            delattr(generator, name)
+    dense = partial(Projection, {"embed": config.width}, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs)
+    classifier = dense({"replaced": 1})
+    classifier_dense = dense({"judged": config.width}) if config.head_transform else None
+    return with_extras(discriminator, generator=generator, classifier=classifier, classifier_dense=classifier_dense)
 
-    def replaced_logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """The discriminator's float32 score that each token was replaced, [B, T]."""
-        if self.classifier_dense is not None:
-            hidden_BTD = ACTIVATIONS[self.config.activation](self.classifier_dense(hidden_BTD))
-        return self.classifier(hidden_BTD)[..., 0].astype(jnp.float32)
+
+def whole_generator(model: WithExtras, *, share_embeddings: bool) -> Transformer:
+    """Returns the generator. One that shares the discriminator's embeddings has them in place, in this trace."""
+    generator: Transformer = model.extras["generator"]
+    if not share_embeddings:
+        return generator
+    generator = nnx.clone(generator)
+    for name in EMBEDDINGS:
+        setattr(generator, name, nnx.data(getattr(model.model, name)))
+    return generator
+
+
+def replaced_logits(model: WithExtras, hidden_BTD: jax.Array) -> jax.Array:
+    """Returns the discriminator's float32 score that each token was replaced, [B, T]."""
+    dense = extra_of(model, "classifier_dense")
+    if dense is not None:
+        hidden_BTD = ACTIVATIONS[model.config.activation](dense(hidden_BTD))
+    return model.extras["classifier"](hidden_BTD)[..., 0].astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,9 +147,9 @@ class ReplacedToken(Objective):
         return dataclasses.replace(model, head_width=model.key_width, **scaled)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """Generator and discriminator."""
+        """Returns the discriminator, with ``generator``, ``classifier`` and ``classifier_dense`` as extras."""
         generator = self.generator_config(model)
-        return ReplacedTokenModel(model, generator, share_embeddings=self.share_embeddings, rngs=rngs)
+        return discriminator_and_generator(model, generator, share_embeddings=self.share_embeddings, rngs=rngs)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Masks for the generator; what the discriminator reads is sampled in ``terms``.
@@ -187,18 +186,18 @@ class ReplacedToken(Objective):
             },
         )
 
-    def terms(self, model: ReplacedTokenModel, batch: Batch, key: jax.Array | None) -> Terms:
+    def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
         """The generator's loss at the masked positions, the discriminator's at all, and the share replaced."""
         generator_key, discriminator_key = split_key(key, 2)
-        generator = model.whole_generator()
+        generator = whole_generator(model, share_embeddings=self.share_embeddings)
         generated = generator(batch.inputs, key=generator_key)
         hidden_BPD = gather_scored(generated.states_BTD, batch.scored_BP)
         states_BPE = generator.head_states(hidden_BPD)
         generator_loss = head_loss(generator, states_BPE, batch.targets_BP, batch.weights["generator"])
         replaced_BT, is_replaced_BT = self.sample(generator, hidden_BPD, batch)
         stream = dataclasses.replace(batch.inputs, tokens_BT=replaced_BT)
-        judged = model(stream, key=discriminator_key)
-        losses_BT = replaced_token_loss(model.replaced_logits(judged.states_BTD), is_replaced_BT)
+        judged = model.model(stream, key=discriminator_key)
+        losses_BT = replaced_token_loss(replaced_logits(model, judged.states_BTD), is_replaced_BT)
         sums = {
             "generator": generator_loss,
             "discriminator": jnp.sum(batch.weights["discriminator"] * losses_BT),

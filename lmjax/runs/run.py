@@ -103,8 +103,8 @@ class Run(Opened):
                 f"{self.config.objective.traits.attention} one: choose an amateur that reads as this run does"
             )
         return Amateur(
-            spec=other.spec,
-            params=other.params,
+            spec=other.model_spec,
+            params=other.model_params,
             plausibility=plausibility,
             temperature=temperature,
             max_length=other.max_length,
