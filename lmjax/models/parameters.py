@@ -50,8 +50,8 @@ class ModuleSpec:
 
     def under(self, place: str) -> "ModuleSpec":
         """Returns the spec of the same module with its parameters under one more key, ``{place: params}``."""
-        nested = {name: {place: getattr(self, name)} for name in ("shapes", "axes", "kinds")}
-        return dataclasses.replace(self, place=place, **nested)
+        shapes, axes, kinds = ({place: tree} for tree in (self.shapes, self.axes, self.kinds))
+        return dataclasses.replace(self, place=place, shapes=shapes, axes=axes, kinds=kinds)
 
     def bind(self, params: Params) -> Any:
         """Returns the module holding ``params``."""

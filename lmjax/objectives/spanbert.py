@@ -97,9 +97,8 @@ class SpanMaskedLM(MaskedLM):
         encoder = Transformer(model, rngs=rngs)
         if highest(self.boundary_weight) == 0:
             return encoder
-        return WithExtras(
-            encoder, boundary=SpanBoundary(model, head_width=encoder.head().weight_DV.shape[0], rngs=rngs)
-        )
+        head_width = encoder.head().weight_DV.shape[0]
+        return WithExtras(encoder, boundary=SpanBoundary(model, head_width=head_width, rngs=rngs))
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Hides spans and lists where their tokens were."""

@@ -1,7 +1,8 @@
 """Beginning a run with the weights of another (``train.init_from``): pretraining that goes on, preferences, rewards.
 
 The run takes over the other run's model; its objective's extras are new, or those that
-:meth:`~lmjax.objectives.Objective.adopt` makes. The optimizer, the step and the place in the data start afresh. Both runs must have the same model and tokenizer: parameters are compared here by
+:meth:`~lmjax.objectives.Objective.adopt` makes. The optimizer, the step and the place in the data start afresh.
+Both runs must have the same model and tokenizer: parameters are compared here by
 name and shape, the fields that decide none by :mod:`lmjax.train.other_run`.
 """
 
@@ -117,11 +118,8 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
             f"other tokens: set tokenizer.path to {source.run / TOKENIZER}"
         )
     wanted = described(named_leaves(learner.spec.shapes))
-    given = described(
-        named_leaves(
-            _adopted(learner.objective, learner.spec.shapes, source.spec.shapes, source=source.config.objective)
-        )
-    )
+    shapes = learner.spec.shapes, source.spec.shapes
+    given = described(named_leaves(_adopted(learner.objective, *shapes, source=source.config.objective)))
     differing = {
         "missing there": [name for name in wanted if name not in given],
         "unknown here": [name for name in given if name not in wanted],
