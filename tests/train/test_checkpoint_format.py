@@ -4,18 +4,27 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from test_initial import run_config, source  # noqa: F401
+from flax import nnx
 
 from lmjax import runs
+from lmjax.models.parameters import named_leaves
+from lmjax.models.with_extras import trained_spec
 from lmjax.objectives import DPO, CausalLM, Contrastive, ReplacedToken
+from lmjax.runs.new_run import make_run
+from lmjax.tokenizers import TokenizerConfig
+from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.checkpoint import checkpoints as writing
 from lmjax.train.checkpoint.format import FORMAT, format_of, saved_names
-from lmjax.train.leaves import named_leaves
+from lmjax.train.config import RunConfig
+from lmjax.train.setup import resolve
 
+TOKENS = TokenizerConfig(kind="bytes")
+TOKENIZER = ByteTokenizer({name: 256 + i for i, name in enumerate(TOKENS.all_special_tokens)})
 MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
 TWO_ENCODERS = Contrastive(pairs="given", separate_encoders=True, learn_temperature=True)
 FORMER_MODEL = {ReplacedToken: "discriminator."}
@@ -49,6 +58,7 @@ def test_a_state_saved_under_former_names_is_read_whole(objective, tmp_path, mon
         average, _ = checkpoints.restore_params(learner.abstract_state.params)
         # The next save has today's names.
         checkpoints.save(2, dataclasses.replace(restored, step=restored.step + 2))
+        checkpoints.wait()
         again, _ = checkpoints.restore(learner.abstract_state, step=2)
     for found in (restored, dataclasses.replace(again, step=state.step)):
         for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
@@ -57,29 +67,28 @@ def test_a_state_saved_under_former_names_is_read_whole(objective, tmp_path, mon
     jax.tree.map(np.testing.assert_array_equal, average, state.ema)
 
 
-def test_a_run_of_an_earlier_version_is_exported_as_it_would_be_now(tmp_path, monkeypatch, source):  # noqa: F811
-    folder, params = source
-    there = [folder]
-    former = tmp_path / "former"
-    former.mkdir()
-    for name in ("config.json", "tokenizer"):
-        (former / name).symlink_to(folder / name)
+def test_a_run_of_an_earlier_version_is_exported_as_it_would_be_now(tmp_path, monkeypatch):
+    config = RunConfig(name="tiny", model=dataclasses.replace(MODEL, vocab_size=0), tokenizer=TOKENS)
+    config = resolve(config, TOKENIZER.vocabulary)
+    spec = trained_spec(lambda key: CausalLM().build(config.model, rngs=nnx.Rngs(params=key)))
+    params = tiny.random_params(spec)
+    make_run(tmp_path / "today", config, TOKENIZER, params)
     with monkeypatch.context() as patch:
         write_as_format_1(patch)
-        with Checkpoints(former / "checkpoints") as checkpoints:
-            checkpoints.save(2, {"params": params[2]})
-    there.append(former)
-    for number, one in enumerate(there):
-        runs.export_hf(runs.open(one), tmp_path / f"exported_{number}")
-    before, after = ((tmp_path / f"exported_{number}" / "model.safetensors").read_bytes() for number in (0, 1))
-    assert before == after
+        make_run(tmp_path / "former", config, TOKENIZER, params)
+    exported = []
+    for name in ("today", "former"):
+        runs.export_hf(runs.open(tmp_path / name), tmp_path / f"{name}_exported")
+        exported.append((tmp_path / f"{name}_exported" / "model.safetensors").read_bytes())
+    assert exported[0] == exported[1]
 
 
 def test_another_model_is_refused_by_todays_names(tmp_path, monkeypatch):
     learner = tiny.learner(CausalLM(), model=MODEL)
     write_as_format_1(monkeypatch)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"params": learner.init(0).params})
+        checkpoints.save(1, {"params": tiny.random_params(learner.spec)})
+        checkpoints.wait()
         wider = tiny.learner(CausalLM(), model=dataclasses.replace(MODEL, width=32))
         with pytest.raises(ValueError, match=r"params.model.embedding.table_VD is float32\[64, 16\] there"):
             checkpoints.restore_params(wider.abstract_state.params)
@@ -99,7 +108,8 @@ def test_names_of_format_1():
 def test_a_checkpoint_of_a_later_version_is_refused_and_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "FORMAT", FORMAT + 1)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"params": {"w": np.ones(3, np.float32)}})
+        checkpoints.save(1, {"params": {"w": jnp.ones(3)}})
+        checkpoints.wait()
         with pytest.raises(ValueError, match=r"/1: it has format 3 and this version of lmjax reads formats up to 2"):
             checkpoints.restore_params({"w": jax.ShapeDtypeStruct((3,), np.float32)})
         assert checkpoints.steps() == [1]
