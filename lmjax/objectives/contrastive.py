@@ -33,7 +33,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 LOWEST_TEMPERATURE = 0.01
-"""Of a learned temperature (CLIP, Radford et al. 2021, section 2.5: scores are multiplied with 100 at most)."""
+"""The lowest learned temperature (CLIP, Radford et al. 2021, section 2.5: scores are multiplied by at most 100)."""
 
 
 def temperature_of(log_scale: jax.Array) -> jax.Array:
@@ -45,31 +45,31 @@ def temperature_of(log_scale: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contrastive(Objective):
-    """InfoNCE on the vectors of texts; reports how often the partner is nearest as the term `accuracy`."""
+    """InfoNCE on the vectors of texts. The term `accuracy` is the share of texts whose partner is nearest."""
 
     pairs: Literal["crops", "dropout", "given"] = "crops"
     """Two crops of each text, each text twice under different dropout, or the texts named in data.members: query, key
     and negatives."""
     negatives: int = 0
-    """Hard negatives in each given example, after query and key."""
+    """Number of hard negatives in each given example, after query and key."""
     share_negatives: bool = True
     """Whether a hard negative is one for every query of the batch, or for its own only."""
     temperature: Scalar = 0.05
-    """What similarities are divided by; where a learned temperature begins."""
+    """What similarities are divided by, and the initial value of a learned temperature."""
     learn_temperature: bool = False
     """Whether the temperature is a parameter, kept as -log and above 0.01 (CLIP)."""
     symmetric: bool = False
-    """Average with the loss of finding the query for each key."""
+    """Whether to average with the loss of finding the query for each key."""
     pooling: Literal["mean", "cls", "last"] = "mean"
     """A text's vector: the mean of its states, that of its first token (data.add_bos), or that of its last."""
     normalize: bool = True
-    """Compare directions (cosine similarity); dot products otherwise."""
+    """Whether to compare by cosine similarity instead of dot products."""
     separate_encoders: bool = False
-    """An encoder of its own for keys and negatives."""
+    """Whether keys and negatives have an encoder of their own."""
     causal: bool = False
-    """Tokens see those before them only, for models trained so."""
+    """Whether a token sees only the tokens before it, as in models that were trained so."""
     max_documents: int = 4
-    """Of the texts packed into one row, those that take part; the first ones."""
+    """The largest number of texts of a packed row that take part, from the first on."""
     min_crop: float = 0.05
     """The least share of a text in a crop."""
     max_crop: float = 0.5
@@ -125,7 +125,7 @@ class Contrastive(Objective):
         return max(self.traits.num_members, 2)
 
     def row_length(self, sequence_length: int) -> int:
-        """T tokens for each text of an example."""
+        """Returns T tokens for each text of an example."""
         return self.traits.num_members * sequence_length
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
@@ -187,11 +187,11 @@ class Contrastive(Objective):
 
     @property
     def _slots(self) -> int:
-        """Examples a row has room for, N."""
+        """N, the number of examples that a row has room for."""
         return 1 if self.pairs == "given" else self.max_documents
 
     def _texts(self, key: jax.Array, rows: Rows, pad_id: int) -> tuple[jax.Array, jax.Array]:
-        """The texts, and the number of the example each position belongs to, int32 [B, M, S] both."""
+        """Returns the texts and the number of the example that each position belongs to, both int32 [B, M, S]."""
         tokens_BT = rows.tokens_BT
         segments_BT = jnp.ones_like(tokens_BT) if rows.segments_BT is None else rows.segments_BT
         # Rows that only fill up a batch have no weight anywhere.
@@ -207,14 +207,14 @@ class Contrastive(Objective):
         return tokens_BT.reshape(shape), jnp.minimum(segments_BT, 1).reshape(shape)
 
     def _shares(self, segments_BT: jax.Array) -> jax.Array:
-        """Weight of each position in its text's vector, float32 [B, T]; those of a text sum to 1."""
+        """Returns the weight of each position in its text's vector, float32 [B, T]. The weights of a text sum to 1."""
         where = documents(segments_BT, segments_BT.shape)
         if self.pooling == "mean":
             return where.real_BT / where.length
         return (where.first if self.pooling == "cls" else where.last).astype(jnp.float32)
 
     def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
-        """InfoNCE over all examples of the batch, and the share of queries that find their key (not trained on)."""
+        """Returns InfoNCE over the examples of the batch and, as a measure, the share of queries that find their key."""
         (queries, keys, *negatives), routing = self.vectors(model, batch, key)
         weights = {name: weights_BN.reshape(-1) for name, weights_BN in batch.weights.items()}
         valid = weights["contrastive"] > 0

@@ -31,10 +31,10 @@ TERMS = ("preference", "accuracy", "margin", "chosen_reward", "rejected_reward")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPO(Objective):
-    """DPO or IPO on pairs of a chosen and a rejected answer; reports rewards, margins and how often one is positive."""
+    """DPO or IPO on pairs of a chosen and a rejected answer. Reports rewards, margins, and how many are positive."""
 
     beta: Scalar = 0.1
-    """Strength of the pull to the reference."""
+    """How strongly the policy is kept near the reference."""
     variant: Literal["sigmoid", "ipo"] = "sigmoid"
     """DPO's loss, or IPO's."""
     label_smoothing: Scalar = 0.0
@@ -57,7 +57,7 @@ class DPO(Objective):
         return Traits(num_members=2, measures=frozenset(TERMS[1:]))
 
     def row_length(self, sequence_length: int) -> int:
-        """For both answers T inputs and the token after the last of them."""
+        """Returns 2 (T + 1): for each answer T inputs and the token after the last of them."""
         return 2 * (sequence_length + 1)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -92,7 +92,7 @@ class DPO(Objective):
         )
 
     def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
-        """The loss, and what is looked at only: ``beta`` times the log-ratios to the reference, and their order."""
+        """Returns the loss and, as measures, ``beta`` times the log-ratios to the reference and their order."""
         stream = stream_apart(batch.inputs, 2)
         targets_CT, response_CT = apart(batch.targets_BP, 2), apart(batch.extras["response"], 2)
         policy, reference = model.model, model.extras["reference"]
@@ -116,7 +116,7 @@ class DPO(Objective):
         return Terms(sums, routing)
 
     def for_evaluation(self) -> "DPO":
-        """The plain loss."""
+        """Returns the objective without label smoothing."""
         return dataclasses.replace(super().for_evaluation(), label_smoothing=0.0)  # type: ignore[call-arg,return-value]
 
 

@@ -30,7 +30,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 EXCLUDED = -1e9
-"""Added to a logit to take a token out of the softmax; finite, so that no product of it is NaN."""
+"""Added to a logit to give its token no probability. It is finite, so that no product of it is NaN."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class MaskedDiffusion(Objective):
         )
 
     def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
-        """The bound; the head runs on all positions, as any number of them may be masked."""
+        """Returns the bound. The head runs on all positions, since any number of them may be masked."""
         hidden = self.hidden(model, batch.inputs, batch.extras["level"], key)
         transformer: Transformer = model_of(model)
         head = transformer.head()

@@ -65,24 +65,24 @@ class MaskedFrames(FeatureObjective):
     """HuBERT on frames of features."""
 
     start_rate: float = 0.08
-    """Share of the frames that a masked span begins at; spans may overlap."""
+    """Share of the frames at which a masked span begins; spans may overlap."""
     span: int = 10
     """Frames of a span."""
     alpha: float = 1.0
-    """Weight of the masked frames' loss; that of the others has the rest."""
+    """Weight of the masked frames' loss; the loss of the others has the weight 1 - alpha."""
     num_clusters: int = 512
-    """Clusters V."""
+    """V, the number of clusters."""
     centroids: str | None = None
     """A .npy file of k-means centroids, [num_clusters, source.width]; the clusters are then the nearest of them, and
     else those of a random projection."""
     projection_width: int = 16
     """Width of the random projection and its code vectors."""
     projection_seed: int = 0
-    """Decides the random projection and its code vectors."""
+    """Seed of the random projection and its code vectors."""
     head: Literal["cosine", "linear"] = "cosine"
     """Logits are cosines with learned embeddings of the clusters, over the temperature, or a linear map."""
     temperature: Scalar = 0.1
-    """Of the cosines."""
+    """What the cosines are divided by."""
     cluster_width: int = 256
     """Width of the clusters' embeddings."""
 
@@ -129,7 +129,7 @@ class MaskedFrames(FeatureObjective):
         return with_extras(encoder, mask_D=mask_D, output=output, clusters_VE=clusters_VE)
 
     def clusters(self, features: jax.Array) -> jax.Array:
-        """The cluster of each frame, int32 [...]."""
+        """Returns the cluster of each frame, int32 [...]."""
         if self.centroids is not None:
             shape = self.num_clusters, self.feature_width
             return nearest_centroids(features, jnp.asarray(_load_centroids(self.centroids, shape)))
@@ -154,7 +154,7 @@ class MaskedFrames(FeatureObjective):
         )
 
     def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
-        """The cross entropy of masked frames, and of the others if it counts."""
+        """Returns the cross entropy of masked frames, and that of the others unless alpha is 1."""
         hidden = run_on_frames(model, batch.extras["features"], batch.extras["is_hidden"], batch.inputs, key=key)
         states_BTE, matrix_EV, bias_V = cluster_head(model, hidden.states_BTD, current(self.temperature))
         losses = {
@@ -164,19 +164,19 @@ class MaskedFrames(FeatureObjective):
         return Terms(losses, hidden.routing)
 
     def coefficients(self) -> dict[str, float]:
-        """Alpha and the rest of it."""
+        """Returns alpha for the masked frames and 1 - alpha for the others."""
         shares = {"masked": self.alpha, "unmasked": 1 - self.alpha}
         return {name: share for name, share in shares.items() if share > 0}
 
 
 def _unit(vectors: jax.Array) -> jax.Array:
-    """Scaled to length 1, in float32."""
+    """Returns the vectors scaled to length 1, in float32."""
     wide = vectors.astype(jnp.float32)
     return wide * jax.lax.rsqrt(jnp.sum(jnp.square(wide), axis=-1, keepdims=True) + 1e-12)
 
 
 def _load_centroids(path: str, shape: tuple[int, int]) -> np.ndarray:
-    """The centroids of a file.
+    """Returns the centroids in a file.
 
     Raises:
       ValueError: there is no such file, or it holds something else.

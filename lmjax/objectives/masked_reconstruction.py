@@ -68,7 +68,7 @@ class MaskedReconstruction(FeatureObjective):
     rate: float = 0.75
     """Share of the patches to hide."""
     normalize_patches: bool = True
-    """Reconstruct each patch less its mean, over its standard deviation."""
+    """Whether the targets are patches less their mean, divided by their standard deviation."""
     decoder_width: int = 512
     """Width of the decoder."""
     decoder_layers: int = 8
@@ -112,7 +112,7 @@ class MaskedReconstruction(FeatureObjective):
         self.decoder_config(model)
 
     def decoder_config(self, model: ModelConfig) -> ModelConfig:
-        """The encoder's blocks in the decoder's sizes.
+        """Returns the encoder's configuration with the decoder's sizes.
 
         Raises:
           ValueError: they do not suit the blocks.
@@ -145,7 +145,7 @@ class MaskedReconstruction(FeatureObjective):
         return WithExtras(encoder, decoder=decoder, mask_D=mask_D, output=output)
 
     def corrupt_features(self, key: jax.Array, features_BTD: jax.Array, rows: Rows) -> Batch:
-        """Chooses the hidden patches of each row, equally many in all."""
+        """Chooses the hidden patches of each row, the same number in every row."""
         num_rows, length, _ = features_BTD.shape
         patches = mask_patches(key, (num_rows, length), rate=self.rate)
         whole = make_stream(rows.tokens_BT, rows.segments_BT, "bidirectional")
@@ -165,7 +165,7 @@ class MaskedReconstruction(FeatureObjective):
         )
 
     def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
-        """The squared error at the hidden patches, mean over their numbers."""
+        """Returns the squared error at the hidden patches, a mean over the numbers of each patch."""
         encoder_key, decoder_key = split_key(key, 2)
         features_BTD, kept_BK = batch.extras["features"], batch.extras["kept"]
         assert batch.encoder is not None

@@ -60,7 +60,7 @@ class Part:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixedBatch(Batch):
-    """The batches of the objectives, without their weights, which are here under ``<name>/<term>``.
+    """The batches of the objectives. Their weights are moved here, under the names ``<name>/<term>``.
 
     The streams of the first objective are those of the whole.
     """
@@ -93,13 +93,13 @@ class Mixture(Objective):
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
-        """Each objective's weight as an exact share of 1."""
+        """The weight of each objective as an exact share of 1."""
         weights = [Fraction(part.weight).limit_denominator(10**9) for part in self.parts]
         return tuple(weight / sum(weights) for weight in weights)
 
     @property
     def traits(self) -> Traits:
-        """Those of the first part, whose model and data are the same as the others'.
+        """The traits of the first part, whose model and data are the same as those of the others.
 
         By row, rows come in multiples of the fewest rows of which every part has a whole number.
         """
@@ -150,7 +150,7 @@ class Mixture(Objective):
                 part.objective.check_data(data)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The model, which is the same for every objective."""
+        """Returns the module of the first part; the others train the same."""
         return self.parts[0].objective.build(model, rngs=rngs)
 
     def adopt(self, fresh: Params, *, model: Params, saved: Params) -> Params:

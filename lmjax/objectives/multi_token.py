@@ -66,10 +66,10 @@ def run_head(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokensAhead(Objective):
-    """The next token (term ``loss``) and those after it (``token_2``, ``token_3``, ...); the rows' part."""
+    """Targets of the next token (term ``loss``) and of those after it (``token_2``, ``token_3``, ...)."""
 
     num_heads: int = 4
-    """Tokens predicted at each position."""
+    """Number of tokens predicted at each position."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -86,11 +86,11 @@ class TokensAhead(Objective):
             )
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs, and the tokens the last of them is to name."""
+        """Returns T inputs and the tokens to be predicted at the last of them."""
         return sequence_length + self.num_heads
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Shifts once for each head; a target counts when it is of the input's own document."""
+        """Shifts the rows once for each head. A target counts if it is in the same document as the input."""
         del key, vocabulary
         tokens_BS, weights_BS, segments_BS = rows.tokens_BT, token_weights(rows), rows.segments_BT
         length = tokens_BS.shape[1] - self.num_heads
@@ -111,11 +111,11 @@ class TokensAhead(Objective):
 
     @property
     def term_names(self) -> list[str]:
-        """The terms, by how far ahead they look."""
+        """The names of the terms, by how far ahead they predict."""
         return ["loss", *(f"token_{ahead}" for ahead in range(2, self.num_heads + 1))]
 
     def token_loss(self, model: Transformer, hidden_BTD: jax.Array, batch: Batch, index: int) -> jax.Array:
-        """The sum of the weighted losses of naming the token ``index + 1`` ahead."""
+        """Returns the sum of the weighted losses of predicting the token ``index + 1`` ahead."""
         targets_BT, weights_BT = batch.extras["targets_BTK"][:, :, index], batch.weights[self.term_names[index]]
         return head_loss(model, model.head_states(hidden_BTD), targets_BT, weights_BT)
 
@@ -146,7 +146,7 @@ class MultiTokenLM(TokensAhead):
         return with_extras(transformer, further_heads=heads)
 
     def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
-        """One head after the other, each through the fused loss: no head's logits exist whole."""
+        """Runs one head after the other, each with the fused loss, so that a head's logits never exist as a whole."""
         trunk_key, *head_keys = split_key(key, 1 + self.num_heads)
         transformer, further_heads = model_of(model), extra_of(model, "further_heads")
         trunk = run_trunk(transformer, batch.inputs, key=trunk_key)

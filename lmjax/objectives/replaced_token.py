@@ -32,7 +32,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 SAMPLED_SLOTS = 8
-"""Slots of a row whose logits exist at a time while replacements are sampled."""
+"""The number of slots of a row whose logits exist at the same time while replacements are sampled."""
 
 EMBEDDINGS = ("embedding", "position_embedding", "type_embedding", "embedding_norm")
 """The parts of a stack that make one vector of a token, its position and its segment."""
@@ -98,7 +98,7 @@ class ReplacedToken(Objective):
     discriminator_weight: Scalar = 50.0
     """Factor of the discriminator's loss."""
     temperature: Scalar = 1.0
-    """Of the distribution replacements are sampled from."""
+    """Temperature of the distribution from which replacements are sampled."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -123,7 +123,7 @@ class ReplacedToken(Objective):
         self.generator_config(model)
 
     def generator_config(self, model: ModelConfig) -> ModelConfig:
-        """The discriminator's configuration with widths and heads scaled; depth, head width and embeddings kept.
+        """Returns the discriminator's configuration with widths and heads scaled; depth, head width and embeddings are kept.
 
         Raises:
           ValueError: a scaled size is not whole.
@@ -152,7 +152,7 @@ class ReplacedToken(Objective):
         return discriminator_and_generator(model, generator, share_embeddings=self.share_embeddings, rngs=rngs)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Masks for the generator; what the discriminator reads is sampled in ``terms``.
+        """Masks tokens for the generator; what the discriminator reads is sampled in ``terms``.
 
         Each row takes its own seed along, so the samples do not depend on the cut into microbatches, and
         a validation repeats them.
@@ -187,7 +187,7 @@ class ReplacedToken(Objective):
         )
 
     def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
-        """The generator's loss at the masked positions, the discriminator's at all, and the share replaced."""
+        """Returns the generator's loss at the masked positions, the discriminator's at all, and the share of replaced tokens."""
         generator_key, discriminator_key = split_key(key, 2)
         generator = whole_generator(model, share_embeddings=self.share_embeddings)
         generated = generator(batch.inputs, key=generator_key)
@@ -206,7 +206,7 @@ class ReplacedToken(Objective):
         return Terms(sums, joined([generated.routing, judged.routing]))
 
     def sample(self, generator: Transformer, hidden_BPD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """What the discriminator reads, int32 [B, T], and where it is not the original, bool [B, T].
+        """Returns what the discriminator reads, int32 [B, T], and where it is not the original, bool [B, T].
 
         The logits exist for a chunk of slots at a time.
         """
@@ -240,7 +240,7 @@ class ReplacedToken(Objective):
         return replaced_BT, replaced_BT != original_BT
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """The discriminator's weight."""
+        """Returns the discriminator's weight."""
         return {"discriminator": current(self.discriminator_weight)}
 
     @property

@@ -29,10 +29,10 @@ TERMS = ("preference", "accuracy", "margin")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairwiseReward(Objective):
-    """Bradley-Terry on pairs of a chosen and a rejected answer; reports their margin and how often it is right."""
+    """The Bradley-Terry loss on pairs of a chosen and a rejected answer. Reports the margin and how often it is positive."""
 
     margin: Scalar = 0.0
-    """How much better the chosen answer is to score (Llama 2, Touvron et al. 2023, equation 2)."""
+    """By how much the chosen answer's score should be higher (Llama 2, Touvron et al. 2023, equation 2)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -45,7 +45,7 @@ class PairwiseReward(Objective):
         return Traits(num_members=2, measures=frozenset(TERMS[1:]))
 
     def row_length(self, sequence_length: int) -> int:
-        """T tokens for both answers."""
+        """Returns 2 T: T tokens for each answer."""
         return 2 * sequence_length
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -74,7 +74,7 @@ class PairwiseReward(Objective):
         )
 
     def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
-        """The loss, and what is looked at only: how much better the chosen answer scores, and whether it does."""
+        """Returns the loss and, as measures, by how much the chosen answer's score is higher, and whether it is."""
         num_rows, length = batch.inputs.tokens_BT.shape
         hidden = model.model(stream_apart(batch.inputs, 2), key=key)
         hidden_B2D = gather_scored(hidden.states_BTD.reshape(num_rows, length, -1), batch.scored_BP)
@@ -86,5 +86,5 @@ class PairwiseReward(Objective):
         return Terms(sums, hidden.routing)
 
     def for_evaluation(self) -> "PairwiseReward":
-        """Without a margin, so that the loss is the negative log-likelihood of the preferences."""
+        """Returns the objective without a margin, whose loss is the negative log-likelihood of the preferences."""
         return dataclasses.replace(super().for_evaluation(), margin=0.0)  # type: ignore[call-arg,return-value]

@@ -35,7 +35,7 @@ class ScoreEntropy(MaskedDiffusion):
     """Whether the model is told the share of tokens masked at each row's time; scores depend on it."""
 
     def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
-        """The bound; scores exist for a chunk of positions at a time."""
+        """Returns the bound. Scores exist for a chunk of positions at a time."""
         hidden = self.hidden(model, batch.inputs, batch.extras["level"], key)
         transformer: Transformer = model_of(model)
         head = gathered_head(transformer)

@@ -39,7 +39,7 @@ PLACE_WIDTH = 200
 
 
 class SpanBoundary(nnx.Module):
-    """What a span's borders say of one of its tokens, in the width of the hidden states."""
+    """Layers that predict a token of a span from the states at the span's borders."""
 
     def __init__(self, config: ModelConfig, *, head_width: int, rngs: nnx.Rngs):
         """Builds the place vectors and the two layers, the second as wide as the head's input."""
@@ -59,7 +59,7 @@ class SpanBoundary(nnx.Module):
         self.dtype, self.scale = config.dtype, config.logit_scale
 
     def __call__(self, left_BPD: jax.Array, right_BPD: jax.Array, place_BP: jax.Array) -> jax.Array:
-        """States [B, P, E] for the head; ``place_BP`` counts a span's tokens from 0."""
+        """Returns states [B, P, E] for the head; ``place_BP`` counts the tokens of a span from 0."""
         x = jnp.concatenate([left_BPD, right_BPD, self.places(place_BP, self.dtype)], axis=-1)
         for project, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
             x = norm(jax.nn.gelu(project(x), approximate=False))
@@ -101,7 +101,7 @@ class SpanMaskedLM(MaskedLM):
         return WithExtras(encoder, boundary=SpanBoundary(model, head_width=head_width, rngs=rngs))
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Hides spans and lists where their tokens were."""
+        """Hides spans and lists the positions of their tokens."""
         masked = mask_spans(
             key,
             rows.tokens_BT,
@@ -143,7 +143,7 @@ class SpanMaskedLM(MaskedLM):
         )
 
     def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> Terms:
-        """The tokens of spans from their own states and, if it counts, from the states around the span."""
+        """Returns the losses of the spans' tokens from their own states and, if it has a weight, from the states around the span."""
         if highest(self.boundary_weight) == 0:
             return super().terms(model, batch, key)
         encoder, boundary = model.model, model.extras["boundary"]
@@ -160,5 +160,5 @@ class SpanMaskedLM(MaskedLM):
         return Terms(losses, hidden.routing)
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """The boundary term's."""
+        """Returns the factor of the boundary term."""
         return {"boundary": current(self.boundary_weight)} if highest(self.boundary_weight) else {}
