@@ -214,7 +214,7 @@ class Contrastive(Objective):
         return (where.first if self.pooling == "cls" else where.last).astype(jnp.float32)
 
     def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
-        """Returns InfoNCE over the examples of the batch and, as a measure, the share of queries that find their key."""
+        """Returns InfoNCE over the examples of the batch, and the share of queries that find their key (a measure)."""
         (queries, keys, *negatives), routing = self.vectors(model, batch, key)
         weights = {name: weights_BN.reshape(-1) for name, weights_BN in batch.weights.items()}
         valid = weights["contrastive"] > 0

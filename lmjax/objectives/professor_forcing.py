@@ -105,7 +105,7 @@ class ProfessorForcing(TokenObjective):
         self.discriminator_config(model)
 
     def discriminator_config(self, model: ModelConfig) -> ModelConfig:
-        """Returns the model's configuration with fewer blocks, plain attention and rotary positions, and no dropout or experts."""
+        """Returns the model's configuration with fewer blocks, plain attention, rotary positions, no dropout, no experts."""
         return dataclasses.replace(
             model,
             num_layers=self.discriminator_layers,
@@ -154,7 +154,7 @@ class ProfessorForcing(TokenObjective):
     def judge(
         self, discriminator: StateDiscriminator, states_QTD: jax.Array, weights: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """Returns the losses ``discriminator`` and ``fooling``, and ``accuracy``, of the states that :meth:`states` returns."""
+        """Returns ``discriminator``, ``fooling`` and ``accuracy`` of the states that :meth:`states` returns."""
         text_B, sampled_B = _pairs(discriminator(jax.lax.stop_gradient(states_QTD)))
         judged_text_B, judged_sampled_B = _pairs(jax.lax.stop_gradient(discriminator)(states_QTD))
         fooling_B = jax.nn.softplus(-judged_sampled_B)
@@ -172,7 +172,7 @@ class ProfessorForcing(TokenObjective):
         }
 
     def states(self, model: Transformer, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """Returns the states after the prompts, [2 B, free_tokens, D]: for each row those of its text, then of its samples."""
+        """Returns the states after the prompts, [2 B, free_tokens, D]: of each row's text, then of its samples."""
         text_BW = batch.extras["piece"]
         sampled_BW = continue_prompts(
             model,

@@ -123,7 +123,7 @@ class ReplacedToken(Objective):
         self.generator_config(model)
 
     def generator_config(self, model: ModelConfig) -> ModelConfig:
-        """Returns the discriminator's configuration with widths and heads scaled; depth, head width and embeddings are kept.
+        """Returns the discriminator's configuration with scaled widths and heads, and the same depth and embeddings.
 
         Raises:
           ValueError: a scaled size is not whole.
@@ -187,7 +187,7 @@ class ReplacedToken(Objective):
         )
 
     def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
-        """Returns the generator's loss at the masked positions, the discriminator's at all, and the share of replaced tokens."""
+        """Returns the generator's loss at masked positions, the discriminator's at all, and the share replaced."""
         generator_key, discriminator_key = split_key(key, 2)
         generator = whole_generator(model, share_embeddings=self.share_embeddings)
         generated = generator(batch.inputs, key=generator_key)

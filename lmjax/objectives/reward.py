@@ -29,7 +29,7 @@ TERMS = ("preference", "accuracy", "margin")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairwiseReward(Objective):
-    """The Bradley-Terry loss on pairs of a chosen and a rejected answer. Reports the margin and how often it is positive."""
+    """Bradley-Terry on pairs of a chosen and a rejected answer. Reports margins and how often they are positive."""
 
     margin: Scalar = 0.0
     """By how much the chosen answer's score should be higher (Llama 2, Touvron et al. 2023, equation 2)."""

@@ -45,7 +45,7 @@ class ScheduledSampling(TokenObjective):
         return sequence_length + 1
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Makes a causal model's batch and draws which inputs are to be predictions. ``terms`` makes the predictions."""
+        """Makes a causal model's batch and draws the inputs to be replaced. ``terms`` makes the predictions."""
         place_key, sample_key = jax.random.split(key)
         batch = CausalLM().corrupt(key, rows, vocabulary)
         shape = batch.inputs.tokens_BT.shape

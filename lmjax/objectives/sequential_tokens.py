@@ -27,7 +27,7 @@ from lmjax.types import Batch, Stream
 
 
 class PredictionModule(nnx.Module):
-    """The layers that predict one more token ahead: two norms, a projection, a block, and the norm before the unembedding."""
+    """Layers that predict one more token ahead: two norms, a projection, a block, and the norm before the head."""
 
     def __init__(self, model: Transformer, *, rngs: nnx.Rngs):
         """Builds a block as those of ``model`` are."""
@@ -114,7 +114,7 @@ class SequentialMultiTokenLM(TokensAhead):
         return WithExtras(transformer, prediction_modules=modules)
 
     def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
-        """Runs the model's head and then the modules', each with the fused loss, so that no head's logits exist as a whole."""
+        """Runs the model's head and then the modules', each with the fused loss: no head's logits exist as a whole."""
         key, *module_keys = split_key(key, self.num_heads)
         transformer, modules = model.model, model.extras["prediction_modules"]
         hidden = run_without_norm(transformer, batch.inputs, key=key)

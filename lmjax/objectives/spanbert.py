@@ -143,7 +143,7 @@ class SpanMaskedLM(MaskedLM):
         )
 
     def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> Terms:
-        """Returns the losses of the spans' tokens from their own states and, if it has a weight, from the states around the span."""
+        """Returns the losses of the spans' tokens from their own states and, if it counts, from those around it."""
         if highest(self.boundary_weight) == 0:
             return super().terms(model, batch, key)
         encoder, boundary = model.model, model.extras["boundary"]
