@@ -105,7 +105,7 @@ class ProfessorForcing(TokenObjective):
         self.discriminator_config(model)
 
     def discriminator_config(self, model: ModelConfig) -> ModelConfig:
-        """Returns the model's configuration with fewer blocks, plain attention, rotary positions, no dropout, no experts."""
+        """Returns the model's configuration with fewer blocks, plain attention, and without dropout or experts."""
         return dataclasses.replace(
             model,
             num_layers=self.discriminator_layers,

@@ -179,7 +179,7 @@ class SentencePairs(MaskedLM):
         return first_BQ, label_BQ, weights_BQ
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """Returns ``loss`` of the masked tokens, ``pair`` of the decisions, and ``accuracy``, the share of right ones."""
+        """Returns ``loss`` of the masked tokens, ``pair`` of the decisions, and ``accuracy`` of the decisions."""
         hidden = model(batch.inputs, key=key)
         states_BPE = model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP))
         loss = self.token_loss(model, states_BPE, batch.targets_BP, batch.weights["loss"])

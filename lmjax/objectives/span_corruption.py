@@ -44,7 +44,7 @@ class SpanCorruption(GapObjective):
         return [span_counts(length, self.density, self.mean_span)]
 
     def row_length(self, sequence_length: int) -> int:
-        """Returns the base class's length, or for two stacks t5's (``random_spans_helper``): 568 tokens for 512 inputs."""
+        """Returns the base class's length; for two stacks t5's (``random_spans_helper``), 568 tokens for 512 inputs."""
         length = super().row_length(sequence_length)
         if self.traits.reads_with_encoder and self.density == 0.5 and self._targets(length) > self._inputs(length):
             # t5 evens out the two lengths at a density of one half.

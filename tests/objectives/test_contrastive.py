@@ -14,7 +14,7 @@ from lmjax.data.config import DataConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, Contrastive
 from lmjax.objectives.contrastive import temperature_of
-from lmjax.schedules.ramp import Ramp
+from lmjax.schedules.ramp import Ramp, at_step
 from lmjax.train.initial import _adopted
 from lmjax.types import Rows, make_stream
 
@@ -80,7 +80,7 @@ def test_given_examples_by_hand_and_padding_is_nobodys_negative():
         weights_BT=jnp.pad((rows.segments_BT > 0).astype(jnp.float32), ((0, 2), (0, 0))),
     )
     own_negatives = dataclasses.replace(GIVEN, share_negatives=False, symmetric=False)
-    cooling = dataclasses.replace(own_negatives, temperature=Ramp(start=1.0, end=0.5, steps=4)).at(4)
+    cooling = at_step(dataclasses.replace(own_negatives, temperature=Ramp(start=1.0, end=0.5, steps=4)), 4)
     params = tiny.random_params(spec_of(GIVEN))
     found, *others = compiled_terms((GIVEN, own_negatives, cooling))(params, corrupt_of(GIVEN)(filled))
     given = [

@@ -98,7 +98,7 @@ def test_both_terms_are_the_cross_entropies_of_the_paper():
 def test_without_weight_there_is_no_term_and_no_layer():
     plain = dataclasses.replace(OBJECTIVE, boundary_weight=0.0)
     assert spec_of(plain).shapes.keys() == spec_of(OBJECTIVE).shapes["model"].keys()
-    assert "boundary" in spec_of(OBJECTIVE).shapes
+    assert "boundary" in spec_of(OBJECTIVE).shapes["extras"]
     assert OBJECTIVE.coefficients() == {"boundary": 1.0}
     assert plain.coefficients() == {}
     with pytest.raises(ValueError, match=r"objective\.boundary_weight=-1\.0"):
