@@ -8,14 +8,16 @@ BENCHMARKS ?= benchmarks/loss.py
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train test test-parity lint format types bench release clean
+.PHONY: help train check test test-parity lint format types docs bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
-	@echo "make test     the tests (JOBS=$(JOBS) at a time)"
+	@echo "make check    the quick tests: layers, masks, losses, corruption, with lint; seconds"
+	@echo "make test     the tests (JOBS=$(JOBS) at a time), and the ten slowest of them"
 	@echo "make test-parity  compares every model family with transformers (installs torch)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
+	@echo "make docs     the documentation site, in docs/_build; a warning is an error"
 	@echo "make bench    $(BENCHMARKS)"
 	@echo "make release  builds sdist and wheel, and tries the wheel in a fresh environment"
 	@echo "make clean    removes caches and builds; runs/ and data/ stay"
@@ -36,13 +38,20 @@ $(VENV)/.lmjax-parity: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	@touch $@ $(VENV)/.lmjax-test
 
+$(VENV)/.lmjax-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 train: $(VENV)/.lmjax-test
 	$(BIN)/lmjax train $(RECIPE) --folder $(RUN)
 	$(BIN)/lmjax plot $(RUN)
 	$(BIN)/lmjax sample $(RUN) --prompt "def " --num-samples 3 --temperature 0.7 --top-p 0.95
 
+check: lint
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_masks.py tests/losses tests/corruption
+
 test: $(VENV)/.lmjax-test
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 
 test-parity: $(VENV)/.lmjax-parity
 	$(BIN)/python -m pytest -m parity -s tests/interop
@@ -58,6 +67,10 @@ format: $(VENV)/.lmjax-dev
 types: $(VENV)/.lmjax-dev
 	$(BIN)/mypy
 
+docs: $(VENV)/.lmjax-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench: $(VENV)/.lmjax-test
 	set -e; for file in $(BENCHMARKS); do $(BIN)/python $$file; done
 
@@ -72,5 +85,5 @@ release: $(VENV)/.lmjax-dev
 	cd build/release && bin/lmjax train stdlib_demo --dry-run > dry-run.txt
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist docs/_build docs/api/generated .pytest_cache .mypy_cache .ruff_cache
 	find lmjax tests configs benchmarks launch -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from shape_names import watched
 
 from lmjax.parallel.mesh import MESH_AXES
 from lmjax.tokenizers.planned import planned_vocabulary
@@ -65,8 +66,9 @@ def test_a_recipe_builds_as_large_as_it_says(path):
     shape = (train.batch_size, learner.objective.row_length(train.sequence_length))
     ids = jax.ShapeDtypeStruct(shape, np.int32)
     rows = Rows(tokens_BT=ids, segments_BT=None if config.data.packing in ("windows", "streams") else ids)
-    with jax.set_mesh(learner.mesh):
+    with jax.set_mesh(learner.mesh), watched() as misnamed:
         state, metrics = jax.eval_shape(learner.train_step, learner.abstract_state, rows)
+    assert not misnamed
     assert jax.tree.structure(state) == jax.tree.structure(learner.abstract_state)
     assert metrics["loss"].shape == ()
 

@@ -3,6 +3,8 @@
 Everything is read off the generic records (:class:`Rows`, :class:`Batch`), never off the kind of
 objective: documents from positions, prefixes from the mask, replaced tokens by comparing with the
 data wherever a document still lies at its place.
+
+Axes: W positions that are shown.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""The batch of a training step without the training: the same rows, corrupted with the same key."""
+"""The batch of a training step without the training: the same rows, corrupted with the same key.
+
+Axes: M members of an example, S positions of a member.
+"""
 
 import pathlib
 import re

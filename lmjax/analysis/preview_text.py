@@ -1,4 +1,7 @@
-"""A preview as text: lanes of tokens one under the other, and masks as blocks, two queries a line."""
+"""A preview as text: lanes of tokens one under the other, and masks as blocks, two queries a line.
+
+Axes: W positions that are shown.
+"""
 
 import dataclasses
 import itertools

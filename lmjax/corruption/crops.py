@@ -1,4 +1,7 @@
-"""Two pieces of the same document, drawn independently: the pairs of Contriever (Izacard et al. 2022, section 3)."""
+"""Two pieces of the same document, drawn independently: the pairs of Contriever (Izacard et al. 2022, section 3).
+
+Axes: S positions of a row of crops.
+"""
 
 from typing import NamedTuple
 
@@ -14,7 +17,7 @@ class Crops(NamedTuple):
 
     tokens_B2S: jax.Array
     segments_B2S: jax.Array
-    """The number the document has in its row; 0 for padding."""
+    """The number of the document in its row; 0 for padding."""
 
 
 def random_crops(
@@ -28,20 +31,30 @@ def random_crops(
 ) -> Crops:
     """Cuts two spans out of each document, each of uniform length and then at a uniform place.
 
+    These are the pairs of Contriever (Izacard et al. 2022, section 3).
+
     Of a document of n tokens a crop has ``ceil(u n)`` tokens, u uniform in [min_share, max_share), and
-    ``n // 2`` at most; so both rows of crops are half as long as the row, whatever is drawn, and document
-    by document in its order. The two may overlap. A document of one token has none.
+    ``n // 2`` at most; so both rows of crops always fit into half the length of the row, with the documents in their
+    order. The two crops of a document may overlap. A document of one token has no crop.
 
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
-      min_share: the least share of its document a crop may have.
-      max_share: the most, one half at most.
+      min_share: the smallest share of its document that a crop may have.
+      max_share: the largest share, at most one half.
       pad_id: fills the rows.
 
     Raises:
       ValueError: shares out of order, or rows of fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> crops = corruption.random_crops(jax.random.key(0), jnp.arange(10, 18)[None], min_share=0.5)
+      >>> print(crops.tokens_B2S)
+      [[[14 15 16 17]
+        [10 11 12 13]]]
     """
     if not 0 < min_share <= max_share <= 0.5:
         raise ValueError(
@@ -53,7 +66,8 @@ def random_crops(
         raise ValueError(f"random_crops: rows of length {length} have no two crops: use at least 2 tokens")
     where = documents(segments_BT, tokens_BT.shape)
     numbers_BT = segment_numbers(segments_BT, tokens_BT.shape)
-    # Of a document in [s, e) the crop lies in [s // 2, e // 2): position j is its if 2 j + 1 is.
+    # The crop of a document in [s, e) lies in [s // 2, e // 2): position j belongs to it if position 2 j + 1 of the
+    # row does.
     start_BS, size_BS, number_BS = (array_BT[:, 1::2] for array_BT in (where.start_BT, where.length, numbers_BT))
 
     def crop(key: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,7 @@
-"""Sampling of tokens from logits with few random numbers."""
+"""Sampling of tokens from logits with few random numbers.
+
+Axes: K blocks of the vocabulary, C ids of a block.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +11,8 @@ def gumbel_sample(key: jax.Array, logits_V: jax.Array) -> jax.Array:
     """Samples ``v`` with probability ``softmax(logits)_v`` along the last axis, from little noise.
 
     The largest of ``logits_v + Gumbel noise`` within a block of the vocabulary is itself
-    ``logsumexp(block) + Gumbel noise``: first a block is drawn that way, then an id in it. That takes
-    about 2 sqrt(V) random numbers instead of the V that :func:`jax.random.categorical` draws, which cost more
-    than the logits.
+    ``logsumexp(block) + Gumbel noise``: first a block is drawn that way, then an id in it. This takes about 2 sqrt(V)
+    random numbers. :func:`jax.random.categorical` draws V of them, which costs more than computing the logits.
 
     Args:
       key: PRNG key.
@@ -20,6 +22,12 @@ def gumbel_sample(key: jax.Array, logits_V: jax.Array) -> jax.Array:
       int32 [...], the ids.
 
     Source: Maddison et al. 2014, "A* Sampling", section 2 (the maximum of Gumbels, top down).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> print(corruption.gumbel_sample(jax.random.key(0), jnp.array([-jnp.inf, 0.0, -jnp.inf])))
+      1
     """
     vocab_size = logits_V.shape[-1]
     block = 1 << (vocab_size.bit_length() // 2)

@@ -1,8 +1,11 @@
-"""Pairs of neighbouring text, right or wrong, from packed documents.
+"""Pairs of texts, right or wrong, made from packed documents.
 
 Every document of a row is cut in two, A and B, and written ``<cls> A <sep> B <sep>``; half of the
 pairs are wrong. Next-sentence prediction (Devlin et al. 2019, section 3.1) exchanges the Bs of a
 row's documents; sentence-order prediction (Lan et al. 2020, section 3.1) exchanges A and B.
+
+Axes: S positions of a row of pairs, D documents of a row, N what such a row is put together from: tokens
+and markers.
 """
 
 from typing import NamedTuple
@@ -16,11 +19,11 @@ from lmjax.types import IGNORE_INDEX
 
 
 class PairRows(NamedTuple):
-    """Rows of pairs, all int32 [B, S]."""
+    """Rows of pairs; all arrays are int32 [B, S]."""
 
     tokens_BS: jax.Array
     segments_BS: jax.Array
-    """Document number of each pair, that of its A; 0 for padding."""
+    """The document number of each pair, which is that of its part A; 0 for padding."""
     types_BS: jax.Array
     """0 up to the first separator of a pair, 1 after it (BERT's segment embedding)."""
     labels_BS: jax.Array
@@ -29,7 +32,7 @@ class PairRows(NamedTuple):
 
 
 class _Cuts(NamedTuple):
-    """One entry a document, in row order; as many as positions, the last ones empty."""
+    """One entry for each document, in the order of the row; as many entries as positions, the last ones empty."""
 
     start_BD: jax.Array
     cut_BD: jax.Array
@@ -51,6 +54,9 @@ def sentence_order_pairs(
 ) -> PairRows:
     """Cuts each document in two at random and swaps the parts with probability one half.
 
+    A right pair is ``<cls> A <sep> B <sep>``, a wrong one ``<cls> B <sep> A <sep>`` (ALBERT, Lan et al. 2020,
+    section 3.1).
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
@@ -58,12 +64,22 @@ def sentence_order_pairs(
       sep_id: ends each part.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       sentences_BT: sentence numbers: cuts fall where they change; ``None``: between any two tokens.
-      length: length of the rows, T + 3 by default; every document is three tokens longer than it
-        was, and a row is cut at its end.
+      length: length of the rows, T + 3 by default; every document becomes three tokens longer, and a row that is too
+        long is cut at its end.
       pad_id: fills the rows.
 
     Raises:
       ValueError: rows of fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> pairs = corruption.sentence_order_pairs(jax.random.key(0), jnp.array([[5, 6], [7, 8]]), cls_id=1, sep_id=2)
+      >>> print(pairs.tokens_BS)
+      [[1 6 2 5 2]
+       [1 7 2 8 2]]
+      >>> print(pairs.labels_BS[:, 0])
+      [1 0]
     """
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where, cuts, swap_key = _cut("sentence_order_pairs", key, tokens_BT, segments_BT, sentences_BT)
@@ -84,10 +100,13 @@ def next_sentence_pairs(
     length: int | None = None,
     pad_id: int = 0,
 ) -> PairRows:
-    """Cuts each document in two and gives half of them the second part of another of the same row.
+    """Cuts each document in two; half of them get the second part of another document of the same row.
 
-    A document is wrong with probability one half in every row of two or more documents that can be
-    cut; a lone one has nothing to exchange and stays right.
+    In a row with two or more documents that can be cut, a document is wrong with probability one half. A single
+    document has nothing to exchange and stays right.
+
+    Of the documents A B and C D a right pair is ``<cls> A <sep> B <sep>``, a wrong one ``<cls> A <sep> D <sep>`` (BERT,
+    Devlin et al. 2019, section 3.1).
 
     Args:
       key: PRNG key.
@@ -96,12 +115,22 @@ def next_sentence_pairs(
       sep_id: ends each part.
       segments_BT: document numbers, 0 for padding.
       sentences_BT: sentence numbers: cuts fall where they change; ``None``: between any two tokens.
-      length: length of the rows, T + 3 by default; every document makes its row three tokens longer,
-        and a row is cut at its end.
+      length: length of the rows, T + 3 by default; every document makes its row three tokens longer, and a row that
+        is too long is cut at its end.
       pad_id: fills the rows.
 
     Raises:
       ValueError: the rows are not packed, or have fewer than two tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT, segments_BT = jnp.array([[5, 6]]), jnp.array([[1, 1]])
+      >>> pairs = corruption.next_sentence_pairs(
+      ...     jax.random.key(0), tokens_BT, cls_id=1, sep_id=2, segments_BT=segments_BT
+      ... )
+      >>> print(pairs.tokens_BS, pairs.types_BS, pairs.labels_BS[:, 0])
+      [[1 5 2 6 2]] [[0 0 0 1 1]] [0]
     """
     if segments_BT is None:
         raise ValueError(
@@ -125,7 +154,7 @@ def _cut(
     segments_BT: jax.Array | None,
     sentences_BT: jax.Array | None,
 ) -> tuple[Documents, _Cuts, jax.Array]:
-    """Cuts every document at a uniformly chosen place; also returns a key for what comes next."""
+    """Cuts every document at a uniformly chosen place; returns the documents, the cuts, and a key for the next draw."""
     length = tokens_BT.shape[1]
     if length < 2:
         raise ValueError(f"{function}: rows of length {length} cannot be cut: use at least 2 tokens")
@@ -157,12 +186,12 @@ def _cut(
 
 
 def _wrong_documents(key: jax.Array, splits_BD: jax.Array) -> jax.Array:
-    """Flags documents with probability one half, never a single one in a row."""
+    """Flags documents with probability one half, but never exactly one document of a row."""
     flag_key, repair_key = jax.random.split(key)
     wrong_BD = splits_BD & jax.random.bernoulli(flag_key, 0.5, splits_BD.shape)
     num_wrong_B1 = wrong_BD.sum(axis=1, keepdims=True)
     num_splits_B1 = splits_BD.sum(axis=1, keepdims=True)
-    # A lone flag is dropped, or joined by the next document's, equally often: the mean stays one half.
+    # A single flag is removed, or the next document is flagged too, equally often: the mean stays one half.
     joins_B1 = (num_splits_B1 > 1) & jax.random.bernoulli(repair_key, 0.5, num_wrong_B1.shape)
     rank_BD = running_count(splits_BD) - 1
     lone_rank_B1 = jnp.where(wrong_BD, rank_BD, 0).sum(axis=1, keepdims=True)
@@ -172,7 +201,7 @@ def _wrong_documents(key: jax.Array, splits_BD: jax.Array) -> jax.Array:
 
 
 def _exchange(wrong_BD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """For each document, whose B it receives and who receives its own: a cycle of the wrong ones."""
+    """Returns each document's giver and receiver of B, as indices; the wrong documents form a cycle."""
     length = wrong_BD.shape[1]
     index_BD = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], wrong_BD.shape)
     rank_BD = running_count(wrong_BD) - 1

@@ -14,8 +14,10 @@ from lmjax.rates import check_rate
 def split_prefix(key: jax.Array, segments_BT: jax.Array, *, empty_fraction: float | jax.Array = 0.0) -> jax.Array:
     """A uniformly random split of every document, independent of every other.
 
-    A document of n tokens gets a prefix of 1 .. n - 1 tokens, each equally likely; one of a single
-    token, like padding, gets an empty prefix.
+    A document of n tokens gets a prefix of ``1 .. n - 1`` tokens, each length equally likely. A document of a single
+    token and padding get an empty prefix.
+
+    Raffel et al. 2020, section 3.2.1.
 
     Args:
       key: PRNG key.
@@ -28,6 +30,12 @@ def split_prefix(key: jax.Array, segments_BT: jax.Array, *, empty_fraction: floa
 
     Raises:
       ValueError: ``empty_fraction`` is outside of [0, 1].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> print(corruption.split_prefix(jax.random.key(0), jnp.array([[1, 1, 2, 2, 0]])))
+      [[1 1 3 3 4]]
     """
     check_rate("split_prefix", empty_fraction=empty_fraction)
     start_BT, end_BT = masks.document_bounds(segments_BT)

@@ -23,18 +23,20 @@ def replace_tokens(
     temperature: float | jax.Array = 1.0,
     forbidden_ids: Sequence[int] = (),
 ) -> tuple[jax.Array, jax.Array]:
-    """Samples a token for each scored position from the generator's logits and puts it there.
+    """Replaces each scored position by a token that is sampled from the generator's logits.
 
     Sampling is by :func:`lmjax.corruption.gumbel_sample`, through which no gradient flows. A sample that happens to be
     the original token is labelled original.
 
+    Clark et al. 2020 (ELECTRA), section 2.
+
     Args:
       key: PRNG key.
       tokens_BT: int32 ids before any masking.
-      scored_BP: int32, where the generator's input was masked.
-      logits_BPV: the generator's logits there.
+      scored_BP: int32, the positions at which the generator's input was masked.
+      logits_BPV: the generator's logits at these positions.
       filled_BP: bool, which of the P slots are in use; ``None``: all.
-      temperature: of the sampling distribution, above 0; may be traced.
+      temperature: temperature of the sampling distribution, above 0; may be traced.
       forbidden_ids: ids never sampled.
 
     Returns:
@@ -43,6 +45,15 @@ def replace_tokens(
 
     Raises:
       ValueError: ``temperature`` is not above 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT, scored_BP = jnp.array([[5, 6]]), jnp.array([[1]])
+      >>> logits_BPV = jnp.where(jnp.arange(8) == 7, 0.0, -jnp.inf)[None, None]
+      >>> inputs_BT, replaced_BT = corruption.replace_tokens(jax.random.key(0), tokens_BT, scored_BP, logits_BPV)
+      >>> print(inputs_BT, replaced_BT)
+      [[5 7]] [[False  True]]
     """
     if isinstance(temperature, int | float) and not 0 < temperature < math.inf:
         raise ValueError(f"replace_tokens: temperature={temperature}: must be above 0, and finite")

@@ -1,4 +1,4 @@
-"""Where sentences end, as far as tokens tell."""
+"""Numbers of sentences, found by the tokens that end a sentence."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from lmjax.layout import running_count
 
 
 def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Array) -> jax.Array:
-    """Numbers the sentences of each row: one ends with the last of a run of tokens that end sentences.
+    """Numbers the sentences of each row. A sentence ends with the last of consecutive tokens that end sentences.
 
-    BART splits documents at full stops so (Lewis et al. 2020, section 2.2); a full stop within a
-    number or a name counts as well.
+    BART splits documents at full stops in this way (Lewis et al. 2020, section 2.2). A full stop within a number or a
+    name ends a sentence, too. ``number[t]`` is the number of sentences that begin at positions ``1 <= s <= t``.
 
     Args:
       tokens_BT: int32 ids.
@@ -20,6 +20,12 @@ def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Arra
 
     Returns:
       int32 [B, T], from 0 and rising along the row, as :func:`lmjax.corruption.denoise` takes it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> print(corruption.sentence_numbers(jnp.array([[5, 2, 6, 7, 2, 8]]), jnp.arange(9) == 2))
+      [[0 0 1 1 1 2]]
     """
     ends_BT = jnp.asarray(sentence_end_V, bool)[as_int32(tokens_BT, "tokens_BT")]
     begins_BT = jnp.pad(ends_BT[:, :-1] & ~ends_BT[:, 1:], ((0, 0), (1, 0)))

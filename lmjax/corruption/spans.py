@@ -1,7 +1,7 @@
 """Span corruption (T5): drop random spans of the input and predict them after their sentinels.
 
-Raffel et al. 2020, section 3.1.4. The spans are drawn by :mod:`lmjax.corruption.segmentation`, the
-rows are laid out by :mod:`lmjax.corruption.sentinels`; every length is static and known beforehand.
+Raffel et al. 2020, section 3.1.4. The spans are drawn by :mod:`lmjax.corruption.segmentation`, and
+:mod:`lmjax.corruption.sentinels` makes the rows. All lengths are static and known in advance.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,12 @@ from lmjax.types import Rows
 
 
 def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """How many raw tokens fill an encoder input of ``inputs_length``, and how long the targets are then.
+    """Returns how many raw tokens fill an encoder input of ``inputs_length``, and the length of their targets.
 
     Both lengths count one end-of-sequence token, as t5's ``random_spans_helper`` does.
+
+    With ``noise = round(tokens density)`` and ``spans = round(noise / mean_span)``, the largest number of tokens with
+    ``tokens - noise + spans + 1 <= inputs_length`` (Raffel et al. 2020, section 3.1.4).
 
     Args:
       inputs_length: tokens the encoder is to read.
@@ -28,6 +31,11 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
 
     Raises:
       ValueError: ``density`` is not in (0, 1), ``mean_span`` is below 1, or so few tokens have no noise.
+
+    Example:
+      >>> from lmjax import corruption
+      >>> print(corruption.span_lengths(512, 0.15, 3.0))
+      (568, 114)
     """
     check_spans("span_lengths", density, mean_span)
 
@@ -51,7 +59,7 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
 
 
 def check_sentinels(function: str, *, length: int, spans: int, sentinel_ids: Sequence[int]) -> None:
-    """Refuses rows that need more sentinels than there are.
+    """Refuses rows that need more sentinels than the vocabulary has.
 
     Raises:
       ValueError: a document of ``length`` tokens has more spans than ``sentinel_ids``.
@@ -90,10 +98,13 @@ def span_corrupt(
     inputs_length: int | None = None,
     targets_length: int | None = None,
 ) -> tuple[Rows, Rows]:
-    """T5's objective for an encoder-decoder: the row without its noise spans, and the spans.
+    """T5's corruption for an encoder-decoder: the inputs are the row without its noise spans, the targets are the
+    spans.
 
     ``a b c d e`` with noise ``b`` and ``d e`` becomes ``a <0> c <1>`` and ``<0> b <1> d e``. In packed
     rows every document is corrupted on its own and starts again at the first sentinel.
+
+    Raffel et al. 2020 (T5), section 3.1.4.
 
     Args:
       key: PRNG key.
@@ -104,17 +115,27 @@ def span_corrupt(
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       eos_id: appended to every document's input and targets; ``None`` appends nothing.
       pad_id: fills rows that come out shorter than their length.
-      inputs_length: length of the input rows, by default what one document filling the row gives.
-        Longer rows are cut at the end (packed rows of many tiny documents can be longer).
-      targets_length: length of the target rows, likewise.
+      inputs_length: length of the input rows, by default the length for one document that fills the row. Longer rows
+        are cut at the end (packed rows of many tiny documents can be longer).
+      targets_length: length of the target rows, with the same default and cut.
 
     Returns:
-      ``(inputs, targets)``. Their ``segments_BT`` number the same documents alike; they are ``None``
-      when the rows came in without and are full.
+      ``(inputs, targets)``. The same document has the same number in the ``segments_BT`` of both. They are ``None``
+      if the argument is ``None`` and the rows are full.
 
     Raises:
       ValueError: a row has more spans than there are sentinels, or is too short, or ``density`` or
         ``mean_span`` is impossible or traced.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT = jnp.array([[5, 6, 7, 8]])
+      >>> inputs, targets = corruption.span_corrupt(
+      ...     jax.random.key(0), tokens_BT, sentinel_ids=(90, 91), density=0.25
+      ... )
+      >>> print(inputs.tokens_BT, targets.tokens_BT)
+      [[ 5  6  7 90]] [[90  8]]
     """
     row_length, extra = tokens_BT.shape[1], int(eos_id is not None)
     noise, spans = _expected_counts("span_corrupt", row_length, density, mean_span, sentinel_ids)
@@ -152,7 +173,9 @@ def span_corrupt_joined(
     pad_id: int = 0,
     length: int | None = None,
 ) -> tuple[Rows, jax.Array]:
-    """T5's objective for a decoder: every document's corrupted input, then its targets, in one row.
+    """T5's corruption for a decoder: each document's input is followed by its targets in the same row.
+
+    Raffel et al. 2020 (T5), sections 3.1.4 and 3.2.1.
 
     Args:
       key: PRNG key.
@@ -163,14 +186,24 @@ def span_corrupt_joined(
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       eos_id: appended to every document's targets; ``None`` appends nothing.
       pad_id: fills the rows.
-      length: length of the rows, by default what one document filling the row gives; longer rows
-        are cut at the end.
+      length: length of the rows, by default the length for one document that fills the row; longer rows are cut at
+        the end.
 
     Returns:
       ``(rows, prefix_end_BT)``, see :func:`lmjax.corruption.sentinels.join_spans`.
 
     Raises:
       ValueError: as :func:`span_corrupt`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> tokens_BT = jnp.array([[5, 6, 7, 8]])
+      >>> rows, prefix_end_BT = corruption.span_corrupt_joined(
+      ...     jax.random.key(0), tokens_BT, sentinel_ids=(90, 91), density=0.25
+      ... )
+      >>> print(rows.tokens_BT, prefix_end_BT)
+      [[ 5  6  7 90 90  8]] [[4 4 4 4 4 4]]
     """
     row_length = tokens_BT.shape[1]
     _, spans = _expected_counts("span_corrupt_joined", row_length, density, mean_span, sentinel_ids)

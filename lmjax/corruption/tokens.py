@@ -1,8 +1,8 @@
-"""Masked-token corruption: hide a share of the tokens and ask for them back.
+"""Masked-token corruption: a share of the tokens is hidden, and the model predicts them.
 
-BERT (Devlin et al. 2019, section 3.1): of the chosen tokens 80% become the mask token, 10% a random
-token and 10% stay; RoBERTa (Liu et al. 2019, section 4.1) draws anew each time a row is seen, which
-is what happens here when the key changes with the step.
+BERT (Devlin et al. 2019, section 3.1): of the chosen tokens 80% become the mask token, 10% a random token and 10%
+stay. RoBERTa (Liu et al. 2019, section 4.1) chooses other tokens each time a row is read; here a key that changes
+with the step does the same.
 """
 
 from collections.abc import Sequence
@@ -35,12 +35,14 @@ def mask_tokens(
     uniformly with probability ``random_fraction``, and else stays as it is. Special tokens,
     ``mask_id`` itself and padding are never chosen and never drawn.
 
+    Devlin et al. 2019 (BERT), section 3.1.
+
     Args:
       key: PRNG key.
       tokens: int32 ids of any shape, usually [B, T].
       vocab_size: ids are below this.
       mask_id: the mask token.
-      special_ids: ids that are left alone.
+      special_ids: ids that are never chosen.
       rate: probability of a token to be chosen; may be traced, so that it can follow a schedule.
       mask_fraction: share of the chosen tokens that are masked.
       random_fraction: share of the chosen tokens that are replaced.
@@ -53,6 +55,15 @@ def mask_tokens(
 
     Raises:
       ValueError: a rate outside of [0, 1], fractions summing above 1, or an id outside of the vocabulary.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lmjax import corruption
+      >>> key, tokens = jax.random.key(0), jnp.array([[1, 5, 6]])
+      >>> options = {"vocab_size": 10, "mask_id": 9, "special_ids": (1,), "rate": 1.0}
+      >>> inputs, labels = corruption.mask_tokens(key, tokens, **options, mask_fraction=1.0, random_fraction=0.0)
+      >>> print(inputs, labels)
+      [[1 9 9]] [[-100    5    6]]
     """
     check_rate("mask_tokens", rate=rate)
     check_ids("mask_tokens", vocab_size=vocab_size, mask_id=mask_id, special_ids=special_ids)
@@ -61,7 +72,8 @@ def mask_tokens(
     if segments is not None:
         eligible &= segments != 0
     choose_key, replace_key = jax.random.split(key)
-    # A chosen token's draw is uniform on [0, rate): its place there decides what the token becomes.
+    # The draw of a chosen token is uniform on [0, rate), so the same draw divided by the rate decides what it
+    # becomes.
     draw = jax.random.uniform(choose_key, tokens.shape)
     chosen = eligible & (draw < rate)
     inputs = hide(
@@ -97,8 +109,8 @@ def hide(
       tokens: int32 ids.
       chosen: bool, which tokens to hide.
       fate: float in [0, 1): below ``mask_fraction`` a chosen token is masked, below
-        ``mask_fraction + random_fraction`` replaced, above kept. Tokens that share a value share
-        their fate, which is how words and spans are hidden as one.
+        ``mask_fraction + random_fraction`` replaced, above kept. Tokens with the same value are treated alike; words
+        and spans are hidden as a whole in this way.
       vocab_size: ids are below this.
       mask_id: the mask token.
       special_ids: ids never drawn as replacements.

@@ -172,7 +172,7 @@ def _advance(
 
     def pick(logits: tuple[jax.Array, ...], draft: Draft) -> jax.Array:
         logits = tuple(only_ids(logits_BV, plan.num_ids) for logits_BV in logits)
-        logits_BV = logits[0] if plan.contrast is None else contrasted(*logits, plan.contrast)
+        logits_BV = logits[0] if plan.contrast is None else contrasted(logits[0], logits[1], plan.contrast)
         logits_BV = restrict(logits_BV, plan.sampling, num_ids=plan.num_ids)
         logits_BV = penalize(
             logits_BV,

@@ -1,4 +1,7 @@
-"""Masks for sequences of feature vectors: MAE's random patches, HuBERT's spans of frames."""
+"""Masks for sequences of feature vectors: MAE's random patches, HuBERT's spans of frames.
+
+Axes: K patches that are seen, M patches that are hidden.
+"""
 
 from typing import NamedTuple
 
@@ -11,18 +14,18 @@ from lmjax.rates import check_rate
 
 
 class PatchMask(NamedTuple):
-    """Which patches an encoder sees, in the form that lets it see no others."""
+    """The patches that an encoder sees, as positions to gather, so that it computes nothing for the others."""
 
     kept_BK: jax.Array
     """int32: positions of the visible patches, ascending; gather them for the encoder."""
     hidden_BM: jax.Array
     """int32: positions of the hidden patches, ascending."""
     is_hidden_BT: jax.Array
-    """bool: the same by position."""
+    """bool: whether each position is hidden."""
 
 
 def mask_patches(key: jax.Array, shape: tuple[int, int], *, rate: float = 0.75) -> PatchMask:
-    """Hides exactly ``T - int(T * (1 - rate))`` patches of each row, every choice equally likely.
+    """Hides exactly ``T - int(T * (1 - rate))`` patches of each row; every choice is equally likely.
 
     The random masking of masked autoencoders (He et al. 2022, section 3).
 
@@ -33,6 +36,13 @@ def mask_patches(key: jax.Array, shape: tuple[int, int], *, rate: float = 0.75) 
 
     Raises:
       ValueError: no patch would be hidden, or none left to see.
+
+    Example:
+      >>> import jax
+      >>> from lmjax import corruption
+      >>> hidden = corruption.mask_patches(jax.random.key(0), (1, 4), rate=0.5)
+      >>> print(hidden.kept_BK, hidden.hidden_BM, hidden.is_hidden_BT)
+      [[0 1]] [[2 3]] [[False False  True  True]]
     """
     length = shape[1]
     check_rate("mask_patches", rate=rate)
@@ -64,7 +74,7 @@ def mask_frames(
 
     HuBERT and wav2vec 2.0 (Hsu et al. 2021, section II; Baevski et al. 2020, section 3.1): of n
     frames, ``round(n * start_rate)`` start a span of ``span`` masked frames, drawn without replacement
-    among those whose span fits. Recordings of fewer frames than a span stay unmasked.
+    among those whose span fits. Recordings with fewer frames than a span are not masked.
 
     Args:
       key: PRNG key.
@@ -78,6 +88,12 @@ def mask_frames(
 
     Raises:
       ValueError: ``start_rate`` is not in [0, 1], or ``span`` is below 1 or longer than a row.
+
+    Example:
+      >>> import jax
+      >>> from lmjax import corruption
+      >>> print(corruption.mask_frames(jax.random.key(0), (1, 6), start_rate=0.2, span=3))
+      [[False False  True  True  True False]]
     """
     check_rate("mask_frames", start_rate=start_rate)
     if not 1 <= span <= shape[1]:

@@ -83,7 +83,8 @@ def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (),
     Args:
       folder: config.json and safetensors.
       ignore: keys of config.json to treat as if it did not have them.
-      **fields: of :class:`~lmjax.models.config.ModelConfig`, how to run it (``dtype``, ``scan_layers``, ...).
+      **fields: fields of :class:`~lmjax.models.config.ModelConfig` to set, such as how the model is computed:
+        ``execution=ExecutionConfig(dtype="bfloat16")``.
 
     Raises:
       ValueError: the model type, an option or a tensor is not known here, something is missing or

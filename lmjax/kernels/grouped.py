@@ -4,6 +4,8 @@ Two ways to lay the rows out. ``"ragged"`` puts group after group and leaves the
 ``jax.lax.ragged_dot``, which has kernels for TPUs and GPUs. ``"blocked"`` starts every group at a multiple of a
 block and multiplies block by block: XLA's CPU backend computes a ragged product densely, every row with every
 matrix (measured: 8 matrices cost 10 times as much).
+
+Axes: E groups, R rows to sort, S slots, M blocks of C slots each, N rows that are copied to J slots each.
 """
 
 import dataclasses

@@ -9,6 +9,9 @@ with decays ``0 < a_t <= 1``, one a head (Mamba-2: Dao & Gu 2024, section 6) or 
 Peng et al. 2024, section 4). Within a chunk that is masked attention with weights ``prod a``; from chunk
 to chunk the state is carried. Decays enter as logarithms and only as differences that are not
 positive, so nothing overflows. A document's first token forgets everything before it.
+
+Axes: C tokens of a chunk (of `shifted`: channels), P width of a value, W taps or the tokens before, S tokens that
+are read.
 """
 
 import jax
@@ -119,6 +122,6 @@ def shifted(
     line_BSC = jnp.concatenate([before_BWC.astype(x_BTC.dtype), x_BTC], axis=1)
     length = x_BTC.shape[1]
     window = jnp.stack([line_BSC[:, tap : tap + length] for tap in range(taps)], axis=2)
-    age_1T = (taps - 1 - jnp.arange(taps))[None, None, :]
-    inside_BTW = age_1T <= positions_BT[:, :, None]
+    age_11W = (taps - 1 - jnp.arange(taps))[None, None, :]
+    inside_BTW = age_11W <= positions_BT[:, :, None]
     return jnp.where(inside_BTW[..., None], window, 0), line_BSC[:, length:]

@@ -10,9 +10,9 @@ from lmjax.types import IGNORE_INDEX
 
 
 def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
-    """Binary cross entropy of each position's "this token is not the original" (ELECTRA, §2).
+    """Binary cross entropy of each position's "this token is not the original".
 
-        loss = softplus(logit) - is_replaced logit
+        loss = softplus(logit) - is_replaced logit        (ELECTRA, Clark et al. 2020, section 2)
 
     Args:
       logits: [...], the discriminator's score that the token was replaced, any float dtype.
@@ -24,6 +24,12 @@ def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike, *, ignore_ind
 
     Raises:
       ValueError: shapes that differ, or labels that are no integers.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.replaced_token_loss(jnp.array([0.0, 3.0]), [1, -100]))  # log 2, not scored
+      [0.6931472 0.       ]
     """
     is_replaced = as_int32(is_replaced, "is_replaced")
     if logits.shape != is_replaced.shape:
@@ -36,7 +42,10 @@ def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike, *, ignore_ind
 
 
 def pair_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
-    """Cross entropy of whether two segments follow one another (BERT, §3.1) or are in order (ALBERT, §3.1).
+    """Cross entropy of whether two segments follow one another or are in order.
+
+    ``loss = logsumexp(logits) - logits[label]`` (BERT, Devlin et al. 2019, section 3.1; ALBERT, Lan et al. 2020,
+    section 3.1).
 
     Args:
       logits: [..., 2].
@@ -48,6 +57,12 @@ def pair_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNOR
 
     Raises:
       ValueError: logits that are not two-way, or shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.pair_loss(jnp.zeros((2, 2)), [1, -100]))  # log 2, not scored
+      [0.6931472 0.       ]
     """
     if logits.shape[-1:] != (2,):
         raise ValueError(f"pair_loss: logits {logits.shape} must end in an axis of 2")

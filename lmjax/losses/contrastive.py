@@ -1,4 +1,7 @@
-"""InfoNCE: a query should score its own key above all the others (van den Oord et al. 2018, §2.3)."""
+"""InfoNCE: a query should score its own key above all the others (van den Oord et al. 2018, §2.3).
+
+Axes: S keys, K hard negatives.
+"""
 
 import math
 
@@ -22,18 +25,19 @@ def info_nce(
 
         loss_i = -log(exp(q_i·k_i / τ) / Σ_j exp(q_i·k_j / τ)),   j over the keys and hard negatives
 
-    Scores are dot products: give unit vectors for cosine similarity. Inside ``jit`` arrays are global,
-    so on a mesh the negatives are those of all devices.
+    The source is van den Oord et al. 2018, section 2.3. Scores are dot products: give unit vectors for cosine
+    similarity. Inside ``jit`` arrays are global, so on a mesh the negatives are those of all devices.
 
     Args:
       queries: [B, D].
       keys: [B, D]; ``keys[i]`` is the positive of ``queries[i]``.
       temperature: τ > 0, a number or a traced scalar (a learned one).
-      hard_negatives: [B, K, D], K more negatives for each query alone, or [M, D], for every query.
-      in_batch: whether the other queries' keys are negatives; ``False`` leaves only the hard ones.
-      symmetric: average with the loss of picking the query for each key, in batch (CLIP, §2.3).
-      valid: bool [B], pairs that are there; the others (padding of a batch) are nobody's negatives and give 0.
-      valid_negatives: bool [B, K] or [M], the same of ``hard_negatives``.
+      hard_negatives: [B, K, D], K more negatives for each query, or [M, D], M more negatives shared by all queries.
+      in_batch: whether the keys of other queries are negatives; ``False`` uses the hard negatives only.
+      symmetric: average with the loss of picking the query for each key, in batch (CLIP, Radford et al. 2021,
+        section 2.3).
+      valid: bool [B], False for a pair that is padding of the batch: its loss is 0, and it is a negative of no query.
+      valid_negatives: bool [B, K] or [M], False for hard negatives that are padding.
 
     Returns:
       float32 [B], in nats, unreduced.
@@ -41,6 +45,13 @@ def info_nce(
     Raises:
       ValueError: shapes that do not match, no negatives left to choose from, or a temperature that is
         a number and not over 0 and finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> vectors = jnp.eye(2)
+      >>> print(losses.info_nce(vectors, vectors, temperature=1.0))  # log(e + 1) - 1
+      [0.31326163 0.31326163]
     """
     _check(queries, keys, hard_negatives, in_batch=in_batch, symmetric=symmetric)
     if isinstance(temperature, float | int) and not 0 < temperature < math.inf:
@@ -66,8 +77,16 @@ def retrieval_accuracy(
 ) -> jax.Array:
     """Whether each query's own key scores above all others, float32 [B] of 0 and 1 (accuracy@1 unreduced).
 
-    A pair that is not ``valid`` gives 0. Arguments are those of :func:`info_nce`. A tie is lost, so vectors that are
-    all alike retrieve nothing.
+    1 where ``q_i·k_i > q_i·k_j`` for every other key j (top-1 retrieval accuracy, Karpukhin et al. 2020, section 5).
+
+    A pair that is not ``valid`` gives 0. Arguments are those of :func:`info_nce`. A tie counts as wrong, so a model
+    that gives every text the same vector has accuracy 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.retrieval_accuracy(jnp.eye(2), jnp.array([[1.0, 0.0], [2.0, 1.0]])))
+      [0. 1.]
     """
     _check(queries, keys, hard_negatives, in_batch=True, symmetric=False)
     own_B, others_BS, hard_BK = _scores(
@@ -92,7 +111,7 @@ def _scores(
     valid: jax.Array | None,
     valid_negatives: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Of each query: its own key's score, those of the other keys, and of the hard negatives; -inf for what is not."""
+    """Returns each query's scores of its own key, the other keys and the hard negatives; -inf where there is none."""
     keys = _only(valid, keys.astype(jnp.float32))
     own_B = jnp.einsum("bd,bd->b", queries, keys)
     competes_BS = ~jnp.eye(queries.shape[0], dtype=bool)

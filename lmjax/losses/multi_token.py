@@ -19,7 +19,9 @@ def multi_token_labels(
     segments: ArrayLike | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> jax.Array:
-    """What each head must say: ``labels[t + 1 + k]``, ignored past the row's or the document's end.
+    """Returns the label of each head: ``labels[t + 1 + k]``, ignored past the end of the row or of the document.
+
+    Gloeckle et al. 2024, section 2.
 
     Args:
       labels: integers [..., T], the tokens themselves.
@@ -33,6 +35,13 @@ def multi_token_labels(
 
     Raises:
       ValueError: fewer than one head.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.multi_token_labels([5, 6, 7], 2))
+      [[   6    7 -100]
+       [   7 -100 -100]]
     """
     if num_heads < 1:
         raise ValueError(f"multi_token_labels: num_heads={num_heads}: must be at least 1")
@@ -59,6 +68,9 @@ def multi_token_loss(
 ) -> jax.Array:
     """Mean over the heads of each head's mean cross entropy.
 
+    ``loss = - mean over k of mean over t of log softmax(logits[k, t])[labels[t + 1 + k]]`` (Gloeckle et al. 2024,
+    section 2).
+
     Args:
       logits_per_head: [K, ..., T, V].
       labels: integers [..., T], the tokens themselves (not shifted).
@@ -67,6 +79,12 @@ def multi_token_loss(
 
     Returns:
       A float32 scalar in nats.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.multi_token_loss(jnp.zeros((2, 3, 4)), [1, 2, 3]))  # log 4
+      1.3862944
     """
     targets = multi_token_labels(labels, logits_per_head.shape[0], segments=segments, ignore_index=ignore_index)
 
@@ -85,7 +103,9 @@ def linear_multi_token_loss(
     ignore_index: int = IGNORE_INDEX,
     **options: Any,
 ) -> jax.Array:
-    """:func:`multi_token_loss` of ``hidden_per_head @ head``, in chunks: no head's logits exist whole.
+    """The :func:`multi_token_loss` of ``logits = hidden_per_head @ head``, computed in chunks of tokens.
+
+    No head's logits exist whole. Gloeckle et al. 2024, section 2.
 
     Args:
       hidden_per_head: [K, ..., T, D].
@@ -97,13 +117,20 @@ def linear_multi_token_loss(
 
     Returns:
       A float32 scalar in nats.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> hidden, head = jnp.ones((2, 3, 5)), jnp.zeros((5, 4))
+      >>> print(losses.linear_multi_token_loss(hidden, head, [1, 2, 3]))  # log 4
+      1.3862944
     """
     num_heads = hidden_per_head.shape[0]
     targets = multi_token_labels(labels, num_heads, segments=segments, ignore_index=ignore_index)
     kept = (targets != ignore_index).astype(jnp.float32)
     each = tuple(range(1, kept.ndim))
     weights = kept / (num_heads * jnp.maximum(jnp.sum(kept, axis=each, keepdims=True), 1.0))
-    # With the batch axis first, flattening leaves each row on the device that has it.
+    # With the batch axis first, flattening keeps each row on its device.
     hidden = jnp.moveaxis(hidden_per_head, 0, -3)
     targets, weights = jnp.moveaxis(targets, 0, -2), jnp.moveaxis(weights, 0, -2)
     return linear_cross_entropy(hidden, head, targets, weights, **options)

@@ -19,12 +19,14 @@ def masked_reconstruction_loss(
 ) -> jax.Array:
     """Mean squared error of each masked patch (He et al. 2022, §3).
 
+    ``loss = mean over d of (prediction[d] - patch[d])²``.
+
     Args:
       predictions: [..., T, D], any float dtype.
       patches: [..., T, D], the true features; no gradient flows to them.
       is_masked: booleans [..., T]; the others give 0.
-      normalize_patches: compare with the patch less its mean, over its standard deviation
-        (D - 1 in the variance, as the paper's code), which sharpens what is learned.
+      normalize_patches: compare with the normalised patch: its mean is subtracted, and it is divided by its standard
+        deviation (with D - 1 in the variance, as in the paper's code).
       epsilon: added to the variance.
 
     Returns:
@@ -32,6 +34,13 @@ def masked_reconstruction_loss(
 
     Raises:
       ValueError: shapes that do not match, or patches of one number to normalise.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> predictions, patches = jnp.array([[1.0, 3.0], [9.0, 9.0]]), jnp.zeros((2, 2))
+      >>> print(losses.masked_reconstruction_loss(predictions, patches, [True, False]))
+      [5. 0.]
     """
     is_masked = jnp.asarray(is_masked, bool)
     if predictions.shape != patches.shape or is_masked.shape != patches.shape[:-1]:
@@ -58,6 +67,8 @@ def masked_reconstruction_loss(
 def masked_cluster_loss(logits: jax.Array, clusters: ArrayLike, is_masked: ArrayLike) -> jax.Array:
     """Cross entropy of each masked frame's cluster (HuBERT, Hsu et al. 2021, §II, with α = 1).
 
+    ``loss = logsumexp(logits) - logits[cluster]``.
+
     Args:
       logits: [..., T, V] over the V clusters.
       clusters: integers [..., T]; ``IGNORE_INDEX`` gives 0 as well.
@@ -65,6 +76,12 @@ def masked_cluster_loss(logits: jax.Array, clusters: ArrayLike, is_masked: Array
 
     Returns:
       float32 [..., T], in nats, unreduced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.masked_cluster_loss(jnp.zeros((2, 4)), [1, 2], [True, False]))  # log 4, not masked
+      [1.3862944 0.       ]
     """
     clusters = as_int32(clusters, "clusters")
     return cross_entropy(logits, jnp.where(jnp.asarray(is_masked, bool), clusters, IGNORE_INDEX))

@@ -1,4 +1,4 @@
-"""Losses of a token given its logits, one value a position, and what they are reported as.
+"""Losses of a token given its logits, one value for each position, and the units in which they are reported.
 
 Every label smoothing is one formula. With a target distribution that puts ``a + b`` on the target
 and ``b`` on every other of the V tokens, ``a + b V = 1``,
@@ -38,7 +38,7 @@ def smoothing_weights(label_smoothing: float, smoothing: Smoothing, vocab_size: 
         return 1 - label_smoothing, spread
     if smoothing == "others":
         if vocab_size == 1:
-            return 1.0, 0.0  # there is no other token to give anything to
+            return 1.0, 0.0  # there is no other token that could have the probability
         spread = label_smoothing / (vocab_size - 1)
         return 1 - label_smoothing - spread, spread
     raise ValueError(f"smoothing={smoothing!r}: use 'uniform' or 'others'")
@@ -55,11 +55,14 @@ def cross_entropy(
 ) -> jax.Array:
     """Cross entropy of each position, in nats, unreduced.
 
+    Without smoothing and z-loss this is ``logsumexp(logits) - logits[target]``. Label smoothing is that of
+    Szegedy et al. 2016, section 7, and the z-loss that of PaLM (Chowdhery et al. 2022, section 5).
+
     Args:
       logits: [..., T, V], any float dtype; the arithmetic is float32.
       targets: integers [..., T].
       label_smoothing: probability moved from the target to other tokens, in [0, 1).
-      z_loss: coefficient of ``logsumexp(logits)²``, which keeps the normaliser near 1 (PaLM, §5).
+      z_loss: coefficient of ``logsumexp(logits)²``, which keeps the normaliser near 1 (PaLM, section 5).
       smoothing: where the smoothed probability goes, see :func:`smoothing_weights`.
       ignore_index: positions with this target give 0, and a gradient of 0.
 
@@ -69,6 +72,13 @@ def cross_entropy(
 
     Raises:
       ValueError: shapes that do not match, or a bad smoothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+      >>> print(losses.cross_entropy(logits, [1]))  # -log 0.25
+      [1.3862944]
     """
     targets = as_int32(targets, "targets")
     if logits.shape[:-1] != targets.shape:
@@ -78,7 +88,7 @@ def cross_entropy(
     vocab_size = logits.shape[-1]
     on_target, spread = smoothing_weights(label_smoothing, smoothing, vocab_size)
     ignored = targets == ignore_index
-    # Not after the sum alone: the gradient of what is not finite is NaN even where it is multiplied by 0.
+    # The logits are replaced, not only the loss: the gradient of an infinite logit is NaN even if multiplied by 0.
     logits = jnp.where(ignored[..., None], 0.0, logits.astype(jnp.float32))
     index = jnp.clip(targets, 0, vocab_size - 1)
     target_logit = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
@@ -99,7 +109,9 @@ def mean_kept(losses: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def masked_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
-    """Mean cross entropy over the labelled positions: ``labels[t]`` is what position ``t`` must say.
+    """Mean cross entropy over the labelled positions: position ``t`` is scored on ``labels[t]``.
+
+    ``loss = - mean over labelled t of log softmax(logits[t])[labels[t]]`` (BERT, Devlin et al. 2019, section 3.1).
 
     Args:
       logits: [..., T, V].
@@ -107,7 +119,13 @@ def masked_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = 
       ignore_index: the label that is not scored.
 
     Returns:
-      A float32 scalar in nats; 0 when nothing is scored (BERT, Devlin et al. 2019, §3.1).
+      A float32 scalar in nats; 0 when nothing is scored.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.masked_lm_loss(jnp.zeros((3, 4)), [2, -100, 0]))  # log 4
+      1.3862944
     """
     labels = as_int32(labels, "labels")
     return mean_kept(cross_entropy(logits, labels, ignore_index=ignore_index), labels != ignore_index)
@@ -116,29 +134,62 @@ def masked_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = 
 def causal_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
     """Mean next-token cross entropy: position ``t`` is scored on ``labels[t + 1]``.
 
+    ``loss = - mean over t of log softmax(logits[t])[labels[t + 1]]`` (GPT, Radford et al. 2018, section 3.1).
+
     Args:
-      logits: [..., T, V], what the model says at each token.
+      logits: [..., T, V], the model's prediction after each token.
       labels: integers [..., T], the tokens themselves (not shifted), ``ignore_index`` where a
         token is not to be learned.
       ignore_index: the label that is not scored.
 
     Returns:
       A float32 scalar in nats; 0 when nothing is scored.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.causal_lm_loss(jnp.zeros((3, 4)), [1, 2, 3]))  # log 4
+      1.3862944
     """
     labels = as_int32(labels, "labels")
     return masked_lm_loss(logits[..., :-1, :], labels[..., 1:], ignore_index=ignore_index)
 
 
 def perplexity(mean_nats: ArrayLike) -> jax.Array:
-    """``exp`` of a mean negative log-likelihood given in nats a token."""
+    """``exp(mean_nats)`` of a mean negative log-likelihood given in nats a token (Jelinek et al. 1977).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.perplexity(jnp.log(8.0)))
+      8.0
+    """
     return jnp.exp(mean_nats)
 
 
 def bits_per_byte(sum_nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
-    """A total negative log-likelihood in nats as bits a byte of text, whatever the tokenizer."""
+    """A total negative log-likelihood in nats as bits a byte of text, whatever the tokenizer.
+
+    ``sum_nats / (log(2) num_bytes)``, the measure of the Pile (Gao et al. 2020, section 3.1).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.bits_per_byte(8 * jnp.log(2.0), 4))
+      2.0
+    """
     return jnp.asarray(sum_nats) / (math.log(2) * jnp.asarray(num_bytes))
 
 
 def bits_per_character(sum_nats: ArrayLike, num_characters: ArrayLike) -> jax.Array:
-    """A total negative log-likelihood in nats as bits a character of text."""
+    """A total negative log-likelihood in nats as bits a character of text.
+
+    ``sum_nats / (log(2) num_characters)``, the measure of Graves 2013, section 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lmjax import losses
+      >>> print(losses.bits_per_character(8 * jnp.log(2.0), 4))
+      2.0
+    """
     return jnp.asarray(sum_nats) / (math.log(2) * jnp.asarray(num_characters))

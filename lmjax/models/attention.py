@@ -1,4 +1,7 @@
-"""Multi-head attention with grouped keys (Ainslie et al. 2023), rotary positions and query-key norms."""
+"""Multi-head attention with grouped keys (Ainslie et al. 2023), rotary positions and query-key norms.
+
+Axes: R buckets of distances, M positions before the row.
+"""
 
 import math
 from functools import partial
@@ -113,7 +116,7 @@ class Attention(nnx.Module):
             query_index_BT=positions_BT + num_before if cache is not None or num_before else None,
             dropout_rate=config.attention_dropout if key is not None else 0.0,
             key=key,
-            backend=config.attention,
+            backend=config.execution.attention,
         )
         return self.out(out_BTNH), cache
 

@@ -1,4 +1,7 @@
-"""One block of the transformer: its sublayers, and where their norms stand."""
+"""One block of the transformer: its sublayers, and where their norms stand.
+
+Axes: M positions before the row.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,7 @@
-"""What is kept while decoding, layer by layer: keys and values (slot = position in the row), or a state."""
+"""What is kept while decoding, layer by layer: keys and values (slot = position in the row), or a state.
+
+Axes: S positions that have room, X latent and turned key, P width of a value, W tokens before, C channels.
+"""
 
 import dataclasses
 

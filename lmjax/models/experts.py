@@ -10,6 +10,9 @@ the one ``capacity_factor`` says, decoding with a cache never drops.
 On a mesh experts are split over ``expert``, their hidden width over ``tensor``. With a capacity, tokens go to
 the devices of their experts and back by two all-to-alls; dropless, the tokens of the ``expert`` devices
 are gathered, each device serves its own experts' choices, and the sums go back to the tokens' owners.
+
+Axes: E experts, J choices of a token, R choices of a row in one line, C places of an expert, S slots, N tokens
+of all rows in one line.
 """
 
 from functools import partial

@@ -1,6 +1,7 @@
 """Multi-head latent attention (DeepSeek-V2, section 2.1 and appendix C).
 
-Besides the legend of ``types.py``: C is the width of a token's latent, R that of the part that turns.
+Axes: C width of a token's latent, R width of the part that turns, X both together, V width of a value, M positions
+before the row.
 
     c_s = norm(x_s W_latent)                        [C], one for all heads
     k_sn = [c_s W_key,n ; turned(x_s W_position)]   [H + R], its last part one for all heads
@@ -91,7 +92,7 @@ class LatentAttention(nnx.Module):
             query_index_BT=positions_BT + num_before if cache is not None or num_before else None,
             dropout_rate=self.config.attention_dropout if key is not None else 0.0,
             key=key,
-            backend=self.config.attention,
+            backend=self.config.execution.attention,
         )
         if cache is not None:
             cache = cache.write(jnp.concatenate([latent_BSC, turned_BS1R[:, :, 0]], axis=-1), positions_BT)

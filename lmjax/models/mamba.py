@@ -3,6 +3,8 @@
 In the names of their duality, queries C, keys B and values x come out of a short causal convolution;
 each head decays by ``a_t = exp(-exp(A) dt_t)`` and writes ``dt_t B_t x_t^T``; the output is
 ``norm((C_t^T S_t + D x_t) silu(z_t)) W_out``, the norm over the heads of each group by itself.
+
+Axes: P width of a value, W taps of the convolution or the tokens before, C channels.
 """
 
 import math
@@ -106,7 +108,7 @@ class Mamba2(nnx.Module):
             log_decay_BTN[..., None],
             begins_BT=positions_BT == 0,
             state_BNHP=None if cache is None else cache.state_BNHP,
-            chunk=sizes.chunk,
+            chunk=self.config.execution.mamba2_chunk,
         )
         out_BTNP = out_BTNP + self.skip_N[...][None, None, :, None] * value_BTNP.astype(jnp.float32)
         gated_BTNP = out_BTNP * jax.nn.silu(self.gate(x_BTD).astype(jnp.float32))

@@ -1,4 +1,7 @@
-"""T5's table of relative positions as a parameter: of a stack, or of each of its layers."""
+"""T5's table of relative positions as a parameter: of a stack, or of each of its layers.
+
+Axes: R buckets of distances.
+"""
 
 import jax
 from flax import nnx

@@ -1,6 +1,6 @@
 """Which experts a token goes to, and what a router is told to do better.
 
-Besides the legend of ``types.py``: E experts, J choices of a token.
+Axes: E experts, J choices of a token, G groups of experts, X groups that are chosen.
 
     logits = x W (+ b)                            always in float32 (Fedus et al. 2022, section 2.4)
     scores = softmax(logits)  or  sigmoid(logits)
@@ -12,10 +12,12 @@ With softmax scores and normalised gates this is Mixtral's softmax over the chos
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from lmjax.field_types import check_literals
 
 Scores = Literal["softmax", "sigmoid"]
 
@@ -67,6 +69,7 @@ class ExpertsConfig:
     (DeepSeek-V3, section 2.1.2)."""
 
     def __post_init__(self):
+        check_literals(self, "model.experts.")
         if self.number < 0:
             raise ValueError(f"model.experts.number={self.number}: must be positive, or 0 for no experts")
         if self.number and not 1 <= self.per_token <= self.number:
@@ -80,8 +83,6 @@ class ExpertsConfig:
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"model.experts.{name}={getattr(self, name)}: must be positive")
         self._check_groups()
-        if self.scores not in get_args(Scores):
-            raise ValueError(f"model.experts.scores={self.scores!r}: use one of {', '.join(get_args(Scores))}")
         if self.number > 1 and self.per_token == 1 and self.normalize_gates:
             raise ValueError(
                 "model.experts.per_token=1 with normalize_gates=True: a single gate divided by itself is 1 and teaches "
@@ -212,9 +213,10 @@ def report(
     num_choices, num_experts = chosen_BTJ.shape[-1], logits_BTE.shape[-1]
     count_B = jnp.maximum(valid_BT.sum(axis=1), 1).astype(jnp.float32)
 
-    def mean(values_BTX: jax.Array) -> jax.Array:
-        valid_BTX = valid_BT.reshape(*valid_BT.shape, *(1,) * (values_BTX.ndim - 2))
-        return jnp.sum(values_BTX * valid_BTX, axis=1) / count_B.reshape(-1, *(1,) * (values_BTX.ndim - 2))
+    def mean(values: jax.Array) -> jax.Array:
+        """[B, T, ...] to [B, ...], over the tokens that are no padding."""
+        valid = valid_BT.reshape(*valid_BT.shape, *(1,) * (values.ndim - 2))
+        return jnp.sum(values * valid, axis=1) / count_B.reshape(-1, *(1,) * (values.ndim - 2))
 
     chosen_BTE = jax.nn.one_hot(chosen_BTJ, num_experts, dtype=jnp.float32).sum(axis=2)
     load_BE = mean(chosen_BTE) / num_choices

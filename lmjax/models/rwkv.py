@@ -4,6 +4,8 @@ Each token is mixed with the one before it, by amounts that depend on both; of t
 receptance r (the query), key, value, gate g and the decay of every channel, ``a_t = exp(-exp(w_t))``.
 A token reads the state before it and, with a bonus u, itself; heads are normalised one by one:
 ``(norm(r_t^T (S_(t-1) + diag(u) k_t v_t^T)) silu(g_t)) W_out``.
+
+Axes: P width of a value, W tokens of a window, M mixtures of a token with the one before, R rank, C channels.
 """
 
 from functools import partial
@@ -68,7 +70,7 @@ class Rwkv6(nnx.Module):
             begins_BT=positions_BT == 0,
             state_BNHP=None if cache is None else cache.state_BNHP,
             bonus_NH=self.bonus_NH[...],
-            chunk=self.config.rwkv6.chunk,
+            chunk=self.config.execution.rwkv6_chunk,
         )
         gate_BTNP = jax.nn.silu(heads("gate", self.gate)).astype(jnp.float32)
         updated = None if cache is None else RecurrentCache(state_BNHP, last_BWD)

@@ -3,6 +3,8 @@
 Layer l attends to ``[stop_gradient(memory_l), x_l]``, memory_l being the states that entered the layer in the
 rows before; of them the last M are kept. Positions are relative (rotary, ALiBi, buckets, or none), so
 memory is simply what lies before position 0.
+
+Axes: M positions before the row, S positions before the row and of it.
 """
 
 import dataclasses

@@ -1,8 +1,10 @@
 """A stack of blocks: embedded sequence in, hidden states out.
 
-With ``scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
+With ``execution.scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
 grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern: one such stack for each
 of its places, what comes before the pattern unrolled in ``lead``, what it leaves over in ``tail``.
+
+Axes: M positions before the row, R buckets of distances.
 """
 
 import jax
@@ -34,7 +36,7 @@ class Stack(nnx.Module):
             num_lead, groups, num_stacks, num_tail = 0, 0, 0, 1
         else:
             num_lead = config.leading_layers
-            groups = (config.num_layers - num_lead) // config.period if config.scan_layers else 0
+            groups = (config.num_layers - num_lead) // config.period if config.execution.scan_layers else 0
             num_stacks = config.period if groups else 0
             num_tail = config.num_layers - num_lead - groups * config.period
         self.lead = nnx.List(self.new_block(rngs, layer=layer) for layer in range(num_lead))
@@ -281,9 +283,10 @@ class Stack(nnx.Module):
         return self.config.rope_layers[layer % len(self.config.rope_layers)]
 
     def _remat(self, body):
-        if self.config.remat == "none":
+        remat = self.config.execution.remat
+        if remat == "none":
             return body
-        return jax.checkpoint(body, prevent_cse=False, policy=_REMAT_POLICIES[self.config.remat])
+        return jax.checkpoint(body, prevent_cse=False, policy=_REMAT_POLICIES[remat])
 
 
 def _windowed(mask: IntervalMask, window: int | None, index_BT: jax.Array | None = None) -> IntervalMask:

@@ -23,11 +23,6 @@ class CausalLM(TokenObjective):
     """What counts alike: every token, or every document of a row (every row where documents are not kept apart),
     its tokens sharing the weight of one. Validation is by token always."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.normalization not in ("token", "sequence"):
-            raise ValueError(f"objective.normalization={self.normalization!r}: use 'token' or 'sequence'")
-
     def row_length(self, sequence_length: int) -> int:
         """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1

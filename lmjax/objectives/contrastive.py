@@ -5,6 +5,8 @@
 (InfoNCE, van den Oord et al. 2018), k_j the partners of all queries of the batch, on all devices, and the
 hard negatives. Pairs are given in the data, or made of single texts: the same text under two dropout
 masks (SimCSE, Gao et al. 2021) or two random crops of it (Contriever, Izacard et al. 2022).
+
+Axes: M texts of an example, S positions of a text, N texts in a row, C rows of texts.
 """
 
 import dataclasses
@@ -77,9 +79,6 @@ class Contrastive(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("pairs", ("crops", "dropout", "given")), ("pooling", ("mean", "cls", "last"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"objective.{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}")
         if not all(value > 0 for value in extremes(self.temperature)):
             raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
         if self.learn_temperature and (isinstance(self.temperature, Ramp) or self.temperature < LOWEST_TEMPERATURE):

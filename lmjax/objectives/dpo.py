@@ -44,8 +44,6 @@ class DPO(Objective):
         super().__post_init__()
         if not all(beta > 0 for beta in extremes(self.beta)):
             raise ValueError(f"objective.beta={self.beta}: must be above 0")
-        if self.variant not in ("sigmoid", "ipo"):
-            raise ValueError(f"objective.variant={self.variant!r}: use 'sigmoid' or 'ipo'")
         if not all(0 <= share < 0.5 for share in extremes(self.label_smoothing)):
             raise ValueError(f"objective.label_smoothing={self.label_smoothing}: must be at least 0 and under 0.5")
         if self.variant == "ipo" and self.label_smoothing != 0:

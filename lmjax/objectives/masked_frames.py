@@ -96,8 +96,6 @@ class MaskedFrames(FeatureObjective):
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must be at least 1")
         if self.num_clusters < 2:
             raise ValueError(f"objective.num_clusters={self.num_clusters}: must be at least 2")
-        if self.head not in ("cosine", "linear"):
-            raise ValueError(f"objective.head={self.head!r}: use 'cosine' or 'linear'")
         if min(extremes(self.temperature)) <= 0:
             raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
 

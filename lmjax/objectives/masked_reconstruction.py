@@ -6,6 +6,8 @@ encoder's states at their places and a learned vector in every hidden one, and s
     loss = mean over hidden patches of  |prediction - patch|^2 / D
 
 with each patch, optionally, less its mean and over its standard deviation.
+
+Axes: K patches that are seen, M patches that are hidden.
 """
 
 import dataclasses

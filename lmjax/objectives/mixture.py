@@ -12,6 +12,8 @@ tokens), the loss to minimise is
 
 so that in both a weight is an objective's share of the data and of the gradient. Which steps or how many rows an
 objective has depends on the weights and the step's number alone.
+
+Axes: G groups of rows, P rows of a group, C rows that are chosen of a group.
 """
 
 import bisect
@@ -88,8 +90,6 @@ class Mixture(Objective):
             raise ValueError("objective.parts=(): give at least one Part(name=..., objective=...)")
         if len(set(names)) < len(names):
             raise ValueError(f"objective.parts are named {', '.join(names)}: give each a name of its own")
-        if self.by not in ("step", "row"):
-            raise ValueError(f"objective.by={self.by!r}: use 'step' or 'row'")
 
     @property
     def shares(self) -> tuple[Fraction, ...]:

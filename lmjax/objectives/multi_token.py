@@ -4,6 +4,8 @@
 
 Head k is one transformer layer on the shared trunk, and all share the final norm and the unembedding.
 The first head is the last layer of an ordinary model: without the others, it decodes as one.
+
+Axes: S positions of a row with the tokens ahead.
 """
 
 import dataclasses

@@ -33,11 +33,6 @@ class PrefixLM(TokenObjective):
     """What is learned from: what follows a prefix, or every token, for which half of the documents are read without
     a prefix, causally, and scored whole."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.loss_on not in ("suffix", "all"):
-            raise ValueError(f"objective.loss_on={self.loss_on!r}: use 'suffix' or 'all'")
-
     def row_length(self, sequence_length: int) -> int:
         """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1

@@ -14,6 +14,8 @@ and the model is told nothing by a discriminator that is not yet right often eno
 A transformer has no state it would carry on: what it samples is fixed by its tokens. So samples are drawn with
 the cache, through which nothing is differentiated, and one parallel pass over prompt and samples then gives
 exactly the states they were drawn from.
+
+Axes: Q pieces of text and samples by turns, W tokens of a piece.
 """
 
 import dataclasses

@@ -6,6 +6,8 @@ part, in sentence-order prediction (Lan et al. 2020, section 3.1) A and B have c
 pairs are masked, and the model is asked for both:
 
     loss = mean over hidden t of  - log p(x_t | masked pair)  +  mean over pairs of  - log p(label | first state)
+
+Axes: Q pairs that a row has room for, S positions of a row of pairs.
 """
 
 import dataclasses
@@ -52,10 +54,6 @@ class SentencePairs(MaskedLM):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.task not in ("next_sentence", "sentence_order"):
-            raise ValueError(f"objective.task={self.task!r}: use 'next_sentence' or 'sentence_order'")
-        if self.cut_at not in ("sentences", "tokens"):
-            raise ValueError(f"objective.cut_at={self.cut_at!r}: use 'sentences' or 'tokens'")
         if min(extremes(self.pair_weight)) < 0:
             raise ValueError(f"objective.pair_weight={self.pair_weight}: must not be negative")
         if self.tokens_per_pair < 1:

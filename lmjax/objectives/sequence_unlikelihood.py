@@ -8,6 +8,8 @@ negative candidate there:
 added to the terms of :class:`~lmjax.objectives.unlikelihood.UnlikelihoodLM`. The paper alternates between this
 loss and the token-level one by a coin for each batch; here every step has both, which is the same in expectation
 up to the weight.
+
+Axes: W tokens of a window.
 """
 
 import dataclasses

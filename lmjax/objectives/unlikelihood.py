@@ -9,6 +9,8 @@ both. The corrupted copy can also be kept less likely as a whole, by a margin (C
     margin_weight  mean over documents of  max(0, margin + nats(x) - nats(corrupted x)),   nats a mean over tokens.
 
 Everything is within each packed document.
+
+Axes: K candidates, S positions of a row with one more token.
 """
 
 import dataclasses
@@ -56,8 +58,6 @@ class UnlikelihoodLM(Objective):
         for name in ("alpha", "margin_weight", "margin"):
             if min(extremes(getattr(self, name))) < 0:
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must not be negative")
-        if self.candidates not in ("context", "given", "both"):
-            raise ValueError(f"objective.candidates={self.candidates!r}: use 'context', 'given' or 'both'")
         if self.window is not None and self.window < 1:
             raise ValueError(f"objective.window={self.window}: must be at least 1, or None for the whole context")
         if self.window is not None and self.candidates == "given":

@@ -74,7 +74,6 @@ def _export(
         params = {MODEL: params, EXTRAS: extras}
     published = read_published(run.folder / PUBLISHED, run.tokenizer)
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ROLES}
-    marks = text_marks(run)
     unfinished = kept(f"{folder} is not finished: delete it, and run the command again")
     with naming(folder), unfinished:
         written = save_pretrained(
@@ -88,12 +87,11 @@ def _export(
             generation=None if published is None else published.generation,
             dtype=dtype,
         )
-        # In a decoder's prompt, an end of text would end the text before it begins.
         problem = save_tokenizer_files(
             folder,
             run.tokenizer,
             max_length=config.max_length,
-            marks=dataclasses.replace(marks, after=None) if written.form == "decoder" else marks,
+            marks=text_marks(run),
             published=published,
             model_type=written.model_type,
         )

@@ -15,7 +15,7 @@ from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import MESH_AXES, partition_spec
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
-from lmjax.train.optimizer import FROZEN, decays
+from lmjax.train.optimizers import FROZEN, decays
 from lmjax.train.setup import resolve
 
 
@@ -56,7 +56,7 @@ def parameter_table(config: RunConfig) -> Table:
             " ".join("x".join(_names(entry)) or "-" for entry in layout),
             _product(local),
             kind,
-            {FROZEN: "none", BIAS_KIND: "sign of load"}.get(kind, config.optimizer.name),
+            {FROZEN: "none", BIAS_KIND: "sign of load"}.get(kind, config.optimizer.rule(kind, axes)),
             f"{config.optimizer.weight_decay:g}" if decays_here and kind != FROZEN else "-",
         )
     rows.add_section()

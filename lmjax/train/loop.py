@@ -21,6 +21,7 @@ from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.components import decoder_length, turn_of
 from lmjax.train.config import RunConfig
+from lmjax.train.config_file import write_config
 from lmjax.train.corpus import Corpus, Progress, open_corpus
 from lmjax.train.curriculum import Curriculum, curriculum
 from lmjax.train.guard import GracefulExit, Watchdog, check_finite
@@ -31,7 +32,7 @@ from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.record import Record, data_changes, write_record
 from lmjax.train.resume import Origin, check_changes, find_origin, first_state
-from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held, naming
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, check_name, claim, has_checkpoint, held, naming
 from lmjax.train.scored import NothingScored, ScoredWatch, look_ahead
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
@@ -167,7 +168,8 @@ class _Loop:
         self.state, self.first_step = first_state(config, learner, origin, checkpoints, say)
         self.saved_step: int | None = self.first_step if origin is not None and origin.run == folder else None
         self.record = record.at(self.first_step, batch_size=config.train.batch_size)
-        self._remember_saved()
+        if self.saved_step is None:
+            self._remember_saved()
         if origin is not None and origin.record is not None and data_changes(origin.record.data, record.data):
             checkpoints.forget_best()
         self.curriculum = curriculum(config.objective, config.train, batch_sizes=self.record.batch_sizes)
@@ -183,9 +185,13 @@ class _Loop:
         say(f"run: {folder}, {steps} steps")
 
     def _remember_saved(self) -> None:
-        """Writes the record, with the last step that is known to have been saved whole."""
+        """Writes the configuration and the record, with the last step that is known to have been saved whole.
+
+        A start that goes on does so when it first saves: until then both describe the checkpoint that is there.
+        """
         self.record = dataclasses.replace(self.record, last_saved=self.saved_step)
         if distributed.is_primary():
+            write_config(self.config, self.folder / CONFIG)
             write_record(self.folder, self.record)
 
     def run(self) -> Finished:
@@ -234,7 +240,8 @@ class _Loop:
             self._save(step)
             self.watchdog.expect_long()
             self.checkpoints.wait()
-            self._remember_saved()
+            if step > self.first_step:
+                self._remember_saved()
         # The signal may have reached another process only.
         stopped_by = None if step >= train.steps else self.exit.signal_name or "a signal to another process"
         return Finished(self.folder, step, stopped_by, self.valid)

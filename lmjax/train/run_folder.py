@@ -62,6 +62,7 @@ def has_checkpoint(folder: pathlib.Path) -> bool:
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
     """Makes the run folder, or makes sure that the one that is there is this run's.
 
+    A configuration that is there stays as it is: the loop writes the new one when it saves a state made with it.
     With several processes the first does it, and nobody goes on before it is done.
 
     Raises:
@@ -74,7 +75,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder / TOKENIZER)
             hand_on_published(config.train.init_from, folder)
-        write_config(config, folder / CONFIG)
+            write_config(config, folder / CONFIG)
     wait_for_all("run folder claimed")
     return folder
 

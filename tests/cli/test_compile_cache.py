@@ -36,6 +36,7 @@ def start(**environment):
     return int(hits), int(misses), done.stderr
 
 
+@pytest.mark.processes
 def test_a_second_start_compiles_nothing(tmp_path):
     hits, misses, _ = start(XDG_CACHE_HOME=str(tmp_path))
     assert hits == 0 and misses > 0
@@ -50,6 +51,7 @@ def test_a_second_start_compiles_nothing(tmp_path):
     assert hits == 0 and "Traceback" not in said and "persistent" not in said
 
 
+@pytest.mark.processes
 def test_a_folder_that_cannot_be_used_is_said_and_stops_nothing(tmp_path):
     (tmp_path / "file").touch()
     hits, misses, said = start(LMJAX_CACHE=str(tmp_path / "file"))

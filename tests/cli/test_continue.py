@@ -10,6 +10,8 @@ from lmjax.runs import open as open_run
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.extend import extend_tokenizer
 
+pytestmark = pytest.mark.run
+
 TEXTS = ["hello world, def foo(self): return self.bar " * 40]
 
 

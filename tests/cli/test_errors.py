@@ -79,6 +79,7 @@ def test_debug_shows_the_traceback(capsys, monkeypatch):
     assert code == 2 and "Traceback" in text and text.endswith("error: train.steps=0\n")
 
 
+@pytest.mark.processes
 def test_a_reader_that_has_gone_is_no_traceback():
     script = (
         "from lmjax.cli.errors import run_command\n"

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 UNFAILING = """
 import os, sys
 from lmjax.cli.streams import repair_streams, unfailing_output

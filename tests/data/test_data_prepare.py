@@ -110,6 +110,7 @@ def run_killed(tmp_path, **values):
     return done.stdout
 
 
+@pytest.mark.processes
 def test_killed_twice_and_resumed_gives_the_same_bytes(tmp_path, tokenizer, corpus):
     config = DataConfig(path=str(corpus[0]), shard_bytes=3000)
     prepare(config, tokenizer, tmp_path / "whole", num_workers=1)
@@ -129,6 +130,7 @@ def test_killed_twice_and_resumed_gives_the_same_bytes(tmp_path, tokenizer, corp
     assert contents(folder) == contents(tmp_path / "whole")
 
 
+@pytest.mark.processes
 def test_workers_end_with_a_killed_parent(tmp_path, corpus):
     folder = tmp_path / "out"
     printed = run_killed(tmp_path, fraction=0.0, path=str(corpus[0]), folder=str(folder), workers=2)

@@ -10,6 +10,7 @@ import numpy as np
 from lmjax import masks
 from lmjax.interop import Pretrained, load_pretrained
 from lmjax.interop.pretrained import module_of
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.with_extras import model_of
 from lmjax.objectives.replaced_token import replaced_logits
 from lmjax.types import make_stream
@@ -25,7 +26,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 @functools.cache
 def loaded(name: str) -> Pretrained:
     """A reference model, unrolled and without rematerialisation."""
-    return load_pretrained(FOLDERS[name], remat="none", attention="xla")
+    return load_pretrained(FOLDERS[name], execution=ExecutionConfig(remat="none", attention="xla"))
 
 
 def expected(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

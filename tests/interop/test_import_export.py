@@ -17,7 +17,6 @@ import tokenizers
 from safetensors.numpy import load_file
 from tokenizers import models, pre_tokenizers
 
-from lmjax.cli.import_ import NOTE
 from lmjax.cli.main import main
 from lmjax.data.config import DataConfig
 from lmjax.interop import load_pretrained
@@ -25,6 +24,7 @@ from lmjax.models.parameters import ModuleSpec
 from lmjax.objectives import CausalLM, Contrastive, Denoising, MaskedLM, ReplacedToken, SpanCorruption
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.runs import open as open_run
+from lmjax.runs.hf_import import NOTE
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.loop import train

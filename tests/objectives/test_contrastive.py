@@ -11,6 +11,7 @@ import tiny
 from flax import nnx
 
 from lmjax.data.config import DataConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, Contrastive
 from lmjax.objectives.contrastive import temperature_of
@@ -19,7 +20,7 @@ from lmjax.train.initial import _adopted
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 GIVEN = Contrastive(pairs="given", negatives=1, temperature=0.5, symmetric=True)
 
 

@@ -11,16 +11,17 @@ import pytest
 import tiny
 from flax import nnx
 
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import DPO, CausalLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules.ramp import Ramp, at_step
 from lmjax.train.initial import _adopted
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 from lmjax.types import make_stream
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 OBJECTIVE = DPO(beta=0.3)
 ROWS = tiny.example_rows(2, 9, num_rows=4, prompt=3)
 
@@ -105,7 +106,7 @@ def test_pairs_without_a_response_do_not_count():
 
 def trained():
     """The first parameters, the metrics of three steps and the state after them."""
-    optimizer = OptimizerConfig(learning_rate=1e-2, weight_decay=0.5)
+    optimizer = AdamW(learning_rate=1e-2, weight_decay=0.5)
     built = tiny.learner(OBJECTIVE, model=MODEL, optimizer=optimizer, ema_decay=0.5)
     state = built.init(0)
     first, metrics = jax.device_get(state.params), []

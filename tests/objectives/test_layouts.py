@@ -16,6 +16,7 @@ from flax import nnx
 from lmjax import objectives
 from lmjax.corruption import DenoiseConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
 from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig
@@ -57,7 +58,12 @@ from lmjax.train.step import Learner
 from lmjax.types import Rows
 
 MODEL = dataclasses.replace(
-    tiny.MODEL, vocab_size=96, num_heads=4, head_width=8, num_layers=1, remat="none", scan_layers=False
+    tiny.MODEL,
+    vocab_size=96,
+    num_heads=4,
+    head_width=8,
+    num_layers=1,
+    execution=ExecutionConfig(remat="none", scan_layers=False),
 )
 TWO_LAYERS = dataclasses.replace(MODEL, num_layers=2)
 DEEPSEEK = dataclasses.replace(

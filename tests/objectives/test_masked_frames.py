@@ -14,6 +14,7 @@ from flax import nnx
 
 from lmjax.corruption import fit_centroids
 from lmjax.losses import masked_cluster_loss
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import FeatureSource, MaskedFrames
 from lmjax.objectives.masked_frames import cluster_head, run_on_frames
@@ -23,7 +24,9 @@ from lmjax.types import Rows
 
 KEY = jax.random.key(0)
 BYTES = Vocabulary(size=257, byte_length_V=np.array([1] * 256 + [0], np.int32), pad_id=256)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none", vocab_size=257)
+MODEL = dataclasses.replace(
+    tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"), vocab_size=257
+)
 TONES = FeatureSource(kind="tones", width=6, frames=3)
 COSINE = MaskedFrames(source=TONES, start_rate=0.1, span=4, alpha=0.7, num_clusters=8, cluster_width=5)
 LINEAR = dataclasses.replace(COSINE, head="linear", alpha=1.0)

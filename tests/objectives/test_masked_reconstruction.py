@@ -10,6 +10,7 @@ import pytest
 import tiny
 from flax import nnx
 
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import FeatureSource, MaskedReconstruction
 from lmjax.objectives.masked_reconstruction import encode, reconstruct
@@ -19,7 +20,11 @@ from lmjax.types import Rows
 KEY = jax.random.key(0)
 BYTES = Vocabulary(size=258, byte_length_V=np.array([1] * 256 + [0, 0], np.int32), eos_id=256, pad_id=257)
 MODEL = dataclasses.replace(
-    tiny.MODEL, num_layers=1, scan_layers=False, remat="none", positions="sinusoidal", vocab_size=258
+    tiny.MODEL,
+    num_layers=1,
+    execution=ExecutionConfig(scan_layers=False, remat="none"),
+    positions="sinusoidal",
+    vocab_size=258,
 )
 PLAIN = MaskedReconstruction(
     source=FeatureSource(kind="values", width=3, offset=10.0, scale=20.0),

@@ -9,22 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from train.test_loop import config
+from tiny_run import config
 
 from lmjax.cli import preview
 from lmjax.field_types import check_types
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, MultiTokenLM, Objective, Part, Ramp
 from lmjax.objectives import UnlikelihoodLM as Unlikelihood
 from lmjax.objectives.parts.objective import Traits
 from lmjax.train.components import Component, turn_of
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import from_json, to_json
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import SGD
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import step_keys
 from lmjax.train.validate import validate
 
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, num_heads=4, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(
+    tiny.MODEL, num_layers=1, num_heads=4, execution=ExecutionConfig(scan_layers=False, remat="none")
+)
 MARKERS = {"<fim_prefix>": 57, "<fim_suffix>": 58, "<fim_middle>": 59}
 VOCABULARY = dataclasses.replace(tiny.VOCABULARY, named_ids=MARKERS)
 OBJECTIVES: dict[str, Objective] = {
@@ -47,7 +50,7 @@ def learner(objective: Objective, **options):
 def test_gradient_is_the_weighted_sum_of_each_objectives_own_on_its_rows():
     shares = {"masked": 0.75, "unlike": 0.25}
     objective = mixture(**shares)
-    optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
+    optimizer = SGD(learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
     built = learner(objective, optimizer=optimizer)
     rows = tiny.random_rows(17)
     state = built.init(0)
@@ -225,7 +228,7 @@ def test_what_cannot_be_mixed_is_refused_before_compiling(tmp_path, objective, t
     [
         (lambda: Mixture(), r"objective.parts=\(\): give at least one"),
         (lambda: Mixture(parts=mixture().parts * 2), "are named causal, masked, causal, masked: give each a name"),
-        (lambda: mixture("epoch"), "objective.by='epoch': use 'step' or 'row'"),
+        (lambda: mixture("epoch"), "objective.by='epoch': use one of step, row"),
         (lambda: Part(name="a/b", objective=CausalLM()), "name='a/b': use letters"),
         (lambda: Part(name="a", objective=CausalLM(), weight=0.0), "weight=0.0 of 'a': must be above 0"),
         (lambda: Part(name="a", objective=mixture()), "'a' is a mixture itself"),

@@ -11,6 +11,7 @@ from flax import nnx
 
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, MultiTokenLM
 from lmjax.objectives.multi_token import run_head, run_trunk
@@ -18,7 +19,7 @@ from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)
 # The last layer, which is the first head, has a window of its own.
-MODEL = dataclasses.replace(tiny.MODEL, windows=(None, 3), scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, windows=(None, 3), execution=ExecutionConfig(scan_layers=False, remat="none"))
 
 
 @functools.cache

@@ -7,12 +7,13 @@ import pytest
 import tiny
 from flax import nnx
 
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, ProfessorForcing
 from lmjax.types import make_stream
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 # Whatever the discriminator's accuracy, it learns and is listened to.
 OBJECTIVE = ProfessorForcing(prompt_length=3, free_tokens=4, discriminator_below=1.0, fooling_above=0.0)
 SPEC = module_spec(lambda key: OBJECTIVE.build(MODEL, rngs=nnx.Rngs(params=key)))

@@ -11,6 +11,7 @@ import pytest
 import tiny
 from flax import nnx
 
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import ReplacedToken
 from lmjax.objectives.replaced_token import whole_generator
@@ -18,7 +19,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 OBJECTIVE = ReplacedToken(rate=0.3, generator_ratio=0.5)
 
 

@@ -9,13 +9,14 @@ import pytest
 import tiny
 from flax import nnx
 
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, PairwiseReward
 from lmjax.train.initial import _adopted
 from lmjax.types import make_stream
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 OBJECTIVE = PairwiseReward(margin=0.5)
 
 

@@ -8,11 +8,12 @@ import pytest
 import tiny
 
 from lmjax.losses import cross_entropy
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import CausalLM, ScheduledSampling
 from lmjax.schedules.ramp import Ramp, at_step
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 SPEC = tiny.model_spec(MODEL)
 PARAMS = tiny.random_params(SPEC, scale=0.5)
 OBJECTIVE = ScheduledSampling(teacher_rate=0.4, temperature=0.0)

@@ -11,6 +11,7 @@ import tiny
 from flax import nnx
 
 from lmjax.losses import cross_entropy
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import SequentialMultiTokenLM
 from lmjax.objectives.sequential_tokens import run_module, run_without_norm
@@ -18,7 +19,7 @@ from lmjax.schedules.ramp import Ramp, at_step
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 OBJECTIVE = SequentialMultiTokenLM(num_heads=3)
 SPEC = module_spec(lambda key: OBJECTIVE.build(MODEL, rngs=nnx.Rngs(params=key)))
 PARAMS = tiny.random_params(SPEC, scale=0.5)

@@ -11,6 +11,7 @@ import tiny
 from flax import nnx
 
 from lmjax.losses import cross_entropy
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import SpanMaskedLM
 from lmjax.objectives.spanbert import PLACES
@@ -22,7 +23,7 @@ VOCABULARY = dataclasses.replace(tiny.VOCABULARY, word_start_V=STARTS)
 OBJECTIVE = SpanMaskedLM(boundary_weight=1.0, mask_fraction=1.0, random_fraction=0.0, rate=0.3)
 
 
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 
 
 def spec_of(objective):

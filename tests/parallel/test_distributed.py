@@ -19,6 +19,8 @@ from lmjax.parallel.distributed import (
     start,
 )
 
+pytestmark = pytest.mark.processes
+
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch" / "local.py"
 
 

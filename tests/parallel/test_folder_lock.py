@@ -21,6 +21,7 @@ with folder_lock(pathlib.Path(sys.argv[1]), "is being trained"):
 """
 
 
+@pytest.mark.processes
 def test_another_process_is_refused_until_the_first_has_ended_even_by_sigkill(tmp_path):
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as first:

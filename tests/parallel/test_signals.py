@@ -10,6 +10,8 @@ import pytest
 from lmjax.parallel.paths import refuse_address
 from lmjax.parallel.signals import ending_at_once
 
+pytestmark = pytest.mark.processes
+
 STUCK = """
 import hashlib, time
 from lmjax.parallel.signals import ending_at_once, kept

@@ -12,13 +12,15 @@ import time
 import jax
 import numpy as np
 import pytest
-from train.test_loop import config, with_train, write_corpus
+from tiny_run import config, with_train, write_corpus
 
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.run_folder import claim
+
+pytestmark = pytest.mark.processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -60,6 +60,7 @@ def test_a_taken_role_is_not_added_twice():
     assert assign_roles(tokens) == {"eos": 1, "mask": 9}
 
 
+@pytest.mark.processes
 def test_importing_the_package_loads_no_tokenizer_library():
     code = "import sys, lmjax.tokenizers; print({'tiktoken', 'tokenizers', 'sentencepiece'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -382,6 +382,7 @@ def test_relative_folders(tmp_path, monkeypatch):
     assert (tmp_path / "here" / "1" / SUMS).exists()
 
 
+@pytest.mark.processes
 def test_killed_in_the_middle_of_a_save(tmp_path):
     process = subprocess.Popen([sys.executable, KILLED, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

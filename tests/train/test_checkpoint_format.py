@@ -25,7 +25,7 @@ from lmjax.train.setup import resolve
 
 TOKENS = TokenizerConfig(kind="bytes")
 TOKENIZER = ByteTokenizer({name: 256 + i for i, name in enumerate(TOKENS.all_special_tokens)})
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=tiny.UNROLLED)
 TWO_ENCODERS = Contrastive(pairs="given", separate_encoders=True, learn_temperature=True)
 FORMER_MODEL = {ReplacedToken: "discriminator."}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from train.test_loop import config, one_device, write_corpus  # noqa: F401
+from tiny_run import config, write_corpus
 
 from lmjax.cli.recipe import parse_recipe
 from lmjax.data.manifest import Manifest, token_dtype
@@ -18,6 +18,7 @@ from lmjax.data.prepare.shard_writer import ShardWriter
 from lmjax.data.rows.blocks import PackedRows, WindowRows
 from lmjax.data.rows.mixture import MixtureRows
 from lmjax.data.rows.shard_reader import open_shards
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, Part, Ramp, ReplacedToken, SpanCorruption
 from lmjax.objectives.parts.scored_positions import slots
 from lmjax.schedules.ramp import SHAPES, at_step, current
@@ -27,6 +28,8 @@ from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import from_json, to_json
 from lmjax.train.curriculum import curriculum
 from lmjax.train.metrics import read_metrics
+
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
 
 LENGTHS = [[40, 3, 90, 17], [64, 64, 1, 25, 130]]
 WARMUP = TrainConfig(batch_size=2, sequence_length=16, sequence_warmup=((3, 4), (5, 8)))
@@ -98,7 +101,7 @@ def mixed_run(folder) -> RunConfig:
         base.train, steps=8, sequence_length=16, sequence_warmup=((4, 8),), batch_size=4, eval_every=4, eval_batches=1,
         ema_decay=None, log_every=2,
     )  # fmt: skip
-    model = dataclasses.replace(base.model, num_layers=1, scan_layers=False, remat="none")
+    model = dataclasses.replace(base.model, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
     return dataclasses.replace(base, objective=Mixture(parts=parts, by="step"), model=model, train=train)
 
 

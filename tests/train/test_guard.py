@@ -59,6 +59,7 @@ def run_python(code):
             process.kill()
 
 
+@pytest.mark.processes
 def test_a_second_ctrl_c_ends_a_process_that_is_stuck():
     # A call that neither returns nor lets Python handle a signal, as a collective without its peer.
     code = (
@@ -101,6 +102,7 @@ def test_voting_makes_no_implicit_transfer(monkeypatch):
         assert [graceful.should_stop(1), graceful.should_stop(2)] == [False, True]
 
 
+@pytest.mark.processes
 def test_the_watchdog_ends_a_stuck_process_with_the_stacks():
     code = (
         "import time\n"

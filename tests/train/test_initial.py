@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from lmjax.data.config import DataConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import DPO, CausalLM, PairwiseReward
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.runs import open as open_run
@@ -22,9 +23,13 @@ from lmjax.train.metrics import read_metrics
 from lmjax.train.run_folder import CHECKPOINTS, claim
 from lmjax.train.setup import build_learner, resolve
 
+pytestmark = pytest.mark.run
+
 TOKENS = TokenizerConfig(kind="bytes")
 TOKENIZER = ByteTokenizer({name: 256 + i for i, name in enumerate(TOKENS.all_special_tokens)})
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none", vocab_size=0, pad_vocab_to=1)
+MODEL = dataclasses.replace(
+    tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"), vocab_size=0, pad_vocab_to=1
+)
 PAIRS = DataConfig(members=("a", "b"), packing="examples")
 
 

@@ -13,83 +13,29 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tiny_run import config, numbers, on_one_device, with_train, write_corpus
 
 from lmjax.cli.errors import describe
-from lmjax.data.config import DataConfig
-from lmjax.objectives import CausalLM, MaskedLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.runs import open as open_run
-from lmjax.schedules import ScheduleConfig
-from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
-from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.config import TrainConfig
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 from lmjax.train.validate import measure
+
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
 
 RECIPE = """
 import pathlib, sys
 sys.path.insert(0, {tests!r})
-from train.test_loop import config
+from tiny_run import config
 
 def recipe():
     return config(pathlib.Path({folder!r}), objective_name={objective!r})
 """
-
-
-def write_corpus(folder: pathlib.Path) -> pathlib.Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    words = np.array(["alpha", "beta", "gamma", "delta", "epsilon", "zeta"])
-    for number in range(12):
-        (folder / f"{number:02d}.txt").write_text(" ".join(rng.choice(words, 60)))
-    return folder
-
-
-def config(folder: pathlib.Path, *, objective_name: str = "MaskedLM", **changes) -> RunConfig:
-    """A run with everything that is random: corruption, dropout, packing, a moving average."""
-    objective = MaskedLM() if objective_name == "MaskedLM" else CausalLM()
-    options = {
-        "name": "tiny",
-        "folder": str(folder / "run"),
-        "objective": objective,
-        "model": dataclasses.replace(tiny.MODEL, vocab_size=0, pad_vocab_to=1, dropout=0.1),
-        "tokenizer": TokenizerConfig(kind="bytes"),
-        "data": DataConfig(
-            path=str(folder / "text"),
-            prepared=str(folder / "data"),
-            packing="best_fit",
-            valid_fraction=0.2,
-        ),
-        "optimizer": OptimizerConfig(learning_rate=1e-2),
-        "schedule": ScheduleConfig(kind="constant"),
-        "train": TrainConfig(
-            steps=24, batch_size=8, sequence_length=32, log_every=1, eval_every=8, eval_batches=2, ema_decay=0.9,
-            tensorboard=False,
-        ),
-        "mesh": MeshConfig(data=1),
-        "checkpoint": CheckpointConfig(every_steps=5),
-    }  # fmt: skip
-    return RunConfig(**{**options, **changes})
-
-
-def with_train(base: RunConfig, **changes) -> RunConfig:
-    return dataclasses.replace(base, train=dataclasses.replace(base.train, **changes))
-
-
-def numbers(folder: pathlib.Path) -> list[tuple]:
-    """What must repeat to the last bit: step, losses, gradient norm of every line."""
-    names = ("step", "train/loss", "grad_norm", "valid/loss")
-    return [tuple(line.get(name) for name in names) for line in read_metrics(folder)]
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The runs of this file use one device: eight would only cost time."""
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +43,8 @@ def finished(tmp_path_factory):
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("finished")
     write_corpus(folder / "text")
-    devices = jax.devices
-    jax.devices = lambda *_: devices()[:1]
-    try:
+    with on_one_device():
         result = train(config(folder))
-    finally:
-        jax.devices = devices
     return folder, result
 
 
@@ -158,6 +100,7 @@ def wait_for_step(process: subprocess.Popen, folder: pathlib.Path, step: int) ->
     pytest.fail("no progress")
 
 
+@pytest.mark.processes
 def test_kill_9_at_any_moment_and_the_same_command_repeats_every_number(finished, tmp_path):
     _, result = finished
     write_corpus(tmp_path / "text")
@@ -172,6 +115,7 @@ def test_kill_9_at_any_moment_and_the_same_command_repeats_every_number(finished
     assert numbers(tmp_path / "run") == numbers(result.folder)
 
 
+@pytest.mark.processes
 def test_sigterm_saves_and_exits_with_0_saying_how_to_go_on(tmp_path):
     write_corpus(tmp_path / "text")
     process = run_in_subprocess(tmp_path, arguments=["--train.steps", "100000"])
@@ -230,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
     write_corpus(tmp_path / "text")
     broken = dataclasses.replace(
         config(tmp_path, objective_name="CausalLM"),
-        optimizer=OptimizerConfig(learning_rate=1e30, clip_norm=None),
+        optimizer=AdamW(learning_rate=1e30, clip_norm=None),
         checkpoint=CheckpointConfig(every_steps=1),
     )
     with pytest.raises(NonFiniteLoss, match=r"step \d+: .*not finite; last good checkpoint: 1") as raised:

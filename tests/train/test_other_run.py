@@ -6,12 +6,15 @@ import json
 import pytest
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 from lmjax.objectives import MaskedLM
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import to_json, write_config
 from lmjax.train.other_run import check_same_model, effective, model_differences, model_of_run
+
+pytestmark = pytest.mark.run
 
 MODEL = ModelConfig(vocab_size=64, width=16, num_layers=2, num_heads=2)
 CHANGES = {
@@ -21,8 +24,9 @@ CHANGES = {
     "experts": ExpertsConfig(number=2), "width_base": 8,
 }  # fmt: skip
 FREE_CHANGES = {
-    "dropout": 0.1, "attention_dropout": 0.1, "dtype": "bfloat16", "remat": "none", "attention": "chunked",
-    "max_length": 99, "rope_scaling": RopeScaling(kind="linear", factor=2.0), "scan_layers": False, "init_std": 0.1,
+    "dropout": 0.1, "attention_dropout": 0.1, "max_length": 99, "init_std": 0.1,
+    "rope_scaling": RopeScaling(kind="linear", factor=2.0),
+    "execution": ExecutionConfig(dtype="bfloat16", remat="none", attention="chunked", scan_layers=False),
 }  # fmt: skip
 
 

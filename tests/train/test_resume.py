@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from train.test_loop import config, numbers, one_device, with_train, write_corpus  # noqa: F401 (a fixture)
+from tiny_run import config, numbers, on_one_device, with_train, write_corpus
 
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM, Mixture
 from lmjax.objectives.mixture import Part
 from lmjax.runs import open as open_run
 from lmjax.schedules import ScheduleConfig
+from lmjax.train import loop as loop_module
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.components import components_of, turn_of
 from lmjax.train.config import TrainConfig
@@ -23,12 +24,14 @@ from lmjax.train.curriculum import curriculum
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 from lmjax.train.record import DataFacts, Record, data_changes, read_record
 from lmjax.train.resume import check_changes, find_origin
 from lmjax.train.run_folder import split_checkpoint
 from lmjax.train.scored import STEPS_IN_A_ROW, NothingScored, ScoredWatch, look_ahead
 from lmjax.train.validate import Measured
+
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
 
 
 def short(folder, *, steps=4, **changes):
@@ -40,13 +43,9 @@ def stopped(tmp_path_factory):
     """A run of four steps, saved at each; copied by the tests that go on with it."""
     folder = tmp_path_factory.mktemp("stopped")
     write_corpus(folder / "text")
-    devices = jax.devices
-    jax.devices = lambda *_: devices()[:1]
-    try:
-        base = dataclasses.replace(short(folder), checkpoint=CheckpointConfig(every_steps=2))
+    base = dataclasses.replace(short(folder), checkpoint=CheckpointConfig(every_steps=2))
+    with on_one_device():
         train(base)
-    finally:
-        jax.devices = devices
     return folder, base
 
 
@@ -166,7 +165,7 @@ def test_a_changed_batch_size_uses_every_row_once(copied):
 
 
 def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
-    changed = dataclasses.replace(copied, optimizer=OptimizerConfig(learning_rate=1e-3))
+    changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
     changed = with_train(changed, steps=6, batch_size=4)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate is 0.01, here it is 0.001 \(and 1 more"):
         train(changed)
@@ -179,6 +178,25 @@ def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
     # What was changed needs no saying again.
     train(with_train(changed, steps=7))
     assert read_record(tmp_path / "run").batch_sizes == ((0, 8), (4, 4))
+
+
+def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(copied, tmp_path, monkeypatch):
+    described = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.json", "record.json")}
+
+    def killed(loop):
+        raise KeyboardInterrupt
+
+    changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
+    changed = with_train(
+        changed, steps=6, batch_size=4, change_on_resume=("optimizer.learning_rate", "train.batch_size")
+    )
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop_module._Loop, "run", killed)
+        train(changed)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in described} == described
+    train(with_train(changed, steps=5))
+    now = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (now["train"]["steps"], now["train"]["batch_size"], now["optimizer"]["learning_rate"]) == (5, 4, 1e-3)
 
 
 def test_a_batch_that_carries_a_memory_keeps_its_size(copied):
@@ -243,7 +261,7 @@ def test_the_best_checkpoint_is_kept_and_opened(tmp_path):
 def test_a_last_step_that_ruins_the_state_is_not_saved(tmp_path):
     """The loss is looked at before the update: the state itself has to be."""
     write_corpus(tmp_path / "text")
-    ruined = dataclasses.replace(short(tmp_path, steps=1), optimizer=OptimizerConfig(learning_rate=1e39))
+    ruined = dataclasses.replace(short(tmp_path, steps=1), optimizer=AdamW(learning_rate=1e39))
     ruined = dataclasses.replace(ruined, data=dataclasses.replace(ruined.data, valid_fraction=0.0))
     with pytest.raises(NonFiniteState, match="step 1: after its update .*params.* is not finite.* none yet"):
         train(ruined)

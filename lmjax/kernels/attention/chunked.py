@@ -5,6 +5,8 @@ For each block of queries the softmax is accumulated over key blocks with a runn
 log-sum-exp instead of keeping them (FlashAttention, Dao et al. 2022, algorithms 1 and 4).
 
 Besides the legend of ``types.py``, Q counts query blocks, and T and S in a block are its length.
+
+Axes: Q blocks of queries.
 """
 
 import dataclasses

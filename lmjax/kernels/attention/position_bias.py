@@ -2,6 +2,8 @@
 
 A bias is a pytree of parameters with one method, so that a kernel can build the part of it that it
 needs, and differentiate through it, without an [N, T, S] array.
+
+Axes: R buckets of distances.
 """
 
 import dataclasses

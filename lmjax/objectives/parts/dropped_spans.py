@@ -42,8 +42,6 @@ class GapObjective(EncoderDecoderObjective):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.form not in ("decoder", "encoder_decoder"):
-            raise ValueError(f"objective.form={self.form!r}: use 'decoder' or 'encoder_decoder'")
         if self.documents_per_row < 1:
             raise ValueError(f"objective.documents_per_row={self.documents_per_row}: must be at least 1")
 

@@ -1,4 +1,7 @@
-"""Logits for objectives that need more of them than the fused loss gives, a chunk of positions at a time."""
+"""Logits for objectives that need more of them than the fused loss gives, a chunk of positions at a time.
+
+Axes: N chunks.
+"""
 
 import math
 from collections.abc import Callable, Sequence

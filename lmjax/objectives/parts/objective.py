@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.choice import Choice
 from lmjax.data.config import DataConfig
+from lmjax.field_types import check_literals
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
 from lmjax.models.routing import ROUTING_MEASURES, Routing, by_row, routing_terms
@@ -71,11 +73,15 @@ class Terms:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective(abc.ABC):
+class Objective(Choice, abc.ABC, home="lmjax.objectives"):
     """What to predict, and from what. Subclasses define ``corrupt`` and ``terms``, and override what differs."""
 
     def __post_init__(self):
-        """Refuses a schedule for a field that cannot follow one. Subclasses that check fields call it first."""
+        """Refuses a value that a field does not list, and a schedule for a field that cannot follow one.
+
+        Subclasses that check fields call it first.
+        """
+        check_literals(self, "objective.")
         ramps = ramps_of(self)
         kinds = typing.get_type_hints(type(self)) if ramps else {}
         able = [name for name, kind in kinds.items() if Ramp in typing.get_args(kind)]

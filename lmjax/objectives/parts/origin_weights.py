@@ -2,6 +2,8 @@
 
 The weights of the data are indexed by the original position of a token. To find where each token went, the
 same corruption is run once more, with the same key, on rows that hold position codes instead of tokens.
+
+Axes: K documents of a row.
 """
 
 import jax
