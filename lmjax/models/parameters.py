@@ -37,6 +37,7 @@ class ModuleSpec:
       shapes: the parameters as ``ShapeDtypeStruct``.
       axes: beside each parameter, the logical names of its dimensions.
       kinds: beside each parameter, ``matrix``, ``embedding``, ``norm`` or ``bias``.
+      place: the key under which all parameters lie, see :meth:`under`; None for none.
     """
 
     construct: Callable[[jax.Array], nnx.Module]
@@ -45,14 +46,22 @@ class ModuleSpec:
     shapes: Params
     axes: Params
     kinds: Params
+    place: str | None = None
+
+    def under(self, place: str) -> "ModuleSpec":
+        """Returns the spec of the same module with its parameters under one more key, ``{place: params}``."""
+        shapes, axes, kinds = ({place: tree} for tree in (self.shapes, self.axes, self.kinds))
+        return dataclasses.replace(self, place=place, shapes=shapes, axes=axes, kinds=kinds)
 
     def bind(self, params: Params) -> Any:
-        """The module holding ``params``."""
+        """Returns the module holding ``params``."""
+        # One more key around all parameters does not change the order of the leaves.
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, jax.tree.leaves(params)))
 
     def init(self, key: jax.Array) -> Params:
-        """Initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
-        return _pure(nnx.state(self.construct(key)))
+        """Returns initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
+        params = _pure(nnx.state(self.construct(key)))
+        return params if self.place is None else {self.place: params}
 
     def shardings(self, mesh: Mesh) -> Params:
         """Where each parameter lives, by the rules of :mod:`lmjax.parallel.mesh`."""

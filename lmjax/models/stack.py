@@ -67,6 +67,7 @@ class Stack(nnx.Module):
         source_BSD: jax.Array | None = None,
         cross_mask: IntervalMask | None = None,
         valid_BT: jax.Array | None = None,
+        skip_last: int = 0,
         final_norm: bool = True,
         key: jax.Array | None = None,
     ) -> Hidden:
@@ -79,6 +80,7 @@ class Stack(nnx.Module):
           source_BSD: the encoder's states, where the stack has cross attention.
           cross_mask: which of them each position sees.
           valid_BT: False on padding, which experts then have no room for.
+          skip_last: how many of the last blocks are left out; they are outside of the scanned stacks, in ``tail``.
           final_norm: whether to apply the final norm; without it the states are the residual stream.
           key: PRNG key of dropout; None for none.
         """
@@ -126,7 +128,9 @@ class Stack(nnx.Module):
             return x_BTD, routings
 
         num_lead = len(self.lead)
-        unrolled_keys = split_key(unrolled_key, num_lead + len(self.tail))
+        assert skip_last <= len(self.tail), "scanned blocks are all run"
+        tail = self.tail[: len(self.tail) - skip_last]
+        unrolled_keys = split_key(unrolled_key, num_lead + len(tail))
         x_BTD, routings = unrolled(x_BTD, self.lead, unrolled_keys[:num_lead], 0)
         num_scanned = self.config.num_layers - num_lead - len(self.tail)
         if self.stacks:
@@ -135,7 +139,7 @@ class Stack(nnx.Module):
             is_first = jnp.arange(num_groups) == 0
             x_BTD, scanned = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), is_first, keys))
             routings += scanned
-        x_BTD, further = unrolled(x_BTD, self.tail, unrolled_keys[num_lead:], num_lead + num_scanned)
+        x_BTD, further = unrolled(x_BTD, tail, unrolled_keys[num_lead:], num_lead + num_scanned)
         return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
 
     def run_block(
