@@ -15,7 +15,7 @@ from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.setup import resolve
 
-MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, feedforward_width=32, max_length=64, remat="none")
+MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, feedforward_width=32, max_length=64)
 
 
 def untrained(
