@@ -22,7 +22,7 @@ from lmjax.parallel.mesh import MeshConfig, make_mesh
 from lmjax.schedules.learning_rate import ScheduleConfig, build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.checkpoint import Checkpoints
-from lmjax.train.optimizers import AdamW, Optimizer, build_optimizer
+from lmjax.train.optimizers import AdamW, Optimizer, average_of, build_optimizer
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 
@@ -103,6 +103,7 @@ def learner(
         learning_rate=lambda step: optimizer.learning_rate * schedule(step),
         mesh=make_mesh(mesh or MeshConfig(), jax.devices()[:num_devices]),
         clip_norm=optimizer.clip_norm,
+        average=average_of(optimizer, spec.kinds),
     )
     return dataclasses.replace(built, **options)
 

@@ -87,10 +87,10 @@ class LatentAttention(nnx.Module):
         attention = partial(
             attend,
             mask=mask,
-            scale=self.config.logit_factor or self.config.execution.attention_width**-0.5,
-            softcap=self.config.execution.attention_softcap,
+            scale=self.config.logit_factor or self.config.attention_width**-0.5,
+            softcap=self.config.attention_softcap,
             query_index_BT=positions_BT + num_before if cache is not None or num_before else None,
-            dropout_rate=self.config.execution.attention_dropout if key is not None else 0.0,
+            dropout_rate=self.config.attention_dropout if key is not None else 0.0,
             key=key,
             backend=self.config.execution.attention,
         )

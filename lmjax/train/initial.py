@@ -9,7 +9,6 @@ import dataclasses
 import pathlib
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.models.parameters import ModuleSpec, Params, module_spec, named_leaves
@@ -48,9 +47,7 @@ def initial_state(learner: Learner, folder: pathlib.Path | str, *, seed: int) ->
       ValueError, CheckpointError: as :func:`initial_params`.
     """
     params = initial_params(learner, folder, seed=seed)
-    state = learner.init(seed)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, ema=ema)
+    return learner.with_params(learner.init(seed), params)
 
 
 def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -> Params:

@@ -16,7 +16,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 from lmjax.train.curriculum import curriculum
-from lmjax.train.optimizers import build_optimizer
+from lmjax.train.optimizers import average_of, build_optimizer
 from lmjax.train.step import Learner
 
 
@@ -63,6 +63,24 @@ def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = No
     return mesh
 
 
+def check_average(config: RunConfig) -> None:
+    """Refuses what does not go together with an optimizer that averages the parameters itself.
+
+    Raises:
+      ValueError: the run keeps another average, or its learning rate decays.
+    """
+    if not config.optimizer.keeps_average:
+        return
+    name = type(config.optimizer).__name__
+    if config.train.ema_decay is not None:
+        raise ValueError(f"train.ema_decay={config.train.ema_decay}: {name} averages the parameters: set it to None")
+    if config.schedule.kind != "constant":
+        raise ValueError(
+            f"schedule.kind={config.schedule.kind!r}: {name} averages in place of a decaying learning rate: set it to "
+            f"constant (schedule.warmup_steps may stay)"
+        )
+
+
 def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequence[jax.Device] | None = None) -> Learner:
     """The learner of a resolved configuration.
 
@@ -74,6 +92,7 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
     Raises:
       ValueError: objective, model, batch and mesh do not go together; the message names the field.
     """
+    check_average(config)
     objective, model, train = config.objective, config.model, config.train
     for phase in curriculum(objective, train).phases:
         objective.check(model=model, vocabulary=vocabulary, sequence_length=phase.sequence_length)
@@ -98,5 +117,6 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
         microbatches=train.microbatches,
         clip_norm=config.optimizer.clip_norm,
         ema_decay=train.ema_decay,
+        average=average_of(config.optimizer, spec.kinds),
         new_carry=functools.partial(objective.initial_carry, model, train.batch_size),
     )

@@ -47,6 +47,7 @@ class Learner:
       microbatches: parts the batch is processed in, one after the other.
       clip_norm: global gradient norm to clip to, or None.
       ema_decay: decay of the parameter average, or None.
+      average: from the optimizer's state and the trained parameters to their average, where the optimizer keeps one.
       new_carry: returns the carry of the first step, see ``Objective.initial_carry``.
       mixture: the mixture that the objective is a part of, whose rows it is given; None for any other objective.
     """
@@ -60,6 +61,7 @@ class Learner:
     microbatches: int = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
+    average: Callable[[Any, Params], Params] | None = None
     new_carry: Callable[[], Any] = lambda: None
     mixture: Mixture | None = None
 
@@ -85,10 +87,22 @@ class Learner:
             step=replicated,
             params=params,
             opt_state=state_shardings(self.optimizer, self.trained(self.spec.shapes), self.trained(params), self.mesh),
-            ema=None if self.ema_decay is None else params,
+            ema=params if self.keeps_average else None,
             key=replicated,
             carry=self.carry_shardings,
         )
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether the state has an average of the parameters, which evaluation and sampling then use."""
+        return self.ema_decay is not None or self.average is not None
+
+    def with_params(self, state: TrainState, params: Params) -> TrainState:
+        """Returns a state before the first step with other parameters; the optimizer begins from them."""
+        with jax.set_mesh(self.mesh):
+            opt_state = jax.jit(self.optimizer.init, out_shardings=self.state_shardings.opt_state)(self.trained(params))
+        ema = jax.tree.map(jnp.copy, params) if self.keeps_average else None
+        return dataclasses.replace(state, params=params, ema=ema, opt_state=opt_state)
 
     @cached_property
     def carry_shardings(self) -> Any:
@@ -130,7 +144,7 @@ class Learner:
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self.optimizer.init(self.trained(params)),
-            ema=None if self.ema_decay is None else jax.tree.map(jnp.copy, params),
+            ema=jax.tree.map(jnp.copy, params) if self.keeps_average else None,
             key=run_key,
             carry=self.new_carry(),
         )
@@ -173,6 +187,8 @@ class Learner:
         if self.ema_decay is not None:
             average = ema_update(self.trained(state.ema), after, state.step, decay=self.ema_decay)
             ema = with_frozen(average, state.ema)
+        elif self.average is not None:
+            ema = with_frozen(self.average(opt_state, after), state.params)
         metrics = {
             "grad_norm": grad_norm,
             "learning_rate": self.learning_rate(state.step),

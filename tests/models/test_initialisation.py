@@ -148,5 +148,5 @@ def test_what_is_scaled_with_the_width():
 
 
 def test_an_optimizer_without_a_rule_for_the_width_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer.name='sgd': model.width_base scales .* adamw and lion only"):
+    with pytest.raises(ValueError, match=r"optimizer=SGD: model.width_base scales .* AdamW and Lion only"):
         build_optimizer(SGD(), schedule=lambda _: 1.0, kinds={}, axes={}, width_ratio=2.0)

@@ -228,7 +228,7 @@ def test_what_cannot_be_mixed_is_refused_before_compiling(tmp_path, objective, t
     [
         (lambda: Mixture(), r"objective.parts=\(\): give at least one"),
         (lambda: Mixture(parts=mixture().parts * 2), "are named causal, masked, causal, masked: give each a name"),
-        (lambda: mixture("epoch"), "objective.by='epoch': use 'step' or 'row'"),
+        (lambda: mixture("epoch"), "objective.by='epoch': use one of step, row"),
         (lambda: Part(name="a/b", objective=CausalLM()), "name='a/b': use letters"),
         (lambda: Part(name="a", objective=CausalLM(), weight=0.0), "weight=0.0 of 'a': must be above 0"),
         (lambda: Part(name="a", objective=mixture()), "'a' is a mixture itself"),

@@ -194,7 +194,7 @@ def test_alpha_is_the_coefficient_of_the_second_term_only():
         ({"alpha": -1.0}, "objective.alpha=-1.0"),
         ({"window": 0}, "objective.window=0: must be at least 1, or None"),
         ({"window": 4, "candidates": "given"}, "objective.window=4: given candidates are not looked for"),
-        ({"candidates": "none"}, "objective.candidates='none': use 'context', 'given' or 'both'"),
+        ({"candidates": "none"}, "objective.candidates='none': use one of context, given, both"),
         ({"margin_weight": -1.0}, "objective.margin_weight=-1.0"),
         ({"margin": -1.0}, "objective.margin=-1.0"),
         ({"corruption_rate": 0.0}, "objective.corruption_rate=0.0"),

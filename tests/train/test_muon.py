@@ -13,7 +13,7 @@ import tiny
 from lmjax.models.routing import ExpertsConfig
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.train.optimizers import AdamW, Muon, build_optimizer
-from lmjax.train.optimizers.muon import matrix_axes
+from lmjax.train.optimizers.hidden_matrices import matrix_axes
 from lmjax.train.optimizers.newton_schulz import newton_schulz, orthogonalized
 
 EXACT = {"newton_schulz_dtype": "float32", "weight_decay": 0.0}
@@ -81,7 +81,9 @@ def test_the_momentum_by_hand_and_the_muon_of_optax(nesterov):
     """Without Nesterov's blend optax's differs in the size of the momentum only, which plays no part."""
     optimizer = Muon(momentum=0.9, nesterov=nesterov, learning_rate=1.0, **EXACT)
     ours = build_optimizer(optimizer, schedule=one, kinds={"w": "matrix"}, axes={"w": ("embed", "mlp")})
-    theirs = optax.contrib.scale_by_muon(beta=0.9, nesterov=False)
+    theirs = optax.contrib.scale_by_muon(
+        beta=0.9, nesterov=False, weight_dimension_numbers={"w": optax.contrib.MuonDimensionNumbers()}
+    )
     params, momentum = {"w": jnp.zeros((6, 9))}, np.zeros((6, 9))
     state, their_state = ours.init(params), theirs.init(params)
     for seed in range(3):
@@ -177,13 +179,13 @@ def test_its_state_lies_as_the_parameters_and_devices_change_nothing():
         for path, sharding in jax.tree_util.tree_leaves_with_path(shardings.params)
     }
     state = shardings.opt_state[0]
-    momenta = jax.tree_util.tree_leaves_with_path((state.momentum, state.others.mu))
+    momenta = jax.tree_util.tree_leaves_with_path((state.hidden.momentum, state.others.mu))
     assert len(momenta) == len(of_params)
     for path, sharding in momenta:
         name = next(n for n in of_params if jax.tree_util.keystr(path, simple=True, separator=".").endswith(f".{n}"))
         assert sharding.spec == of_params[name], name
     assert any("fsdp" in str(spec) and "tensor" in str(spec) for spec in of_params.values())
-    neurons = {str(leaf.spec) for leaf in jax.tree.leaves(state.neurons)}
+    neurons = {str(leaf.spec) for leaf in jax.tree.leaves(state.hidden.neurons)}
     assert any("tensor" in spec or "fsdp" in spec for spec in neurons)
     losses = [tiny.train_losses(built, steps=4) for built in (alone, spread)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)

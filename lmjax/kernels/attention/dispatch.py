@@ -94,7 +94,6 @@ def attend(
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
 
     platform = current_platform()
-    options = {"scale": scale, "softcap": softcap, "sinks_N": sinks_N}
     tpu_refusal = tpu_cannot(
         platform=platform, position_bias=position_bias, dropout_rate=dropout_rate, width=query_BTNH.shape[-1]
     )
@@ -120,17 +119,19 @@ def attend(
     if backend == "tpu":
         if tpu_refusal is not None:
             raise ValueError(f"attention backend 'tpu' cannot do {tpu_refusal}: use backend='chunked'")
-        return tpu_attention(query_BTNH, key_BSKH, value_BSKH, mask, **options)
+        return tpu_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
     return {"xla": xla_attention, "chunked": chunked_attention}[backend](
         query_BTNH,
         key_BSKH,
         value_BSKH,
         mask,
+        scale=scale,
+        softcap=softcap,
         position_bias=position_bias,
+        sinks_N=sinks_N,
         query_index_BT=query_index_BT,
         dropout_rate=dropout_rate,
         key=key,
-        **options,
     )
 
 

@@ -76,8 +76,7 @@ def tpu_attention(
     num_keys, num_kv_heads = key_BSKH.shape[1:3]
     groups = num_heads // num_kv_heads
     start_BT, end_BT = jnp.broadcast_arrays(jnp.maximum(mask.start_BT, 0), jnp.minimum(mask.end_BT, num_keys))
-    has_sinks = sinks_N is not None
-    sinks_N = sinks_N.astype(jnp.float32) if has_sinks else jnp.full((num_heads,), HIDDEN)
+    logits_N = jnp.full((num_heads,), HIDDEN) if sinks_N is None else sinks_N.astype(jnp.float32)
 
     def local(query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
         plan = Plan(
@@ -89,7 +88,7 @@ def tpu_attention(
         )
         return _attention(plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N)
 
-    operands = (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N)
+    operands = (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, logits_N)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return local(*operands)
@@ -102,8 +101,8 @@ def tpu_attention(
     bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
     specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, PartitionSpec(heads_axes))
     # Without vma checks the transpose sums the gradients of what is replicated, as it must here.
-    used = {axis for axis, size in mesh.shape.items() if size > 1}
-    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, axis_names=used, check_vma=False)
+    # All axes are manual, those of size 1 too: Mosaic compiles a kernel under no others.
+    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)
     return mapped(*operands)
 
 
@@ -159,7 +158,7 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
         by_query = (log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R)
         grad_query, grad_key, grad_value = tpu_kernels.backward(
             plan,
-            ranges if parts == 1 else _ranges(plan, *(b[:, :, 0, : plan.query_block] for b in part_bounds), key_BKHS),
+            ranges if parts == 1 else _part_ranges(plan, part_bounds, num_keys=key_BKHS.shape[3]),
             query_BKIHR[:, :, part],
             key_BKHS,
             value_BKHS,
@@ -195,9 +194,10 @@ def _bounds(plan: Plan, start_BT, end_BT, key_shape, *, groups: int) -> tuple[Bl
     return ranges, (start_BI1R, end_BI1R)
 
 
-def _ranges(plan: Plan, start_BIT, end_BIT, key_BKHS) -> BlockRanges:
-    start_BT, end_BT = (bound_BIT.reshape(bound_BIT.shape[0], -1) for bound_BIT in (start_BIT, end_BIT))
-    num_keys = key_BKHS.shape[3]
+def _part_ranges(plan: Plan, bounds: tuple[jax.Array, jax.Array], *, num_keys: int) -> BlockRanges:
+    """Returns the ranges of some of the query blocks, from their bounds [B, I, 1, R]."""
+    start_BI1R, end_BI1R = bounds
+    start_BT, end_BT = (b[:, :, 0, : plan.query_block].reshape(b.shape[0], -1) for b in (start_BI1R, end_BI1R))
     return block_ranges(start_BT, end_BT, num_keys=num_keys, query_block=plan.query_block, key_block=plan.key_block)
 
 

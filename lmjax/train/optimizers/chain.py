@@ -7,6 +7,10 @@ norm is clipped by :func:`~lmjax.train.optimizers.clip_by_norm` before, so that 
 and for the metric.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -66,6 +70,18 @@ def build_optimizer(
         return jax.tree.map(against_load, kinds, updates, grads), state
 
     return optax.GradientTransformation(chain.init, update)
+
+
+def average_of(optimizer: Optimizer, kinds: PyTree) -> Callable[[PyTree, PyTree], Any] | None:
+    """Returns the function from the optimizer's state and the trained parameters to those to evaluate, or None.
+
+    Args:
+      optimizer: of the run.
+      kinds: like the parameters, the kind of each.
+    """
+    if not optimizer.keeps_average:
+        return None
+    return functools.partial(optimizer.average, kinds=trained(kinds, kinds))
 
 
 def _multiplied(factors: PyTree) -> optax.GradientTransformation:

@@ -11,10 +11,9 @@ and normalises neurons; where both can, they agree.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,38 +21,16 @@ import optax
 import optax.tree
 
 from lmjax.train.optimizers.adamw import AdamW
-from lmjax.train.optimizers.kinds import MATRIX_KINDS
+from lmjax.train.optimizers.hidden_matrices import MatrixAxes, as_matrices, by_rule, matrices_read_as, matrix_axes
 from lmjax.train.optimizers.newton_schulz import Arithmetic, orthogonalized
-from lmjax.train.optimizers.stacking import STACKING_AXES
 from lmjax.types import PyTree
-
-HEAD_AXES = ("heads", "kv_heads", "groups")
-"""Axes that make one side of a matrix together with the axis after them: heads and what each of them has."""
-HIDDEN_AXES = (*HEAD_AXES, "head_width", "rope_width", "state", "embed", "mlp", "latent", "rank", "mixes", "joined")
-"""Axes of hidden matrices. A matrix with any other axis, such as the vocabulary, a router's choices, classes or input
-features, is updated by AdamW."""
 
 
 class MuonState(NamedTuple):
-    """What is kept between steps; the trees have None for parameters that the other rule updates."""
+    """What is kept of hidden matrices between steps; ``neurons`` is None without NorMuon."""
 
     momentum: PyTree
     neurons: PyTree
-    others: Any
-
-
-def matrix_axes(kind: str, axes: Sequence[str | None]) -> tuple[int, int] | None:
-    """Returns how many leading axes of a hidden matrix stack it, and how many then are its inputs; else None.
-
-    The axes that are left are its outputs: ``("layers", "embed", "heads", "head_width")`` is a stack of matrices from
-    ``embed`` to all heads, and its result (1, 1).
-    """
-    depth = sum(1 for _ in itertools.takewhile(lambda name: name in (*STACKING_AXES, "mixes"), axes))
-    own = axes[depth:]
-    if kind not in MATRIX_KINDS or not set(own) <= set(HIDDEN_AXES):
-        return None
-    num_in = 2 if own and own[0] in HEAD_AXES else 1
-    return (depth, num_in) if num_in < len(own) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,55 +80,49 @@ class Muon(AdamW):
         return self.adamw_learning_rate / self.learning_rate
 
     def direction(self, kinds: PyTree, axes: PyTree) -> optax.GradientTransformation:
-        """Returns the transformation, which has a :class:`MuonState`."""
+        """Returns Muon for hidden matrices and AdamW for the rest, each without its learning rate."""
         adamw = super().direction(kinds, axes)
-        parts = jax.tree.map(lambda kind, names: matrix_axes(kind, names) or (), kinds, axes)
+        return by_rule(self._muon(matrices_read_as(kinds, axes)), adamw, kinds=kinds, axes=axes)
+
+    def _muon(self, read_as: list[MatrixAxes]) -> optax.GradientTransformation:
         moment_dtype = None if self.moment_dtype is None else jnp.dtype(self.moment_dtype)
 
-        def matrices(tree: PyTree) -> Any:
-            return jax.tree.map(lambda part, leaf: leaf if part else None, parts, tree, is_leaf=_is_part)
-
-        def others(tree: PyTree) -> Any:
-            return jax.tree.map(lambda part, leaf: None if part else leaf, parts, tree, is_leaf=_is_part)
-
         def init(params):
-            momentum = optax.tree.zeros_like(matrices(params), dtype=moment_dtype)
-            neurons = None
-            if self.normalize_neurons:
-                neurons = jax.tree.map(_zeros_of_neurons, parts, matrices(params), is_leaf=_is_part)
-            return MuonState(momentum, neurons, adamw.init(others(params)))
+            momentum = optax.tree.zeros_like(params, dtype=moment_dtype)
+            if not self.normalize_neurons:
+                return MuonState(momentum, None)
+            leaves, structure = jax.tree.flatten(params)
+            shapes = [_neurons_shape(leaf.shape, axes) for leaf, axes in zip(leaves, read_as, strict=True)]
+            return MuonState(momentum, jax.tree.unflatten(structure, [jnp.zeros(shape) for shape in shapes]))
 
         def update(grads, state, params=None):
             del params
-            rest, adamw_state = adamw.update(others(grads), state.others)
-            blend = lambda mean, grad: self.momentum * mean + (1 - self.momentum) * grad  # noqa: E731
-            grads = matrices(grads)
+
+            def blend(mean: jax.Array, grad: jax.Array) -> jax.Array:
+                return self.momentum * mean + (1 - self.momentum) * grad
+
             momentum = jax.tree.map(lambda mean, grad: blend(mean, grad).astype(mean.dtype), state.momentum, grads)
             blended = jax.tree.map(blend, momentum, grads) if self.nesterov else momentum
-            updates, neurons = self._directions(parts, blended, state.neurons)
-            whole = jax.tree.map(
-                lambda part, own, other: own if part else other, parts, updates, rest, is_leaf=_is_part
-            )
-            return whole, MuonState(momentum, neurons, adamw_state)
+            leaves, structure = jax.tree.flatten(blended)
+            stacks = [as_matrices(leaf, axes) for leaf, axes in zip(leaves, read_as, strict=True)]
+            stacks = orthogonalized(stacks, steps=self.newton_schulz_steps, arithmetic=self.newton_schulz_dtype)
+            neurons = state.neurons
+            if self.normalize_neurons:
+                stacks, neurons = self._with_even_neurons(stacks, neurons)
+            pairs = zip(stacks, leaves, strict=True)
+            scaled = [(self._factor(stack) * stack).reshape(leaf.shape).astype(leaf.dtype) for stack, leaf in pairs]
+            return jax.tree.unflatten(structure, scaled), MuonState(momentum, neurons)
 
         return optax.GradientTransformation(init, update)
 
-    def _directions(self, parts: PyTree, blended: PyTree, neurons: PyTree) -> tuple[PyTree, PyTree]:
-        """The scaled orthogonal matrices of a tree, and the running means of their neurons."""
-        own_parts = [part for part in jax.tree.leaves(parts, is_leaf=_is_part) if part]
-        leaves, structure = jax.tree.flatten(blended)
-        stacks = [_as_matrices(leaf, part) for leaf, part in zip(leaves, own_parts, strict=True)]
-        stacks = orthogonalized(stacks, steps=self.newton_schulz_steps, arithmetic=self.newton_schulz_dtype)
-        if self.normalize_neurons:
-            before, of_neurons = jax.tree.flatten(neurons)
-            means = [mean.reshape(len(stack), 1, -1) for mean, stack in zip(before, stacks, strict=True)]
-            pairs = [self._normalized(stack, mean) for stack, mean in zip(stacks, means, strict=True)]
-            stacks = [stack for stack, _ in pairs]
-            after = [mean.reshape(old.shape) for (_, mean), old in zip(pairs, before, strict=True)]
-            neurons = jax.tree.unflatten(of_neurons, after)
-        scaled = [self._factor(stack) * stack for stack in stacks]
-        back = [stack.reshape(leaf.shape).astype(leaf.dtype) for stack, leaf in zip(scaled, leaves, strict=True)]
-        return jax.tree.unflatten(structure, back), neurons
+    def _with_even_neurons(self, stacks: list[jax.Array], neurons: PyTree) -> tuple[list[jax.Array], PyTree]:
+        """The matrices normalised, and the running means after this step."""
+        means, structure = jax.tree.flatten(neurons)
+        pairs = [
+            self._normalized(stack, mean.reshape(len(stack), 1, -1)) for stack, mean in zip(stacks, means, strict=True)
+        ]
+        after = [mean_S1N.reshape(old.shape) for (_, mean_S1N), old in zip(pairs, means, strict=True)]
+        return [stack for stack, _ in pairs], jax.tree.unflatten(structure, after)
 
     def _normalized(self, stack_SMN: jax.Array, mean_S1N: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Columns of equal size in the running mean, together as large as an orthogonal matrix (algorithm 1)."""
@@ -169,23 +140,7 @@ class Muon(AdamW):
         return math.sqrt(max(1.0, num_out / num_in))
 
 
-def _is_part(node: PyTree) -> bool:
-    return isinstance(node, tuple)
-
-
-def _as_matrices(array: jax.Array, part: tuple[int, int]) -> jax.Array:
-    """An array as [S, M, N]."""
-    depth, num_in = part
-    shape = array.shape
-    return array.reshape(
-        math.prod(shape[:depth]), math.prod(shape[depth : depth + num_in]), math.prod(shape[depth + num_in :])
-    )
-
-
-def _zeros_of_neurons(part: tuple[int, int] | tuple[()], param: jax.Array | None) -> jax.Array | None:
-    """A mean for each output, with dimensions of size 1 in place of the inputs."""
-    if not part or param is None:
-        return None
-    depth, num_in = part
-    shape = (*param.shape[:depth], *(1,) * num_in, *param.shape[depth + num_in :])
-    return jnp.zeros(shape, jnp.float32)
+def _neurons_shape(shape: tuple[int, ...], read_as: MatrixAxes) -> tuple[int, ...]:
+    """A number for each output, with dimensions of size 1 in place of the inputs."""
+    depth, num_in = read_as
+    return (*shape[:depth], *(1,) * num_in, *shape[depth + num_in :])

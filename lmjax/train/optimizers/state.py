@@ -1,5 +1,7 @@
 """Where the optimizer's state lives: with the parameters it belongs to."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,14 +44,25 @@ def moment_spec(moment: tuple[int, ...], param: tuple[int, ...], spec: Partition
     """Returns the layout of an array of the state, given the shape and the layout of its parameter.
 
     A moment of the parameter's shape lies as the parameter does. One with dimensions of size 1 keeps the layout of the
-    others, and so does one that lacks a dimension.
+    others, and so does one that lacks a dimension. Square matrices, such as the products of a parameter's rows, are
+    split along their own rows as the parameter's dimension of that size is.
     """
     entries = (*spec, *(None,) * (len(param) - len(spec)))
     if moment == param:
         return spec
     if len(moment) == len(param) and all(m in (1, p) for m, p in zip(moment, param, strict=True)):
         return PartitionSpec(*(e if m == p else None for m, p, e in zip(moment, param, entries, strict=True)))
+    if len(moment) >= 2 and moment[-2] == moment[-1] and moment[:-2] == param[: len(moment) - 2]:
+        depth = len(moment) - 2
+        return PartitionSpec(*entries[:depth], _entry_of_size(moment[-1], param[depth:], entries[depth:]), None)
     dropped = [i for i in range(len(param)) if param[:i] + param[i + 1 :] == moment]
     candidates = [entries[:i] + entries[i + 1 :] for i in dropped] or [(None,) * len(moment)]
     # Between equal dimensions the shape does not say which one went: keep what holds either way.
     return PartitionSpec(*(same[0] if len(set(same)) == 1 else None for same in zip(*candidates, strict=True)))
+
+
+def _entry_of_size(size: int, shape: tuple[int, ...], entries: Sequence) -> Any:
+    """The layout of a dimension, or of the first of several that are flattened into one of this size."""
+    stretches = [(start, end) for start in range(len(shape)) for end in range(start + 1, len(shape) + 1)]
+    found = [entries[start] for start, end in stretches if math.prod(shape[start:end]) == size]
+    return found[0] if found else None
