@@ -1,7 +1,7 @@
-"""Between a module and its parameters as a plain nested dictionary of arrays.
+"""Conversion between a module and its parameters, a plain nested dictionary of arrays.
 
-Everything that trains, saves or shards parameters sees the dictionary; the module is put around
-it again inside ``jit``, where that costs nothing.
+Everything that trains, saves or shards parameters uses the dictionary. Inside ``jit``, where it costs nothing, the
+module is built around the dictionary again.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleSpec:
-    """A module without its values.
+    """A module without the values of its parameters.
 
     Attributes:
-      construct: PRNG key to module.
+      construct: makes the module from a PRNG key.
       graphdef: the module's static part.
       shapes: the parameters as ``ShapeDtypeStruct``.
-      axes: beside each parameter, the logical names of its dimensions.
-      kinds: beside each parameter, ``matrix``, ``embedding``, ``norm`` or ``bias``.
+      axes: a tree like the parameters; for each, the logical names of its dimensions.
+      kinds: a tree like the parameters; for each, ``matrix``, ``embedding``, ``norm`` or ``bias``.
     """
 
     construct: Callable[[jax.Array], nnx.Module]
@@ -37,15 +37,15 @@ class ModuleSpec:
     kinds: Params
 
     def bind(self, params: Params) -> Any:
-        """The module holding ``params``."""
+        """Returns the module with ``params`` as its parameters."""
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, jax.tree.leaves(params)))
 
     def init(self, key: jax.Array) -> Params:
-        """Initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
+        """Returns initial parameters; inside ``jit`` with ``out_shardings`` they are sharded from the beginning."""
         return _pure(nnx.state(self.construct(key)))
 
     def shardings(self, mesh: Mesh) -> Params:
-        """Where each parameter lives, by the rules of :mod:`lmjax.parallel.mesh`."""
+        """Returns the sharding of each parameter, by the rules of :mod:`lmjax.parallel.mesh`."""
         return jax.tree.map(
             lambda shape, axes: named_sharding(axes, shape.shape, mesh),
             self.shapes,

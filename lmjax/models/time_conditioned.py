@@ -1,4 +1,4 @@
-"""A transformer that is told how noisy its input is, as diffusion models may be."""
+"""A transformer that also reads the noise level of its input, for diffusion models."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from lmjax.models.transformer import Transformer
 from lmjax.types import Stream
 
 RESOLUTION = 1000
-"""Positions the noise levels from 0 to 1 are spread over (Ho et al. 2020: the steps of their chain)."""
+"""The noise levels from 0 to 1 become positions from 0 to this (Ho et al. 2020: the number of their steps)."""
 
 
 class TimeConditionedTransformer(Transformer):
@@ -35,7 +35,7 @@ class TimeConditionedTransformer(Transformer):
         Args:
           stream: tokens, positions and mask.
           level_B: float32, the noise level of each row, from 0 (none) to 1.
-          key: PRNG key of dropout; None for none.
+          key: PRNG key of dropout; None turns dropout off.
         """
         embed_key, run_key = split_key(key, 2)
         waves_B1D = sinusoidal(RESOLUTION * level_B[:, None], self.config.width).astype(self.config.dtype)
