@@ -1,7 +1,7 @@
-"""Between a module and its parameters as a plain nested dictionary of arrays.
+"""Conversion between a module and its parameters, a plain nested dictionary of arrays.
 
-Everything that trains, saves or shards parameters sees the dictionary; the module is put around
-it again inside ``jit``, where that costs nothing.
+Everything that trains, saves or shards parameters uses the dictionary. Inside ``jit``, where it costs nothing, the
+module is built around the dictionary again.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ def named_leaves(tree: PyTree) -> Leaves:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleSpec:
-    """A module without its values.
+    """A module without the values of its parameters.
 
     Attributes:
-      construct: PRNG key to module.
+      construct: makes the module from a PRNG key.
       graphdef: the module's static part.
       shapes: the parameters as ``ShapeDtypeStruct``.
       axes: beside each parameter, the logical names of its dimensions.
@@ -64,7 +64,7 @@ class ModuleSpec:
         return params if self.place is None else {self.place: params}
 
     def shardings(self, mesh: Mesh) -> Params:
-        """Where each parameter lives, by the rules of :mod:`lmjax.parallel.mesh`."""
+        """Returns the sharding of each parameter, by the rules of :mod:`lmjax.parallel.mesh`."""
         return jax.tree.map(
             lambda shape, axes: named_sharding(axes, shape.shape, mesh),
             self.shapes,

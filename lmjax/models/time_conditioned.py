@@ -16,7 +16,7 @@ from lmjax.models.with_extras import WithExtras
 from lmjax.types import Stream
 
 RESOLUTION = 1000
-"""Positions the noise levels from 0 to 1 are spread over (Ho et al. 2020: the steps of their chain)."""
+"""The noise levels from 0 to 1 become positions from 0 to this (Ho et al. 2020: the number of their steps)."""
 
 
 def time_conditioned(config: ModelConfig, *, rngs: nnx.Rngs) -> WithExtras:
