@@ -6,7 +6,7 @@ import pathlib
 import lmjax
 
 LAYERS = (
-    {"choice", "integers", "field_types", "rates"},
+    {"atomic_files", "choice", "integers", "field_types", "naming", "rates"},
     {"masks", "types", "schedules"},
     {"parallel", "layout"},
     {"features"},

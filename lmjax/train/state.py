@@ -28,3 +28,8 @@ class TrainState:
     ema: Params | None
     key: jax.Array
     carry: Any = None
+
+    @property
+    def averaged(self) -> Params:
+        """The parameters to evaluate: their moving average where the run keeps one."""
+        return self.params if self.ema is None else self.ema
