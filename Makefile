@@ -51,7 +51,7 @@ check: lint
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_masks.py tests/losses tests/corruption
 
 test: $(VENV)/.lmjax-test
-	$(BIN)/python -m pytest -n $(JOBS) --durations=10
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 
 test-parity: $(VENV)/.lmjax-parity
 	$(BIN)/python -m pytest -m parity -s tests/interop

@@ -1,4 +1,4 @@
-"""Token ids, labels and document numbers of any integer type, as the int32 that everything here computes with."""
+"""Conversion of token ids, labels and document numbers of any integer type to int32, with which lmjax computes."""
 
 import jax
 import jax.numpy as jnp
@@ -6,21 +6,21 @@ import numpy as np
 from jax.typing import ArrayLike
 
 TOO_LARGE = np.iinfo(np.int32).max
-"""What stands for a number that int32 cannot hold: no vocabulary is so large."""
+"""The value that replaces a number too large for int32. No vocabulary is so large, so it is always a wrong id."""
 
 
 def as_int32(numbers: ArrayLike, name: str = "token ids") -> jax.Array:
-    """The same numbers as int32; one that int32 cannot hold becomes :data:`TOO_LARGE` and never another number.
+    """Returns the numbers as int32; a number that int32 cannot hold becomes :data:`TOO_LARGE`.
 
     A plain cast would turn the uint32 4,294,967,196 into -100, the label that is ignored, and arithmetic with -100 in
     an unsigned type would turn it into a large id.
 
     Args:
       numbers: integers or booleans of any type, from numpy or jax.
-      name: what to call them in the message.
+      name: their name in the error message.
 
     Raises:
-      ValueError: they are no integers.
+      ValueError: they are not integers.
     """
     array = numbers if isinstance(numbers, jax.Array) else np.asarray(numbers)
     if array.dtype == np.int32:

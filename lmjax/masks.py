@@ -1,12 +1,12 @@
 """Attention masks as intervals: query t sees key s exactly when ``start[t] <= s < end[t]``.
 
-Causal, bidirectional, prefix, packed and sliding-window attention are all of this form, so a mask
-costs two integers a query and no [T, T] array exists outside of :meth:`IntervalMask.dense`, which
-the reference attention and the tests use.
+Causal, bidirectional, prefix, packed and sliding-window attention all have this form. A mask therefore costs two
+integers for each query, and only :meth:`IntervalMask.dense` makes a [T, T] array, for the reference attention and the
+tests.
 
 A packed row holds several documents; ``segments_BT`` names the document of each position
-(0 is padding, 1, 2, ... are documents, each contiguous). Padding is treated as one more document:
-it sees itself and nothing sees it, so no query is ever without a key.
+(0 is padding, 1, 2, ... are documents, each contiguous). Padding is treated as one more document. It sees itself and
+no other document sees it, so every query has a key.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ Kind = Literal["causal", "full", "interval"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IntervalMask:
-    """Which keys each query may attend to.
+    """The keys that each query may attend to, as an interval.
 
     Attributes:
       start_BT: int32, first visible key of each query; the leading axis is 1 or the batch size.
       end_BT: int32, one past the last visible key.
-      kind: what a backend may assume without looking at the arrays: ``"causal"`` is
-        ``[0, t + 1)``, ``"full"`` is ``[0, S)``, ``"interval"`` is anything.
+      kind: what a backend may assume without reading the arrays: ``"causal"`` is ``[0, t + 1)``, ``"full"`` is ``[0,
+        S)``, ``"interval"`` is any interval.
       window: with kind ``"causal"`` only, a static sliding window: the interval is
         ``[t + 1 - window, t + 1)``.
     """
@@ -40,7 +40,7 @@ class IntervalMask:
     window: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     def dense(self, num_keys: int) -> jax.Array:
-        """The same mask as booleans [B, T, S]; for the reference path and for tests."""
+        """Returns the mask as booleans [B, T, S]; the reference attention and the tests use it."""
         key_11S = jnp.arange(num_keys, dtype=jnp.int32)[None, None, :]
         return (self.start_BT[:, :, None] <= key_11S) & (key_11S < self.end_BT[:, :, None])
 
@@ -50,7 +50,7 @@ def _indices(length: int) -> jax.Array:
 
 
 def causal(length: int) -> IntervalMask:
-    """Each position sees itself and what came before: ``[0, t + 1)``.
+    """Each position sees itself and the positions before it: ``[0, t + 1)``.
 
     Vaswani et al. 2017, section 3.2.3.
 
@@ -104,7 +104,7 @@ def prefix(length: int, prefix_length: jax.Array) -> IntervalMask:
 
 
 def document_bounds(segments_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """First index, and one past the last, of the document each position belongs to (int32 [B, T] both).
+    """Returns the first index of each position's document, and one past its last index (int32 [B, T] both).
 
     ``segments[s] == segments[t]`` for all ``start[t] <= s < end[t]``. Packed rows keep their documents apart with them
     (Krell et al. 2021, section 3.2).
@@ -128,7 +128,7 @@ def document_bounds(segments_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def document_positions(segments_BT: jax.Array) -> jax.Array:
-    """Position of each token within its own document (int32 [B, T], from 0).
+    """Returns the position of each token within its own document (int32 [B, T], from 0).
 
     ``position[t] = t - start[t]`` (Krell et al. 2021, section 3.2).
 
@@ -148,14 +148,14 @@ def packed(
     *,
     prefix_end_BT: jax.Array | None = None,
 ) -> IntervalMask:
-    """A mask confined to documents.
+    """Returns a mask in which every position sees its own document only.
 
     Within the document [start, end) of a query t the interval is ``[start, t + 1)`` (causal), ``[start, end)``
     (bidirectional) or ``[start, min(max(prefix_end, t + 1), end))`` (prefix). Krell et al. 2021, section 3.2.
 
     Args:
       segments_BT: int32 document numbers, 0 for padding.
-      kind: what holds inside a document.
+      kind: the attention inside each document.
       prefix_end_BT: for ``"prefix"``, one past the last prefix position of each token's document,
         as an index into the row (what :func:`lmjax.corruption.split_prefix` returns).
 
@@ -187,17 +187,17 @@ def packed(
 
 
 def cross(query_segments_BT: jax.Array, key_segments_BS: jax.Array) -> IntervalMask:
-    """Each position of one row sees the document of the same number in another row, whole.
+    """Each position of one row sees the whole document with the same number in another row.
 
-    Cross attention of packed pairs: the decoder's document 2 reads the encoder's document 2. A
-    document without a counterpart sees nothing, and padding (0) sees the other row's padding.
+    This is the cross attention of packed pairs: the decoder's document 2 reads the encoder's document 2. A document
+    whose number is missing in the other row sees nothing, and padding (0) sees the padding of the other row.
 
     The interval is that of all s with ``key_segments[s] == query_segments[t]``. The attention is the encoder-decoder
     attention of Vaswani et al. 2017, section 3.2.3.
 
     Args:
-      query_segments_BT: int32 document numbers, each document contiguous.
-      key_segments_BS: the same of the row that is read; numbers rise along the row, padding last.
+      query_segments_BT: int32 document numbers; the positions of a document are contiguous.
+      key_segments_BS: int32 document numbers of the row that is read; they rise along the row, and padding comes last.
 
     Example:
       >>> import jax.numpy as jnp
@@ -207,7 +207,7 @@ def cross(query_segments_BT: jax.Array, key_segments_BS: jax.Array) -> IntervalM
         [0 0 1 0]
         [0 0 1 0]]]
     """
-    # Padding comes last in a row but has the lowest number.
+    # The numbers must rise along the row. Padding comes last, so its 0 becomes the highest number.
     highest = jnp.iinfo(jnp.int32).max
     query_BT, key_BS = (jnp.where(n == 0, highest, n) for n in map(as_int32, (query_segments_BT, key_segments_BS)))
     start_BT = jax.vmap(lambda keys, queries: jnp.searchsorted(keys, queries, side="left"))(key_BS, query_BT)
@@ -216,14 +216,14 @@ def cross(query_segments_BT: jax.Array, key_segments_BS: jax.Array) -> IntervalM
 
 
 def windowed(mask: IntervalMask, window: int, *, index_BT: jax.Array | None = None) -> IntervalMask:
-    """The mask cut to ``window`` keys on each side: ``t - window < s < t + window``.
+    """Returns the mask limited to ``window`` keys on each side: ``t - window < s < t + window``.
 
     Under a causal mask this is the sliding window of Mistral (the last ``window`` keys, itself included; Jiang et al.
     2023, section 2). Under a bidirectional one it is the symmetric local attention of ModernBERT (Warner et al. 2024,
     section 2.1).
 
     Args:
-      mask: the mask to cut.
+      mask: the mask to limit.
       window: keys visible on one side, the query's own position included; at least 1.
       index_BT: key index of each query; ``arange(T)`` unless decoding against a cache.
 

@@ -5,7 +5,7 @@ import numpy as np
 
 
 def check_rate(function: str, **rates: float | jax.Array | None) -> None:
-    """Refuses a rate outside of [0, 1]; a traced or device value cannot be looked at and passes.
+    """Refuses a rate outside of [0, 1]. A traced value or an array on a device passes, for its value is not known here.
 
     Raises:
       ValueError: the rate is below 0, above 1 or not a number.

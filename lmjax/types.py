@@ -36,14 +36,14 @@ def _record(cls: type) -> type:
 
 @_record
 class Rows:
-    """What the data pipeline delivers: token rows that know nothing of the objective.
+    """Token rows as the data pipeline delivers them, the same for every objective.
 
     Attributes:
       tokens_BT: int32 token ids.
-      segments_BT: int32, the document of each position, 0 for padding; ``None`` when a row is one
-        unbroken stream (then masks are static and the fastest kernels apply).
-      weights_BT: float32 loss weight of each token as a target (0 for a prompt that is not
-        learned); ``None`` means 1 everywhere but on padding.
+      segments_BT: int32, the document of each position, 0 for padding; ``None`` if a row is one document without
+        padding (masks are then static, and the fastest kernels can be used).
+      weights_BT: float32 loss weight of each token as a target (0 for a prompt that is not learned); ``None`` means 1
+        on tokens and 0 on padding.
     """
 
     tokens_BT: jax.Array
@@ -53,15 +53,15 @@ class Rows:
 
 @_record
 class Stream:
-    """One sequence a stack of layers reads: tokens, their positions, and who sees whom.
+    """A sequence that a stack of layers reads: tokens, their positions, and the attention mask.
 
     Attributes:
       tokens_BT: int32 ids.
       positions_BT: int32, from 0 in each document.
-      mask: which of the sequence's own positions each position sees.
+      mask: the positions of the sequence that each position may attend to.
       types_BT: int32 segment ids (BERT: 0 for the first text of a pair, 1 for the second), for models
         with segment embeddings; ``None`` is 0 everywhere.
-      valid_BT: False on padding, which takes no room of experts; ``None`` is True everywhere.
+      valid_BT: False on padding, which is sent to no expert; ``None`` is True everywhere.
     """
 
     tokens_BT: jax.Array
@@ -73,20 +73,21 @@ class Stream:
 
 @_record
 class Batch:
-    """What an objective makes of rows: the model's input, what to predict, and how much each counts.
+    """What an objective makes of rows: the model's input, the targets, and the weight of each.
 
-    Every array's leading axis is the batch (or 1), so that a batch can be cut into microbatches.
+    The leading axis of every array is the batch (or 1), so that a batch can be divided into microbatches.
 
     Attributes:
-      inputs: the stream of the (only, or decoding) stack.
-      targets_BP: int32, the right answer for each scored position.
-      weights: per term of the objective, float32 weights of its values, before normalisation.
-      scored_BP: int32, which positions of ``inputs`` the head is applied to; ``None`` means all,
-        in order (then P = T).
+      inputs: the stream that the model reads; with an encoder, the decoder's stream.
+      targets_BP: int32, the correct token of each scored position.
+      weights: for each term of the objective, by name, the float32 weights of its values before normalisation.
+      scored_BP: int32, the positions of ``inputs`` to which the head is applied; ``None`` means all positions in
+        order (then P = T).
       encoder: the encoder's stream, for encoder-decoder models.
       cross_mask: which encoder positions each decoder position sees.
-      extras: whatever else the objective's own terms need.
-      carry: what the rows of the step before left for these, see ``Objective.initial_carry``; the step sets it.
+      extras: other arrays that the objective's own terms need.
+      carry: state that the previous step left for these rows (see ``Objective.initial_carry``); the training step
+        sets it.
     """
 
     inputs: Stream
@@ -107,7 +108,7 @@ def make_stream(
     prefix_end_BT: jax.Array | None = None,
     types_BT: jax.Array | None = None,
 ) -> Stream:
-    """A stream whose mask and positions both come from ``segments_BT`` and so cannot disagree.
+    """Returns a stream whose mask and positions are both made from ``segments_BT``, so that they always agree.
 
     Args:
       tokens_BT: int32 token ids.

@@ -1,7 +1,7 @@
 """Corruption on the device: pure functions of a PRNG key and token rows, under any jit, vmap or mesh.
 
-Each function takes the key first, has static shapes and works within rows only, so a batch that is
-split over devices needs no communication and gives the same result as on one device.
+Each function takes the key first, has static shapes and works within rows. A batch that is split over devices
+therefore needs no communication and gives the same result as on one device.
 """
 
 from lmjax.corruption.crops import Crops, random_crops

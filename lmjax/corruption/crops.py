@@ -17,7 +17,7 @@ class Crops(NamedTuple):
 
     tokens_B2S: jax.Array
     segments_B2S: jax.Array
-    """The number the document has in its row; 0 for padding."""
+    """The number of the document in its row; 0 for padding."""
 
 
 def random_crops(
@@ -34,15 +34,15 @@ def random_crops(
     These are the pairs of Contriever (Izacard et al. 2022, section 3).
 
     Of a document of n tokens a crop has ``ceil(u n)`` tokens, u uniform in [min_share, max_share), and
-    ``n // 2`` at most; so both rows of crops are half as long as the row, whatever is drawn, and document
-    by document in its order. The two may overlap. A document of one token has none.
+    ``n // 2`` at most; so both rows of crops always fit into half the length of the row, with the documents in their
+    order. The two crops of a document may overlap. A document of one token has no crop.
 
     Args:
       key: PRNG key.
       tokens_BT: int32 ids.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
-      min_share: the least share of its document a crop may have.
-      max_share: the most, one half at most.
+      min_share: the smallest share of its document that a crop may have.
+      max_share: the largest share, at most one half.
       pad_id: fills the rows.
 
     Raises:
@@ -66,7 +66,8 @@ def random_crops(
         raise ValueError(f"random_crops: rows of length {length} have no two crops: use at least 2 tokens")
     where = documents(segments_BT, tokens_BT.shape)
     numbers_BT = segment_numbers(segments_BT, tokens_BT.shape)
-    # Of a document in [s, e) the crop lies in [s // 2, e // 2): position j is its if 2 j + 1 is.
+    # The crop of a document in [s, e) lies in [s // 2, e // 2): position j belongs to it if position 2 j + 1 of the
+    # row does.
     start_BS, size_BS, number_BS = (array_BT[:, 1::2] for array_BT in (where.start_BT, where.length, numbers_BT))
 
     def crop(key: jax.Array) -> tuple[jax.Array, jax.Array]:

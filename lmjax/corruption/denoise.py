@@ -1,7 +1,7 @@
 """BART's noise: sentences shuffled, documents rotated, tokens masked, deleted, replaced, spans infilled.
 
-Lewis et al. 2020, section 2.2. Any of them compose: reordering comes first, then text infilling,
-then noise on single tokens that no infilled span covers. The target is the row itself.
+Lewis et al. 2020, section 2.2. All of them can be combined: reordering comes first, then text infilling, then noise
+on single tokens that no infilled span covers. The target is the row itself.
 
 Axes: N places of a row, several for each position: what may come before the token, and the token.
 """
@@ -22,7 +22,7 @@ from lmjax.types import Rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenoiseConfig:
-    """How much of each kind of noise; the defaults are the published text infilling."""
+    """The amount of each kind of noise; the defaults are the text infilling of the paper."""
 
     infill: float = 0.3
     """Share of the tokens covered by spans that each become a single mask token."""
@@ -67,11 +67,11 @@ def denoise(
     length: int | None = None,
     pad_id: int = 0,
 ) -> Rows:
-    """The noisy input of a row whose target is the row itself.
+    """Makes the noisy input of a row; the target is the row itself.
 
     Special tokens are neither hidden nor covered; one at a document's first or last position stays
-    there when sentences or the document are moved. An infilled span that meets a special token or a
-    document's end is two spans.
+    there when sentences or the document are moved. An infilled span that contains a special token or crosses a
+    document's end is divided into two spans there.
 
     Lewis et al. 2020 (BART), section 2.2.
 
@@ -148,7 +148,7 @@ def denoise(
 def _emit(
     values: list[jax.Array], keep: list[jax.Array], segments_BT: jax.Array | None, *, length: int, pad_id: int
 ) -> Rows:
-    """Rows of what each position emits, in order."""
+    """Returns rows of the tokens that each position emits, in order."""
     shape = values[0].shape
     number_BT = segment_numbers(segments_BT, shape)
     values_BN, keep_BN, number_BN = (
@@ -159,14 +159,14 @@ def _emit(
 
 
 def _poisson(mean: float) -> np.ndarray:
-    """Probabilities of 0, 1, ... up to where nothing of float32 precision is left."""
+    """Returns the probabilities of 0, 1, ... until they are too small for float32."""
     count = np.arange(int(mean + 10 * np.sqrt(mean) + 10))
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(count[1:]))])
     return np.exp(count * np.log(mean) - mean - log_factorial)
 
 
 def _infill(key: jax.Array, config: DenoiseConfig, eligible_BT: jax.Array) -> PlacedSpans:
-    """Spans over the eligible tokens, at the tokens."""
+    """Places spans over the eligible tokens; returns them for each position of the row."""
     if config.infill == 0:
         return PlacedSpans(jnp.zeros(eligible_BT.shape, jnp.int32), jnp.zeros(eligible_BT.shape, bool))
     length_key, place_key = jax.random.split(key)
@@ -184,10 +184,10 @@ def _reorder(
     special_BT: jax.Array,
     sentences_BT: jax.Array | None,
 ) -> jax.Array:
-    """From which position each position takes its token (int32 [B, T])."""
+    """Returns the position from which each position takes its token (int32 [B, T])."""
     permute_key, rotate_key, amount_key = jax.random.split(key, 3)
     shape = special_BT.shape
-    # Special tokens at the ends of a document (its begin and end of sequence) are no part of its body.
+    # A special token at the beginning or end of a document (of its sequence) does not belong to its body.
     first_BT = where.start_BT + where.shared(special_BT.astype(jnp.int32))
     last_special_BT = jnp.take_along_axis(special_BT, where.end_BT - 1, axis=1)
     end_BT = where.end_BT - last_special_BT.astype(jnp.int32)

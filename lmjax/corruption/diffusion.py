@@ -17,12 +17,12 @@ from lmjax.integers import as_int32
 
 
 class Noise(NamedTuple):
-    """How far the process has gone at each row's time; float32, the shape of the times."""
+    """The state of the noising process at each row's time; float32 in the shape of the times."""
 
     alpha: jax.Array
-    """Probability of a token to be still itself."""
+    """Probability that a token is not masked."""
     hidden: jax.Array
-    """Probability to be masked, ``1 - alpha``, exact where alpha is near 1."""
+    """Probability that a token is masked, ``1 - alpha``, precise also where alpha is near 1."""
     slope: jax.Array
     """The derivative of ``hidden`` by time."""
 
@@ -74,7 +74,7 @@ def log_linear_schedule(times: jax.Array, *, floor: float = 1e-3) -> Noise:
 
 
 def cosine_schedule(times: jax.Array) -> Noise:
-    """``alpha = cos(pi t / 2)``: few masks at first, most of them late.
+    """``alpha = cos(pi t / 2)``: few tokens are masked at early times, most at late times.
 
     Sahoo et al. 2024, appendix E.1.
 
@@ -102,8 +102,8 @@ def diffusion_times(key: jax.Array, num_rows: int, *, least: float = 1e-3, low_d
       key: PRNG key.
       num_rows: B.
       least: no time is smaller: the weights grow as 1 / t.
-      low_discrepancy: the rows share one draw and are spread evenly over the interval, which takes most of the
-        variance out of a batch's loss; every single time is still uniform. ``False``: independent draws.
+      low_discrepancy: the rows share one draw and are spread evenly over the interval, which removes most of the
+        variance of a batch's loss; each time by itself is still uniform. ``False``: independent draws.
 
     Raises:
       ValueError: ``least`` is not in [0, 1).
@@ -143,8 +143,8 @@ def absorb(
       tokens_BT: int32 ids.
       alpha_B: float32, each row's probability of keeping a token.
       mask_id: the mask token.
-      special_ids: ids that stay as they are.
-      segments_BT: document numbers, 0 for padding, which stays too; ``None``: no padding.
+      special_ids: ids that are never masked.
+      segments_BT: document numbers, 0 for padding, which is never masked; ``None``: no padding.
 
     Returns:
       ``(inputs_BT, masked_BT)``: the noisy tokens, and which of them were masked (bool).

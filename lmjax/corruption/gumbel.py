@@ -11,9 +11,8 @@ def gumbel_sample(key: jax.Array, logits_V: jax.Array) -> jax.Array:
     """Samples ``v`` with probability ``softmax(logits)_v`` along the last axis, from little noise.
 
     The largest of ``logits_v + Gumbel noise`` within a block of the vocabulary is itself
-    ``logsumexp(block) + Gumbel noise``: first a block is drawn that way, then an id in it. That takes
-    about 2 sqrt(V) random numbers instead of the V that :func:`jax.random.categorical` draws, which cost more
-    than the logits.
+    ``logsumexp(block) + Gumbel noise``: first a block is drawn that way, then an id in it. This takes about 2 sqrt(V)
+    random numbers. :func:`jax.random.categorical` draws V of them, which costs more than computing the logits.
 
     Args:
       key: PRNG key.

@@ -1,4 +1,4 @@
-"""Which token ids may be corrupted, which may be drawn as random replacements, and which are refused."""
+"""Tests of token ids: which may be corrupted, which may be drawn as random replacements, and which are invalid."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def is_special(tokens: jax.Array, *, vocab_size: int, special_ids: Sequence[int]) -> jax.Array:
-    """Whether each token is one of ``special_ids``, or no id at all: negative, or not below ``vocab_size`` (bool)."""
+    """Returns whether each token is in ``special_ids`` or not an id (negative, or not below ``vocab_size``); bool."""
     special_V = np.zeros(vocab_size, bool)
     special_V[list(special_ids)] = True
     is_id = (tokens >= 0) & (tokens < vocab_size)
@@ -16,7 +16,7 @@ def is_special(tokens: jax.Array, *, vocab_size: int, special_ids: Sequence[int]
 
 
 def random_ids(key: jax.Array, shape: tuple[int, ...], *, vocab_size: int, special_ids: Sequence[int]) -> jax.Array:
-    """Ids drawn uniformly from the vocabulary without ``special_ids`` (int32).
+    """Draws ids uniformly from the vocabulary without ``special_ids`` (int32).
 
     Raises:
       ValueError: every id is special.

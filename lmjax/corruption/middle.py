@@ -7,9 +7,9 @@ Bavarian et al. 2022, section 3: a document is cut at two uniformly random point
 
 The second is the paper's SPM variant 2, whose markers agree with PSM's. Cuts fall between tokens.
 
-On rows as the model reads them this is the paper's context-level form (section 3.2): what of each document
-lies in the row is cut, so no row holds a suffix without its middle. Its document-level form cuts whole
-documents before they are cut into rows, which is for data preparation (``data.fim_rate``).
+On rows as the model reads them this is the paper's context-level form (section 3.2): the part of each document that
+lies in the row is rearranged, so no row has a suffix without its middle. Its document-level form cuts whole documents
+before they are cut into rows, which is for data preparation (``data.fim_rate``).
 
 Axes: N what a row is put together from: its tokens, then three markers for each of them.
 """
@@ -40,9 +40,9 @@ def fill_in_middle(
 ) -> Rows:
     """Rearranges each document of the rows with probability ``rate``; the others stay as they are.
 
-    A rearranged document is three tokens longer and what follows it moves back. Rows are cut at
-    ``length``: tokens that end up at or after it are lost, all before it are untouched. A row of
-    D documents loses nothing if ``length`` leaves ``3 * D`` positions more than it has tokens.
+    A rearranged document is three tokens longer, and the documents after it move back. Rows are cut at
+    ``length``: tokens that move to that position or beyond are lost. A row of D documents loses nothing if ``length``
+      leaves ``3 * D`` positions more than it has tokens.
 
     Bavarian et al. 2022, section 3.
 
@@ -54,8 +54,8 @@ def fill_in_middle(
       middle_id: marks the middle.
       rate: probability of a document to be rearranged; may be traced.
       spm_fraction: share of the rearranged documents in SPM order, the others are PSM; may be traced.
-      segments_BT: document numbers, 0 for padding; ``None``: one document fills the row. For rows of a
-        stream in which end tokens part the documents, :func:`ended_documents`.
+      segments_BT: document numbers, 0 for padding; ``None``: one document fills the row. For rows cut from a stream
+        in which an end token separates documents, :func:`ended_documents` makes them.
       bos_id: a document's first token, if it is this one, stays first.
       eos_id: a document's last token, if it is this one, stays last.
       length: length of the rows, T + 3 by default.
@@ -104,7 +104,7 @@ def fill_in_middle(
     index_BT = where.index_BT - first_BT
     prefix_place_BT = jnp.where(is_spm_BT, middle_marker_BT + 1, 1) + index_BT
     suffix_place_BT = suffix_marker_BT + 1 + index_BT - high_BT
-    # In either order all but the middle's own earlier part, and three markers, precede a middle token.
+    # In both orders a middle token comes after prefix, suffix, three markers, and the earlier part of the middle.
     middle_place_BT = 3 + suffix_size_BT + index_BT
     moved_BT = jnp.where(
         index_BT < low_BT, prefix_place_BT, jnp.where(index_BT < high_BT, middle_place_BT, suffix_place_BT)
@@ -128,7 +128,7 @@ def fill_in_middle(
 
 
 def ended_documents(tokens_BT: jax.Array, eos_id: int) -> jax.Array:
-    """Document numbers of rows cut from a stream: the next document begins after each end of text (int32, from 1).
+    """Numbers the documents of rows cut from a stream: a document begins after each end of text (int32, from 1).
 
     ``number[t] = 1 + how many of tokens[0 .. t - 1] are eos_id``, for rows packed as those of Brown et al. 2020,
     appendix B.
@@ -144,7 +144,7 @@ def ended_documents(tokens_BT: jax.Array, eos_id: int) -> jax.Array:
 
 
 def _cuts(key: jax.Array, shared, size_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two cuts of each document, in order, each uniform over 0 .. size."""
+    """Draws two cuts of each document, each uniform over 0 .. size, and returns them in ascending order."""
     bits = (shared(jax.random.bits(k, size_BT.shape, jnp.uint32)) for k in jax.random.split(key))
     choices_BT = (size_BT + 1).astype(jnp.uint32)
     first_BT, second_BT = ((bits_BT % choices_BT).astype(jnp.int32) for bits_BT in bits)

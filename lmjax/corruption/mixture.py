@@ -1,8 +1,8 @@
-"""UL2: a mixture of denoisers, each document told by a mode token which one it was given.
+"""UL2: a mixture of denoisers. Each document is corrupted by one of them, and a mode token before it says which.
 
 Tay et al. 2022, section 3.1: R is regular span corruption, X is extreme (long spans, or many), S is
-sequential (a prefix and its continuation). A denoiser is two numbers, density and mean span, drawn
-for every document, so the whole mixture is one compiled function.
+sequential (a prefix and its continuation). A denoiser is two numbers, density and mean span. They are drawn for every
+document, so the whole mixture is one compiled function.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def ul2(
     inputs_length: int | None = None,
     targets_length: int | None = None,
 ) -> tuple[Rows, Rows]:
-    """The mixture for an encoder-decoder; every document draws its own denoiser.
+    """Applies the mixture for an encoder-decoder; a denoiser is drawn for every document.
 
     Tay et al. 2022, section 3.1.
 
@@ -73,16 +73,16 @@ def ul2(
       tokens_BT: int32 ids.
       sentinel_ids: sentinels in the order of use.
       mode_ids: id of each mode token, put before the document's input.
-      denoisers: what to draw from, by their weights.
+      denoisers: the denoisers, each drawn in proportion to its weight.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       eos_id: appended to every document's input and targets; ``None`` appends nothing.
       pad_id: fills the rows.
-      inputs_length: length of the input rows, by default what the longest of the denoisers gives for
-        a document filling the row; longer rows are cut at the end.
-      targets_length: length of the target rows, likewise.
+      inputs_length: length of the input rows, by default the largest length that any of the denoisers needs for a
+        document that fills the row; longer rows are cut at the end.
+      targets_length: length of the target rows, with the same default and cut.
 
     Returns:
-      ``(inputs, targets)``, whose ``segments_BT`` number the same documents alike.
+      ``(inputs, targets)``; the same document has the same number in the ``segments_BT`` of both.
 
     Raises:
       ValueError: a denoiser needs more sentinels than there are, a mode has no token, no denoiser
@@ -127,10 +127,10 @@ def ul2_joined(
     pad_id: int = 0,
     length: int | None = None,
 ) -> tuple[Rows, jax.Array]:
-    """The mixture for a decoder: every document's input, then its targets, in one row.
+    """Applies the mixture for a decoder: each document's input is followed by its targets in the same row.
 
-    Takes the arguments of :func:`ul2`, with one ``length``, by default what the longest of the
-    denoisers gives for a document filling the row.
+    It takes the arguments of :func:`ul2`, but one ``length``, by default the largest that any of the denoisers needs
+    for a document that fills the row.
 
     Tay et al. 2022, section 3.1.
 
@@ -174,7 +174,7 @@ def _counts(
     mode_ids: Mapping[str, int],
     sentinel_ids: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """Noise tokens and sentinels of a document filling the row, by denoiser, after checking all."""
+    """Checks the arguments; returns noise tokens and sentinels of a document that fills the row, for each denoiser."""
     if length < 2:
         raise ValueError(f"{function}: rows of length {length} have nothing to keep: use at least 2 tokens")
     if not sum(denoiser.weight for denoiser in denoisers) > 0:
@@ -200,7 +200,7 @@ def _draw(
     mode_ids: Mapping[str, int],
     segments_BT: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Each document's noise, whether it goes without sentinels, and its mode token."""
+    """Draws each document's denoiser; returns its noise, whether it has no sentinels, and its mode token."""
     choice_key, span_key = jax.random.split(key)
     cumulative = np.cumsum([denoiser.weight for denoiser in denoisers])
     thresholds = jnp.asarray((cumulative / cumulative[-1])[:-1], jnp.float32)

@@ -1,4 +1,4 @@
-"""Negatives to train against: tokens not to be repeated, and rows that are subtly wrong.
+"""Negatives to train against: tokens that must not be repeated, and rows with some wrong tokens.
 
 Axes: C candidates.
 """
@@ -19,19 +19,19 @@ from lmjax.types import IGNORE_INDEX
 def previous_candidates(
     targets_BT: jax.Array, *, window: int, segments_BT: jax.Array | None = None, ignore_index: int = IGNORE_INDEX
 ) -> jax.Array:
-    """The unlikelihood candidates of each position: tokens of its context that are not its target.
+    """Lists the unlikelihood candidates of each position: the tokens of its context that are not its target.
 
     The set ``{x_1 .. x_(t-1)} \\ {x_t}`` of Welleck et al. 2020, section 4.1, within the last
     ``window`` tokens of the document; every distinct token is listed once.
 
     Args:
       targets_BT: int32 ids.
-      window: how far to look back; T for the whole context, at T ids a position.
+      window: how many tokens to look back; T is the whole context, and gives T ids for each position.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       ignore_index: fills the places that hold no candidate.
 
     Returns:
-      int32 [B, T, window]; place c is for the token c + 1 positions back.
+      int32 [B, T, window]; place c holds the token c + 1 positions back, if it is a candidate.
 
     Raises:
       ValueError: ``window`` is below 1.
@@ -48,7 +48,7 @@ def previous_candidates(
         raise ValueError(f"previous_candidates: window={window}: must be at least 1 token")
     targets_BT = as_int32(targets_BT, "targets_BT")
     where = documents(segments_BT, targets_BT.shape)
-    # Within a document, listed by token: what comes next in the list is a token's next occurrence.
+    # The positions of a document are sorted by token, so the next entry of the list is the token's next occurrence.
     *same, order_BT = jax.lax.sort((where.number_BT, targets_BT, where.index_BT), dimension=1, num_keys=3)
     repeats_BT = jnp.logical_and(*(jnp.roll(value_BT, -1, axis=1) == value_BT for value_BT in same))
     repeats_BT &= where.index_BT < targets_BT.shape[1] - 1
@@ -60,7 +60,8 @@ def previous_candidates(
     def context(values_BT: jax.Array) -> jax.Array:
         return jax.vmap(lambda row, at: row[at])(values_BT, jnp.maximum(from_BTC, 0))
 
-    # Only a token's last occurrence counts, and not if the next one is the target itself.
+    # A token is listed at its last occurrence before the position, and not if its next occurrence is the target
+    # itself.
     is_last_BTC = context(next_BT) > where.index_BT[:, :, None]
     valid_BTC = is_last_BTC & (from_BTC >= where.start_BT[:, :, None]) & where.real_BT[:, :, None]
     return jnp.where(valid_BTC, context(targets_BT), ignore_index)
@@ -75,7 +76,7 @@ def corrupt_negatives(
     rate: float | jax.Array = 0.15,
     segments_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Rows with a share of the tokens replaced by wrong ones, to be told from the true rows by a margin.
+    """Replaces a share of the tokens by wrong ones; a margin loss then compares these rows with the true rows.
 
     Collobert and Weston 2008, section 3.4.
 
@@ -116,7 +117,7 @@ def corrupt_negatives(
     if segments_BT is not None:
         eligible_BT &= segments_BT != 0
     replaced_BT = eligible_BT & (jax.random.uniform(choose_key, tokens_BT.shape) < rate)
-    # One to n - 1 steps around the circle of ordinary ids never end where they began.
+    # The ordinary ids form a circle of n; a step of 1 to n - 1 ids along it always ends at another id.
     bits_BT = jax.random.bits(step_key, tokens_BT.shape, jnp.uint32)
     steps_BT = 1 + (bits_BT % jnp.uint32(ordinary.size - 1)).astype(jnp.int32)
     wrong_BT = jnp.asarray(ordinary)[(jnp.asarray(rank_V)[tokens_BT] + steps_BT) % ordinary.size]

@@ -1,4 +1,4 @@
-"""Pairs of neighbouring text, right or wrong, from packed documents.
+"""Pairs of texts, right or wrong, made from packed documents.
 
 Every document of a row is cut in two, A and B, and written ``<cls> A <sep> B <sep>``; half of the
 pairs are wrong. Next-sentence prediction (Devlin et al. 2019, section 3.1) exchanges the Bs of a
@@ -19,11 +19,11 @@ from lmjax.types import IGNORE_INDEX
 
 
 class PairRows(NamedTuple):
-    """Rows of pairs, all int32 [B, S]."""
+    """Rows of pairs; all arrays are int32 [B, S]."""
 
     tokens_BS: jax.Array
     segments_BS: jax.Array
-    """Document number of each pair, that of its A; 0 for padding."""
+    """The document number of each pair, which is that of its part A; 0 for padding."""
     types_BS: jax.Array
     """0 up to the first separator of a pair, 1 after it (BERT's segment embedding)."""
     labels_BS: jax.Array
@@ -32,7 +32,7 @@ class PairRows(NamedTuple):
 
 
 class _Cuts(NamedTuple):
-    """One entry a document, in row order; as many as positions, the last ones empty."""
+    """One entry for each document, in the order of the row; as many entries as positions, the last ones empty."""
 
     start_BD: jax.Array
     cut_BD: jax.Array
@@ -64,8 +64,8 @@ def sentence_order_pairs(
       sep_id: ends each part.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       sentences_BT: sentence numbers: cuts fall where they change; ``None``: between any two tokens.
-      length: length of the rows, T + 3 by default; every document is three tokens longer than it
-        was, and a row is cut at its end.
+      length: length of the rows, T + 3 by default; every document becomes three tokens longer, and a row that is too
+        long is cut at its end.
       pad_id: fills the rows.
 
     Raises:
@@ -100,10 +100,10 @@ def next_sentence_pairs(
     length: int | None = None,
     pad_id: int = 0,
 ) -> PairRows:
-    """Cuts each document in two and gives half of them the second part of another of the same row.
+    """Cuts each document in two; half of them get the second part of another document of the same row.
 
-    A document is wrong with probability one half in every row of two or more documents that can be
-    cut; a lone one has nothing to exchange and stays right.
+    In a row with two or more documents that can be cut, a document is wrong with probability one half. A single
+    document has nothing to exchange and stays right.
 
     Of the documents A B and C D a right pair is ``<cls> A <sep> B <sep>``, a wrong one ``<cls> A <sep> D <sep>`` (BERT,
     Devlin et al. 2019, section 3.1).
@@ -115,8 +115,8 @@ def next_sentence_pairs(
       sep_id: ends each part.
       segments_BT: document numbers, 0 for padding.
       sentences_BT: sentence numbers: cuts fall where they change; ``None``: between any two tokens.
-      length: length of the rows, T + 3 by default; every document makes its row three tokens longer,
-        and a row is cut at its end.
+      length: length of the rows, T + 3 by default; every document makes its row three tokens longer, and a row that
+        is too long is cut at its end.
       pad_id: fills the rows.
 
     Raises:
@@ -154,7 +154,7 @@ def _cut(
     segments_BT: jax.Array | None,
     sentences_BT: jax.Array | None,
 ) -> tuple[Documents, _Cuts, jax.Array]:
-    """Cuts every document at a uniformly chosen place; also returns a key for what comes next."""
+    """Cuts every document at a uniformly chosen place; returns the documents, the cuts, and a key for the next draw."""
     length = tokens_BT.shape[1]
     if length < 2:
         raise ValueError(f"{function}: rows of length {length} cannot be cut: use at least 2 tokens")
@@ -186,12 +186,12 @@ def _cut(
 
 
 def _wrong_documents(key: jax.Array, splits_BD: jax.Array) -> jax.Array:
-    """Flags documents with probability one half, never a single one in a row."""
+    """Flags documents with probability one half, but never exactly one document of a row."""
     flag_key, repair_key = jax.random.split(key)
     wrong_BD = splits_BD & jax.random.bernoulli(flag_key, 0.5, splits_BD.shape)
     num_wrong_B1 = wrong_BD.sum(axis=1, keepdims=True)
     num_splits_B1 = splits_BD.sum(axis=1, keepdims=True)
-    # A lone flag is dropped, or joined by the next document's, equally often: the mean stays one half.
+    # A single flag is removed, or the next document is flagged too, equally often: the mean stays one half.
     joins_B1 = (num_splits_B1 > 1) & jax.random.bernoulli(repair_key, 0.5, num_wrong_B1.shape)
     rank_BD = running_count(splits_BD) - 1
     lone_rank_B1 = jnp.where(wrong_BD, rank_BD, 0).sum(axis=1, keepdims=True)
@@ -201,7 +201,7 @@ def _wrong_documents(key: jax.Array, splits_BD: jax.Array) -> jax.Array:
 
 
 def _exchange(wrong_BD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """For each document, whose B it receives and who receives its own: a cycle of the wrong ones."""
+    """Returns each document's giver and receiver of B, as indices; the wrong documents form a cycle."""
     length = wrong_BD.shape[1]
     index_BD = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], wrong_BD.shape)
     rank_BD = running_count(wrong_BD) - 1

@@ -1,8 +1,7 @@
-"""Spans of random length, put at random places of a row until a budget of it is covered.
+"""Spans of random length at random places, which together cover a given share of a row.
 
-SpanBERT and BART both draw span lengths one by one until their sum reaches the budget, cutting the
-last one short. Here the places are then drawn all at once, every arrangement in which spans stay
-apart equally likely, so no step waits for another.
+SpanBERT and BART both draw span lengths one by one until their sum reaches the budget, and shorten the last one. Here
+the places of all spans are then drawn at once. Every arrangement in which spans do not touch is equally likely.
 """
 
 from typing import NamedTuple
@@ -15,16 +14,16 @@ from lmjax.layout import choose, place, running_count
 
 
 class PlacedSpans(NamedTuple):
-    """Where the spans of each row ended up, counted in units (words, or tokens)."""
+    """The places of the spans of each row, counted in units (words, or tokens)."""
 
     span_BT: jax.Array
-    """int32: the span each unit belongs to, from 1 in row order, or 0."""
+    """int32: the number of each unit's span, from 1 in the order of the row; 0 where there is no span."""
     empty_BT: jax.Array
-    """bool: a span of no units lies before this unit."""
+    """bool: whether a span of length 0 lies before this unit."""
 
 
 def draw_lengths(key: jax.Array, shape: tuple[int, ...], probabilities: np.ndarray, *, least: int) -> jax.Array:
-    """Lengths ``least, least + 1, ...`` drawn with the given (static) probabilities, int32."""
+    """Draws lengths ``least, least + 1, ...`` (int32) with the given probabilities, which are known while tracing."""
     cumulative = np.cumsum(probabilities)
     thresholds = jnp.asarray((cumulative / cumulative[-1])[:-1], jnp.float32)
     lengths = jnp.searchsorted(thresholds, jax.random.uniform(key, shape), side="right")
@@ -34,13 +33,13 @@ def draw_lengths(key: jax.Array, shape: tuple[int, ...], probabilities: np.ndarr
 def place_spans(key: jax.Array, lengths_BT: jax.Array, units_B1: jax.Array, rate: float | jax.Array) -> PlacedSpans:
     """Covers ``rate`` of each row's units with spans.
 
-    The budget is ``rate * units`` rounded up or down at random so that its mean is exact. Spans are
-    apart by at least one unit; when ``rate`` is so high that they do not fit, the last are dropped.
+    The budget is ``rate * units`` rounded up or down at random so that its mean is exact. At least one unit lies
+    between two spans; if ``rate`` is so high that the spans do not fit, the last are dropped.
 
     Args:
       key: PRNG key.
-      lengths_BT: int32 lengths in the order of use; as many are used as the budget needs.
-      units_B1: int32 units in each row, which are its first ones.
+      lengths_BT: int32 lengths in the order of use; only as many are used as the budget needs.
+      units_B1: int32, the number of units of each row; they are its first positions.
       rate: share of the units to cover; may be traced.
     """
     budget_key, slot_key = jax.random.split(key)

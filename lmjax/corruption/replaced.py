@@ -23,7 +23,7 @@ def replace_tokens(
     temperature: float | jax.Array = 1.0,
     forbidden_ids: Sequence[int] = (),
 ) -> tuple[jax.Array, jax.Array]:
-    """Samples a token for each scored position from the generator's logits and puts it there.
+    """Replaces each scored position by a token that is sampled from the generator's logits.
 
     Sampling is by :func:`lmjax.corruption.gumbel_sample`, through which no gradient flows. A sample that happens to be
     the original token is labelled original.
@@ -33,10 +33,10 @@ def replace_tokens(
     Args:
       key: PRNG key.
       tokens_BT: int32 ids before any masking.
-      scored_BP: int32, where the generator's input was masked.
-      logits_BPV: the generator's logits there.
+      scored_BP: int32, the positions at which the generator's input was masked.
+      logits_BPV: the generator's logits at these positions.
       filled_BP: bool, which of the P slots are in use; ``None``: all.
-      temperature: of the sampling distribution, above 0; may be traced.
+      temperature: temperature of the sampling distribution, above 0; may be traced.
       forbidden_ids: ids never sampled.
 
     Returns:

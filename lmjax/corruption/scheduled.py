@@ -19,7 +19,7 @@ def predicted_positions(
     teacher_rate: float | jax.Array,
     segments_BT: jax.Array | None = None,
 ) -> jax.Array:
-    """Where a prediction is to be read: each position with probability ``1 - teacher_rate`` (bool [B, T]).
+    """Chooses the positions that read a prediction, each with probability ``1 - teacher_rate`` (bool [B, T]).
 
     Args:
       key: PRNG key.
@@ -28,7 +28,7 @@ def predicted_positions(
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
 
     Returns:
-      Never padding and never a document's first token, which nothing predicts.
+      bool [B, T]; padding and the first token of a document, which nothing predicts, are never chosen.
 
     Raises:
       ValueError: ``teacher_rate`` is not in [0, 1].
@@ -40,7 +40,7 @@ def predicted_positions(
 
 
 def put_predictions(tokens_BT: jax.Array, predictions_BT: jax.Array, predicted_BT: jax.Array) -> jax.Array:
-    """The tokens, with the prediction of the position before in the place of each that is ``predicted``.
+    """Replaces each ``predicted`` token by the prediction that the position before it makes.
 
     Args:
       tokens_BT: int32, the true tokens.
@@ -72,7 +72,7 @@ def mix_predictions(
 
     Returns:
       ``(inputs_BT, predicted_BT)``: the tokens to read in the second pass, and which are predictions.
-      A document's first token is always the true one: nothing predicts it.
+      The first token of a document is always the true one, for nothing predicts it.
 
     Raises:
       ValueError: ``teacher_rate`` is not in [0, 1].

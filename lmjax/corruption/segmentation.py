@@ -1,12 +1,12 @@
 """Which tokens are noise: T5's random spans, drawn for every document of a row at once.
 
 Raffel et al. 2020, section 3.1.4, with the counts of t5's ``random_spans_noise_mask``: of n tokens
-``round(n * density)`` are noise in ``round(noise / mean_span)`` spans. Kept and noise tokens are each
-cut into that many parts, every choice of cuts equally likely, and the parts alternate, kept ones
-first. A mean span as long as the noise gives one span at the end: a prefix language model.
+``round(n * density)`` are noise in ``round(noise / mean_span)`` spans. The kept tokens and the noise tokens are each
+cut into that many parts, every choice of cuts equally likely. The parts then alternate, beginning with kept tokens.
+If the mean span is as long as the noise, there is one span at the end: a prefix language model.
 
-A short document has few spans, at the default setting a single one, the last tokens, below 31 tokens:
-T5 itself corrupts whole rows of concatenated documents (``segments_BT=None``).
+A short document has few spans. With the default setting, a document of fewer than 31 tokens has a single span, its
+last tokens. T5 itself corrupts whole rows of concatenated documents (``segments_BT=None``).
 """
 
 import jax
@@ -17,7 +17,7 @@ from lmjax.layout import Documents, choose, documents, place
 
 
 def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """Noise tokens and noise spans of a document of ``length`` tokens (none below two tokens).
+    """Returns the numbers of noise tokens and noise spans of a document of ``length`` tokens (0 below two tokens).
 
     ``noise = round(length density)`` and ``spans = round(noise / mean_span)``, each at least 1 and with a token to keep
     beside every span (Raffel et al. 2020, section 3.1.4).
@@ -36,7 +36,7 @@ def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int
 
 
 def _counts(length, density, mean_span, xp):
-    """The counts in float32 and rounding halves to even, as t5 does it, by numpy or jax.numpy."""
+    """Computes the counts in float32, rounding halves to even as t5 does. ``xp`` is numpy or jax.numpy."""
     noise = xp.round(length.astype(np.float32) * density).astype(np.int32)
     noise = xp.clip(noise, 1, xp.maximum(length - 1, 1))
     spans = xp.maximum(xp.round(noise.astype(np.float32) / mean_span).astype(np.int32), 1)
@@ -45,7 +45,7 @@ def _counts(length, density, mean_span, xp):
 
 
 def check_spans(function: str, density: float | jax.Array, mean_span: float | jax.Array) -> None:
-    """Refuses an impossible density or span length; traced values pass.
+    """Refuses an impossible density or span length; a traced value is not checked.
 
     Raises:
       ValueError: ``density`` is not in (0, 1), or ``mean_span`` is below 1.
@@ -76,14 +76,14 @@ def span_mask(
     Args:
       key: PRNG key.
       shape: ``(B, T)``.
-      density: share of noise tokens; a number, or an array that broadcasts to [B, T], of which the
-        value at a document's first position counts. May be traced.
-      mean_span: mean tokens of a noise span, likewise; infinity asks for one span.
+      density: share of noise tokens: a number, or an array that broadcasts to [B, T]. Of an array, the value at the
+        first position of a document holds for the document. May be traced.
+      mean_span: mean number of tokens of a noise span, in the same forms; infinity asks for one span.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
 
     Returns:
-      bool [B, T]: true on noise. Documents of one token and padding have none; all others start
-      with a kept token and end with a noise token.
+      bool [B, T], True on noise. Documents of one token and padding have no noise; every other document begins with a
+      kept token and ends with a noise token.
 
     Raises:
       ValueError: a row has fewer than two tokens, or ``density`` or ``mean_span`` is impossible.
@@ -118,9 +118,9 @@ def _per_document(value: float | jax.Array, where: Documents) -> jax.Array:
 def _alternate(
     key: jax.Array, where: Documents, noise_BT: jax.Array, spans_BT: jax.Array, *, num_documents: int
 ) -> jax.Array:
-    """Cuts each document's kept and noise tokens into parts at random, and lays the parts out in turn."""
+    """Cuts each document's kept tokens and noise tokens into random parts and alternates the parts."""
     length = noise_BT.shape[1]
-    # For the cutting, a document's first positions stand for its kept tokens, its last for its noise.
+    # For cutting, the first positions of a document represent its kept tokens and the last ones its noise.
     middle_BT = where.end_BT - noise_BT
     is_noise_BT = where.index_BT >= middle_BT
     first_BT = jnp.where(is_noise_BT, middle_BT, where.start_BT)
@@ -132,7 +132,8 @@ def _alternate(
         num_groups=2 * num_documents,
         with_first=True,
     )
-    # How far into its kind each part begins; part q of a document is written at the document's q-th place.
+    # The offset at which each part begins among the tokens of its kind. Part q is written at the document's q-th
+    # position.
     offset_BT = where.index_BT - first_BT
     place_BT = where.start_BT + where.before(begins_BT) - 1
     kept_offset_BT = place(offset_BT, place_BT, begins_BT & ~is_noise_BT, length=length, fill=0)
@@ -146,5 +147,5 @@ def _alternate(
     ones_BT = jnp.ones_like(noise_BT)
     rises_BT = place(ones_BT, noise_begin_BT, is_part_BT, length=length, fill=0)
     falls_BT = place(ones_BT, kept_begin_BT, is_part_BT, length=length, fill=0)
-    # Each part falls, then rises again, so the level is 0 on noise and -1 on what is kept.
+    # A kept part lowers the sum by 1 and the noise after it raises it again: it is 0 on noise and -1 on kept tokens.
     return (jnp.cumsum(rises_BT - falls_BT, axis=1) == 0) & (spans_BT > 0)

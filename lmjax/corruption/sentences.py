@@ -1,4 +1,4 @@
-"""Where sentences end, as far as tokens tell."""
+"""Numbers of sentences, found by the tokens that end a sentence."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from lmjax.layout import running_count
 
 
 def sentence_numbers(tokens_BT: jax.Array, sentence_end_V: np.ndarray | jax.Array) -> jax.Array:
-    """Numbers the sentences of each row: one ends with the last of a run of tokens that end sentences.
+    """Numbers the sentences of each row. A sentence ends with the last of consecutive tokens that end sentences.
 
-    BART splits documents at full stops so (Lewis et al. 2020, section 2.2); a full stop within a
-    number or a name counts as well. ``number[t]`` = how many positions ``s <= t`` begin a sentence, less the first.
+    BART splits documents at full stops in this way (Lewis et al. 2020, section 2.2). A full stop within a number or a
+    name ends a sentence, too. ``number[t]`` is the number of sentences that begin at positions ``1 <= s <= t``.
 
     Args:
       tokens_BT: int32 ids.

@@ -1,7 +1,7 @@
 """Noise spans replaced by sentinels: T5's inputs and targets from a noise mask, packed or not.
 
 With noise on ``b`` and ``d e``, ``a b c d e`` has the input ``a <0> c <1>`` and the target
-``<0> b <1> d e``: each stream keeps its own tokens and shows a sentinel for every run of the other's
+``<0> b <1> d e``: each of the two keeps its own tokens and has a sentinel in place of every run of the other's tokens
 (t5's ``noise_span_to_unique_sentinel`` and ``nonnoise_span_to_unique_sentinel``).
 
 Axes: E what a token may become, up to three ids, N all of these of a row in one line.
@@ -30,25 +30,25 @@ def replace_spans(
     eos_id: int | None = None,
     pad_id: int = 0,
 ) -> tuple[Rows, Rows]:
-    """Encoder inputs and decoder targets of rows whose noise tokens are given.
+    """Makes the encoder inputs and the decoder targets of rows whose noise tokens are given.
 
     Raffel et al. 2020 (T5), section 3.1.4.
 
     Args:
       tokens_BT: int32 ids.
       noise_BT: bool, the tokens to move to the targets.
-      sentinel_ids: sentinels in the order of use; every document starts with the first. Spans beyond
-        the last sentinel share it (drawing functions refuse such a setting beforehand).
+      sentinel_ids: sentinels in the order of use; every document starts with the first. Spans beyond the last
+        sentinel share it (the functions that draw spans refuse such a setting).
       inputs_length: length of the input rows; longer ones are cut at the end.
       targets_length: length of the target rows, likewise.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
-      plain_BT: bool, at a document's first position: it gets no sentinels at all.
+      plain_BT: bool; True at the first position of a document leaves out the document's sentinels.
       begin_ids_BT: id put before each document's input, read at the document's first position.
       eos_id: id put after each document's input and targets.
       pad_id: fills the rows.
 
     Returns:
-      ``(inputs, targets)``; their ``segments_BT`` carry the numbers of ``segments_BT``, 1 without.
+      ``(inputs, targets)``; their ``segments_BT`` have the document numbers of the argument, or 1 if it is ``None``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,7 +87,7 @@ def join_spans(
     eos_id: int | None = None,
     pad_id: int = 0,
 ) -> tuple[Rows, jax.Array]:
-    """The decoder-only form: each document's input, then its targets, in one row.
+    """Makes rows for a decoder alone: each document's input is followed by its targets in the same row.
 
     Raffel et al. 2020 (T5), sections 3.1.4 and 3.2.1.
 
@@ -121,13 +121,13 @@ def join_spans(
     number_BT = segment_numbers(segments_BT, tokens_BT.shape)
     streams = inputs, targets
     input_count_BT, target_count_BT = (running_count(keep_BTE.sum(axis=-1)) for _, keep_BTE in streams)
-    # An input token moves behind the targets of earlier documents, a target behind its own input.
+    # An input token comes after the targets of earlier documents, and a target after the input of its own document.
     earlier_targets_BT = where.shared(target_count_BT - targets[1].sum(axis=-1))
     inputs_through_BT = jnp.take_along_axis(input_count_BT, where.end_BT - 1, axis=1)
     prefix_end_BT = earlier_targets_BT + inputs_through_BT
 
     def emitted(input_BT: jax.Array, target_BT: jax.Array) -> jax.Array:
-        """One value for all a token emits as input, one for all it emits as target: [B, N]."""
+        """Repeats one value for what a token emits as input, and another for what it emits as target: [B, N]."""
         input_BTE = jnp.broadcast_to(input_BT[:, :, None], inputs[1].shape)
         target_BTE = jnp.broadcast_to(target_BT[:, :, None], targets[1].shape)
         return jnp.concatenate([_flat(input_BTE), _flat(target_BTE)], axis=1)
@@ -159,7 +159,7 @@ def _stream(
     begin_ids_BT: jax.Array | None,
     end_id: int | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What each source token emits, in order, and which of it exists: two arrays [B, T, up to 3]."""
+    """Returns the ids that each token may emit, in order, and whether it emits them: two [B, T, up to 3] arrays."""
     removed_before_BT = jnp.pad(removed_BT[:, :-1], ((0, 0), (1, 0)))
     starts_BT = where.real_BT & removed_BT & (~removed_before_BT | where.first)
     span_BT = jnp.clip(where.before(starts_BT) - 1, 0, len(sentinel_ids) - 1)

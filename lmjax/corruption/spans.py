@@ -1,7 +1,7 @@
 """Span corruption (T5): drop random spans of the input and predict them after their sentinels.
 
-Raffel et al. 2020, section 3.1.4. The spans are drawn by :mod:`lmjax.corruption.segmentation`, the
-rows are laid out by :mod:`lmjax.corruption.sentinels`; every length is static and known beforehand.
+Raffel et al. 2020, section 3.1.4. The spans are drawn by :mod:`lmjax.corruption.segmentation`, and
+:mod:`lmjax.corruption.sentinels` makes the rows. All lengths are static and known in advance.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from lmjax.types import Rows
 
 
 def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """How many raw tokens fill an encoder input of ``inputs_length``, and how long the targets are then.
+    """Returns how many raw tokens fill an encoder input of ``inputs_length``, and the length of their targets.
 
     Both lengths count one end-of-sequence token, as t5's ``random_spans_helper`` does.
 
@@ -59,7 +59,7 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
 
 
 def check_sentinels(function: str, *, length: int, spans: int, sentinel_ids: Sequence[int]) -> None:
-    """Refuses rows that need more sentinels than there are.
+    """Refuses rows that need more sentinels than the vocabulary has.
 
     Raises:
       ValueError: a document of ``length`` tokens has more spans than ``sentinel_ids``.
@@ -98,7 +98,8 @@ def span_corrupt(
     inputs_length: int | None = None,
     targets_length: int | None = None,
 ) -> tuple[Rows, Rows]:
-    """T5's objective for an encoder-decoder: the row without its noise spans, and the spans.
+    """T5's corruption for an encoder-decoder: the inputs are the row without its noise spans, the targets are the
+    spans.
 
     ``a b c d e`` with noise ``b`` and ``d e`` becomes ``a <0> c <1>`` and ``<0> b <1> d e``. In packed
     rows every document is corrupted on its own and starts again at the first sentinel.
@@ -114,13 +115,13 @@ def span_corrupt(
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       eos_id: appended to every document's input and targets; ``None`` appends nothing.
       pad_id: fills rows that come out shorter than their length.
-      inputs_length: length of the input rows, by default what one document filling the row gives.
-        Longer rows are cut at the end (packed rows of many tiny documents can be longer).
-      targets_length: length of the target rows, likewise.
+      inputs_length: length of the input rows, by default the length for one document that fills the row. Longer rows
+        are cut at the end (packed rows of many tiny documents can be longer).
+      targets_length: length of the target rows, with the same default and cut.
 
     Returns:
-      ``(inputs, targets)``. Their ``segments_BT`` number the same documents alike; they are ``None``
-      when the rows came in without and are full.
+      ``(inputs, targets)``. The same document has the same number in the ``segments_BT`` of both. They are ``None``
+      if the argument is ``None`` and the rows are full.
 
     Raises:
       ValueError: a row has more spans than there are sentinels, or is too short, or ``density`` or
@@ -172,7 +173,7 @@ def span_corrupt_joined(
     pad_id: int = 0,
     length: int | None = None,
 ) -> tuple[Rows, jax.Array]:
-    """T5's objective for a decoder: every document's corrupted input, then its targets, in one row.
+    """T5's corruption for a decoder: each document's input is followed by its targets in the same row.
 
     Raffel et al. 2020 (T5), sections 3.1.4 and 3.2.1.
 
@@ -185,8 +186,8 @@ def span_corrupt_joined(
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
       eos_id: appended to every document's targets; ``None`` appends nothing.
       pad_id: fills the rows.
-      length: length of the rows, by default what one document filling the row gives; longer rows
-        are cut at the end.
+      length: length of the rows, by default the length for one document that fills the row; longer rows are cut at
+        the end.
 
     Returns:
       ``(rows, prefix_end_BT)``, see :func:`lmjax.corruption.sentinels.join_spans`.

@@ -1,8 +1,8 @@
-"""Masked-token corruption: hide a share of the tokens and ask for them back.
+"""Masked-token corruption: a share of the tokens is hidden, and the model predicts them.
 
-BERT (Devlin et al. 2019, section 3.1): of the chosen tokens 80% become the mask token, 10% a random
-token and 10% stay; RoBERTa (Liu et al. 2019, section 4.1) draws anew each time a row is seen, which
-is what happens here when the key changes with the step.
+BERT (Devlin et al. 2019, section 3.1): of the chosen tokens 80% become the mask token, 10% a random token and 10%
+stay. RoBERTa (Liu et al. 2019, section 4.1) chooses other tokens each time a row is read; here a key that changes
+with the step does the same.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def mask_tokens(
       tokens: int32 ids of any shape, usually [B, T].
       vocab_size: ids are below this.
       mask_id: the mask token.
-      special_ids: ids that are left alone.
+      special_ids: ids that are never chosen.
       rate: probability of a token to be chosen; may be traced, so that it can follow a schedule.
       mask_fraction: share of the chosen tokens that are masked.
       random_fraction: share of the chosen tokens that are replaced.
@@ -72,7 +72,8 @@ def mask_tokens(
     if segments is not None:
         eligible &= segments != 0
     choose_key, replace_key = jax.random.split(key)
-    # A chosen token's draw is uniform on [0, rate): its place there decides what the token becomes.
+    # The draw of a chosen token is uniform on [0, rate), so the same draw divided by the rate decides what it
+    # becomes.
     draw = jax.random.uniform(choose_key, tokens.shape)
     chosen = eligible & (draw < rate)
     inputs = hide(
@@ -108,8 +109,8 @@ def hide(
       tokens: int32 ids.
       chosen: bool, which tokens to hide.
       fate: float in [0, 1): below ``mask_fraction`` a chosen token is masked, below
-        ``mask_fraction + random_fraction`` replaced, above kept. Tokens that share a value share
-        their fate, which is how words and spans are hidden as one.
+        ``mask_fraction + random_fraction`` replaced, above kept. Tokens with the same value are treated alike; words
+        and spans are hidden as a whole in this way.
       vocab_size: ids are below this.
       mask_id: the mask token.
       special_ids: ids never drawn as replacements.

@@ -1,8 +1,8 @@
 """Masking whole words, and spans of whole words.
 
-Whole-word masking is BERT's later release (Devlin et al. 2019, code of May 2019): a word is hidden
-with all its tokens or not at all. SpanBERT (Joshi et al. 2020, section 3.1) hides runs of words with
-geometric lengths and asks for them from the tokens at the run's edges as well.
+Whole-word masking is BERT's later release (Devlin et al. 2019, code of May 2019): either all tokens of a word are
+hidden, or none. SpanBERT (Joshi et al. 2020, section 3.1) hides spans of words whose lengths are geometrically
+distributed, and also predicts them from the tokens next to the span.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def mask_words(
     segments_BT: jax.Array | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> tuple[jax.Array, jax.Array]:
-    """Chooses each word with probability ``rate`` and hides all of its tokens, each 80/10/10.
+    """Chooses each word with probability ``rate`` and hides all of its tokens: 80% masked, 10% random, 10% unchanged.
 
     Devlin et al. 2019 (BERT), in the code of May 2019.
 
@@ -51,8 +51,8 @@ def mask_words(
       word_end_V: bool [V], whether a token ends a word, so that the next begins one; ``None``: none does.
       special_ids: ids that are left alone and belong to no word.
       rate: probability of a word to be chosen; may be traced.
-      budget: most tokens chosen in a row. Words are taken in random order while they fit, so
-        ``rate=1`` with a budget is BERT's own procedure. ``None``: no bound.
+      budget: the largest number of tokens to choose in a row. Words are chosen in random order while they fit, so
+        ``rate=1`` with a budget is BERT's own procedure. ``None``: no limit.
       mask_fraction: share of the chosen tokens that are masked.
       random_fraction: share of the chosen tokens that are replaced by a random one.
       segments_BT: document numbers, 0 for padding; ``None``: one document fills the row.
@@ -88,7 +88,8 @@ def mask_words(
     draw_BT = jnp.where(eligible_BT, jnp.take_along_axis(draw_BT, begin_BT, axis=1), 1.0)
     chosen_BT = eligible_BT & (draw_BT < rate)
     if budget is not None and budget < tokens_BT.shape[1]:
-        # Tokens of a word share its draw: the draw of the first token over budget is one that is too high.
+        # The tokens of a word share its draw, so words with draws below that of the first token over the budget fit
+        # into it.
         chosen_BT &= draw_BT < jnp.sort(draw_BT, axis=1)[:, budget : budget + 1]
     inputs_BT = hide(
         replace_key,
@@ -105,7 +106,7 @@ def mask_words(
 
 
 class MaskedSpans(NamedTuple):
-    """What SpanBERT trains on; all arrays are [B, T].
+    """The input and the targets of SpanBERT; all arrays are [B, T].
 
     For the span-boundary objective, a chosen token is predicted from the hidden states at
     ``left_BT`` and ``right_BT``, the positions just outside of its span (at a document's edge, the
@@ -115,7 +116,7 @@ class MaskedSpans(NamedTuple):
     inputs_BT: jax.Array
     labels_BT: jax.Array
     span_BT: jax.Array
-    """int32: number of the span of each token within its row, from 1; 0 where no span is."""
+    """int32: the number of each token's span within its row, from 1; 0 outside of spans."""
     left_BT: jax.Array
     right_BT: jax.Array
 
@@ -140,8 +141,8 @@ def mask_spans(
     """SpanBERT's masking: spans of whole words until ``rate`` of a row's words are hidden.
 
     Lengths in words follow the geometric distribution ``p (1 - p)^(n - 1)`` on 1 .. ``max_words``
-    (a mean of 3.8 words as published). A span becomes masks, random tokens or stays, as a whole.
-    Spans never touch special tokens or cross documents: one that meets such a border is two.
+    (a mean of 3.8 words as published). A whole span becomes mask tokens, becomes random tokens, or stays. Spans
+    contain no special tokens and do not cross documents: a span that meets such a border is divided into two.
 
     Joshi et al. 2020 (SpanBERT), section 3.1.
 
@@ -153,7 +154,8 @@ def mask_spans(
       word_start_V: bool [V], whether a token begins a word.
       word_end_V: bool [V], whether a token ends one; see :func:`mask_words`.
       special_ids: ids that are left alone and belong to no word.
-      rate: share of the words of a row to hide, met exactly up to one word; may be traced.
+      rate: share of the words of a row to hide; the number of hidden words differs from it by less than one. May be
+        traced.
       length_p: parameter of the geometric distribution.
       max_words: longest span.
       mask_fraction: share of the spans that are masked.
@@ -216,7 +218,7 @@ def _words(
     word_end_V: np.ndarray | None,
     special_ids: Sequence[int],
 ) -> tuple[jax.Array, jax.Array]:
-    """Which tokens belong to words, and which begin one."""
+    """Returns which tokens belong to words, and which begin a word (bool [B, T] both)."""
     check_ids(function, vocab_size=vocab_size, special_ids=special_ids)
     if word_start_V is None:
         raise ValueError(
@@ -236,7 +238,7 @@ def _words(
 
 
 def _pieces(span_BT: jax.Array, where: Documents) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Unbroken pieces of spans, numbered along the row, and the positions just outside of each."""
+    """Numbers the contiguous pieces of spans along the row; returns numbers and the positions outside of each."""
     length = span_BT.shape[1]
     before_BT = jnp.pad(span_BT[:, :-1], ((0, 0), (1, 0)))
     after_BT = jnp.pad(span_BT[:, 1:], ((0, 0), (0, 1)))

@@ -67,7 +67,9 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
     )
     # The run's own text may have been of another kind: what does not apply to this one is left out.
     data = applicable(data)
-    corpus = open_corpus(data, TokenizerConfig(path=str(folder / TOKENIZER)))
+    # A Hugging Face folder has its tokenizer's files on top.
+    tokenizer = folder / TOKENIZER
+    corpus = open_corpus(data, TokenizerConfig(path=str(tokenizer if tokenizer.exists() else folder)))
     rows = corpus.whole_rows("train", objective=run.config.objective, train=train)
     batches = fixed_batches(run.learner, rows, batch_size=train.batch_size, num_batches=0)
     measured = measure(run.learner, run.params, batches, text_bytes(corpus, "train"))

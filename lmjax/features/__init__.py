@@ -1,1 +1,1 @@
-"""Feature vectors made of text, their clusters, and which of them a model does not see."""
+"""Feature vectors that are made of text, their clusters, and masks that hide some of them from a model."""

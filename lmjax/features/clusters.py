@@ -1,8 +1,8 @@
-"""Feature vectors to numbers: the targets of models that name what they could not see.
+"""Cluster numbers of feature vectors, the targets of models that predict the clusters of hidden vectors.
 
-Either the nearest of centroids that k-means has found (HuBERT's first iteration: Hsu et al. 2021, section
-II-A), or the nearest of random code vectors after a random projection, which needs no training at all
-(BEST-RQ: Chiu et al. 2022, section 3.1).
+The cluster is that of the nearest centroid found by k-means (HuBERT's first iteration: Hsu et al. 2021, section
+II-A), or that of the nearest random code vector after a random projection, which needs no training (BEST-RQ: Chiu et
+al. 2022, section 3.1).
 
 Axes: V clusters, N vectors, D width of a vector, H width of a code vector.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def nearest_centroids(features: jax.Array, centroids_VD: jax.Array) -> jax.Array:
-    """Index of the centroid nearest to each vector.
+    """Returns the index of the centroid nearest to each vector.
 
     ``argmin over v of | features - centroids[v] |²`` (Hsu et al. 2021, section II-A).
 
@@ -34,7 +34,7 @@ def nearest_centroids(features: jax.Array, centroids_VD: jax.Array) -> jax.Array
       [0 1]
     """
     centroids_VD = jnp.asarray(centroids_VD, jnp.float32)
-    # |x - c|^2 less the |x|^2 that all centroids share.
+    # |x - c|^2 without |x|^2, which is the same for all centroids.
     scores = jax.lax.stop_gradient(features.astype(jnp.float32)) @ centroids_VD.T
     half_squares_V = jnp.sum(jnp.square(centroids_VD), axis=1) / 2
     return jnp.argmax(scores - half_squares_V.reshape((1,) * (scores.ndim - 1) + (-1,)), axis=-1).astype(jnp.int32)
@@ -45,8 +45,9 @@ def fit_centroids(key: jax.Array, features_ND: jax.Array, *, num_clusters: int, 
 
     A round sets ``c_v = mean of x_n with nearest(x_n) = v``.
 
-    They begin as k-means++ picks them (Arthur & Vassilvitskii 2007): each a vector drawn in proportion to
-    its squared distance from those before. One without vectors stays where it is.
+    The first centroids are chosen by k-means++ (Arthur & Vassilvitskii 2007): each is a vector drawn with a
+    probability proportional to its squared distance from the centroids before. A centroid without vectors does not
+    move.
 
     Args:
       key: PRNG key of the first centroids.
@@ -91,19 +92,19 @@ def fit_centroids(key: jax.Array, features_ND: jax.Array, *, num_clusters: int, 
 
 
 def projected_clusters(features: jax.Array, *, num_clusters: int, width: int = 16, seed: int = 0) -> jax.Array:
-    """Index of the random code vector that points most nearly where the projected vector does.
+    """Returns the index of the random code vector whose direction is nearest to that of the projected vector.
 
-    ``argmin over i of | c_i / |c_i| - A x / |A x| |`` with A drawn by Xavier's rule and c from a normal
-    distribution, both once and for all. The features should have mean 0 and variance 1; with a mean far from
-    0 most of them fall into a few clusters.
+    ``argmin over i of | c_i / |c_i| - A x / |A x| |`` with A drawn by Xavier's rule and c from a normal distribution;
+    both are fixed by the seed. The features should have mean 0 and variance 1; with a mean far from 0 most of them
+    fall into a few clusters.
 
     Chiu et al. 2022 (BEST-RQ), section 3.1.
 
     Args:
       features: [..., D]; no gradient flows to them.
       num_clusters: V; the paper takes 8,192.
-      width: of the code vectors.
-      seed: decides projection and code vectors.
+      width: width of the code vectors.
+      seed: the projection and the code vectors are drawn from it.
 
     Returns:
       int32 [...].
@@ -117,14 +118,14 @@ def projected_clusters(features: jax.Array, *, num_clusters: int, width: int = 1
     """
     projection_DH, codes_VH = _random_codes(features.shape[-1], num_clusters, width, seed)
     projected = jax.lax.stop_gradient(features.astype(jnp.float32)) @ jnp.asarray(projection_DH)
-    # Neither the length of the projected vector nor Xavier's factor moves the argmax.
+    # The argmax depends neither on the length of the projected vector nor on Xavier's factor.
     return jnp.argmax(projected @ jnp.asarray(codes_VH).T, axis=-1).astype(jnp.int32)
 
 
 @functools.cache
 def _random_codes(features_width: int, num_clusters: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Projection [D, H] and code vectors of length 1 [V, H], float32."""
-    # The legacy generator's numbers are fixed for all versions: a run's targets must not change under it.
+    # The numbers of numpy's legacy generator never change between versions, so a run's targets stay the same.
     random = np.random.RandomState(seed)
     bound = np.sqrt(6 / (features_width + width))
     projection_DH = random.uniform(-bound, bound, size=(features_width, width))

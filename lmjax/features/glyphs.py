@@ -1,7 +1,7 @@
-"""A font of 3 by 5 pixels: text as an image, for feature models to look at.
+"""A font of 3 by 5 pixels that draws text as an image, the input of feature models.
 
-Six octal digits a character, one a row of pixels from top to bottom, the highest bit on the left; the
-last row is for what hangs below the line. A character's cell is one empty column wider than its glyph.
+A character is six octal digits, one for each row of pixels from top to bottom, with the highest bit on the left. The
+last row is for descenders. A character's cell is one empty column wider than its glyph.
 
 Axes: V bytes, W columns of pixels, H rows of pixels.
 """
@@ -29,7 +29,7 @@ _GLYPHS = """
 
 @functools.cache
 def glyph_table() -> np.ndarray:
-    """Each byte's cell, float32 [256, 6, 4], 1 for ink; blank where the byte is no printable ASCII."""
+    """Returns the cell of each byte, float32 [256, 6, 4], 1 for ink; a byte that is not printable ASCII is blank."""
     cells = np.zeros((256, CELL_HEIGHT, CELL_WIDTH), np.float32)
     for byte, digits in enumerate(_GLYPHS.split(), start=ord(" ")):
         cells[byte, :, :3] = [[int(digit) >> place & 1 for place in (2, 1, 0)] for digit in digits]
@@ -37,14 +37,14 @@ def glyph_table() -> np.ndarray:
 
 
 def draw_bytes(bytes_BT: jax.Array, *, columns: int) -> jax.Array:
-    """Rows of bytes drawn as strips of pixels, 6 high and 4 a byte wide, in patches of some columns.
+    """Draws rows of bytes as strips of pixels, 6 high and 4 wide for each byte, and cuts them into patches of columns.
 
     ``strip[:, 4 t + c] = cell(byte[t])[:, c]`` for the columns c of a cell, in the manner of PIXEL (Rust et al. 2023,
     section 2.1), where a model reads rendered text.
 
     Args:
-      bytes_BT: int32; ids of 256 and above, which are no bytes, are blank.
-      columns: pixels a patch is wide.
+      bytes_BT: int32; ids of 256 and above, which are not bytes, are blank.
+      columns: width of a patch in pixels.
 
     Returns:
       float32 [B, 4 T / columns, 6 columns], a patch's pixels column by column; 1 is ink.

@@ -14,18 +14,18 @@ from lmjax.rates import check_rate
 
 
 class PatchMask(NamedTuple):
-    """Which patches an encoder sees, in the form that lets it see no others."""
+    """The patches that an encoder sees, as positions to gather, so that it computes nothing for the others."""
 
     kept_BK: jax.Array
     """int32: positions of the visible patches, ascending; gather them for the encoder."""
     hidden_BM: jax.Array
     """int32: positions of the hidden patches, ascending."""
     is_hidden_BT: jax.Array
-    """bool: the same by position."""
+    """bool: whether each position is hidden."""
 
 
 def mask_patches(key: jax.Array, shape: tuple[int, int], *, rate: float = 0.75) -> PatchMask:
-    """Hides exactly ``T - int(T * (1 - rate))`` patches of each row, every choice equally likely.
+    """Hides exactly ``T - int(T * (1 - rate))`` patches of each row; every choice is equally likely.
 
     The random masking of masked autoencoders (He et al. 2022, section 3).
 
@@ -74,7 +74,7 @@ def mask_frames(
 
     HuBERT and wav2vec 2.0 (Hsu et al. 2021, section II; Baevski et al. 2020, section 3.1): of n
     frames, ``round(n * start_rate)`` start a span of ``span`` masked frames, drawn without replacement
-    among those whose span fits. Recordings of fewer frames than a span stay unmasked.
+    among those whose span fits. Recordings with fewer frames than a span are not masked.
 
     Args:
       key: PRNG key.

@@ -1,4 +1,4 @@
-"""Synthetic speech: text as a sequence of noisy spectra, for feature models to listen to.
+"""Synthetic speech: text as a sequence of noisy spectra, the input of feature models.
 
 Axes: V bytes, P peaks of a spectrum, W bands of a spectrum.
 """
@@ -12,14 +12,14 @@ import numpy as np
 from lmjax.integers import as_int32
 
 PEAKS = 3
-"""Bands a byte's sound has its peaks in, as a vowel has formants."""
+"""Number of peaks in the spectrum of a byte, as a vowel has formants."""
 PEAK_WIDTH = 0.04
 """Standard deviation of a peak, as a share of all bands."""
 
 
 @functools.cache
 def spectrum_table(width: int) -> np.ndarray:
-    """Each byte's spectrum, float32 [256, width]: a few peaks at places of its own; mean 0 and variance 1 in all."""
+    """Returns each byte's spectrum, float32 [256, width]: a few peaks, scaled to mean 0 and variance 1."""
     centre_VP = np.random.RandomState(0).uniform(size=(256, PEAKS))
     band_W = (np.arange(width) + 0.5) / width
     bumps_VPW = np.exp(-0.5 * np.square((band_W - centre_VP[..., None]) / PEAK_WIDTH))
@@ -28,17 +28,17 @@ def spectrum_table(width: int) -> np.ndarray:
 
 
 def sound_bytes(key: jax.Array, bytes_BT: jax.Array, *, width: int, frames: int, noise: float) -> jax.Array:
-    """Rows of bytes spoken, each for some frames, with white noise in every frame.
+    """Returns rows of bytes as sound: each byte lasts some frames, and every frame has white noise.
 
     ``sound[t] = spectrum[byte at t // frames] + noise * normal draw``. The peaks of a spectrum stand for the formants
     of a vowel (Peterson and Barney 1952).
 
     Args:
       key: PRNG key of the noise.
-      bytes_BT: int32; ids of 256 and above, which are no bytes, are silent but for the noise.
-      width: bands of a frame.
-      frames: frames a byte lasts.
-      noise: standard deviation of the noise, where that of the spectra is 1.
+      bytes_BT: int32; ids of 256 and above, which are not bytes, have noise only.
+      width: number of bands of a frame.
+      frames: number of frames for each byte.
+      noise: standard deviation of the noise; that of the spectra is 1.
 
     Returns:
       float32 [B, frames T, width].

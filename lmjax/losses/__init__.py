@@ -1,4 +1,4 @@
-"""Loss functions: pure, jittable, model-free, one value a position unless the name says otherwise.
+"""Loss functions: pure, jittable, independent of the model; one value for each position unless they say otherwise.
 
 Three rules hold for all of them. What is not scored (``ignore_index``, a weight of 0, padding, a position that is not
 masked, a pair that is not valid) gives 0 and a gradient of 0, whatever the logits, states or predictions there are,

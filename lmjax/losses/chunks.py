@@ -1,7 +1,7 @@
 """The inside of the fused head and loss: chunks of tokens on one device, and their place on the mesh.
 
-See :mod:`lmjax.losses.linear` for what it computes. Two functions here, the losses alone and the losses
-with the gradients of their weighted sum, neither of which is ever differentiated itself.
+:mod:`lmjax.losses.linear` says what is computed. One function here returns the losses alone; the other returns the
+losses and the gradients of their weighted sum. JAX never differentiates either of them.
 
 Axes: N tokens of all rows in one line, C tokens of a chunk.
 """
@@ -16,12 +16,12 @@ from jax.sharding import PartitionSpec
 from lmjax.parallel.mesh import MESH_AXES, partition_spec
 
 NOTHING = -1
-"""The target that is not scored; one of V, the size of the vocabulary, or more gives NaN."""
+"""The target that is not scored; a target of V (the size of the vocabulary) or more gives NaN."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The static part of a call."""
+    """The options of a call that are known while it is traced."""
 
     softcap: float | None
     on_target: float
@@ -40,7 +40,7 @@ class Layout:
 
 
 def losses_only(loss: Loss, hidden_ND, head_DV, bias_V, targets_N) -> jax.Array:
-    """Losses [N] alone: one product a chunk."""
+    """Returns the losses [N] without gradients, at the cost of one matrix product for each chunk."""
     layout = _layout(hidden_ND.shape[0], head_DV.shape)
 
     def local(hidden_ND, head_DV, bias_V, targets_N):
@@ -57,7 +57,7 @@ def losses_only(loss: Loss, hidden_ND, head_DV, bias_V, targets_N) -> jax.Array:
 
 
 def losses_and_gradients(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
-    """Losses [N], and the gradients of their weighted sum by hidden states, head and bias."""
+    """Returns the losses [N] and the gradients of their weighted sum with respect to hidden states, head and bias."""
     layout = _layout(hidden_ND.shape[0], head_DV.shape)
 
     def local(hidden_ND, head_DV, bias_V, targets_N, weights_N):
@@ -69,7 +69,7 @@ def losses_and_gradients(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weig
                 loss, layout, hidden_CD, compute_DV, bias_V, targets_C
             )
             d_logits_CV = _logits_gradient(loss, logits_CV, log_normaliser_C, local_C, weights_C)
-            # A position without weight may hold anything, and 0 times what is not finite is NaN.
+            # A position without weight may hold NaN or infinity, and 0 times either is NaN.
             counts_C1 = (weights_C != 0)[:, None]
             d_logits_CV = jnp.where(counts_C1, d_logits_CV, 0.0)
             hidden_CD = jnp.where(counts_C1, hidden_CD, 0.0)
@@ -82,7 +82,7 @@ def losses_and_gradients(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weig
             return (d_head_DV, d_bias_V), (losses_C, d_hidden_CD.astype(dtype))
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (head_DV, bias_V))
-        # Each device sums over its own tokens; without the cast the scan would all-reduce each step.
+        # Each device sums over its own tokens; without the cast every step of the scan would all-reduce.
         sums = jax.tree.map(lambda x: jax.lax.pcast(x, layout.batch + layout.vocab, to="varying"), zeros)
         (d_head_DV, d_bias_V), (losses_N, d_hidden_ND) = _scan_chunks(
             chunk, sums, loss.chunk_size, hidden_ND, targets_N, weights_N
@@ -104,7 +104,7 @@ def _product(equation: str, *operands: jax.Array) -> jax.Array:
 
 
 def _chunk_losses(loss: Loss, layout: Layout, hidden_CD, head_DV, bias_V, targets_C):
-    """Losses, capped logits, log-normaliser, and the index of the target in this device's vocabulary."""
+    """Returns losses, capped logits, log-normaliser, and the target's index in this device's part of the vocabulary."""
     logits_CV = _product("cd,dv->cv", hidden_CD, head_DV)
     if bias_V is not None:
         logits_CV += bias_V.astype(jnp.float32)[None, :]
@@ -143,7 +143,7 @@ def _logits_gradient(loss: Loss, logits_CV, log_normaliser_C, local_C, weights_C
 def _scan_chunks(body: Callable, carry, chunk_size: int, *arrays: jax.Array):
     """Scans ``body(carry, *chunks) -> carry, outputs`` over equal chunks of the leading axis.
 
-    The last chunk is filled up with zeros, so with tokens that have no weight.
+    The last chunk is filled up with zeros, that is, with tokens of weight 0.
     """
     num_tokens = arrays[0].shape[0]
     num_chunks = max(-(-num_tokens // chunk_size), 1)
@@ -163,13 +163,13 @@ def _scan_chunks(body: Callable, carry, chunk_size: int, *arrays: jax.Array):
 
 
 def _layout(num_tokens: int, head_shape: tuple[int, ...]) -> Layout:
-    """Which mesh axes to use here; none when no mesh of ours is set or we are inside a shard_map."""
+    """Returns the mesh axes to use here; none without a mesh of :mod:`lmjax.parallel.mesh` or inside a shard_map."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or set(mesh.axis_names) != set(MESH_AXES):
         return Layout()
     (batch,) = _axes(partition_spec(("tokens",), (num_tokens,), mesh))
     embed, vocab = _axes(partition_spec(("embed", "vocab"), head_shape, mesh))
-    # The rows of the head's gradient are scattered over axes it is summed over, or not at all.
+    # The rows of the head's gradient can only be scattered over axes that the gradient is summed over.
     return Layout(batch=batch, vocab=vocab, embed=embed if set(embed) <= set(batch) else ())
 
 

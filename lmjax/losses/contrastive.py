@@ -32,12 +32,12 @@ def info_nce(
       queries: [B, D].
       keys: [B, D]; ``keys[i]`` is the positive of ``queries[i]``.
       temperature: τ > 0, a number or a traced scalar (a learned one).
-      hard_negatives: [B, K, D], K more negatives for each query alone, or [M, D], for every query.
-      in_batch: whether the other queries' keys are negatives; ``False`` leaves only the hard ones.
+      hard_negatives: [B, K, D], K more negatives for each query, or [M, D], M more negatives shared by all queries.
+      in_batch: whether the keys of other queries are negatives; ``False`` uses the hard negatives only.
       symmetric: average with the loss of picking the query for each key, in batch (CLIP, Radford et al. 2021,
         section 2.3).
-      valid: bool [B], pairs that are there; the others (padding of a batch) are nobody's negatives and give 0.
-      valid_negatives: bool [B, K] or [M], the same of ``hard_negatives``.
+      valid: bool [B], False for a pair that is padding of the batch: its loss is 0, and it is a negative of no query.
+      valid_negatives: bool [B, K] or [M], False for hard negatives that are padding.
 
     Returns:
       float32 [B], in nats, unreduced.
@@ -79,8 +79,8 @@ def retrieval_accuracy(
 
     1 where ``q_i·k_i > q_i·k_j`` for every other key j (top-1 retrieval accuracy, Karpukhin et al. 2020, section 5).
 
-    A pair that is not ``valid`` gives 0. Arguments are those of :func:`info_nce`. A tie is lost, so vectors that are
-    all alike retrieve nothing.
+    A pair that is not ``valid`` gives 0. Arguments are those of :func:`info_nce`. A tie counts as wrong, so a model
+    that gives every text the same vector has accuracy 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,7 +111,7 @@ def _scores(
     valid: jax.Array | None,
     valid_negatives: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Of each query: its own key's score, those of the other keys, and of the hard negatives; -inf for what is not."""
+    """Returns each query's scores of its own key, the other keys and the hard negatives; -inf where there is none."""
     keys = _only(valid, keys.astype(jnp.float32))
     own_B = jnp.einsum("bd,bd->b", queries, keys)
     competes_BS = ~jnp.eye(queries.shape[0], dtype=bool)

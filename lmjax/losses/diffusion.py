@@ -1,9 +1,9 @@
 """Masked (absorbing) diffusion in continuous time: the ELBO of MDLM and the score entropy of SEDD.
 
 A noise schedule is the probability ``m(t)`` that a token is masked at time ``t`` in (0, 1], rising from
-0 to 1 (the papers' ``1 - α``). Both losses bound the negative log-likelihood of the text when summed
-over it and averaged over ``t``, and are the same number when SEDD's scores are made of normalised
-probabilities: a masked token's cross entropy counts ``m'(t) / m(t)``.
+0 to 1 (the papers' ``1 - α``). Summed over a text and averaged over ``t``, both losses bound the negative
+log-likelihood of the text. They are equal if SEDD's scores are made from normalised probabilities: the cross entropy
+of a masked token then has the weight ``m'(t) / m(t)``.
 """
 
 import math
@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from lmjax.integers import as_int32
 
 Schedule = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-"""From times to ``(m, dm/dt)``."""
+"""A function of times that returns ``(m, dm/dt)``."""
 
 
 def linear_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -37,7 +37,8 @@ def linear_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
 def cosine_schedule(times: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``m = 1 - cos(π t / 2)``, as ``2 sin²(π t / 4)`` so that small times keep their digits.
 
-    The same noise as :func:`lmjax.corruption.cosine_schedule`: few masks at first, most of them late.
+    This is the noise of :func:`lmjax.corruption.cosine_schedule`: few tokens are masked at early times, most at late
+    times.
 
     Sahoo et al. 2024 (MDLM), appendix E.1.
 
@@ -70,7 +71,7 @@ def diffusion_weights(times: ArrayLike, *, schedule: Schedule = linear_schedule)
       [4. 1.]
     """
     masked, rate = schedule(_checked(times))
-    return jnp.where(masked == 0, jnp.inf, rate / masked)  # a rate of 0 / 0 at the start of a cosine too
+    return jnp.where(masked == 0, jnp.inf, rate / masked)  # the cosine schedule has 0 / 0 at time 0
 
 
 def masked_diffusion_loss(
@@ -83,7 +84,7 @@ def masked_diffusion_loss(
     Args:
       token_nats: [..., T], cross entropy of the clean token at each position (the model giving the mask
         token no probability, section 3.2.3 of the paper).
-      is_masked: booleans [..., T], what the noise hid; other positions give 0.
+      is_masked: booleans [..., T], the positions that the noise masked; other positions give 0.
       times: [...] or [..., T], the time each row (or position) was noised to, in (0, 1]; a masked position at time 0
         gives infinity, at a time outside of [0, 1] NaN.
       schedule: the noise schedule it was noised with.
@@ -157,7 +158,7 @@ def score_entropy_loss(
         raise ValueError(f"score_entropy_loss: mask_id={mask_id}: ids lie in 0 .. {vocab_size - 1}")
     log_scores = jnp.where(is_masked[..., None], log_scores.astype(jnp.float32), 0.0)
     masked, rate = schedule(_checked(_scored_times(times, is_masked)))
-    kept = jnp.maximum(1 - masked, 0.0)  # rounding may leave a little less than nothing
+    kept = jnp.maximum(1 - masked, 0.0)  # rounding may leave a number slightly below 0
     ratio = kept / masked
     index = jnp.clip(targets, 0, vocab_size - 1)
     target_score = jnp.take_along_axis(log_scores, index[..., None], axis=-1)[..., 0]
@@ -181,11 +182,11 @@ def _per_position(times: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _scored_times(times: ArrayLike, is_masked: jax.Array) -> jax.Array:
-    """The time of each masked position; of the others a harmless one, for at the ends their gradient would be NaN."""
+    """Returns the times of masked positions, and 0.5 for the others: at 0 and 1 their gradient would be NaN."""
     return jnp.where(is_masked, _per_position(times, is_masked.shape), 0.5)
 
 
 def _checked(times: ArrayLike) -> jax.Array:
-    """Times as float32, NaN outside of [0, 1]."""
+    """Returns the times as float32, and NaN for a time outside of [0, 1]."""
     times = jnp.asarray(times, jnp.float32)
     return jnp.where((times >= 0) & (times <= 1), times, jnp.nan)

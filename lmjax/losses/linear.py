@@ -6,11 +6,10 @@ gradient needs nothing from further up but a scalar, so the forward pass can do 
 
     d logits = weight ((1 + 2 z_loss lse) softmax(logits) - a onehot(target) - b)
 
-with the a, b of :mod:`lmjax.losses.token`. Two matrix products more than the loss alone, none
-recomputed (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", is the
-kernel form of this). Under ``jax.set_mesh`` with the axes of :mod:`lmjax.parallel.mesh`, tokens are
-split over the batch axes and the vocabulary over the tensor axis; the head is gathered once
-before the chunks and its gradient reduced once after them.
+with the a, b of :mod:`lmjax.losses.token`. This takes two matrix products more than the loss alone, and computes none
+twice (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", is the kernel form of this). Under
+``jax.set_mesh`` with the axes of :mod:`lmjax.parallel.mesh`, tokens are split over the batch axes and the vocabulary
+over the tensor axis; the head is gathered once before the chunks and its gradient reduced once after them.
 
 Axes: N tokens of all rows in one line.
 """
@@ -33,8 +32,9 @@ CHUNK_LOGITS = 2**24
 """Logits in a chunk by default: 64 MiB of float32."""
 
 MIN_CHUNK_TOKENS = 512
-"""Tokens in a chunk by default, however large the vocabulary: each chunk reads and writes the head's
-whole gradient, so fewer would make the memory the bottleneck and not the products."""
+"""The least number of tokens in a chunk by default. Each chunk reads and writes the whole gradient of the head, so
+with fewer tokens memory bandwidth would limit the speed, not the matrix products.
+"""
 
 
 def linear_cross_entropy(
@@ -61,8 +61,8 @@ def linear_cross_entropy(
       hidden: [..., D]; its dtype is that of the matrix products, which accumulate in float32.
       head: [D, V] (a tied embedding table is passed as ``table.T``); its gradient is summed in
         float32 and has its dtype.
-      targets: integers [...]; where the weight is 0 any value will do.
-      weights: [...], what each position counts; where it is 0, hidden states need not be finite.
+      targets: integers [...]; where the weight is 0, any value is allowed.
+      weights: [...], the weight of each position; where it is 0, hidden states need not be finite.
       bias: [V], added to the logits.
       softcap: logits become ``softcap tanh(logits / softcap)`` (Gemma 2, section 2).
       label_smoothing: as in :func:`lmjax.losses.cross_entropy`, likewise ``smoothing`` and ``z_loss``.
@@ -161,13 +161,13 @@ def _make_loss(hidden, head, targets, bias, softcap, label_smoothing, smoothing,
 
 
 def _flat_targets(targets: jax.Array, ignored: jax.Array, vocab_size: int) -> jax.Array:
-    # A negative id that is not to be ignored is as wrong as one past the vocabulary: NaN.
+    # A negative id that is not ignored gives NaN, as an id past the vocabulary does.
     targets = jnp.where(targets < 0, vocab_size, targets)
     return _flat(jnp.where(ignored, NOTHING, targets))
 
 
 def _flat(array: jax.Array, num_kept: int = 0) -> jax.Array:
-    """All dimensions but the last ``num_kept`` as one; those of [B, T] without moving a token to another device."""
+    """Merges all dimensions but the last ``num_kept`` into one, without moving the tokens of [B, T] between devices."""
     if array.ndim == 2 + num_kept:
         return flatten_tokens(array)
     return jnp.reshape(array, (-1, *array.shape[array.ndim - num_kept :]))
@@ -180,7 +180,7 @@ def _weighted_sum(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
 
 def _weighted_sum_fwd(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
     losses_N, *gradients = losses_and_gradients(loss, hidden_ND, head_DV, bias_V, targets_N, weights_N)
-    # The gradient of the weights: what a position without weight would count, where that is a number.
+    # The gradient of a weight is the loss of its position; 0 where the weight is 0 and the loss is not finite.
     d_weights_N = jnp.where((weights_N != 0) | jnp.isfinite(losses_N), losses_N, 0.0)
     return _sum(losses_N, weights_N), (d_weights_N, gradients)
 

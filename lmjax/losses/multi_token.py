@@ -19,7 +19,7 @@ def multi_token_labels(
     segments: ArrayLike | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> jax.Array:
-    """What each head must say: ``labels[t + 1 + k]``, ignored past the row's or the document's end.
+    """Returns the label of each head: ``labels[t + 1 + k]``, ignored past the end of the row or of the document.
 
     Gloeckle et al. 2024, section 2.
 
@@ -130,7 +130,7 @@ def linear_multi_token_loss(
     kept = (targets != ignore_index).astype(jnp.float32)
     each = tuple(range(1, kept.ndim))
     weights = kept / (num_heads * jnp.maximum(jnp.sum(kept, axis=each, keepdims=True), 1.0))
-    # With the batch axis first, flattening leaves each row on the device that has it.
+    # With the batch axis first, flattening keeps each row on its device.
     hidden = jnp.moveaxis(hidden_per_head, 0, -3)
     targets, weights = jnp.moveaxis(targets, 0, -2), jnp.moveaxis(weights, 0, -2)
     return linear_cross_entropy(hidden, head, targets, weights, **options)

@@ -1,7 +1,7 @@
 """Losses of a preferred and a rejected answer: DPO, IPO, and the Bradley-Terry reward model.
 
-All are functions of one number a pair, how much better the chosen answer scores. For DPO (Rafailov
-et al. 2023, Eq. 7) the score is the implicit reward ``β (log π(y) - log π_ref(y))``.
+Each is a function of one number for each pair: the score of the chosen answer minus that of the rejected one. For DPO
+(Rafailov et al. 2023, Eq. 7) the score is the implicit reward ``β (log π(y) - log π_ref(y))``.
 """
 
 import math
@@ -33,7 +33,7 @@ def reward_margins(
     *,
     beta: float,
 ) -> jax.Array:
-    """Implicit reward of the chosen answer less that of the rejected one; over 0, the pair is ranked right.
+    """Implicit reward of the chosen answer minus that of the rejected one; a positive margin ranks the pair correctly.
 
     ``β ((log π(chosen) - log π(rejected)) - (log π_ref(chosen) - log π_ref(rejected)))`` (Rafailov et al. 2023,
     section 4).
@@ -73,8 +73,8 @@ def dpo_loss(
 ) -> jax.Array:
     """Direct preference optimisation, one value a pair.
 
-    With ``h`` the chosen answer's log-ratio to the reference less the rejected one's, and ``ε`` the
-    label smoothing (conservative DPO: the label is wrong with probability ``ε``):
+    ``h`` is the chosen answer's log-ratio to the reference minus that of the rejected answer, and ``ε`` is the label
+    smoothing (conservative DPO: the label is wrong with probability ``ε``):
 
         sigmoid: -(1 - ε) log σ(β h) - ε log σ(-β h)
         ipo:     (h - 1 / (2 β))²         (Azar et al. 2023, Eq. 17)
@@ -88,7 +88,7 @@ def dpo_loss(
       reference_rejected: [...], the rejected answers under the reference model.
       beta: strength of the pull to the reference, over 0, a number or a traced scalar.
       label_smoothing: ``ε``, in [0, 0.5), a number or a traced scalar; 0 for IPO.
-      variant: which of the two.
+      variant: which of the two losses.
 
     Returns:
       float32 [...], unreduced.

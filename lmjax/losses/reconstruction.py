@@ -25,8 +25,8 @@ def masked_reconstruction_loss(
       predictions: [..., T, D], any float dtype.
       patches: [..., T, D], the true features; no gradient flows to them.
       is_masked: booleans [..., T]; the others give 0.
-      normalize_patches: compare with the patch less its mean, over its standard deviation
-        (D - 1 in the variance, as the paper's code), which sharpens what is learned.
+      normalize_patches: compare with the normalised patch: its mean is subtracted, and it is divided by its standard
+        deviation (with D - 1 in the variance, as in the paper's code).
       epsilon: added to the variance.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Losses of a token given its logits, one value a position, and what they are reported as.
+"""Losses of a token given its logits, one value for each position, and the units in which they are reported.
 
 Every label smoothing is one formula. With a target distribution that puts ``a + b`` on the target
 and ``b`` on every other of the V tokens, ``a + b V = 1``,
@@ -38,7 +38,7 @@ def smoothing_weights(label_smoothing: float, smoothing: Smoothing, vocab_size: 
         return 1 - label_smoothing, spread
     if smoothing == "others":
         if vocab_size == 1:
-            return 1.0, 0.0  # there is no other token to give anything to
+            return 1.0, 0.0  # there is no other token that could have the probability
         spread = label_smoothing / (vocab_size - 1)
         return 1 - label_smoothing - spread, spread
     raise ValueError(f"smoothing={smoothing!r}: use 'uniform' or 'others'")
@@ -88,7 +88,7 @@ def cross_entropy(
     vocab_size = logits.shape[-1]
     on_target, spread = smoothing_weights(label_smoothing, smoothing, vocab_size)
     ignored = targets == ignore_index
-    # Not after the sum alone: the gradient of what is not finite is NaN even where it is multiplied by 0.
+    # The logits are replaced, not only the loss: the gradient of an infinite logit is NaN even if multiplied by 0.
     logits = jnp.where(ignored[..., None], 0.0, logits.astype(jnp.float32))
     index = jnp.clip(targets, 0, vocab_size - 1)
     target_logit = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
@@ -109,7 +109,7 @@ def mean_kept(losses: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def masked_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:
-    """Mean cross entropy over the labelled positions: ``labels[t]`` is what position ``t`` must say.
+    """Mean cross entropy over the labelled positions: position ``t`` is scored on ``labels[t]``.
 
     ``loss = - mean over labelled t of log softmax(logits[t])[labels[t]]`` (BERT, Devlin et al. 2019, section 3.1).
 
@@ -137,7 +137,7 @@ def causal_lm_loss(logits: jax.Array, labels: ArrayLike, *, ignore_index: int = 
     ``loss = - mean over t of log softmax(logits[t])[labels[t + 1]]`` (GPT, Radford et al. 2018, section 3.1).
 
     Args:
-      logits: [..., T, V], what the model says at each token.
+      logits: [..., T, V], the model's prediction after each token.
       labels: integers [..., T], the tokens themselves (not shifted), ``ignore_index`` where a
         token is not to be learned.
       ignore_index: the label that is not scored.

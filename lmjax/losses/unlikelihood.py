@@ -1,7 +1,7 @@
-"""What a language model must *not* say: unlikelihood of negative tokens, margin over corrupted text.
+"""Losses for what a model must not predict: unlikelihood of negative tokens, and a margin over corrupted text.
 
-Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training": add to the likelihood
-``Σ_c -log(1 - p(c))`` over negative candidates ``c``, given or taken from the context so far (§5.1).
+Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training": the sum ``Σ_c -log(1 - p(c))`` over negative
+candidates ``c`` is added to the loss. The candidates are given, or are the tokens of the context (section 5.1).
 """
 
 import math
@@ -22,7 +22,7 @@ def _negative_log_complement(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     scored = jnp.any(tokens >= 0, axis=-1, keepdims=True)
     logits = jnp.where(scored, logits.astype(jnp.float32), 0.0)
     log_normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    # Where nothing is scored no token is left out: of a vocabulary of one, nothing would remain to be summed.
+    # Where nothing is scored no token is left out: with a vocabulary of one token nothing would remain to be summed.
     is_best = scored & jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(is_best, -jnp.inf, logits), axis=-1, keepdims=True)
     index = jnp.clip(tokens, 0, logits.shape[-1] - 1)
@@ -40,8 +40,8 @@ def unlikelihood(logits: jax.Array, candidates: ArrayLike) -> jax.Array:
 
     Args:
       logits: [..., T, V], any float dtype.
-      candidates: integers [..., T, C], tokens to push down; a negative one means "none", one that is
-        listed twice counts twice.
+      candidates: integers [..., T, C], tokens to make unlikely; a negative id means "no candidate", and a token that
+        is listed twice counts twice.
 
     Returns:
       float32 [..., T], in nats, unreduced; 0 where there is no candidate, NaN where one is not in the vocabulary.
@@ -73,8 +73,8 @@ def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) ->
 
     Args:
       targets: integers [..., T]; negative ones (not scored) are never candidates.
-      segments: integers [..., T], the document of each position; candidates are of the same one. 0 is padding, which
-        has no candidates and is none.
+      segments: integers [..., T], the document of each position; candidates come from the same document. 0 is
+        padding, which has no candidates and is not a candidate.
 
     Returns:
       int32 [..., T, T] for :func:`unlikelihood`, -1 where there is none.
@@ -103,7 +103,7 @@ def context_candidates(targets: ArrayLike, segments: ArrayLike | None = None) ->
 def corrupted_margin(
     original_nats: jax.Array, corrupted_nats: jax.Array, *, margin: float | jax.Array = 1.0
 ) -> jax.Array:
-    """Hinge that keeps a corrupted text at least ``margin`` nats less likely than the original.
+    """Hinge loss that is 0 when a corrupted text is at least ``margin`` nats less likely than the original.
 
         loss = max(0, margin + original_nats - corrupted_nats)
 
@@ -139,7 +139,7 @@ def corrupted_margin(
 def repeated_ngrams(tokens: ArrayLike, size: int) -> jax.Array:
     """Which tokens are part of an n-gram that began earlier in the sequence already (Welleck et al. 2020, §5.2).
 
-    The negative candidates of the sequence-level loss: each such token of a text the model wrote itself.
+    In text that the model has written itself, these tokens are the negative candidates of the sequence-level loss.
 
     Args:
       tokens: integers [..., T].

@@ -23,6 +23,9 @@ from lmjax.train.components import paired
 NEW_TOKENS = 200
 """The number of new tokens where none is asked for."""
 
+EVERY = 4
+"""The number of tokens after which text that is watched is handed out."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
@@ -98,13 +101,14 @@ def write_texts(run: Opened, prompts: Sequence[str], request: Request) -> list[s
       ValueError: as :func:`stream_texts`.
     """
     texts = [""] * (len(prompts) * request.num_samples)
-    for piece in stream_texts(run, prompts, request):
+    # A stop string has to be looked for while text is made; without one nothing is gained by looking early.
+    for piece in stream_texts(run, prompts, request, every=64 if request.stop else 2**30):
         texts[piece.number] += piece.text
     return texts
 
 
-def stream_texts(run: Opened, prompts: Sequence[str], request: Request) -> Iterator[Piece]:
-    """Yields text as it is made. Texts of one batch take turns.
+def stream_texts(run: Opened, prompts: Sequence[str], request: Request, *, every: int = EVERY) -> Iterator[Piece]:
+    """Yields text after every few tokens, as it is made. Texts of one batch take turns.
 
     A model with an encoder reads a prompt with that, and what it writes is yielded. A diffusion model fills in the
     masks of a prompt and what follows, and the whole row is yielded.
@@ -122,7 +126,7 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request) -> Itera
     for text, own in zip(prompts, ids, strict=True):
         decode = functools.partial(bytes_after, run.tokenizer, text, own) if pair is None else _answer(run.tokenizer)
         jobs += [_Job(own, Pieces(decode, request.stop)) for _ in range(request.num_samples)]
-    yield from write_jobs(run, jobs, request, pair=pair)
+    yield from _write_jobs(run, jobs, request, pair=pair, every=every)
 
 
 def stream_continuations(run: Opened, prompts: Sequence[list[int]], request: Request) -> Iterator[Piece]:
@@ -132,18 +136,18 @@ def stream_continuations(run: Opened, prompts: Sequence[list[int]], request: Req
         for ids in prompts
         for _ in range(request.num_samples)
     ]
-    yield from write_jobs(run, jobs, request, pair=None)
+    yield from _write_jobs(run, jobs, request, pair=None, every=EVERY)
 
 
-def write_jobs(
-    run: Opened, jobs: Sequence[_Job], request: Request, *, pair: EncoderDecoderObjective | None
+def _write_jobs(
+    run: Opened, jobs: Sequence[_Job], request: Request, *, pair: EncoderDecoderObjective | None, every: int
 ) -> Iterator[Piece]:
     """Writes texts in batches, and yields pieces of them."""
     # The samples of a prompt are never divided between batches.
     batch_size = max(request.batch_size // request.num_samples, 1) * request.num_samples
     for begin in range(0, len(jobs), batch_size):
         batch = jobs[begin : begin + batch_size]
-        for new in _new_ids(run, batch, request, pair):
+        for new in _new_ids(run, batch, request, pair, every):
             for number, (job, ids) in enumerate(zip(batch, new, strict=True), start=begin):
                 was_ended = job.pieces.ended
                 text = job.pieces.add(ids)
@@ -157,8 +161,9 @@ def write_jobs(
 
 
 def _new_ids(
-    run: Opened, jobs: Sequence[_Job], request: Request, pair: EncoderDecoderObjective | None
+    run: Opened, jobs: Sequence[_Job], request: Request, pair: EncoderDecoderObjective | None, every: int
 ) -> Iterator[list[list[int]]]:
+    """The ids that each text of a batch gains, a few at a time, or all at once where a search finds them."""
     vocabulary = run.tokenizer.vocabulary
     start_id = None if pair is None else pair.start_id(vocabulary)
     prompts = [job.ids for job in jobs]
@@ -172,8 +177,8 @@ def _new_ids(
     if request.beam is not None:
         # The texts of a prompt stand side by side, and one search finds them all.
         yield beam_search(
-            run.spec,
-            run.params,
+            run.model_spec,
+            run.model_params,
             prompts[:: request.num_samples],
             max_new_tokens=limits[:: request.num_samples],
             beam=request.beam,
@@ -184,8 +189,8 @@ def _new_ids(
         return
     if request.contrastive is not None:
         yield contrastive_search(
-            run.spec,
-            run.params,
+            run.model_spec,
+            run.model_params,
             prompts,
             max_new_tokens=limits,
             search=request.contrastive,
@@ -194,13 +199,14 @@ def _new_ids(
         )
         return
     yield from stream(
-        run.spec,
-        run.params,
+        run.model_spec,
+        run.model_params,
         prompts,
         max_new_tokens=limits,
         sampling=request.sampling,
         amateur=request.amateur,
         seed=request.seed,
+        every=every,
         **common,
     )
 

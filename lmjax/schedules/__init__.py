@@ -1,4 +1,4 @@
-"""Scalars that change as training goes on: decays, ramps of an objective's fields, learning rates."""
+"""Scalars that change during training: decays, ramps of an objective's fields, learning rates."""
 
 from lmjax.schedules.learning_rate import ScheduleConfig
 from lmjax.schedules.ramp import Ramp

@@ -1,4 +1,4 @@
-"""Shares that fall as training goes on: pure functions of the step (Bengio et al. 2015, section 2.4)."""
+"""Probabilities that fall during training: pure functions of the step (Bengio et al. 2015, section 2.4)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from lmjax.rates import check_rate
 
 
 def linear_decay(step: jax.Array | int, *, num_steps: int, start: float = 1.0, end: float = 0.0) -> jax.Array:
-    """From ``start`` to ``end`` along a line over ``num_steps`` steps, then ``end``.
+    """Moves from ``start`` to ``end`` along a line over ``num_steps`` steps, then stays at ``end`` (a float32 scalar).
 
     ``start + (end - start) min(step / num_steps, 1)`` (Bengio et al. 2015, section 2.4).
 
@@ -27,7 +27,7 @@ def linear_decay(step: jax.Array | int, *, num_steps: int, start: float = 1.0, e
 
 
 def exponential_decay(step: jax.Array | int, *, base: float) -> jax.Array:
-    """``base ** step``.
+    """Returns ``base ** step``, a float32 scalar.
 
     Bengio et al. 2015, section 2.4.
 
@@ -45,7 +45,7 @@ def exponential_decay(step: jax.Array | int, *, base: float) -> jax.Array:
 
 
 def inverse_sigmoid_decay(step: jax.Array | int, *, k: float) -> jax.Array:
-    """``k / (k + exp(step / k))``: slow at first, fastest around step ``k log k``.
+    """Returns ``k / (k + exp(step / k))``: it falls slowly at first, fastest around step ``k log k``.
 
     Bengio et al. 2015, section 2.4.
 

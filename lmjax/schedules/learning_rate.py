@@ -1,8 +1,8 @@
 """Learning-rate schedules: a pure function from the step to a multiplier of the learning rate.
 
-Every schedule warms up linearly, ``(step + 1) / (warmup + 1)``, so that step 0 already learns, and
-is 1 at ``step = warmup``. With ``r`` the share of the decay that is done, in [0, 1], and ``f`` the
-final fraction, what follows is
+Every schedule warms up linearly, ``(step + 1) / (warmup + 1)``, so that the model learns at step 0 already. It is 1
+at ``step = warmup``. With ``r`` the share of the decay that is done, in [0, 1], and ``f`` the final fraction, what
+follows is
 
     constant       1
     linear         f + (1 - f) (1 - r)
@@ -28,7 +28,7 @@ _DEFAULT_FINAL = {"linear": 0.0, "cosine": 0.1, "wsd": 0.0}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate moves over the run, as a multiple of ``optimizer.learning_rate``."""
+    """The learning rate during the run, as a multiple of ``optimizer.learning_rate``."""
 
     kind: Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt"] = "cosine"
     """Shape after the warm-up."""
@@ -37,7 +37,7 @@ class ScheduleConfig:
     final_fraction: float | None = None
     """Multiplier where the decay ends (unset: 0.1 for cosine, 0 for linear and wsd)."""
     end_step: int | None = None
-    """Step at which the decay ends, the multiplier staying put from there on (unset: the end of the run)."""
+    """Step at which the decay ends; the multiplier does not change after it (unset: the end of the run)."""
     decay_fraction: float | None = None
     """wsd only: share of the steps before the end that the decay takes (unset: 0.1)."""
     decay_shape: Literal["linear", "sqrt"] | None = None
@@ -66,10 +66,10 @@ class ScheduleConfig:
 
 
 def build_schedule(config: ScheduleConfig, *, total_steps: int) -> Schedule:
-    """The multiplier of the learning rate as a function of the step, pure and jittable.
+    """Returns the multiplier of the learning rate as a pure, jittable function of the step.
 
     Args:
-      config: the shape.
+      config: the kind of schedule and its parameters.
       total_steps: updates in the whole run, numbered from 0.
 
     Returns:
@@ -97,7 +97,7 @@ def build_schedule(config: ScheduleConfig, *, total_steps: int) -> Schedule:
 
 
 def _decay(config: ScheduleConfig, end: int) -> Callable[[jax.Array], jax.Array]:
-    """The part after the warm-up of a schedule that ends."""
+    """Returns the part after the warm-up of a schedule that decays to an end."""
     start = config.warmup_steps
     shape: str = config.kind
     if config.kind == "wsd":

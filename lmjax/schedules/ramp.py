@@ -1,4 +1,4 @@
-"""Scalars of an objective that change as training goes on: mask rates, temperatures, weights of terms.
+"""Scalars of an objective that change during training: mask rates, temperatures, weights of terms.
 
 A field annotated ``Scalar`` holds a number or a :class:`Ramp`. :func:`at_step` gives every ramp of an
 objective its value at a training step. A corruption then reads that value with :func:`current` (it may be
@@ -23,7 +23,7 @@ SHAPES = ("linear", "cosine", "exponential", "inverse_sigmoid", "step")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """From ``start`` at step 0 to ``end`` at step ``steps``, and ``end`` from there on.
+    """A value that moves from ``start`` at step 0 to ``end`` at step ``steps``, and stays at ``end``.
 
     With ``p = step / steps`` in [0, 1], the value is ``end + (start - end) left(p)``:
 
@@ -39,9 +39,9 @@ class Ramp:
     end: float
     """Value from step `steps` on, and in evaluation."""
     steps: int
-    """Steps from one to the other."""
+    """Number of steps between the two."""
     shape: Literal["linear", "cosine", "exponential", "inverse_sigmoid", "step"] = "linear"
-    """The course between the two."""
+    """The shape of the curve between the two."""
 
     def __post_init__(self):
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
@@ -54,15 +54,15 @@ class Ramp:
             raise ValueError(f"ramp {self}: an exponential one needs both ends above 0: give a small number for 0")
 
     def __str__(self) -> str:
-        """As on the command line: ``0.4:0.15:1000:linear``."""
+        """Returns the text that the command line takes: ``0.4:0.15:1000:linear``."""
         return f"{self.start}:{self.end}:{self.steps}:{self.shape}"
 
     @classmethod
     def parse(cls, text: str) -> "Ramp":
-        """The ramp of ``START:END:STEPS`` or ``START:END:STEPS:SHAPE``.
+        """Returns the ramp that a text ``START:END:STEPS`` or ``START:END:STEPS:SHAPE`` describes.
 
         Raises:
-          ValueError: it is not of this form, or not a possible ramp.
+          ValueError: the text does not have this form, or describes an impossible ramp.
         """
         parts = text.split(":")
         try:
@@ -73,7 +73,7 @@ class Ramp:
         return cls(start=start, end=end, steps=steps, shape=shape)  # type: ignore[arg-type]
 
     def value(self, step: jax.Array | int) -> jax.Array:
-        """The value at a step, a float32 scalar."""
+        """Returns the value at a step, a float32 scalar."""
         left = linear_decay(step, num_steps=self.steps)
         if self.shape == "exponential":
             return self.end * jnp.exp(math.log(self.start / self.end) * left)
@@ -120,12 +120,12 @@ def current(scalar: Scalar) -> float | jax.Array:
 
 
 def highest(scalar: Scalar) -> float:
-    """The most a scalar ever is: what static shapes are made for."""
+    """Returns the largest value a scalar can have, for which static shapes are made."""
     return max(extremes(scalar))
 
 
 def extremes(scalar: Scalar) -> tuple[float, float]:
-    """A scalar's first and last value, between which all others lie."""
+    """Returns the first and the last value of a scalar; all others lie between them."""
     return (scalar.start, scalar.end) if isinstance(scalar, Ramp) else (scalar, scalar)
 
 
@@ -160,7 +160,7 @@ def _changed(value: Any, change: Callable[[Ramp], Any]) -> Any:
 
 
 def _middle_at(step: float) -> float:
-    """The k of ``k log k = step``, by Newton's method: where the inverse sigmoid of k is at half."""
+    """Solves ``k log k = step`` for k by Newton's method: at this step the inverse sigmoid with k is one half."""
     k = 1 + step
     for _ in range(50):
         k = (k + step) / (1 + math.log(k))

@@ -50,11 +50,11 @@ def block_ranges(start_BT: jax.Array, end_BT: jax.Array, *, num_keys: int, query
     highest_BI = jnp.where(sees_BIT, end_BIT, 0).max(axis=2)
     key_first_BI = lowest_BI // key_block
     key_last_BI = jnp.maximum(-(-highest_BI // key_block), key_first_BI)
-    index_J = jnp.arange(num_blocks, dtype=jnp.int32)
-    meets_BIJ = (key_first_BI[:, :, None] <= index_J) & (index_J < key_last_BI[:, :, None])
-    index_I = jnp.arange(start_BIT.shape[1], dtype=jnp.int32)[None, :, None]
-    query_first_BJ = jnp.where(meets_BIJ, index_I, start_BIT.shape[1]).min(axis=1)
-    query_last_BJ = jnp.where(meets_BIJ, index_I + 1, 0).max(axis=1)
+    index_11J = jnp.arange(num_blocks, dtype=jnp.int32)[None, None, :]
+    meets_BIJ = (key_first_BI[:, :, None] <= index_11J) & (index_11J < key_last_BI[:, :, None])
+    index_1I1 = jnp.arange(start_BIT.shape[1], dtype=jnp.int32)[None, :, None]
+    query_first_BJ = jnp.where(meets_BIJ, index_1I1, start_BIT.shape[1]).min(axis=1)
+    query_last_BJ = jnp.where(meets_BIJ, index_1I1 + 1, 0).max(axis=1)
     return BlockRanges(
         key_first_BI=key_first_BI,
         key_last_BI=key_last_BI,

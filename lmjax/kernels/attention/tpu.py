@@ -101,8 +101,8 @@ def tpu_attention(
     bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
     specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, PartitionSpec(heads_axes))
     # Without vma checks the transpose sums the gradients of what is replicated, as it must here.
-    used = {axis for axis, size in mesh.shape.items() if size > 1}
-    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, axis_names=used, check_vma=False)
+    # All axes are manual, those of size 1 too: Mosaic compiles a kernel under no others.
+    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)
     return mapped(*operands)
 
 
@@ -144,7 +144,9 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
     grad_output_BKIHR = _to_blocks(grad_output_BTNH, num_kv_heads, plan.query_block)
     mean_BTN1 = jnp.sum(output_BTNH.astype(jnp.float32) * grad_output_BTNH, axis=-1, keepdims=True)
     mean_BKI1R = _to_blocks(mean_BTN1, num_kv_heads, plan.query_block)
-    sink_weights_BKI1R = jnp.exp2(sinks_N.reshape(num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups))
+    sink_weights_BKI1R = jnp.exp2(
+        sinks_N.reshape(1, num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups)
+    )
     grad_sinks_N = -jnp.sum(sink_weights_BKI1R * _by_head(mean_BKI1R, groups), axis=(0, 2, 3, 5)).reshape(-1)
 
     num_blocks, width, rows = query_BKIHR.shape[2:]

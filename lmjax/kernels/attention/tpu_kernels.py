@@ -26,7 +26,8 @@ HIDDEN = -1e30
 """The logit of an invisible key."""
 LOWEST = -1e29
 """Where the running maximum begins: far above ``HIDDEN``, so that an invisible key's weight is 0 from the start."""
-FORWARD_LANES = int(__import__("os").environ.get("FL", 256))
+FORWARD_LANES = 256
+"""Columns whose softmax is computed while the next ones' logits are multiplied."""
 NO_KEY = 1e30
 """The log-sum of a query that sees no key: all its weights are then 0."""
 
@@ -100,20 +101,28 @@ def _forward_kernel(
         total_ref[...] = jnp.zeros_like(total_ref)
 
     def add_key_block(*, masked: bool) -> None:
-        # A part of the columns at a time, so that their logits stay in registers.
-        for first in range(0, query_ref.shape[4], FORWARD_LANES):
-            at = slice(first, first + FORWARD_LANES)
-            logits_SR, _ = _logits(plan, key_ref[0, 0], query_ref[0, 0, 0, :, at])
-            if masked:
-                bounds = start_ref[0, 0, :, at], end_ref[0, 0, :, at]
-                logits_SR = _hide(logits_SR, *bounds, number * plan.key_block)
-            highest_1R = jnp.maximum(highest_ref[:, at], logits_SR.max(axis=0, keepdims=True))
+        def logits_of(part: slice) -> jax.Array:
+            logits_SR, _ = _logits(plan, key_ref[0, 0], query_ref[0, 0, 0, :, part])
+            if not masked:
+                return logits_SR
+            return _hide(logits_SR, start_ref[0, 0, :, part], end_ref[0, 0, :, part], number * plan.key_block)
+
+        # The compiler keeps the order of this code where it can: each part's product stands before the softmax of
+        # the part before it, so that the matrix unit works while exponentials are taken.
+        parts = [slice(first, first + FORWARD_LANES) for first in range(0, query_ref.shape[4], FORWARD_LANES)]
+        following, results = logits_of(parts[0]), []
+        for index, part in enumerate(parts):
+            logits_SR = following
+            if index + 1 < len(parts):
+                following = logits_of(parts[index + 1])
+            highest_1R = jnp.maximum(highest_ref[:, part], logits_SR.max(axis=0, keepdims=True))
             weights_SR = jnp.exp2(logits_SR - highest_1R)
-            decay_1R = jnp.exp2(highest_ref[:, at] - highest_1R)
-            highest_ref[:, at] = highest_1R
-            sum_ref[:, at] = sum_ref[:, at] * decay_1R + weights_SR.sum(axis=0, keepdims=True)
+            decay_1R = jnp.exp2(highest_ref[:, part] - highest_1R)
+            sum_1R = sum_ref[:, part] * decay_1R + weights_SR.sum(axis=0, keepdims=True)
             added_HR = _product(value_ref[0, 0], weights_SR.astype(value_ref.dtype), contract=(1, 0))
-            total_ref[:, at] = total_ref[:, at] * decay_1R + added_HR
+            results.append((highest_1R, sum_1R, total_ref[:, part] * decay_1R + added_HR))
+        for part, (highest_1R, sum_1R, total_HR) in zip(parts, results, strict=True):
+            highest_ref[:, part], sum_ref[:, part], total_ref[:, part] = highest_1R, sum_1R, total_HR
 
     is_visible = number < key_last_ref[mask_row, block]
     is_full = (number >= full_first_ref[mask_row, block]) & (number < full_last_ref[mask_row, block])
