@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec
 
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.train.optimizers import SOAP, AdamW, build_optimizer
+from lmjax.train.optimizers.state import moment_spec
 
 PLAIN = {"learning_rate": 1.0, "weight_decay": 0.0}
 
@@ -94,7 +96,10 @@ def test_its_state_is_divided_as_the_parameters_are():
 
     assert layout(state.input_basis, "feedforward", "up") == (None, "fsdp", None)
     assert layout(state.output_products, "feedforward", "up") == (None, "tensor", None)
-    assert layout(state.output_basis, "attention", "query") == (None, "tensor", None)
+    # All heads are one side: it is split as the heads are.
+    split = PartitionSpec(None, "fsdp", "tensor", None)
+    assert moment_spec((2, 12, 12), (2, 8, 3, 4), split) == PartitionSpec(None, "tensor", None)
+    assert moment_spec((2, 8, 8), (2, 8, 3, 4), split) == PartitionSpec(None, "fsdp", None)
 
 
 def test_a_run_goes_on_bit_for_bit(tmp_path):
