@@ -22,6 +22,7 @@ from lmjax.decode.prompts import row_keys
 from lmjax.models.head import gathered_head
 from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.with_extras import model_of
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Stream, make_stream
 
@@ -110,7 +111,7 @@ def _unmask(
     order: Order,
 ) -> jax.Array:
     model = spec.bind(params)
-    head = gathered_head(model)
+    head = gathered_head(model_of(model))
     is_masked_BT = tokens_BT == mask_id
     num_masks_B = is_masked_BT.sum(axis=1)
     times = jnp.linspace(1.0, 0.0, num_steps + 1)

@@ -144,7 +144,9 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
     grad_output_BKIHR = _to_blocks(grad_output_BTNH, num_kv_heads, plan.query_block)
     mean_BTN1 = jnp.sum(output_BTNH.astype(jnp.float32) * grad_output_BTNH, axis=-1, keepdims=True)
     mean_BKI1R = _to_blocks(mean_BTN1, num_kv_heads, plan.query_block)
-    sink_weights_BKI1R = jnp.exp2(sinks_N.reshape(num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups))
+    sink_weights_BKI1R = jnp.exp2(
+        sinks_N.reshape(1, num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups)
+    )
     grad_sinks_N = -jnp.sum(sink_weights_BKI1R * _by_head(mean_BKI1R, groups), axis=(0, 2, 3, 5)).reshape(-1)
 
     num_blocks, width, rows = query_BKIHR.shape[2:]
