@@ -17,6 +17,7 @@ from flax import nnx
 
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.models.transformer import Transformer
 from lmjax.types import make_stream
@@ -47,7 +48,7 @@ def main() -> None:
     variants = {
         "12 scanned": base,
         "48 scanned": dataclasses.replace(base, num_layers=48),
-        "12 unrolled": dataclasses.replace(base, scan_layers=False),
+        "12 unrolled": dataclasses.replace(base, execution=ExecutionConfig(scan_layers=False)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(options.rounds):

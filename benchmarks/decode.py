@@ -21,6 +21,7 @@ from flax import nnx
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.models.transformer import Transformer
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -71,8 +72,7 @@ def main(config: Config) -> None:
         width=config.width,
         num_layers=config.num_layers,
         num_heads=config.width // 64,
-        scan_layers=config.scan_layers,
-        remat="none",
+        execution=ExecutionConfig(scan_layers=config.scan_layers, remat="none"),
     )
     spec = module_spec(lambda key: Transformer(model, rngs=nnx.Rngs(params=key)))
     params = jax.jit(spec.init)(jax.random.key(0))

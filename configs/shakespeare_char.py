@@ -8,11 +8,12 @@ minute on two CPU cores. Validation loss, on the last tenth of the text: 1.81 na
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def shakespeare_char() -> RunConfig:
@@ -26,13 +27,12 @@ def shakespeare_char() -> RunConfig:
             positions="learned",
             norm="layernorm",
             activation="gelu",
-            scan_layers=False,
-            remat="none",
+            execution=ExecutionConfig(scan_layers=False, remat="none"),
             pad_vocab_to=1,
         ),
         tokenizer=TokenizerConfig(kind="bytes", special_tokens=()),
         data=DataConfig(path="input.txt", add_eos=False, split="tail", valid_fraction=0.1),
-        optimizer=OptimizerConfig(learning_rate=2e-3, beta2=0.99, weight_decay=0.1, decay_embeddings=True),
+        optimizer=AdamW(learning_rate=2e-3, beta2=0.99, weight_decay=0.1, decay_embeddings=True),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=100, final_fraction=0.1),
         train=TrainConfig(steps=2000, batch_size=12, sequence_length=64, eval_every=500, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=500),

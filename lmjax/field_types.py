@@ -1,6 +1,7 @@
 """Whether the values of a configuration are of the types that its fields declare."""
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -28,6 +29,38 @@ def check_types(config: Any, *, where: str = "") -> None:
             check_types(item, where=f"{path}.")
 
 
+def check_literals(config: Any, where: str) -> None:
+    """Refuses a value that its field's ``Literal`` does not name; a configuration calls it in ``__post_init__``.
+
+    Args:
+      config: a configuration, whose fields may be of type ``Literal[...]``, such a type or None, or tuples of them.
+      where: what comes before a field's name in messages, as in ``model.``.
+
+    Raises:
+      ValueError: naming the field, the value and the values that are possible.
+    """
+    for name, (kind, allowed) in _literal_fields(type(config)).items():
+        value = getattr(config, name)
+        if not _fits(kind, value):
+            raise ValueError(f"{where}{name}={value!r}: use one of {', '.join(map(str, allowed))}")
+
+
+@functools.cache
+def _literal_fields(config_class: type) -> dict[str, tuple[Any, list[Any]]]:
+    """The type and the possible values of each field whose type has a ``Literal`` in it."""
+    hints = typing.get_type_hints(config_class)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+    return {name: (kind, _named_by(kind)) for name, kind in fields.items() if _named_by(kind)}
+
+
+def _named_by(kind: Any) -> list[Any]:
+    """The values that the ``Literal`` within a type names; with None if it may be that too."""
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    inner = [value for arg in typing.get_args(kind) for value in _named_by(arg)]
+    return [*inner, None] if inner and type(None) in typing.get_args(kind) else inner
+
+
 def _records(value: Any, where: str) -> list[tuple[str, Any]]:
     """The dataclasses in a value or in a tuple of them, with their paths."""
     items = [(where, value)]
@@ -49,6 +82,7 @@ def check_type(kind: Any, value: Any, where: str, *, default: Any) -> None:
 
 
 def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of a type, as annotations have it."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True

@@ -25,6 +25,9 @@ from lmjax.masks import IntervalMask
 
 PyTree = object
 
+IGNORE_INDEX = -100
+"""The label that means "nothing is to be predicted here"."""
+
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 def _record(cls: type) -> type:

@@ -12,16 +12,18 @@ import numpy as np
 from flax import nnx
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import Head
 from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import ModuleSpec, module_spec
 from lmjax.models.routing import ExpertsConfig
-from lmjax.models.transformer import Head, Transformer
+from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import trained_spec
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.mesh import MeshConfig, make_mesh
 from lmjax.schedules.learning_rate import ScheduleConfig, build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.checkpoint import Checkpoints
-from lmjax.train.optimizer import OptimizerConfig, build_optimizer
+from lmjax.train.optimizers import AdamW, Optimizer, average_of, build_optimizer
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 
@@ -87,12 +89,12 @@ def learner(
     model: ModelConfig = MODEL,
     mesh: MeshConfig | None = None,
     num_devices: int = 1,
-    optimizer: OptimizerConfig | None = None,
+    optimizer: Optimizer | None = None,
     **options,
 ) -> Learner:
     objective = objective or CausalLM()
-    optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)
-    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    optimizer = optimizer or AdamW(learning_rate=1e-2)
+    spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(ScheduleConfig(kind="constant"), total_steps=100)
     built = Learner(
         spec=spec,
@@ -102,6 +104,7 @@ def learner(
         learning_rate=lambda step: optimizer.learning_rate * schedule(step),
         mesh=make_mesh(mesh or MeshConfig(), jax.devices()[:num_devices]),
         clip_norm=optimizer.clip_norm,
+        average=average_of(optimizer, spec.kinds),
     )
     return dataclasses.replace(built, **options)
 

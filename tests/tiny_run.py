@@ -18,7 +18,7 @@ from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.metrics import read_metrics
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def write_corpus(folder: pathlib.Path) -> pathlib.Path:
@@ -45,7 +45,7 @@ def config(folder: pathlib.Path, *, objective_name: str = "MaskedLM", **changes)
             packing="best_fit",
             valid_fraction=0.2,
         ),
-        "optimizer": OptimizerConfig(learning_rate=1e-2),
+        "optimizer": AdamW(learning_rate=1e-2),
         "schedule": ScheduleConfig(kind="constant"),
         "train": TrainConfig(
             steps=24, batch_size=8, sequence_length=32, log_every=1, eval_every=8, eval_batches=2, ema_decay=0.9,

@@ -19,12 +19,13 @@ row.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SentencePairs
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def albert_base() -> RunConfig:
@@ -54,13 +55,11 @@ def albert_base() -> RunConfig:
             activation="gelu_tanh",
             dropout=0.1,
             attention_dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(kind="sentencepiece_unigram", vocab_size=30_000, max_train_bytes=200_000_000),
         data=DataConfig(path="data/wikibooks/*.jsonl.zst", packing="best_fit", add_eos=False, valid_fraction=0.001),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-3, beta2=0.999, epsilon=1e-6, weight_decay=0.01, decay_embeddings=True
-        ),
+        optimizer=AdamW(learning_rate=1e-3, beta2=0.999, epsilon=1e-6, weight_decay=0.01, decay_embeddings=True),
         schedule=ScheduleConfig(kind="linear", warmup_steps=3125),
         train=TrainConfig(
             steps=125_000, batch_size=4096, sequence_length=512, microbatches=4, eval_every=2500, eval_batches=0

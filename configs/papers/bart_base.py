@@ -20,13 +20,14 @@ tenth of the steps.
 from lmjax.corruption import DenoiseConfig
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import Denoising
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def bart_base() -> RunConfig:
@@ -49,7 +50,7 @@ def bart_base() -> RunConfig:
             dropout=0.1,
             attention_dropout=0.1,
             residual_init="plain",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -58,7 +59,7 @@ def bart_base() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/roberta/*.jsonl.zst", packing="best_fit", add_bos=True, valid_fraction=0.0005),
-        optimizer=OptimizerConfig(
+        optimizer=AdamW(
             learning_rate=6e-4, beta2=0.98, epsilon=1e-6, weight_decay=0.01, decay_embeddings=True, clip_norm=None
         ),
         schedule=ScheduleConfig(kind="linear", warmup_steps=24_000),

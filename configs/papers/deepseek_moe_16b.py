@@ -21,13 +21,14 @@ The balancing of DeepSeek-V3 (2024, section 2.1.2) instead: `--model.experts.sco
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.routing import ExpertsConfig
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def deepseek_moe_16b() -> RunConfig:
@@ -50,7 +51,7 @@ def deepseek_moe_16b() -> RunConfig:
             tie_embeddings=False,
             init_std=0.006,
             residual_init="plain",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -59,7 +60,7 @@ def deepseek_moe_16b() -> RunConfig:
             max_train_bytes=500_000_000,
         ),
         data=DataConfig(path="data/web/**/*.jsonl.zst", packing="segments", add_bos=True, valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=4.2e-4, beta2=0.95, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=4.2e-4, beta2=0.95, weight_decay=0.1),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=2000, decay_fraction=0.2, final_fraction=0.1),
         train=TrainConfig(
             steps=106_449,

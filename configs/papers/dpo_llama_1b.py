@@ -19,13 +19,14 @@ gradient's norm is limited as in the authors' code, which has rows of 512 tokens
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import DPO
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def dpo_llama_1b() -> RunConfig:
@@ -41,7 +42,7 @@ def dpo_llama_1b() -> RunConfig:
             rope_theta=500_000.0,
             activation="swiglu",
             norm="rmsnorm",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -56,7 +57,7 @@ def dpo_llama_1b() -> RunConfig:
             add_bos=True,
             valid_fraction=0.01,
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-6, beta2=0.99, weight_decay=0.0, clip_norm=10.0),
+        optimizer=AdamW(learning_rate=1e-6, beta2=0.99, weight_decay=0.0, clip_norm=10.0),
         schedule=ScheduleConfig(kind="constant", warmup_steps=150),
         train=TrainConfig(
             steps=2500,

@@ -19,12 +19,13 @@ before the last. Not as in the paper: a tokenizer that keeps case.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import ReplacedToken
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def electra_base() -> RunConfig:
@@ -49,7 +50,7 @@ def electra_base() -> RunConfig:
             activation="gelu",
             dropout=0.1,
             attention_dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -58,9 +59,7 @@ def electra_base() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/wikibooks/*.jsonl.zst", packing="best_fit", add_bos=True, valid_fraction=0.001),
-        optimizer=OptimizerConfig(
-            learning_rate=2e-4, beta2=0.999, epsilon=1e-6, weight_decay=0.01, decay_embeddings=True
-        ),
+        optimizer=AdamW(learning_rate=2e-4, beta2=0.999, epsilon=1e-6, weight_decay=0.01, decay_embeddings=True),
         schedule=ScheduleConfig(kind="linear", warmup_steps=10_000),
         train=TrainConfig(steps=766_000, batch_size=256, sequence_length=512, eval_every=5000, eval_batches=50),
         checkpoint=CheckpointConfig(every_steps=5000, keep_every=100_000),

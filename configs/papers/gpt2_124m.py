@@ -18,11 +18,12 @@ Unlike nanoGPT's training script, and like the paper, projections and norms have
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def gpt2_124m() -> RunConfig:
@@ -37,7 +38,7 @@ def gpt2_124m() -> RunConfig:
             norm="layernorm",
             bias=True,
             activation="gelu_tanh",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -46,7 +47,7 @@ def gpt2_124m() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/openwebtext/*.jsonl.zst", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=6e-4, beta2=0.95, weight_decay=0.1, decay_embeddings=True),
+        optimizer=AdamW(learning_rate=6e-4, beta2=0.95, weight_decay=0.1, decay_embeddings=True),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=2000, final_fraction=0.1),
         train=TrainConfig(
             steps=600_000, batch_size=480, sequence_length=1024, microbatches=5, eval_every=1000, eval_batches=0

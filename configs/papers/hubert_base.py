@@ -21,12 +21,13 @@ convolution; no layers are dropped.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import FeatureSource, MaskedFrames
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def hubert_base() -> RunConfig:
@@ -54,11 +55,11 @@ def hubert_base() -> RunConfig:
             activation="gelu",
             dropout=0.1,
             attention_dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(kind="bytes"),
         data=DataConfig(path="data/librispeech/*.jsonl.zst", packing="examples", add_eos=False, valid_fraction=0.01),
-        optimizer=OptimizerConfig(learning_rate=5e-4, beta2=0.98, epsilon=1e-6, weight_decay=0.01, clip_norm=10.0),
+        optimizer=AdamW(learning_rate=5e-4, beta2=0.98, epsilon=1e-6, weight_decay=0.01, clip_norm=10.0),
         schedule=ScheduleConfig(kind="linear", warmup_steps=20_000),
         train=TrainConfig(steps=250_000, batch_size=184, sequence_length=768, eval_every=2500, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=2500, keep_every=50_000),

@@ -19,12 +19,13 @@ any checkpoint before it.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def llama_1b() -> RunConfig:
@@ -39,7 +40,7 @@ def llama_1b() -> RunConfig:
             rope_theta=500_000.0,
             activation="swiglu",
             norm="rmsnorm",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -48,7 +49,7 @@ def llama_1b() -> RunConfig:
             max_train_bytes=500_000_000,
         ),
         data=DataConfig(path="data/web/**/*.jsonl.zst", packing="segments", add_bos=True, valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=4e-4, beta2=0.95, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=4e-4, beta2=0.95, weight_decay=0.1),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=2000, decay_fraction=0.2),
         train=TrainConfig(
             steps=50_000, batch_size=512, sequence_length=4096, microbatches=16, eval_every=1000, watchdog_minutes=30

@@ -19,12 +19,13 @@ sines of a patch's number and not of its row and column; 128 levels of brightnes
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import FeatureSource, MaskedReconstruction
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def mae_base() -> RunConfig:
@@ -50,11 +51,11 @@ def mae_base() -> RunConfig:
             activation="gelu",
             init_std=None,
             residual_init="plain",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(kind="bytes"),
         data=DataConfig(path="data/imagenet/*.jsonl.zst", packing="examples", add_eos=False, valid_fraction=0.001),
-        optimizer=OptimizerConfig(learning_rate=2.4e-3, beta2=0.95, weight_decay=0.05, clip_norm=None),
+        optimizer=AdamW(learning_rate=2.4e-3, beta2=0.95, weight_decay=0.05, clip_norm=None),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=12_500, final_fraction=0.0),
         train=TrainConfig(steps=250_000, batch_size=4096, sequence_length=196, eval_every=2500, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=2500, keep_every=50_000),

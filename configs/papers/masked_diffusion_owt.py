@@ -19,12 +19,13 @@ ordinary ones. The paper's LM1B model is this one with --train.sequence-length 1
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import MaskedDiffusion
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def masked_diffusion_owt() -> RunConfig:
@@ -41,7 +42,7 @@ def masked_diffusion_owt() -> RunConfig:
             bias=True,
             tie_embeddings=False,
             dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -50,7 +51,7 @@ def masked_diffusion_owt() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/openwebtext/*.jsonl.zst", packing="windows", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=3e-4, beta2=0.999, epsilon=1e-8, weight_decay=0.0),
+        optimizer=AdamW(learning_rate=3e-4, beta2=0.999, epsilon=1e-8, weight_decay=0.0),
         schedule=ScheduleConfig(kind="constant", warmup_steps=2500),
         train=TrainConfig(
             steps=1_000_000, batch_size=512, sequence_length=1024, ema_decay=0.9999, eval_every=5000, eval_batches=50

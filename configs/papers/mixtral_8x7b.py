@@ -18,13 +18,14 @@ Dropless: no token is refused by a full expert. `--model.experts.capacity-factor
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.routing import ExpertsConfig
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def mixtral_8x7b() -> RunConfig:
@@ -39,7 +40,7 @@ def mixtral_8x7b() -> RunConfig:
             experts=ExpertsConfig(number=8, per_token=2, balance_loss=0.001, router_z_loss=0.001),
             rope_theta=1_000_000.0,
             tie_embeddings=False,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -48,7 +49,7 @@ def mixtral_8x7b() -> RunConfig:
             max_train_bytes=500_000_000,
         ),
         data=DataConfig(path="data/web/**/*.jsonl.zst", packing="segments", add_bos=True, valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=1.5e-4, beta2=0.95, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=1.5e-4, beta2=0.95, weight_decay=0.1),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=2000, final_fraction=0.1),
         train=TrainConfig(
             steps=50_000, batch_size=1024, sequence_length=4096, microbatches=16, eval_every=1000, watchdog_minutes=30

@@ -19,13 +19,14 @@ rate and schedule, and a vocabulary of 32k. The feed-forward layers and the norm
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import MultiTokenLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def multi_token_7b() -> RunConfig:
@@ -40,7 +41,7 @@ def multi_token_7b() -> RunConfig:
             activation="swiglu",
             norm="rmsnorm",
             tie_embeddings=False,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -49,7 +50,7 @@ def multi_token_7b() -> RunConfig:
             max_train_bytes=500_000_000,
         ),
         data=DataConfig(path="data/code/**/*.jsonl.zst", packing="segments", add_bos=True, valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=3e-4, beta2=0.95, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=3e-4, beta2=0.95, weight_decay=0.1),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=2000, final_fraction=0.03),
         train=TrainConfig(
             steps=25_000, batch_size=2048, sequence_length=4096, microbatches=64, eval_every=1000, watchdog_minutes=30

@@ -24,7 +24,7 @@ from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def professor_forcing() -> RunConfig:
@@ -36,7 +36,7 @@ def professor_forcing() -> RunConfig:
         model=ModelConfig(width=512, num_layers=4, num_heads=8, dropout=0.1),
         tokenizer=TokenizerConfig(kind="bytes"),
         data=DataConfig(path="data/ptb/*.txt", split="tail", valid_fraction=0.07),
-        optimizer=OptimizerConfig(learning_rate=1e-4, beta2=0.999, weight_decay=0.0),
+        optimizer=AdamW(learning_rate=1e-4, beta2=0.999, weight_decay=0.0),
         schedule=ScheduleConfig(kind="constant"),
         train=TrainConfig(steps=30_000, batch_size=64, sequence_length=500, eval_every=1000, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=1000),

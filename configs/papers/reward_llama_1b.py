@@ -16,13 +16,14 @@ Not as in the paper: one margin for all pairs (objective.margin), as the data gr
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import PairwiseReward
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def reward_llama_1b() -> RunConfig:
@@ -38,7 +39,7 @@ def reward_llama_1b() -> RunConfig:
             rope_theta=500_000.0,
             activation="swiglu",
             norm="rmsnorm",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -53,7 +54,7 @@ def reward_llama_1b() -> RunConfig:
             add_bos=True,
             valid_fraction=0.01,
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-5, beta2=0.95, epsilon=1e-5, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=1e-5, beta2=0.95, epsilon=1e-5, weight_decay=0.1),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=10, final_fraction=0.1),
         train=TrainConfig(
             steps=330,

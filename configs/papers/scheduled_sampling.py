@@ -15,13 +15,14 @@ Not as in the papers, whose tasks are conditional (captions, parses, speech; tra
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import ScheduledSampling
 from lmjax.schedules import ScheduleConfig
 from lmjax.schedules.ramp import Ramp
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def scheduled_sampling() -> RunConfig:
@@ -39,7 +40,7 @@ def scheduled_sampling() -> RunConfig:
             norm="layernorm",
             bias=True,
             activation="gelu_tanh",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -48,7 +49,7 @@ def scheduled_sampling() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/openwebtext/*.jsonl.zst", packing="segments", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=6e-4, weight_decay=0.1, decay_embeddings=True),
+        optimizer=AdamW(learning_rate=6e-4, weight_decay=0.1, decay_embeddings=True),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=2000, final_fraction=0.1),
         train=TrainConfig(
             steps=100_000, batch_size=480, sequence_length=1024, microbatches=5, eval_every=1000, eval_batches=0

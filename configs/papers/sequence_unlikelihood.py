@@ -17,12 +17,13 @@ the token-level and the sequence-level loss, where the paper draws one of them b
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SequenceUnlikelihoodLM
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def sequence_unlikelihood() -> RunConfig:
@@ -38,11 +39,11 @@ def sequence_unlikelihood() -> RunConfig:
             bias=True,
             activation="relu",
             dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=32_768, max_train_bytes=200_000_000),
         data=DataConfig(path="data/wikitext103/*.jsonl", valid_fraction=0.005),
-        optimizer=OptimizerConfig(learning_rate=2e-5, beta2=0.98, weight_decay=0.01),
+        optimizer=AdamW(learning_rate=2e-5, beta2=0.98, weight_decay=0.01),
         schedule=ScheduleConfig(kind="linear", warmup_steps=100),
         train=TrainConfig(steps=1500, batch_size=32, sequence_length=1536, eval_every=500, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=500),

@@ -17,6 +17,7 @@ rate 4.2e-4). This recipe has not been run to its end here.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SequentialMultiTokenLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
@@ -24,7 +25,7 @@ from lmjax.schedules.ramp import Ramp
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def sequential_tokens() -> RunConfig:
@@ -40,7 +41,7 @@ def sequential_tokens() -> RunConfig:
             norm="rmsnorm",
             tie_embeddings=False,
             init_std=0.006,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -49,7 +50,7 @@ def sequential_tokens() -> RunConfig:
             max_train_bytes=500_000_000,
         ),
         data=DataConfig(path="data/web/**/*.jsonl.zst", packing="segments", add_bos=True, valid_fraction=0.0001),
-        optimizer=OptimizerConfig(learning_rate=4.2e-4, beta2=0.95, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=4.2e-4, beta2=0.95, weight_decay=0.1),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=2000, decay_fraction=0.2, final_fraction=0.1),
         train=TrainConfig(
             steps=212_000, batch_size=2304, sequence_length=4096, microbatches=72, eval_every=1000, watchdog_minutes=30

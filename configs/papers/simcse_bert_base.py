@@ -18,12 +18,13 @@ Validation has no dropout: it tells how evenly the vectors are spread, not wheth
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import Contrastive
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def simcse_bert_base() -> RunConfig:
@@ -43,7 +44,7 @@ def simcse_bert_base() -> RunConfig:
             activation="gelu",
             dropout=0.1,
             attention_dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -57,7 +58,7 @@ def simcse_bert_base() -> RunConfig:
             add_bos=True,
             valid_fraction=0.01,
         ),
-        optimizer=OptimizerConfig(learning_rate=3e-5, beta2=0.999, weight_decay=0.0),
+        optimizer=AdamW(learning_rate=3e-5, beta2=0.999, weight_decay=0.0),
         schedule=ScheduleConfig(kind="linear", warmup_steps=0),
         train=TrainConfig(steps=15_625, batch_size=64, sequence_length=32, eval_every=250, init_from="runs/bert_base"),
         checkpoint=CheckpointConfig(every_steps=1000),

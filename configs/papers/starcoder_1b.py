@@ -19,12 +19,13 @@ and of the authors' script for the 7B one; the rule for initial weights is the s
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import FillInMiddle
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def starcoder_1b() -> RunConfig:
@@ -45,7 +46,7 @@ def starcoder_1b() -> RunConfig:
             dropout=0.1,
             attention_dropout=0.1,
             init_std=2048**-0.5,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -55,7 +56,7 @@ def starcoder_1b() -> RunConfig:
             max_train_bytes=500_000_000,
         ),
         data=DataConfig(path="data/the-stack/*.jsonl.zst", packing="windows", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(learning_rate=3e-4, beta2=0.95, epsilon=1e-8, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=3e-4, beta2=0.95, epsilon=1e-8, weight_decay=0.1),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=2000, final_fraction=0.1),
         train=TrainConfig(steps=500_000, batch_size=256, sequence_length=8192, eval_every=1000, eval_batches=20),
         checkpoint=CheckpointConfig(every_steps=1000, keep_every=50_000),

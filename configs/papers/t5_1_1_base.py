@@ -19,13 +19,14 @@ first 10,000 steps, where it was 0.01 there.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SpanCorruption
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import Adafactor
 
 
 def t5_1_1_base() -> RunConfig:
@@ -47,7 +48,7 @@ def t5_1_1_base() -> RunConfig:
             init_std=None,
             embedding_init_std=1.0,
             residual_init="plain",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="sentencepiece_unigram",
@@ -57,7 +58,7 @@ def t5_1_1_base() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/c4/*.jsonl.zst", packing="windows", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(name="adafactor", learning_rate=0.01, weight_decay=0.0, clip_norm=None),
+        optimizer=Adafactor(learning_rate=0.01, weight_decay=0.0, clip_norm=None),
         schedule=ScheduleConfig(kind="inverse_sqrt", warmup_steps=10_000),
         train=TrainConfig(steps=1_000_000, batch_size=2048, sequence_length=512, eval_every=5000, eval_batches=10),
         mesh=MeshConfig(data=-1),

@@ -20,13 +20,14 @@ over the first 10,000 steps, where the paper holds 0.01; the tokenizer is traine
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SpanCorruption
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import Adafactor
 
 
 def t5_base() -> RunConfig:
@@ -50,7 +51,7 @@ def t5_base() -> RunConfig:
             init_std=None,
             embedding_init_std=1.0,
             residual_init="plain",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="sentencepiece_unigram",
@@ -60,7 +61,7 @@ def t5_base() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/c4/*.jsonl.zst", packing="windows", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(name="adafactor", learning_rate=0.01, weight_decay=0.0, clip_norm=None),
+        optimizer=Adafactor(learning_rate=0.01, weight_decay=0.0, clip_norm=None),
         schedule=ScheduleConfig(kind="inverse_sqrt", warmup_steps=10_000),
         train=TrainConfig(steps=524_288, batch_size=128, sequence_length=512, eval_every=5000, eval_batches=50),
         mesh=MeshConfig(data=-1),

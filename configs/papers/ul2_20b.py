@@ -19,13 +19,14 @@ length. The learning rate rises over the first 10,000 steps.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import UL2
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import Adafactor
 
 
 def ul2_20b() -> RunConfig:
@@ -47,7 +48,7 @@ def ul2_20b() -> RunConfig:
             init_std=None,
             embedding_init_std=1.0,
             residual_init="plain",
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="sentencepiece_unigram",
@@ -58,7 +59,7 @@ def ul2_20b() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/c4/*.jsonl.zst", packing="windows", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(name="adafactor", learning_rate=0.01, weight_decay=0.0, clip_norm=None),
+        optimizer=Adafactor(learning_rate=0.01, weight_decay=0.0, clip_norm=None),
         schedule=ScheduleConfig(kind="inverse_sqrt", warmup_steps=10_000),
         train=TrainConfig(
             steps=2_000_000, batch_size=1024, sequence_length=512, eval_every=5000, eval_batches=10, watchdog_minutes=30

@@ -18,12 +18,13 @@ decoder has 167M parameters.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import UL2
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import Adafactor
 
 
 def ul2_decoder() -> RunConfig:
@@ -40,7 +41,7 @@ def ul2_decoder() -> RunConfig:
             norm="rmsnorm",
             norm_epsilon=1e-6,
             tie_embeddings=False,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="sentencepiece_unigram",
@@ -51,7 +52,7 @@ def ul2_decoder() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/c4/*.jsonl.zst", packing="windows", valid_fraction=0.0005),
-        optimizer=OptimizerConfig(name="adafactor", learning_rate=1e-2, weight_decay=0.0, clip_norm=None),
+        optimizer=Adafactor(learning_rate=1e-2, weight_decay=0.0, clip_norm=None),
         schedule=ScheduleConfig(kind="inverse_sqrt", warmup_steps=10_000),
         train=TrainConfig(steps=500_000, batch_size=128, sequence_length=1024, eval_every=5000, eval_batches=50),
         checkpoint=CheckpointConfig(every_steps=5000, keep_every=100_000),

@@ -20,12 +20,13 @@ Not as in the paper: byte-level BPE and not words, AdamW, rotary positions.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import UnlikelihoodLM
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def unlikelihood() -> RunConfig:
@@ -41,11 +42,11 @@ def unlikelihood() -> RunConfig:
             bias=True,
             activation="relu",
             dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=32_768, max_train_bytes=200_000_000),
         data=DataConfig(path="data/wikitext103/*.jsonl", valid_fraction=0.005),
-        optimizer=OptimizerConfig(learning_rate=5e-4, beta2=0.98, weight_decay=0.01),
+        optimizer=AdamW(learning_rate=5e-4, beta2=0.98, weight_decay=0.01),
         schedule=ScheduleConfig(kind="cosine", warmup_steps=4000, final_fraction=0.01),
         train=TrainConfig(steps=150_000, batch_size=24, sequence_length=1536, eval_every=10_000, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=2000, keep_every=10_000),

@@ -18,12 +18,13 @@ prediction, and so no segment embeddings; a tokenizer that keeps case.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import WholeWordMaskedLM
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def whole_word_large() -> RunConfig:
@@ -48,7 +49,7 @@ def whole_word_large() -> RunConfig:
             activation="gelu",
             dropout=0.1,
             attention_dropout=0.1,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -57,9 +58,7 @@ def whole_word_large() -> RunConfig:
             max_train_bytes=200_000_000,
         ),
         data=DataConfig(path="data/wikibooks/*.jsonl.zst", packing="best_fit", add_bos=True, valid_fraction=0.001),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-4, beta2=0.999, epsilon=1e-6, weight_decay=0.01, decay_embeddings=True
-        ),
+        optimizer=AdamW(learning_rate=1e-4, beta2=0.999, epsilon=1e-6, weight_decay=0.01, decay_embeddings=True),
         schedule=ScheduleConfig(kind="linear", warmup_steps=10_000),
         train=TrainConfig(
             steps=1_000_000,

@@ -12,12 +12,13 @@ hidden tokens. One block serves as all three layers, and the token table is half
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SentencePairs
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def albert_sop_small() -> RunConfig:
@@ -34,12 +35,12 @@ def albert_sop_small() -> RunConfig:
             head_transform=True,
             pooler=True,
             pair_head=True,
-            remat="none",
+            execution=ExecutionConfig(remat="none"),
             init_std=None,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(path="stdlib", document_separator="\n\n", packing="best_fit", add_eos=False),
-        optimizer=OptimizerConfig(learning_rate=1e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=1e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=800, batch_size=16, sequence_length=128, eval_every=400, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=400),

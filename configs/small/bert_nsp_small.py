@@ -13,12 +13,13 @@ it takes more pairs than these to see what belongs together. With --train.steps 
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SentencePairs
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def bert_nsp_small() -> RunConfig:
@@ -32,13 +33,12 @@ def bert_nsp_small() -> RunConfig:
             num_types=2,
             pooler=True,
             pair_head=True,
-            scan_layers=False,
-            remat="none",
+            execution=ExecutionConfig(scan_layers=False, remat="none"),
             init_std=None,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(path="stdlib", document_separator="\n\n", packing="best_fit", add_eos=False),
-        optimizer=OptimizerConfig(learning_rate=2e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=2e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=2000, batch_size=16, sequence_length=128, eval_every=1000, eval_batches=0),
         checkpoint=CheckpointConfig(every_steps=1000),

@@ -19,11 +19,12 @@ retained. This recipe has not been run to its end here; docs/how-to/continue-pre
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def continue_from_hf() -> RunConfig:
@@ -39,11 +40,11 @@ def continue_from_hf() -> RunConfig:
             activation="gelu_tanh",
             norm="layernorm",
             bias=True,
-            dtype="bfloat16",
+            execution=ExecutionConfig(dtype="bfloat16"),
         ),
         tokenizer=TokenizerConfig(path="runs/gpt2_extended/tokenizer"),
         data=DataConfig(mixture=("data/new", "data/old"), mixture_weights=(0.75, 0.25), packing="segments"),
-        optimizer=OptimizerConfig(learning_rate=1.2e-4, beta2=0.95, weight_decay=0.1),
+        optimizer=AdamW(learning_rate=1.2e-4, beta2=0.95, weight_decay=0.1),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=200, decay_fraction=0.3),
         train=TrainConfig(
             steps=10_000,

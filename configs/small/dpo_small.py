@@ -14,19 +14,22 @@ The policy and its reference begin as one random model. To begin with a pretrain
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import DPO
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def dpo_small() -> RunConfig:
     return RunConfig(
         name="dpo_small",
         objective=DPO(beta=0.1),
-        model=ModelConfig(width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none"),
+        model=ModelConfig(
+            width=128, num_layers=3, num_heads=4, execution=ExecutionConfig(scan_layers=False, remat="none")
+        ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(
             path="data/preferences.jsonl",
@@ -34,7 +37,7 @@ def dpo_small() -> RunConfig:
             members=("chosen", "rejected"),
             packing="examples",
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=1e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=20, decay_fraction=0.3),
         train=TrainConfig(steps=200, batch_size=16, sequence_length=192, eval_every=50, eval_batches=10),
         checkpoint=CheckpointConfig(every_steps=100),

@@ -17,12 +17,13 @@ the discriminator ends 7% below the entropy of the share replaced, and not 13%.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import Ramp, ReplacedToken
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def electra_small() -> RunConfig:
@@ -31,10 +32,16 @@ def electra_small() -> RunConfig:
         objective=ReplacedToken(
             rate=0.25, generator_ratio=0.25, discriminator_weight=10.0, temperature=Ramp(start=2.0, end=1.0, steps=1000)
         ),
-        model=ModelConfig(width=128, num_layers=2, num_heads=4, scan_layers=False, remat="none", init_std=None),
+        model=ModelConfig(
+            width=128,
+            num_layers=2,
+            num_heads=4,
+            execution=ExecutionConfig(scan_layers=False, remat="none"),
+            init_std=None,
+        ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(path="stdlib", packing="best_fit"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=3e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=1200, batch_size=32, sequence_length=64, eval_every=400),
         checkpoint=CheckpointConfig(every_steps=400),

@@ -11,19 +11,22 @@ are cut in three and told middle last, half of those in PSM and half in SPM orde
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import FillInMiddle
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def fim_small() -> RunConfig:
     return RunConfig(
         name="fim_small",
         objective=FillInMiddle(),
-        model=ModelConfig(width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none"),
+        model=ModelConfig(
+            width=128, num_layers=3, num_heads=4, execution=ExecutionConfig(scan_layers=False, remat="none")
+        ),
         tokenizer=TokenizerConfig(
             kind="bpe",
             vocab_size=2048,
@@ -31,7 +34,7 @@ def fim_small() -> RunConfig:
             max_train_bytes=8_000_000,
         ),
         data=DataConfig(path="stdlib", packing="best_fit"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=3e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=800, batch_size=16, sequence_length=128, eval_every=200),
         checkpoint=CheckpointConfig(every_steps=400),

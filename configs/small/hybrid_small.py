@@ -11,12 +11,13 @@ the recurrences make unnecessary.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.recurrent import Mamba2Config
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def hybrid_small() -> RunConfig:
@@ -29,12 +30,11 @@ def hybrid_small() -> RunConfig:
             mixers=("mamba2", "mamba2", "attention", "mamba2"),
             mamba2=Mamba2Config(head_width=32, state_width=32, chunk=32),
             positions="none",
-            scan_layers=False,
-            remat="none",
+            execution=ExecutionConfig(scan_layers=False, remat="none"),
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(path="stdlib", packing="segments"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=3e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=400, batch_size=16, sequence_length=128, eval_every=200),
         checkpoint=CheckpointConfig(every_steps=200),

@@ -12,12 +12,13 @@ hidden pixel that is 0 or 1 (0.1112 at step 200); painting the mean patch everyw
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import FeatureSource, MaskedReconstruction
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def mae_small() -> RunConfig:
@@ -30,10 +31,16 @@ def mae_small() -> RunConfig:
             decoder_layers=2,
             decoder_heads=4,
         ),
-        model=ModelConfig(width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none", init_std=None),
+        model=ModelConfig(
+            width=128,
+            num_layers=3,
+            num_heads=4,
+            execution=ExecutionConfig(scan_layers=False, remat="none"),
+            init_std=None,
+        ),
         tokenizer=TokenizerConfig(kind="bytes"),
         data=DataConfig(path="stdlib"),
-        optimizer=OptimizerConfig(learning_rate=2e-3, beta2=0.95),
+        optimizer=AdamW(learning_rate=2e-3, beta2=0.95),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=800, batch_size=16, sequence_length=256, eval_every=200),
         checkpoint=CheckpointConfig(every_steps=400),

@@ -13,12 +13,13 @@ token (4.86 at step 200); without experts 4.20.
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.routing import ExpertsConfig
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def moe_small() -> RunConfig:
@@ -30,12 +31,11 @@ def moe_small() -> RunConfig:
             num_heads=4,
             feedforward_width=384,
             experts=ExpertsConfig(number=8, per_token=2, width=192, balance_loss=0.01, router_z_loss=0.001),
-            scan_layers=False,
-            remat="none",
+            execution=ExecutionConfig(scan_layers=False, remat="none"),
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_train_bytes=8_000_000),
         data=DataConfig(path="stdlib", packing="windows"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=3e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=400, batch_size=16, sequence_length=128, eval_every=200),
         checkpoint=CheckpointConfig(every_steps=200),

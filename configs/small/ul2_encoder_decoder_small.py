@@ -11,12 +11,13 @@ the first token the encoder reads: [R] regular spans, [X] long spans or many, [S
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import UL2
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def ul2_encoder_decoder_small() -> RunConfig:
@@ -31,8 +32,7 @@ def ul2_encoder_decoder_small() -> RunConfig:
             positions="relative",
             relative_past_only=True,
             init_std=0.05,
-            scan_layers=False,
-            remat="none",
+            execution=ExecutionConfig(scan_layers=False, remat="none"),
         ),
         tokenizer=TokenizerConfig(
             kind="bpe",
@@ -42,7 +42,7 @@ def ul2_encoder_decoder_small() -> RunConfig:
             max_train_bytes=8_000_000,
         ),
         data=DataConfig(path="stdlib", packing="windows"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=3e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=800, batch_size=32, sequence_length=64, eval_every=200),
         checkpoint=CheckpointConfig(every_steps=400),

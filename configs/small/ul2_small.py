@@ -11,19 +11,22 @@ at step 200).
 
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import UL2
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 
 
 def ul2_small() -> RunConfig:
     return RunConfig(
         name="ul2_small",
         objective=UL2(),
-        model=ModelConfig(width=128, num_layers=3, num_heads=4, scan_layers=False, remat="none"),
+        model=ModelConfig(
+            width=128, num_layers=3, num_heads=4, execution=ExecutionConfig(scan_layers=False, remat="none")
+        ),
         tokenizer=TokenizerConfig(
             kind="bpe",
             vocab_size=2048,
@@ -32,7 +35,7 @@ def ul2_small() -> RunConfig:
             max_train_bytes=8_000_000,
         ),
         data=DataConfig(path="stdlib", packing="windows"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, beta2=0.98),
+        optimizer=AdamW(learning_rate=3e-3, beta2=0.98),
         schedule=ScheduleConfig(kind="wsd", warmup_steps=50, decay_fraction=0.3),
         train=TrainConfig(steps=800, batch_size=16, sequence_length=128, eval_every=200),
         checkpoint=CheckpointConfig(every_steps=400),

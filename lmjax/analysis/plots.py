@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmjax.analysis.picture import save_picture
 from lmjax.train.metrics import read_metrics
 
 Lines = Sequence[dict[str, float]]
@@ -96,7 +97,7 @@ def plot_loss(
       The path written.
 
     Raises:
-      ValueError: no run has a loss, or matplotlib is not installed.
+      ValueError: no run has a loss, matplotlib is not installed, or there can be no such file.
       FileNotFoundError: a folder has no ``metrics.jsonl``.
     """
     try:
@@ -127,17 +128,8 @@ def plot_loss(
     rate_axes.set_ylim(bottom=0)
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     _style(rate_axes)
-    output = pathlib.Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name first: whoever looks meanwhile, or after a kill, finds a whole picture.
-    unfinished = output.with_name(f".{output.stem}.unfinished{output.suffix}")
-    try:
-        with _without_glyph_warnings():
-            figure.savefig(unfinished, format=output.suffix.removeprefix(".") or "png")
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return output
+    with _without_glyph_warnings():
+        return save_picture(figure, output)
 
 
 def _colour(index: int, number: int) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lmjax.data.prepare.documents import texts
 from lmjax.objectives import Objective
+from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers import Tokenizer, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig
 from lmjax.train.corpus import TOKENIZER, Corpus, automatic_folder, load_or_train_tokenizer
@@ -41,7 +42,7 @@ def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int)
     objective.check(model=resolve(config, vocabulary).model, vocabulary=vocabulary, sequence_length=sequence_length)
     _, run_key = run_keys(jax.random.key(config.train.seed))
     corrupt_key, _ = step_keys(run_key, step)
-    return jax.jit(lambda key, rows: objective.at(step).corrupt(key, rows, vocabulary))(corrupt_key, rows)
+    return jax.jit(lambda key, rows: at_step(objective, step).corrupt(key, rows, vocabulary))(corrupt_key, rows)
 
 
 def text_documents(given: Sequence[str]) -> list[str]:
@@ -90,7 +91,7 @@ def _example_rows(
     objective: Objective, encoded: Sequence[Sequence[int]], length: int, pad_id: int, num_rows: int
 ) -> Rows:
     """The first texts as the members of one example, in stretches as short as they allow."""
-    num_members = objective.num_members
+    num_members = objective.traits.num_members
     if len(encoded) < num_members:
         raise ValueError(
             f"--text has {len(encoded)} of the {num_members} texts {type(objective).__name__} compares: repeat the "

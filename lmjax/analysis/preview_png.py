@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
+from lmjax.analysis.picture import save_picture
 from lmjax.analysis.preview import Preview, StreamView
 from lmjax.analysis.preview_text import number_label, short, stream_heading
 
@@ -45,7 +46,7 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
       The path written.
 
     Raises:
-      ValueError: matplotlib is not installed, or does not know the format.
+      ValueError: matplotlib is not installed or does not know the format, or there can be no such file.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,10 +66,7 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
         sheet.grids(row.streams)
     sheet.legend(preview)
     figure.set_size_inches(WIDTH, sheet.finish())
-    output = pathlib.Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output)
-    return output
+    return save_picture(figure, output)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import tyro
 from rich.console import Console
 
+from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
 from lmjax.evaluate.retention import compare, table
-from lmjax.train.run_folder import open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,6 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(CompareArguments, arguments, command="compare")
     folders = (options.before, options.after)
-    comparisons = compare(open_run(options.before), open_run(options.after), options.texts, folders=folders)
+    comparisons = compare(runs.open(options.before), runs.open(options.after), options.texts, folders=folders)
     Console(highlight=False).print(table(comparisons))
     print(json.dumps({one.text: {**dataclasses.asdict(one), "retained": one.retained} for one in comparisons}))

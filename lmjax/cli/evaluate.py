@@ -9,10 +9,12 @@ from typing import Literal
 
 import tyro
 
+from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
 from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import Corpus, open_corpus
-from lmjax.train.run_folder import BestOrStep, Run, open_run
+from lmjax.train.record import data_changes, data_facts, read_record
+from lmjax.train.run_folder import BestOrStep
 from lmjax.train.text_bytes import text_bytes
 from lmjax.train.validate import fixed_batches, measure
 
@@ -40,10 +42,12 @@ class EvaluateArguments:
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
-    opened = open_run(options.run, step=options.step)
+    opened = runs.open(options.run, step=options.step)
     corpus = _corpus(opened, options.run, options.prepared)
     if options.split == "valid" and not corpus.has_validation:
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
+    if options.prepared is None and (changes := _changed_data(options.run, corpus)):
+        print(f"warning: these are not the data that {options.run} was trained on ({changes})")
     train = opened.config.train
     rows = corpus.whole_rows(options.split, objective=opened.config.objective, train=train)
     batches = fixed_batches(opened.learner, rows, batch_size=train.batch_size, num_batches=options.batches)
@@ -54,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
 
 
-def _corpus(opened: Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
+def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
     """The data to evaluate on; its rows refuse shards that another tokenizer than the run's has made."""
     data = opened.config.data
     if prepared is not None:
@@ -72,6 +76,15 @@ def _corpus(opened: Run, folder: pathlib.Path, prepared: pathlib.Path | None) ->
         ) from None
     data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
     return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
+
+
+def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
+    """How the data differ from those the run was trained on; nothing where they do not, or the run does not say."""
+    try:
+        record = read_record(folder)
+    except ValueError as error:
+        return str(error)
+    return "" if record is None else "; ".join(data_changes(record.data, data_facts(corpus)))
 
 
 def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:

@@ -6,14 +6,9 @@ from collections.abc import Sequence
 
 import tyro
 
+from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
-from lmjax.models.vocabulary import extend_vocabulary
-from lmjax.parallel.folder_lock import fresh_folder
-from lmjax.tokenizers import TokenizerConfig
-from lmjax.tokenizers.extend import extend_tokenizer
-from lmjax.train.new_run import make_run
-from lmjax.train.published import hand_on_published
-from lmjax.train.run_folder import TOKENIZER, BestOrStep, open_run
+from lmjax.train.run_folder import TOKENIZER, BestOrStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,32 +28,13 @@ class ExtendArguments:
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(ExtendArguments, arguments, command="extend")
-    with fresh_folder(options.new, "is being made"):
-        _extend(options)
-
-
-def _extend(options: ExtendArguments) -> None:
     words = [line for line in _lines(options.tokens) if line.strip()]
     if not words:
         raise ValueError(f"{options.tokens} has no tokens: write one a line")
-    opened = open_run(options.run, step=options.step)
-    try:
-        tokenizer, pieces = extend_tokenizer(opened.tokenizer, words)
-    except ValueError as error:
-        raise ValueError(f"{options.tokens}: {error}") from None
-    model = opened.config.model
-    size = max(model.vocab_size, -(-tokenizer.vocabulary.size // model.pad_vocab_to) * model.pad_vocab_to)
-    params = extend_vocabulary(opened.params, opened.learner.spec.axes, pieces=pieces, vocab_size=size)
-    config = dataclasses.replace(
-        opened.config,
-        name=options.new.name,
-        folder=str(options.new),
-        model=dataclasses.replace(model, vocab_size=size),
-        tokenizer=TokenizerConfig(path=str(options.new / TOKENIZER)),
-    )
-    hand_on_published(options.run, options.new)
-    make_run(options.new, config, tokenizer, params)
-    print(f"{len(words)} tokens added: {tokenizer.vocabulary.size} ids, tables of {model.vocab_size} -> {size} rows")
+    opened = runs.open(options.run, step=options.step)
+    extended = runs.extend(opened, options.new, words, named=str(options.tokens))
+    before, after = opened.config.model.vocab_size, extended.config.model.vocab_size
+    print(f"{len(words)} tokens added: {extended.tokenizer.vocabulary.size} ids, tables of {before} -> {after} rows")
     print(f"go on with: lmjax train RECIPE --train.init-from {options.new} --tokenizer.path {options.new / TOKENIZER}")
 
 

@@ -15,7 +15,9 @@ COMMANDS = {
     "tokenizer": "train a recipe's tokenizer, and show how it cuts a text",
     "preview": "print rows as the model sees them: input, target, weights, who attends to whom",
     "evaluate": "loss, perplexity and bits per byte of a run on its whole validation set",
-    "sample": "continue a prompt with a run's model",
+    "sample": "write text with a run's model: continue prompts, answer them, fill a gap",
+    "fill-mask": "name the tokens an encoder would put in the place of masks",
+    "embed": "vectors of texts, by a run that compares texts",
     "import": "make a run of a Hugging Face model's folder",
     "export": "write a run's model as a Hugging Face folder",
     "extend": "make a run whose tokenizer has more tokens than another's",
@@ -44,8 +46,9 @@ def _run(arguments: list[str]) -> None:
         hint = f": did you mean `lmjax {near[0]}`?" if near else f"\n\n{_usage()}"
         raise ValueError(f"unknown command {name!r}{hint}")
     use_compile_cache()
-    # A module cannot be called `import`.
-    importlib.import_module(f"lmjax.cli.{name}{'_' if keyword.iskeyword(name) else ''}").run(rest)
+    # A module cannot be called `import`, nor have a dash in its name.
+    module = name.replace("-", "_") + ("_" if keyword.iskeyword(name) else "")
+    importlib.import_module(f"lmjax.cli.{module}").run(rest)
 
 
 def _usage() -> str:

@@ -14,6 +14,7 @@ from lmjax.analysis.preview_text import print_preview
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
 from lmjax.parallel.paths import refuse_address
+from lmjax.train.components import components_of
 from lmjax.train.corpus import open_corpus
 
 
@@ -34,10 +35,10 @@ def run(arguments: Sequence[str]) -> None:
             )
         tokenizer, rows = corpus.tokenizer, step_rows(config, corpus, options.step)
     previews = {}
-    for name, objective in config.objective.components().items():
-        own_rows = config.objective.rows_for(objective, rows)
+    for component in components_of(config.objective):
+        objective, own_rows = component.objective, component.own(rows)
         own_config = dataclasses.replace(config, objective=objective)
-        previews[name] = preview_batch(
+        previews[component.name] = preview_batch(
             step_batch(own_config, tokenizer.vocabulary, own_rows, options.step),
             own_rows,
             tokenizer,
@@ -45,8 +46,8 @@ def run(arguments: Sequence[str]) -> None:
             num_rows=num_rows,
             width=options.width,
         )
-    is_mixture = previews.keys() != {""}
-    preview = side_by_side(previews, title=type(config.objective).__name__) if is_mixture else previews[""]
+    named = {name: one for name, one in previews.items() if name is not None}
+    preview = side_by_side(named, title=type(config.objective).__name__) if named else previews[None]
     if options.png is None:
         print_preview(preview, Console(highlight=False))
         return

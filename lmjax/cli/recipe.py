@@ -1,13 +1,17 @@
 """From a recipe and the command line's overrides to a run's configuration."""
 
 import ast
+import dataclasses
 import pathlib
 import sys
+import typing
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from lmjax.choice import Choice, members
 from lmjax.field_types import check_types
 from lmjax.schedules.ramp import Ramp, Scalar
 from lmjax.train.config import RunConfig
@@ -51,11 +55,12 @@ def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -
         raise ValueError(f"name a recipe first, as in `lmjax {command} configs/stdlib_demo.py`\n{usage}")
     path = find_recipe(arguments[0])
     recipe = load_recipe(path)
+    start, overrides = with_classes(recipe, arguments[1:])
     description = (_top_comment(path), f"Objective: {type(recipe.objective).__name__}.", options.strip("\n"))
     config = tyro.cli(
         RunConfig,
-        default=recipe,
-        args=list(arguments[1:]),
+        default=start,
+        args=overrides,
         prog=f"lmjax {command} {path}",
         description="\n\n".join(part for part in description if part),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
@@ -67,12 +72,57 @@ def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -
     return config
 
 
+def with_classes(config: RunConfig, arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """Takes ``--optimizer CLASS``, ``--objective CLASS`` and the like out of the arguments and follows them.
+
+    What all classes of the family have, such as the learning rate of an optimizer, is kept from the recipe; all else is
+    the default of the class.
+
+    Args:
+      config: the recipe's.
+      arguments: words of the command line.
+
+    Returns:
+      The configuration with these classes, and the arguments that are left.
+
+    Raises:
+      ValueError: there is no such class, or it has fields without a default.
+    """
+    families = {name: kind for name, kind in typing.get_type_hints(RunConfig).items() if _is_family(kind)}
+    words, left = iter(arguments), []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option.removeprefix("--") not in families or not option.startswith("--"):
+            left.append(word)
+            continue
+        field = option.removeprefix("--")
+        config = _with_class(config, field, families[field], value if equals else next(words, ""))
+    return config, left
+
+
+def _is_family(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Choice)
+
+
+def _with_class(config: RunConfig, field: str, family: type[Choice], name: str) -> RunConfig:
+    known = {kind.__name__: kind for kind in members(family).values()}
+    if name not in known:
+        raise ValueError(f"--{field} {name}: there is no such class; there are {', '.join(sorted(known))}")
+    shared = {own.name: getattr(getattr(config, field), own.name) for own in dataclasses.fields(family)}  # type: ignore[arg-type]
+    try:
+        chosen = known[name](**shared)
+    except TypeError as error:
+        raise ValueError(f"--{field} {name}: it has fields without a default ({error}): set it in a recipe") from None
+    return dataclasses.replace(config, **{field: chosen})
+
+
 def _help(command: str) -> str:
     return (
         f"A recipe is a Python file with a function that returns a RunConfig; these can be called by name:\n\n"
         f"  {', '.join(recipes())}\n\n"
         f"Any field of it is changed by its path:\n\n"
         f"  lmjax {command} configs/stdlib_demo.py --train.steps 500 --optimizer.learning-rate 1e-3\n"
+        f"  lmjax {command} configs/stdlib_demo.py --optimizer Lion      another class, its other options by default\n"
         f"  lmjax {command} configs/stdlib_demo.py --help      every field, its help and its value"
     )
 

@@ -1,188 +1,175 @@
-"""`lmjax sample RUN --prompt TEXT`: continues a prompt with a run's model, or writes what an encoder read."""
+"""`lmjax sample RUN --prompt TEXT`: writes text with a run's model, or with a Hugging Face model."""
 
 import dataclasses
+import json
 import pathlib
-import re
-import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
+from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
+from lmjax.cli.shown_text import Shown, read_input, read_texts
+from lmjax.decode.beam import BeamConfig
+from lmjax.decode.contrast import Amateur
+from lmjax.decode.contrastive_search import ContrastiveSearch
 from lmjax.decode.logits import SamplingConfig
-from lmjax.decode.sample import generate
-from lmjax.decode.unmask import Order, unmask
+from lmjax.decode.unmask import Order
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
-from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective, paired
-from lmjax.tokenizers import Tokenizer
-from lmjax.train.run_folder import BestOrStep, Run, open_run
+from lmjax.runs.writing import Piece, Request, stream_continuations, stream_texts
+from lmjax.train.components import paired
+from lmjax.train.run_folder import BestOrStep
 
-NEW_TOKENS = 200
+Format = Literal["text", "jsonl"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleArguments:
-    """Continue a prompt with a run's model; one that has an encoder reads the prompt with it, and answers."""
+    """Continue prompts with a run's model; one that has an encoder reads each prompt with it, and answers.
+
+    Text is printed as it is made. Tokens are drawn at random, or searched for with --beams, --candidates (contrastive
+    search) or --amateur (contrastive decoding).
+    """
 
     run: tyro.conf.Positional[pathlib.Path]
-    """The run folder."""
+    """The run folder, or a Hugging Face folder."""
     prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: a new line)")] = "\n"
     """Text to continue; - reads it from standard input, "" begins a document. In what an encoder or a diffusion model
     reads, the names of special tokens, such as <extra_id_0> or <mask>, are those tokens."""
+    prompts: pathlib.Path | None = None
+    """A file of prompts to continue instead: a line each, or JSON lines (.jsonl) with a string or a field `prompt` or
+    `text` each."""
+    prefix: str | None = None
+    """Fill in the middle: the text before the gap, with --suffix."""
+    suffix: str | None = None
+    """Fill in the middle: the text after the gap."""
     num_samples: int = 1
-    """Continuations to draw."""
+    """Continuations of each prompt."""
     max_new_tokens: int | None = None
     """Most tokens to add to each; when unset 200, or what the model's learned positions leave."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a text; they are not printed."""
     sampling: tyro.conf.OmitArgPrefixes[SamplingConfig] = dataclasses.field(default_factory=SamplingConfig)
+    beams: int | None = None
+    """Search for the most likely text with so many beams."""
+    length_penalty: float = 1.0
+    """Beams: a text's score is its log-probability over its number of new tokens to this power."""
+    early_stop: bool = False
+    """Beams: stop once as many texts have ended as there are beams."""
+    candidates: int | None = None
+    """Contrastive search: choose among so many tokens the one that is likely and repeats least."""
+    degeneration: float = 0.6
+    """Contrastive search: the weight of the similarity to what was said, from 0 to 1."""
+    amateur: pathlib.Path | None = None
+    """Contrastive decoding: a weaker run whose preferences are avoided."""
+    plausibility: float = 0.1
+    """Contrastive decoding: choose tokens at least this many times as likely as the likeliest."""
+    amateur_temperature: float = 1.0
+    """Contrastive decoding: what the weaker run's logits are divided by."""
     unmask_steps: int = 64
     """Diffusion models: passes in which the masks are replaced."""
     order: Order = "random"
     """Diffusion models: which masks are replaced first, any, or those the model is surest of."""
+    batch_size: int = 32
+    """Texts to write at the same time."""
+    format: Format = "text"
+    """Print text as it is made, or a JSON object a line with the fields prompt and text."""
     seed: int = 0
-    """Of the random choices."""
+    """Of the random choices; a prompt's text is the same whatever other prompts there are."""
     step: BestOrStep = None
     """The checkpoint to use, a step or `best` (checkpoint.keep_best); the newest when unset."""
 
     def __post_init__(self):
-        for name in ("num_samples", "max_new_tokens", "unmask_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
+        if (self.prefix is None) != (self.suffix is None):
+            missing = "suffix" if self.suffix is None else "prefix"
+            raise ValueError(f"--{missing}: to fill in the middle give --prefix and --suffix, one of them may be empty")
+        if self.prompts is not None and self.prefix is not None:
+            raise ValueError("--prompts continues text, --prefix and --suffix fill in the middle: give one of them")
+        for name, needed, default in (
+            ("length_penalty", "beams", 1.0),
+            ("early_stop", "beams", False),
+            ("degeneration", "candidates", 0.6),
+            ("plausibility", "amateur", 0.1),
+            ("amateur_temperature", "amateur", 1.0),
+        ):
+            if getattr(self, name) != default and getattr(self, needed) is None:
+                raise ValueError(f"{name}={getattr(self, name)}: has a meaning with --{needed} only: set that, too")
+        self.request(None)
+
+    def request(self, amateur: Amateur | None) -> Request:
+        """Returns the options as the library takes them.
+
+        Raises:
+          ValueError: an option is impossible.
+        """
+        return Request(
+            num_samples=self.num_samples,
+            max_new_tokens=self.max_new_tokens,
+            sampling=self.sampling,
+            beam=None
+            if self.beams is None
+            else BeamConfig(beams=self.beams, length_penalty=self.length_penalty, early_stop=self.early_stop),
+            contrastive=None
+            if self.candidates is None
+            else ContrastiveSearch(candidates=self.candidates, degeneration=self.degeneration),
+            amateur=amateur,
+            stop=self.stop,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            unmask_steps=self.unmask_steps,
+            order=self.order,
+        )
 
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(SampleArguments, arguments, command="sample")
-    opened = open_run(options.run, step=options.step)
-    text = _text(options.prompt)
-    if isinstance(opened.config.objective, MaskedDiffusion):
-        _fill_in(options, opened, text, opened.config.objective)
+    opened = runs.open(options.run, step=options.step)
+    request = options.request(_amateur(opened, options))
+    prompts = _prompts(options)
+    if options.prefix is not None and options.suffix is not None:
+        pieces = stream_continuations(opened, [opened.middle_prompt(options.prefix, options.suffix)], request)
     else:
-        _continue(options, opened, text)
-
-
-def _fill_in(options: SampleArguments, opened: Run, text: str, objective: MaskedDiffusion) -> None:
-    """Shows rows that begin with the prompt and had masks for the rest."""
-    vocabulary, model = opened.tokenizer.vocabulary, opened.config.model
-    prompt = _ids_with_names(opened, text)
-    left = max(opened.config.train.sequence_length - len(prompt), 1)
-    length = len(prompt) + (options.max_new_tokens or min(NEW_TOKENS, left))
-    if model.positions == "learned" and length > model.max_length:
-        raise ValueError(
-            f"prompt and new tokens make {length} positions and the model has learned {model.max_length}: "
-            f"shorten the prompt or max_new_tokens"
-        )
-    rows = unmask(
-        opened.learner.spec,
-        opened.params,
-        [prompt] * options.num_samples,
-        objective=objective,
-        vocabulary=vocabulary,
-        length=length,
-        num_steps=options.unmask_steps,
-        sampling=options.sampling,
-        order=options.order,
-        seed=options.seed,
-    )
-    for number, row in enumerate(rows, start=1):
-        _show(f"--- {number}" if options.num_samples > 1 else None, "", opened.tokenizer.decode(row))
-
-
-def _continue(options: SampleArguments, opened: Run, text: str) -> None:
-    """Shows the prompt with what a model writes after it, or what a decoder writes of it."""
-    model, vocabulary, pair = opened.config.model, opened.tokenizer.vocabulary, paired(opened.config.objective)
-    prompt = _prompt_ids(opened, text) if pair is None else _source_ids(opened, text, pair)
-    before = len(prompt) if pair is None else 1
-    max_length = model.max_length if model.positions == "learned" else None
-    left = NEW_TOKENS if max_length is None else min(NEW_TOKENS, max(max_length - before, 1))
-    continuations = generate(
-        opened.learner.spec,
-        opened.params,
-        [prompt] * options.num_samples,
-        vocabulary=vocabulary,
-        max_new_tokens=options.max_new_tokens or left,
-        sampling=options.sampling,
-        max_length=max_length,
-        attention=opened.config.objective.attention,
-        start_id=None if pair is None else pair.start_id(vocabulary),
-        seed=options.seed,
-    )
-    for number, continuation in enumerate(continuations, start=1):
-        title = f"--- {number}" if options.num_samples > 1 else None
-        if pair is None:
-            _show(title, text, _shown_after(opened.tokenizer, text, prompt, continuation))
-        else:
-            written = [token_id for token_id in continuation if token_id != vocabulary.bos_id]
-            _show(title, "", opened.tokenizer.decode(written, skip_special=False))
-
-
-def _text(prompt: str) -> str:
-    text = sys.stdin.buffer.read().decode(errors="surrogateescape") if prompt == "-" else prompt
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the prompt is not UTF-8 (at character {error.start}): convert it") from None
-    return text
-
-
-def _prompt_ids(opened: Run, text: str) -> list[int]:
-    """The prompt as the model has met the beginnings of its documents, so far as the data tell."""
-    vocabulary, data = opened.tokenizer.vocabulary, opened.config.data
-    ids = opened.tokenizer.encode(text).tolist()
-    if data.add_bos:
-        return [vocabulary.require("bos", needed_by="data.add_bos=True"), *ids]
-    if not ids and data.add_eos and data.packing == "windows":
-        # In an unbroken stream a document follows the end of the one before.
-        return [vocabulary.require("eos", needed_by="data.add_eos=True")]
-    if not ids:
-        raise ValueError('--prompt "": this run\'s documents begin with no special token: give some text')
-    return ids
-
-
-def _source_ids(opened: Run, text: str, objective: EncoderDecoderObjective) -> list[int]:
-    """The prompt as the encoder has met documents, special tokens written by name among its text."""
-    vocabulary, data = opened.tokenizer.vocabulary, opened.config.data
-    ids = [vocabulary.require("bos", needed_by="data.add_bos=True")] if data.add_bos else []
-    ids += _ids_with_names(opened, text)
-    if objective.ends_input or (data.add_eos and data.packing != "windows"):
-        ids.append(vocabulary.require("eos", needed_by=type(objective).__name__))
-    return ids
-
-
-def _ids_with_names(opened: Run, text: str) -> list[int]:
-    """Token ids of a text in which names of special tokens are those tokens."""
-    tokenizer = opened.tokenizer
-    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-    ids: list[int] = []
-    before: str | None = None
-    for number, piece in enumerate(re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]):
-        # What was split at comes at every second place.
-        if number % 2:
-            ids.append(tokenizer.special_tokens[piece])
-            before = before or ""
-        elif piece:
-            ids += tokenizer.encode(piece, after=before).tolist()
-            before = (before or "") + piece
-    return ids
-
-
-def _shown_after(tokenizer: Tokenizer, text: str, prompt: Sequence[int], continuation: Sequence[int]) -> str:
-    """The continuation as it goes on from the prompt's text, whose last space the tokenizer may have forgotten."""
-    shown = tokenizer.decode_after(prompt, continuation)
-    forgotten = text[-1:].isspace() and not tokenizer.decode(prompt)[-1:].isspace()
-    return shown.removeprefix(" ") if forgotten else shown
-
-
-def _show(title: str | None, prompt: str, continuation: str) -> None:
-    if not sys.stdout.isatty():
-        print(*([title] if title else []), f"{prompt}{continuation}", sep="\n")
+        pieces = stream_texts(opened, prompts, request)
+    if options.format == "jsonl":
+        _print_objects(prompts, pieces, options)
         return
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    if title:
-        console.print(title, style="dim")
-    console.print(prompt, style="bold", end="")
-    console.print(continuation)
+    # Text that continues a prompt is shown after it; an answer, and a row with its masks filled in, stand alone.
+    stands_alone = paired(opened.config.objective) or isinstance(opened.config.objective, MaskedDiffusion)
+    before = ["" if stands_alone else prompt for prompt in prompts for _ in range(options.num_samples)]
+    after = options.suffix or ""
+    Shown(before, after=after).print(pieces)
+
+
+def _amateur(opened: runs.Run, options: SampleArguments) -> Amateur | None:
+    if options.amateur is None:
+        return None
+    return opened.amateur(
+        runs.open(options.amateur), plausibility=options.plausibility, temperature=options.amateur_temperature
+    )
+
+
+def _prompts(options: SampleArguments) -> list[str]:
+    if options.prompts is not None:
+        return read_texts(options.prompts, fields=("prompt", "text"), what="prompt")
+    if options.prefix is not None:
+        return [options.prefix]
+    return [read_input(options.prompt)]
+
+
+def _print_objects(prompts: Sequence[str], pieces: Iterator[Piece], options: SampleArguments) -> None:
+    """Prints a JSON object for each text, in order, once it and those before it have ended."""
+    texts: dict[int, str] = {}
+    ended: set[int] = set()
+    following = 0
+    for piece in pieces:
+        texts[piece.number] = texts.get(piece.number, "") + piece.text
+        if piece.ended:
+            ended.add(piece.number)
+        while following in ended:
+            content = {"prompt": prompts[following // options.num_samples], "text": texts.pop(following)}
+            if options.suffix is not None:
+                content["suffix"] = options.suffix
+            print(json.dumps(content, ensure_ascii=False), flush=True)
+            following += 1

@@ -89,6 +89,10 @@ def cosine_schedule(times: jax.Array) -> Noise:
     return Noise(jnp.cos(angle), 2 * jnp.sin(angle / 2) ** 2, jnp.pi / 2 * jnp.sin(angle))
 
 
+SCHEDULES = {"linear": linear_schedule, "log_linear": log_linear_schedule, "cosine": cosine_schedule}
+"""The schedules by the names that recipes use."""
+
+
 def diffusion_times(key: jax.Array, num_rows: int, *, least: float = 1e-3, low_discrepancy: bool = True) -> jax.Array:
     """One time a row, uniform on [least, 1), float32 [B].
 

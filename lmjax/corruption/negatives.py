@@ -13,10 +13,11 @@ from lmjax.corruption.ids import check_ids, is_special
 from lmjax.integers import as_int32
 from lmjax.layout import documents
 from lmjax.rates import check_rate
+from lmjax.types import IGNORE_INDEX
 
 
 def previous_candidates(
-    targets_BT: jax.Array, *, window: int, segments_BT: jax.Array | None = None, ignore_index: int = -100
+    targets_BT: jax.Array, *, window: int, segments_BT: jax.Array | None = None, ignore_index: int = IGNORE_INDEX
 ) -> jax.Array:
     """Lists the unlikelihood candidates of each position: the tokens of its context that are not its target.
 

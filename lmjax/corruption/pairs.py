@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from lmjax.integers import as_int32
 from lmjax.layout import Documents, arrangement, documents, place, running_count, segment_numbers
+from lmjax.types import IGNORE_INDEX
 
 
 class PairRows(NamedTuple):
@@ -26,9 +27,8 @@ class PairRows(NamedTuple):
     types_BS: jax.Array
     """0 up to the first separator of a pair, 1 after it (BERT's segment embedding)."""
     labels_BS: jax.Array
-    """0 at the first token of a right pair, 1 at that of a wrong pair; -100 at all other tokens, and at a document
-    that was too short to be cut.
-    """
+    """At each pair's first token, 0 for a right pair and 1 for a wrong one; ``IGNORE_INDEX`` elsewhere, and where
+    a document was too short to cut."""
 
 
 class _Cuts(NamedTuple):
@@ -258,11 +258,11 @@ def _write(
 
     second_BT = (in_a_BT == of_host(reversed_BD)).astype(jnp.int32)
     cls_BD, sep_BD = (jnp.full_like(tokens_BT, token_id) for token_id in (cls_id, sep_id))
-    label_BD = jnp.where(cuts.splits_BD, wrong_BD.astype(jnp.int32), -100)
+    label_BD = jnp.where(cuts.splits_BD, wrong_BD.astype(jnp.int32), IGNORE_INDEX)
     unlabelled_BD = zeros_BD - 100
     return PairRows(
         tokens_BS=lay_out(tokens_BT, cls_BD, sep_BD, sep_BD, fill=pad_id),
         segments_BS=lay_out(of_host(cuts.number_BD), *[cuts.number_BD] * 3, fill=0),
         types_BS=lay_out(second_BT, zeros_BD, zeros_BD, zeros_BD + 1, fill=0),
-        labels_BS=lay_out(unlabelled_BD, label_BD, unlabelled_BD, unlabelled_BD, fill=-100),
+        labels_BS=lay_out(unlabelled_BD, label_BD, unlabelled_BD, unlabelled_BD, fill=IGNORE_INDEX),
     )

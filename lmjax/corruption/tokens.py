@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lmjax.corruption.ids import check_ids, is_special, random_ids
 from lmjax.integers import as_int32
 from lmjax.rates import check_rate
+from lmjax.types import IGNORE_INDEX
 
 
 def mask_tokens(
@@ -26,7 +27,7 @@ def mask_tokens(
     mask_fraction: float | jax.Array = 0.8,
     random_fraction: float | jax.Array = 0.1,
     segments: jax.Array | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
 ) -> tuple[jax.Array, jax.Array]:
     """Chooses each ordinary token with probability ``rate``, independently, and hides it.
 

@@ -18,6 +18,7 @@ from lmjax.corruption.tokens import hide
 from lmjax.integers import as_int32
 from lmjax.layout import Documents, documents, running_count
 from lmjax.rates import check_rate
+from lmjax.types import IGNORE_INDEX
 
 
 def mask_words(
@@ -34,7 +35,7 @@ def mask_words(
     mask_fraction: float | jax.Array = 0.8,
     random_fraction: float | jax.Array = 0.1,
     segments_BT: jax.Array | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
 ) -> tuple[jax.Array, jax.Array]:
     """Chooses each word with probability ``rate`` and hides all of its tokens: 80% masked, 10% random, 10% unchanged.
 
@@ -135,7 +136,7 @@ def mask_spans(
     mask_fraction: float | jax.Array = 0.8,
     random_fraction: float | jax.Array = 0.1,
     segments_BT: jax.Array | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
 ) -> MaskedSpans:
     """SpanBERT's masking: spans of whole words until ``rate`` of a row's words are hidden.
 

@@ -6,6 +6,7 @@ import pathlib
 import re
 from typing import Literal
 
+from lmjax.field_types import check_literals
 from lmjax.parallel.paths import refuse_address
 
 STDLIB = "stdlib"
@@ -86,6 +87,7 @@ class DataConfig:
     """
 
     def __post_init__(self):
+        check_literals(self, "data.")
         if not self.path:
             raise ValueError('data.path="": name a file, a folder or a glob, or "stdlib"')
         for name, path in (("path", self.path), ("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
@@ -105,15 +107,6 @@ class DataConfig:
         self._check_document_glob()
         if self.split == "tail" and self.weighted:
             raise ValueError("data.split=tail cannot divide prompts from responses: use data.split=document")
-        for name, allowed in (
-            ("decode_errors", ("replace", "strict")),
-            ("bad_records", ("refuse", "skip")),
-            ("split", ("document", "tail")),
-            ("verify", ("sample", "always", "never")),
-            ("packing", ("windows", "segments", "best_fit", "examples", "streams")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"data.{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}")
         self._check_fill_in_middle()
         self._check_members()
         self._check_mixture()

@@ -13,9 +13,10 @@ from rich import box
 from rich.table import Table
 
 from lmjax.data.prepare.documents import applicable
+from lmjax.runs import Run
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.corpus import open_corpus
-from lmjax.train.run_folder import TOKENIZER, Run
+from lmjax.train.run_folder import TOKENIZER
 from lmjax.train.text_bytes import text_bytes
 from lmjax.train.validate import fixed_batches, measure
 
@@ -66,7 +67,9 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
     )
     # The run's own text may have been of another kind: what does not apply to this one is left out.
     data = applicable(data)
-    corpus = open_corpus(data, TokenizerConfig(path=str(folder / TOKENIZER)))
+    # A Hugging Face folder has its tokenizer's files on top.
+    tokenizer = folder / TOKENIZER
+    corpus = open_corpus(data, TokenizerConfig(path=str(tokenizer if tokenizer.exists() else folder)))
     rows = corpus.whole_rows("train", objective=run.config.objective, train=train)
     batches = fixed_batches(run.learner, rows, batch_size=train.batch_size, num_batches=0)
     measured = measure(run.learner, run.params, batches, text_bytes(corpus, "train"))

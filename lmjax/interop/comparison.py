@@ -13,8 +13,7 @@ from lmjax.models.routing import ExpertsConfig
 
 # How it is trained, run or initialised; the function it computes is the same.
 _INDIFFERENT = (
-    "pad_vocab_to", "dropout", "attention_dropout", "init_std", "embedding_init_std", "residual_init", "scan_layers",
-    "remat", "dtype", "attention",
+    "execution", "pad_vocab_to", "dropout", "attention_dropout", "init_std", "embedding_init_std", "residual_init",
 )  # fmt: skip
 _OF_ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "rope_layers", "local_rope_theta")
 _OF_ATTENTION = (
@@ -76,9 +75,6 @@ def _structure(config: ModelConfig) -> dict[str, Any]:
             fields["local_rope_theta"] = None
     without |= {"mamba2", "rwkv6"} - {*config.recurrent}
     fields["mixers"] = shortest_pattern(unrolled(config.mixers, config.num_layers))
-    # How many tokens are worked on together changes no result.
-    fields["mamba2"] = dataclasses.replace(config.mamba2, chunk=1)
-    fields["rwkv6"] = dataclasses.replace(config.rwkv6, chunk=1)
     if config.positions != "relative":
         without |= {*_OF_RELATIVE}
     fields |= _encoder_fields(config)

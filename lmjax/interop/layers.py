@@ -7,19 +7,12 @@ after) and its experts is its own affair; the tables of :mod:`lmjax.interop.fami
 import re
 from typing import Any
 
-import jax
 import numpy as np
 
-from lmjax.models.parameters import Params
+from lmjax.models.parameters import Params, named_leaves
 
 _EXPERTS = re.compile(r"(?P<experts>.+\.experts)\.(?P<rest>(up|gate|down)\.(weight|bias))")
 _STACKED = re.compile(r"(?P<stack>(?:.+\.)?)(?P<place>lead|stacks|tail)\.(?P<member>\d+)\.(?P<rest>.+)")
-
-
-def by_name(tree: Params) -> dict[str, Any]:
-    """Leaves by dotted path."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def by_layer(tree: Params) -> dict[str, np.ndarray]:
@@ -28,7 +21,7 @@ def by_layer(tree: Params) -> dict[str, np.ndarray]:
     Those of experts are further taken apart, as ``layers.N.experts.E.rest``. Writing to a view writes to
     the parameters.
     """
-    flat = by_name(tree)
+    flat = named_leaves(tree)
     matches = {name: match for name in flat if (match := _STACKED.fullmatch(name))}
     first = {stack: _first_layers(stack, matches, flat) for stack in {match["stack"] for match in matches.values()}}
     layered = {}

@@ -20,7 +20,6 @@ from lmjax.losses.multi_token import linear_multi_token_loss, multi_token_labels
 from lmjax.losses.preference import bradley_terry_loss, dpo_loss, reward_margins
 from lmjax.losses.reconstruction import masked_cluster_loss, masked_reconstruction_loss
 from lmjax.losses.token import (
-    IGNORE_INDEX,
     bits_per_byte,
     bits_per_character,
     causal_lm_loss,
@@ -29,6 +28,7 @@ from lmjax.losses.token import (
     perplexity,
 )
 from lmjax.losses.unlikelihood import context_candidates, corrupted_margin, unlikelihood
+from lmjax.types import IGNORE_INDEX
 
 __all__ = [
     "IGNORE_INDEX",

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lmjax.integers import as_int32
-from lmjax.losses.token import IGNORE_INDEX, cross_entropy
+from lmjax.losses.token import cross_entropy
+from lmjax.types import IGNORE_INDEX
 
 
 def replaced_token_loss(logits: jax.Array, is_replaced: ArrayLike, *, ignore_index: int = IGNORE_INDEX) -> jax.Array:

@@ -24,8 +24,9 @@ from jax.typing import ArrayLike
 
 from lmjax.integers import as_int32
 from lmjax.losses.chunks import NOTHING, Loss, losses_and_gradients, losses_only
-from lmjax.losses.token import IGNORE_INDEX, Smoothing, smoothing_weights
+from lmjax.losses.token import Smoothing, smoothing_weights
 from lmjax.parallel.mesh import flatten_tokens, unflatten_tokens
+from lmjax.types import IGNORE_INDEX
 
 CHUNK_LOGITS = 2**24
 """Logits in a chunk by default: 64 MiB of float32."""

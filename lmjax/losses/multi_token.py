@@ -8,7 +8,8 @@ from jax.typing import ArrayLike
 
 from lmjax.integers import as_int32
 from lmjax.losses.linear import linear_cross_entropy
-from lmjax.losses.token import IGNORE_INDEX, masked_lm_loss
+from lmjax.losses.token import masked_lm_loss
+from lmjax.types import IGNORE_INDEX
 
 
 def multi_token_labels(

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lmjax.integers import as_int32
-
-IGNORE_INDEX = -100
-"""The label that means "nothing is to be predicted here"."""
+from lmjax.types import IGNORE_INDEX
 
 Smoothing = Literal["uniform", "others"]
 

@@ -118,7 +118,7 @@ class Attention(nnx.Module):
             query_index_BT=positions_BT + num_before if cache is not None or num_before else None,
             dropout_rate=config.attention_dropout if key is not None else 0.0,
             key=key,
-            backend=config.attention,
+            backend=config.execution.attention,
         )
         return self.out(out_BTNH), cache
 

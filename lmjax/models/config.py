@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
+from lmjax.models.config_checks import check_model
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
 from lmjax.models.recurrent import RECURRENT, Mamba2Config, Mixer, Rwkv6Config
 from lmjax.models.rope import RopeScaling
@@ -14,7 +16,6 @@ Activation = Literal[
 ]
 Positions = Literal["rope", "learned", "sinusoidal", "alibi", "relative", "none"]
 Residual = Literal["pre", "post", "sandwich", "output", "parallel", "parallel_two_norms"]
-Remat = Literal["none", "dots", "full"]
 
 GATED: tuple[Activation, ...] = ("swiglu", "swiglu_clamped", "geglu", "geglu_exact", "reglu")
 
@@ -163,177 +164,16 @@ class ModelConfig:
     Yang et al. 2022, table 8); None scales nothing."""
     residual_init: Literal["scaled", "plain"] = "scaled"
     """Whether initial projections into the residual stream are divided by sqrt(2 L) (GPT-2, section 2.3)."""
-    scan_layers: bool = True
-    """One compiled block scanned over the depth; False unrolls (slower to compile, sometimes faster to run)."""
-    remat: Remat = "full"
-    """What the backward pass recomputes of a block: nothing, all but matrix products (`dots`), everything (`full`)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the forward and backward pass; parameters are float32 always."""
-    attention: Literal["auto", "xla", "cudnn", "chunked"] = "auto"
-    """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """How the model is computed; no field of it changes what the model computes."""
 
     def __post_init__(self):
-        for name in ("width", "num_layers", "num_heads", "max_length", "pad_vocab_to"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
-        for name in (
-            "num_kv_heads", "head_width", "embedding_width", "encoder_width", "encoder_heads",
-            "encoder_feedforward_width",
-        ):  # fmt: skip
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1, or None")
-        if self.vocab_size < 0:
-            raise ValueError(f"model.vocab_size={self.vocab_size}: must be positive, or 0 for the tokenizer's")
-        if self.head_width is None and self.width % self.num_heads:
-            raise ValueError(
-                f"model.width={self.width} is not divisible by model.num_heads={self.num_heads}: "
-                f"change one of them, or set model.head_width"
-            )
-        if self.num_heads % self.kv_heads:
-            raise ValueError(
-                f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}: "
-                f"each key-value head serves the same number of query heads"
-            )
-        if self.positions == "rope" and not 0 < self.rope_fraction <= 1:
-            raise ValueError(f"model.rope_fraction={self.rope_fraction}: must be above 0 and at most 1")
-        if self.positions == "rope" and self.rotated_width % 2:
-            raise ValueError(
-                f"model.rope_fraction={self.rope_fraction} of model.head_width={self.key_width}: rotary positions turn "
-                f"an even number of dimensions, not {self.rotated_width}: change one of them"
-            )
-        if self.positions == "sinusoidal" and self.width % 2:
-            raise ValueError(f"model.width={self.width}: sinusoidal positions need an even width")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 0 and below 1")
-        for name in (
-            "attention_softcap", "logit_softcap", "init_std", "embedding_init_std", "norm_epsilon", "rope_theta",
-            "local_rope_theta", "logit_scale", "attention_scale", "embedding_scale", "sublayer_scale", "qkv_clip",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"model.{name}={value}: must be positive")
-        if not self.windows or any(w is not None and w < 1 for w in self.windows):
-            raise ValueError(f"model.windows={self.windows}: a non-empty list of positive window sizes or None")
-        if not self.rope_layers:
-            raise ValueError("model.rope_layers=(): a non-empty list of True or False")
-        for name, allowed in (
-            ("activation", Activation), ("positions", Positions), ("residual", Residual), ("remat", Remat),
-        ):  # fmt: skip
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"model.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(allowed))}")
-        self._check_feedforward()
-        self._check_latent()
-        self._check_mixers()
-        self._check_relative()
-        self._check_experts()
-        self._check_embedding()
-        self._check_encoder()
+        check_model(self)
 
-    def _check_feedforward(self):
-        if self.feedforward_width is not None and self.feedforward_width < 0:
-            raise ValueError(f"model.feedforward_width={self.feedforward_width}: must be positive, or 0 for none")
-        if self.feedforward_width == 0 and (self.experts.number or "parallel" in self.residual):
-            raise ValueError(
-                f"model.feedforward_width=0 leaves no feed-forward for model.experts.number={self.experts.number} or "
-                f"model.residual={self.residual!r}: give it a width, or set them to 0 and 'pre'"
-            )
-
-    def _check_latent(self):
-        if not self.latent.rank:
-            return
-        for name, allowed in (
-            ("positions", ("rope",)), ("rope_fraction", (1.0,)), ("num_kv_heads", (None, self.num_heads)),
-            ("qk_norm", ("none",)), ("attention_sinks", (False,)), ("encoder_layers", (0,)),
-            ("rope_layers", ((True,),)), ("qkv_clip", (None,)),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)!r}: with model.latent.rank={self.latent.rank} it can only be "
-                    f"{allowed[0]!r}: change one of them"
-                )
-
-    def _check_mixers(self):
-        if not self.mixers or any(mixer not in get_args(Mixer) for mixer in self.mixers):
-            raise ValueError(f"model.mixers={self.mixers}: a non-empty list of {', '.join(get_args(Mixer))}")
-        if "mamba2" in self.mixers:
-            heads = self.mamba2.num_heads(self.width)
-            if heads * self.mamba2.head_width != self.mamba2.expansion * self.width or heads % self.mamba2.groups:
-                raise ValueError(
-                    f"model.mamba2: width {self.mamba2.expansion} x {self.width} is not a whole number of heads of "
-                    f"{self.mamba2.head_width} for {self.mamba2.groups} groups: change head_width or groups"
-                )
-        if "rwkv6" in self.mixers and self.width % self.rwkv6.head_width:
-            raise ValueError(
-                f"model.rwkv6.head_width={self.rwkv6.head_width} does not divide model.width={self.width}: change it"
-            )
-        if self.recurrent and (self.encoder_layers or self.share_layers):
-            raise ValueError(
-                f"model.mixers={self.mixers}: recurrent layers are for single stacks with layers of their own: set "
-                f"model.encoder_layers to 0 and model.share_layers to False"
-            )
-
-    def _check_relative(self):
-        exact = self.relative_buckets // (2 if self.relative_past_only else 4)
-        if exact < 1 or self.relative_max_distance <= exact:
-            raise ValueError(
-                f"model.relative_buckets={self.relative_buckets} with model.relative_max_distance="
-                f"{self.relative_max_distance}: take at least 4 buckets, and a distance above {exact}"
-            )
-
-    def _check_experts(self):
-        if self.share_layers and not all(map(self.has_experts, range(self.num_layers))) and self.experts.number:
-            raise ValueError(
-                f"model.experts.every={self.experts.every} and model.experts.first_dense={self.experts.first_dense}: "
-                f"with model.share_layers all layers are alike: set them to 1 and 0"
-            )
-        if self.experts.number and not any(map(self.has_experts, range(self.num_layers))):
-            raise ValueError(
-                f"model.experts: none of the {self.num_layers} layers has experts with every={self.experts.every} and "
-                f"first_dense={self.experts.first_dense}: lower them, or set number to 0"
-            )
-        if self.width_base is not None and self.width_base < 1:
-            raise ValueError(f"model.width_base={self.width_base}: must be at least 1, or None to scale nothing")
-
-    def _check_embedding(self):
-        if self.embedding_width is not None and self.tie_embeddings and not self.head_transform:
-            raise ValueError(
-                f"model.embedding_width={self.embedding_width}: a tied head has that width too: set "
-                f"model.head_transform to True, or model.tie_embeddings to False"
-            )
-        if self.pair_head and not self.pooler:
-            raise ValueError("model.pair_head=True classifies the pooled state: set model.pooler to True")
-        if self.skip_first_norm and self.residual not in ("pre", "sandwich"):
-            raise ValueError(
-                f"model.skip_first_norm=True: there is no norm before attention with model.residual={self.residual!r}"
-            )
-        for name in ("windows", "rope_layers"):
-            if self.share_layers and len(getattr(self, name)) > 1:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)}: with model.share_layers all layers are alike: give one value"
-                )
-
-    def _check_encoder(self):
-        if self.encoder_layers < 0:
-            raise ValueError(f"model.encoder_layers={self.encoder_layers}: must be positive, or 0 for a single stack")
-        if not self.encoder_layers:
-            for name in ("encoder_width", "encoder_heads", "encoder_feedforward_width"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"model.{name}={getattr(self, name)}: there is no encoder: set model.encoder_layers"
-                    )
-            return
-        if "parallel" in self.residual:
-            raise ValueError(
-                f"model.residual={self.residual!r}: a decoder with cross attention has three sublayers one after the "
-                f"other: use pre, post, sandwich or output, or model.encoder_layers=0"
-            )
-        if self.share_encoder_embedding and self.encoder_width not in (None, self.width):
-            raise ValueError(
-                f"model.encoder_width={self.encoder_width} and model.width={self.width} cannot share a token table: "
-                f"set model.share_encoder_embedding to False"
-            )
-        _ = self.encoder  # Its own checks.
+    @property
+    def dtype(self) -> str:
+        """Arithmetic of the forward and backward pass, see :class:`ExecutionConfig`."""
+        return self.execution.dtype
 
     @property
     def kv_heads(self) -> int:

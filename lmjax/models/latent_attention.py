@@ -92,7 +92,7 @@ class LatentAttention(nnx.Module):
             query_index_BT=positions_BT + num_before if cache is not None or num_before else None,
             dropout_rate=self.config.attention_dropout if key is not None else 0.0,
             key=key,
-            backend=self.config.attention,
+            backend=self.config.execution.attention,
         )
         if cache is not None:
             cache = cache.write(jnp.concatenate([latent_BSC, turned_BS1R[:, :, 0]], axis=-1), positions_BT)

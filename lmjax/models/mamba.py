@@ -108,7 +108,7 @@ class Mamba2(nnx.Module):
             log_decay_BTN[..., None],
             begins_BT=positions_BT == 0,
             state_BNHP=None if cache is None else cache.state_BNHP,
-            chunk=sizes.chunk,
+            chunk=self.config.execution.mamba2_chunk,
         )
         out_BTNP = out_BTNP + self.skip_N[...][None, None, :, None] * value_BTNP.astype(jnp.float32)
         gated_BTNP = out_BTNP * jax.nn.silu(self.gate(x_BTD).astype(jnp.float32))

@@ -13,8 +13,18 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lmjax.parallel.mesh import named_sharding
+from lmjax.types import PyTree
 
 Params = dict[str, Any]
+Leaves = dict[str, Any]
+
+
+def named_leaves(tree: PyTree) -> Leaves:
+    """The leaves of a tree by dotted path (``params.blocks.mlp.up``), whatever containers hold them."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    assert len(named) == len(leaves), "two leaves share a dotted path"
+    return named
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,8 +35,9 @@ class ModuleSpec:
       construct: makes the module from a PRNG key.
       graphdef: the module's static part.
       shapes: the parameters as ``ShapeDtypeStruct``.
-      axes: a tree like the parameters; for each, the logical names of its dimensions.
-      kinds: a tree like the parameters; for each, ``matrix``, ``embedding``, ``norm`` or ``bias``.
+      axes: beside each parameter, the logical names of its dimensions.
+      kinds: beside each parameter, ``matrix``, ``embedding``, ``norm`` or ``bias``.
+      place: the key under which all parameters lie, see :meth:`under`; None for none.
     """
 
     construct: Callable[[jax.Array], nnx.Module]
@@ -35,14 +46,22 @@ class ModuleSpec:
     shapes: Params
     axes: Params
     kinds: Params
+    place: str | None = None
+
+    def under(self, place: str) -> "ModuleSpec":
+        """Returns the spec of the same module with its parameters under one more key, ``{place: params}``."""
+        shapes, axes, kinds = ({place: tree} for tree in (self.shapes, self.axes, self.kinds))
+        return dataclasses.replace(self, place=place, shapes=shapes, axes=axes, kinds=kinds)
 
     def bind(self, params: Params) -> Any:
-        """Returns the module with ``params`` as its parameters."""
+        """Returns the module holding ``params``."""
+        # One more key around all parameters does not change the order of the leaves.
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, jax.tree.leaves(params)))
 
     def init(self, key: jax.Array) -> Params:
-        """Returns initial parameters; inside ``jit`` with ``out_shardings`` they are sharded from the beginning."""
-        return _pure(nnx.state(self.construct(key)))
+        """Returns initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
+        params = _pure(nnx.state(self.construct(key)))
+        return params if self.place is None else {self.place: params}
 
     def shardings(self, mesh: Mesh) -> Params:
         """Returns the sharding of each parameter, by the rules of :mod:`lmjax.parallel.mesh`."""

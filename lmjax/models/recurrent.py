@@ -31,8 +31,6 @@ class Mamba2Config:
     """Tokens the short causal convolution sees."""
     convolution_bias: bool = False
     """A bias after the convolution (as released)."""
-    chunk: int = 64
-    """Tokens worked on together; changes speed and memory only."""
 
     def __post_init__(self):
         _at_least_one(self, "model.mamba2")
@@ -54,8 +52,6 @@ class Rwkv6Config:
     """Rank of the map that mixes each token with the one before it."""
     decay_rank: int = 64
     """Rank of the map that makes decays of tokens."""
-    chunk: int = 16
-    """Tokens worked on together; memory grows with it, results do not change."""
 
     def __post_init__(self):
         _at_least_one(self, "model.rwkv6")

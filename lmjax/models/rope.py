@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmjax.field_types import check_literals
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -33,8 +35,7 @@ class RopeScaling:
     """`yarn`: factor of queries and keys both; 0.1 ln(factor) + 1 when unset."""
 
     def __post_init__(self):
-        if self.kind not in ("none", "linear", "ntk", "yarn", "llama3"):
-            raise ValueError(f"model.rope_scaling.kind={self.kind!r}: use none, linear, ntk, yarn or llama3")
+        check_literals(self, "model.rope_scaling.")
         if self.factor < 1:
             raise ValueError(f"model.rope_scaling.factor={self.factor}: must be at least 1")
         if self.original_length < 1:

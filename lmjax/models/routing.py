@@ -12,10 +12,12 @@ With softmax scores and normalised gates this is Mixtral's softmax over the chos
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from lmjax.field_types import check_literals
 
 Scores = Literal["softmax", "sigmoid"]
 
@@ -67,6 +69,7 @@ class ExpertsConfig:
     (DeepSeek-V3, section 2.1.2)."""
 
     def __post_init__(self):
+        check_literals(self, "model.experts.")
         if self.number < 0:
             raise ValueError(f"model.experts.number={self.number}: must be positive, or 0 for no experts")
         if self.number and not 1 <= self.per_token <= self.number:
@@ -80,8 +83,6 @@ class ExpertsConfig:
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"model.experts.{name}={getattr(self, name)}: must be positive")
         self._check_groups()
-        if self.scores not in get_args(Scores):
-            raise ValueError(f"model.experts.scores={self.scores!r}: use one of {', '.join(get_args(Scores))}")
         if self.number > 1 and self.per_token == 1 and self.normalize_gates:
             raise ValueError(
                 "model.experts.per_token=1 with normalize_gates=True: a single gate divided by itself is 1 and teaches "

@@ -70,7 +70,7 @@ class Rwkv6(nnx.Module):
             begins_BT=positions_BT == 0,
             state_BNHP=None if cache is None else cache.state_BNHP,
             bonus_NH=self.bonus_NH[...],
-            chunk=self.config.rwkv6.chunk,
+            chunk=self.config.execution.rwkv6_chunk,
         )
         gate_BTNP = jax.nn.silu(heads("gate", self.gate)).astype(jnp.float32)
         updated = None if cache is None else RecurrentCache(state_BNHP, last_BWD)

@@ -1,8 +1,8 @@
 """A stack of blocks, which maps an embedded sequence to hidden states.
 
-With ``scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
-grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern. Each place of the pattern has such
-a stack; the layers before the pattern are unrolled in ``lead``, those that do not fill it a last time in ``tail``.
+With ``execution.scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
+grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern: one such stack for each
+of its places, what comes before the pattern unrolled in ``lead``, what it leaves over in ``tail``.
 
 Axes: M positions before the row, R buckets of distances.
 """
@@ -36,7 +36,7 @@ class Stack(nnx.Module):
             num_lead, groups, num_stacks, num_tail = 0, 0, 0, 1
         else:
             num_lead = config.leading_layers
-            groups = (config.num_layers - num_lead) // config.period if config.scan_layers else 0
+            groups = (config.num_layers - num_lead) // config.period if config.execution.scan_layers else 0
             num_stacks = config.period if groups else 0
             num_tail = config.num_layers - num_lead - groups * config.period
         self.lead = nnx.List(self.new_block(rngs, layer=layer) for layer in range(num_lead))
@@ -67,6 +67,7 @@ class Stack(nnx.Module):
         source_BSD: jax.Array | None = None,
         cross_mask: IntervalMask | None = None,
         valid_BT: jax.Array | None = None,
+        skip_last: int = 0,
         final_norm: bool = True,
         key: jax.Array | None = None,
     ) -> Hidden:
@@ -79,6 +80,7 @@ class Stack(nnx.Module):
           source_BSD: the encoder's states, where the stack has cross attention.
           cross_mask: which of them each position sees.
           valid_BT: False on padding, which experts then have no room for.
+          skip_last: how many of the last blocks are left out; they are outside of the scanned stacks, in ``tail``.
           final_norm: whether to apply the final norm; without it the states are the residual stream.
           key: PRNG key of dropout; None for none.
         """
@@ -126,7 +128,9 @@ class Stack(nnx.Module):
             return x_BTD, routings
 
         num_lead = len(self.lead)
-        unrolled_keys = split_key(unrolled_key, num_lead + len(self.tail))
+        assert skip_last <= len(self.tail), "scanned blocks are all run"
+        tail = self.tail[: len(self.tail) - skip_last]
+        unrolled_keys = split_key(unrolled_key, num_lead + len(tail))
         x_BTD, routings = unrolled(x_BTD, self.lead, unrolled_keys[:num_lead], 0)
         num_scanned = self.config.num_layers - num_lead - len(self.tail)
         if self.stacks:
@@ -135,7 +139,7 @@ class Stack(nnx.Module):
             is_first = jnp.arange(num_groups) == 0
             x_BTD, scanned = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), is_first, keys))
             routings += scanned
-        x_BTD, further = unrolled(x_BTD, self.tail, unrolled_keys[num_lead:], num_lead + num_scanned)
+        x_BTD, further = unrolled(x_BTD, tail, unrolled_keys[num_lead:], num_lead + num_scanned)
         return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
 
     def run_block(
@@ -279,9 +283,10 @@ class Stack(nnx.Module):
         return self.config.rope_layers[layer % len(self.config.rope_layers)]
 
     def _remat(self, body):
-        if self.config.remat == "none":
+        remat = self.config.execution.remat
+        if remat == "none":
             return body
-        return jax.checkpoint(body, prevent_cse=False, policy=_REMAT_POLICIES[self.config.remat])
+        return jax.checkpoint(body, prevent_cse=False, policy=_REMAT_POLICIES[remat])
 
 
 def _windowed(mask: IntervalMask, window: int | None, index_BT: jax.Array | None = None) -> IntervalMask:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import ModuleSpec
+from lmjax.models.with_extras import EXTRAS, MODEL
 from lmjax.types import PyTree
 
 
@@ -70,7 +71,7 @@ def summarize(
       held: the parts of the training state on the devices, by name, as arrays or shapes.
     """
     sizes = {
-        tuple(entry.key for entry in path): math.prod(leaf.shape)
+        _without_root(tuple(entry.key for entry in path)): math.prod(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(spec.shapes)
     }
     components: collections.Counter[str] = collections.Counter()
@@ -117,6 +118,11 @@ def _attention_flops(config: ModelConfig, length: int) -> int:
     windows = (config.windows[layer % len(config.windows)] for layer in range(config.num_layers))
     widths = config.attention_width + config.value_width
     return 6 * config.num_heads * widths * sum(min(length, window or length) for window in windows)
+
+
+def _without_root(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the path of a parameter within the model, or within the extras, of a module that is trained."""
+    return path[1:] if path[0] in (MODEL, EXTRAS) else path
 
 
 def _component(path: tuple[str, ...]) -> str:

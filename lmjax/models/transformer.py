@@ -6,8 +6,6 @@ second stack reads a stream of its own, whose states this one attends to: ``mode
 cross_mask=...)`` (Vaswani et al. 2017). Both stacks use the same code.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,21 +13,12 @@ from flax import nnx
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
+from lmjax.models.head import Head
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key
 from lmjax.models.routing import joined
 from lmjax.models.token_stack import TokenStack, embedding_std
 from lmjax.types import Stream
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """The map from hidden states to logits, as arrays that a fused loss can use one by one."""
-
-    weight_DV: jax.Array
-    bias_V: jax.Array | None
-    softcap: float | None = dataclasses.field(metadata={"static": True})
 
 
 class Transformer(TokenStack):
@@ -157,13 +146,8 @@ class Transformer(TokenStack):
         return hidden if scale == 1.0 else hidden * scale
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Returns float32 logits [..., V] for decoding and small tests (losses use :meth:`head` instead)."""
-        head, states = self.head(), self.head_states(hidden)
-        weight_DV = head.weight_DV.astype(states.dtype)
-        logits = jnp.tensordot(states, weight_DV, axes=1, preferred_element_type=jnp.float32)
-        if head.bias_V is not None:
-            logits = logits + head.bias_V.reshape((1,) * (logits.ndim - 1) + (-1,))
-        return logits if head.softcap is None else head.softcap * jnp.tanh(logits / head.softcap)
+        """float32 logits [..., V]; for decoding and small tests (losses use :meth:`head` instead)."""
+        return self.head().logits(self.head_states(hidden))
 
     def pool(self, first: jax.Array) -> jax.Array:
         """``tanh(h W + b)`` of the states of texts' first tokens, [..., D] (BERT's pooler)."""

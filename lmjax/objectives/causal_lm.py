@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.layout import count_within, documents
-from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
+from lmjax.objectives.parts.token_objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
@@ -23,17 +23,12 @@ class CausalLM(TokenObjective):
     """What counts alike: every token, or every document of a row (every row where documents are not kept apart),
     its tokens sharing the weight of one. Validation is by token always."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.normalization not in ("token", "sequence"):
-            raise ValueError(f"objective.normalization={self.normalization!r}: use 'token' or 'sequence'")
-
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them."""
+        """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Shifts; nothing is random."""
+        """Shifts the rows by one token; nothing is random."""
         del key, vocabulary
         inputs_BT, segments_BT, targets_BT, weights_BT = next_token_targets(rows)
         if self.normalization == "sequence":
@@ -42,14 +37,14 @@ class CausalLM(TokenObjective):
         return Batch(inputs=stream, targets_BP=targets_BT, weights={"loss": weights_BT})
 
     def for_evaluation(self) -> "CausalLM":
-        """Plain cross entropy of a token."""
+        """Returns the objective in which every token counts alike."""
         plain = super().for_evaluation()
         assert isinstance(plain, CausalLM)
         return dataclasses.replace(plain, normalization="token")
 
 
 def shared_weights(weights_BT: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
-    """Weights divided by the number of positions of their document that count.
+    """Returns the weights, each divided by the number of positions of its document that count.
 
     A document of n scored tokens then weighs the mean of their weights, 1 if the data give none.
 

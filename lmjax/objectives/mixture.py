@@ -1,4 +1,8 @@
-"""Several objectives in one run, on one model: a step each in turn, or each a share of every step's rows.
+"""Several objectives that train one model in one run.
+
+``by="row"`` gives each objective a share of every step's rows; the mixture is then an objective like any other.
+``by="step"`` gives each objective whole steps in turn; the mixture then only names the parts, and the training loop
+asks :func:`lmjax.train.components.turn_of` for the part that a step trains.
 
 With weights ``w_i`` of sum W, and ``L_i`` the loss objective i has in a run of its own (a mean over its own scored
 tokens), the loss to minimise is
@@ -6,7 +10,7 @@ tokens), the loss to minimise is
     by="step"   L_i  at step s, i = i(s): of the first n steps, i has n w_i / W, give or take one for each objective
     by="row"    sum over i of  (w_i / W) L_i  at every step, each taken over  w_i / W  of the step's rows
 
-so that in both a weight is an objective's share of the data and of the gradient. Which step or how many rows an
+so that in both a weight is an objective's share of the data and of the gradient. Which steps or how many rows an
 objective has depends on the weights and the step's number alone.
 
 Axes: G groups of rows, P rows of a group, C rows that are chosen of a group.
@@ -17,7 +21,7 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -26,11 +30,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.data.config import DataConfig
-from lmjax.data.rows.mixture import Interleave
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
-from lmjax.models.parameters import ModuleSpec, Params, module_spec
-from lmjax.objectives.parts.objective import Objective, Terms, all_terms, carries_rows
+from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.with_extras import trained_spec
+from lmjax.objectives.parts.objective import Objective, Terms, Traits, all_terms, carries_rows
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
 
@@ -58,7 +62,7 @@ class Part:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixedBatch(Batch):
-    """The batches of the objectives, without their weights, which are here under ``<name>/<term>``.
+    """The batches of the objectives. Their weights are moved here, under the names ``<name>/<term>``.
 
     The streams of the first objective are those of the whole.
     """
@@ -86,40 +90,32 @@ class Mixture(Objective):
             raise ValueError("objective.parts=(): give at least one Part(name=..., objective=...)")
         if len(set(names)) < len(names):
             raise ValueError(f"objective.parts are named {', '.join(names)}: give each a name of its own")
-        if self.by not in ("step", "row"):
-            raise ValueError(f"objective.by={self.by!r}: use 'step' or 'row'")
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
-        """Each objective's weight as an exact share of 1."""
+        """The weight of each objective as an exact share of 1."""
         weights = [Fraction(part.weight).limit_denominator(10**9) for part in self.parts]
         return tuple(weight / sum(weights) for weight in weights)
 
     @property
-    def row_multiple(self) -> int:
-        """By row: the fewest rows of which every objective has a whole number."""
-        return math.lcm(*(share.denominator for share in self.shares)) if self.by == "row" else 1
+    def traits(self) -> Traits:
+        """The traits of the first part, whose model and data are the same as those of the others.
 
-    def components(self) -> dict[str, Objective]:
-        """The objectives by name."""
-        return {part.name: part.objective for part in self.parts}
-
-    def turn(self, step: int) -> tuple[str, int]:
-        """By step: the objective of a step, as evenly interleaved as the weights allow."""
-        if self.by == "row":
-            return super().turn(step)
-        index, number = Interleave(self.shares)(step)
-        return self.parts[index].name, number
+        By row, rows come in multiples of the fewest rows of which every part has a whole number.
+        """
+        first = self.parts[0].objective.traits
+        multiple = math.lcm(*(share.denominator for share in self.shares)) if self.by == "row" else 1
+        return dataclasses.replace(first, couples_examples=False, row_multiple=multiple, measures=frozenset())
 
     def row_length(self, sequence_length: int) -> int:
-        """The most that an objective asks for."""
+        """Returns the length that the neediest part asks for."""
         return max(part.objective.row_length(sequence_length) for part in self.parts)
 
-    def rows_for(self, component: Objective, rows: Rows) -> Rows:
-        """As much of the beginning of each row as the component needs."""
+    def rows_for(self, objective: Objective, rows: Rows) -> Rows:
+        """Returns as much of the beginning of each row as a part needs."""
         length = rows.tokens_BT.shape[1]
         sequence_length = 1 + bisect.bisect_left(range(1, 2**30), length, key=self.row_length)
-        own_length = component.row_length(sequence_length)
+        own_length = objective.row_length(sequence_length)
         return jax.tree.map(lambda array_BT: array_BT[:, :own_length], rows)
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
@@ -128,7 +124,7 @@ class Mixture(Objective):
         for part in self.parts:
             with _naming(part):
                 part.objective.check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
-            if part.objective.num_members > 1 and part.objective.row_length(sequence_length) != row_length:
+            if part.objective.traits.num_members > 1 and part.objective.row_length(sequence_length) != row_length:
                 raise ValueError(
                     f"objective.parts: {part.name!r} ({type(part.objective).__name__}) reads several texts a row and "
                     f"cannot take the beginning of longer rows, which another objective asks for: train it by itself"
@@ -138,7 +134,7 @@ class Mixture(Objective):
                     f"objective.parts: {part.name!r} ({type(part.objective).__name__}) carries a memory from each step "
                     f"to the next, and here the next is another's: train it by itself"
                 )
-            if self.by == "row" and part.objective.couples_examples:
+            if self.by == "row" and part.objective.traits.couples_examples:
                 raise ValueError(
                     f"objective.by='row': {part.name!r} ({type(part.objective).__name__}) compares the rows of a "
                     f"batch with each other, of which it would have a part only: set it to 'step'"
@@ -154,25 +150,25 @@ class Mixture(Objective):
                 part.objective.check_data(data)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The model, which is the same for every objective."""
-        return self._first.build(model, rngs=rngs)
+        """Returns the module of the first part; the others train the same."""
+        return self.parts[0].objective.build(model, rngs=rngs)
 
-    def adopt(self, fresh: Params, saved: Params, *, source: Objective) -> Params:
-        """As the first objective does."""
-        return self._first.adopt(fresh, saved, source=source._first if isinstance(source, Mixture) else source)
+    def adopt(self, fresh: Params, *, model: Params, saved: Params) -> Params:
+        """Returns the extras of the first part, whose module it is."""
+        return self.parts[0].objective.adopt(fresh, model=model, saved=saved)
 
     def divide(self, key: jax.Array, rows: Rows) -> dict[str, Rows]:
-        """By row: the rows of each objective.
+        """Returns the rows of each part, by row.
 
-        Of every :attr:`row_multiple` rows in a row, each objective has its number, drawn anew from
-        ``key``: a fixed pattern could fall in step with that of a mixture of data. Neighbours are on one
-        device and in each microbatch alike, so nothing is moved.
+        Every ``traits.row_multiple`` neighbouring rows hold a fixed number of rows for each part. Which rows
+        these are is drawn from ``key``: a fixed pattern could fall in step with that of a mixture of data.
+        Neighbouring rows are on one device and in one microbatch, so no row is moved between devices.
 
         Args:
           key: PRNG key.
-          rows: [B, ...], B a multiple of :attr:`row_multiple`.
+          rows: [B, ...], B a multiple of ``traits.row_multiple``.
         """
-        period = self.row_multiple
+        period = self.traits.row_multiple
         num_groups = rows.tokens_BT.shape[0] // period
         order_GP = jnp.argsort(jax.random.uniform(key, (num_groups, period)), axis=1)
         divided, first = {}, 0
@@ -189,13 +185,13 @@ class Mixture(Objective):
         return divided
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """By row: divides the rows and corrupts each objective's share.
+        """Divides the rows and corrupts each part's share, by row.
 
         Raises:
-          TypeError: by step there is no batch of the whole; take the objective of the step's :meth:`turn`.
+          TypeError: the mixture is by step, where a batch is that of the part whose turn it is.
         """
         if self.by == "step":
-            raise TypeError("a mixture by step trains one of its components() at a time: see turn(step)")
+            raise TypeError("a mixture by step trains one part at a time: see lmjax.train.components.turn_of")
         divide_key, *keys = jax.random.split(key, 1 + len(self.parts))
         divided = self.divide(divide_key, rows)
         batches = {
@@ -213,83 +209,44 @@ class Mixture(Objective):
         )
 
     def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> Terms:
-        """By row: every objective's terms on its rows; the model runs once for each."""
+        """Returns every part's terms on its rows, by row; the model runs once for each part."""
         assert isinstance(batch, MixedBatch)
         sums: dict[str, jax.Array] = {}
         for part, part_key in zip(self.parts, split_key(key, len(self.parts)), strict=True):
-            own = dataclasses.replace(batch.parts[part.name], weights=_own(part, batch.weights))
+            own = dataclasses.replace(batch.parts[part.name], weights=own_terms(part.name, batch.weights))
             # The balance terms of each part are among its own: its rows are not those of the others.
-            own_terms, _ = all_terms(part.objective, model, own, part_key)
-            sums |= {f"{part.name}/{term}": value for term, value in own_terms.items()}
+            found, _ = all_terms(part.objective, model, own, part_key)
+            sums |= {f"{part.name}/{term}": value for term, value in found.items()}
         return Terms(sums, routing=None)
 
     def total(self, terms: dict[str, jax.Array]) -> jax.Array:
-        """The mean of the objectives' losses by weight."""
-        losses = [part.objective.total(_own(part, terms)) for part in self.parts]
+        """Returns the mean of the parts' losses by weight."""
+        losses = [part.objective.total(own_terms(part.name, terms)) for part in self.parts]
         return sum((float(s) * loss for s, loss in zip(self.shares, losses, strict=True)), jnp.zeros(()))
 
-    def metrics(self, terms: dict[str, jax.Array], scored: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """What each objective would report, under its name, and the loss of all."""
-        metrics = {"loss": self.total(terms)}
-        for part in self.parts:
-            own = part.objective.metrics(_own(part, terms), _own(part, scored))
-            metrics |= {f"{part.name}/{name}": value for name, value in own.items()}
-        return metrics
-
-    def at(self, step: jax.Array | int) -> "Mixture":
-        """With each objective at the step."""
-        return self._each(lambda objective: objective.at(step))
-
     def for_evaluation(self) -> "Mixture":
-        """With each objective as it is evaluated."""
-        return self._each(lambda objective: objective.for_evaluation())
+        """Returns the mixture of the parts as they are evaluated."""
+        parts = (dataclasses.replace(part, objective=part.objective.for_evaluation()) for part in self.parts)
+        return dataclasses.replace(self, parts=tuple(parts))
 
-    def _each(self, change: Callable[[Objective], Objective]) -> "Mixture":
-        parts = tuple(dataclasses.replace(part, objective=change(part.objective)) for part in self.parts)
-        return dataclasses.replace(self, parts=parts)
 
-    @property
-    def _first(self) -> Objective:
-        return self.parts[0].objective
-
-    @property
-    def additions(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the first objective's, whose module it is."""
-        return self._first.additions
-
-    @property
-    def num_members(self) -> int:
-        """As the first objective, and as all: the data are the same."""
-        return self._first.num_members
-
-    @property
-    def reads_with_encoder(self) -> bool:
-        """As the first objective, and as all: the model is the same."""
-        return self._first.reads_with_encoder
-
-    @property
-    def attention(self) -> Literal["causal", "bidirectional", "prefix"]:
-        """As the first objective: the model is sampled as that one is."""
-        return self._first.attention
+def own_terms(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of one part, ``NAME/TERM``, under the names of the part's own terms."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
 
 
 @contextlib.contextmanager
 def _naming(part: Part) -> Iterator[None]:
-    """Says which objective refuses something."""
+    """Names the part in what it refuses."""
     try:
         yield
     except ValueError as error:
         raise ValueError(f"{part.name!r} of the mixture: {error}") from None
 
 
-def _own(part: Part, values: dict[str, Any]) -> dict[str, Any]:
-    """What is under the part's name, without it."""
-    prefix = f"{part.name}/"
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-
-
 def _spec(objective: Objective, model: ModelConfig) -> ModuleSpec:
-    return module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    return trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
 
 
 def _check_same_model(one: tuple[Part, ModuleSpec], other: tuple[Part, ModuleSpec]) -> None:

@@ -19,26 +19,22 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption import split_prefix
-from lmjax.objectives.parts.objective import TokenObjective, next_token_targets
+from lmjax.objectives.parts.objective import Traits
+from lmjax.objectives.parts.token_objective import TokenObjective, next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrefixLM(TokenObjective):
-    """Random prefix per document, bidirectional over it; scores what follows it."""
+    """A random prefix of each document is read in both directions, and what follows it is scored."""
 
     loss_on: Literal["suffix", "all"] = "suffix"
     """What is learned from: what follows a prefix, or every token, for which half of the documents are read without
     a prefix, causally, and scored whole."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.loss_on not in ("suffix", "all"):
-            raise ValueError(f"objective.loss_on={self.loss_on!r}: use 'suffix' or 'all'")
-
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them."""
+        """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
@@ -58,12 +54,12 @@ class PrefixLM(TokenObjective):
         return Batch(inputs=stream, targets_BP=targets_BT, weights={"loss": weights_BT * in_suffix_BT})
 
     def for_evaluation(self) -> "PrefixLM":
-        """Plain cross entropy of suffixes: what the model is to do with a prompt."""
+        """Returns the objective on suffixes alone, which is what the model does with a prompt."""
         plain = super().for_evaluation()
         assert isinstance(plain, PrefixLM)
         return dataclasses.replace(plain, loss_on="suffix")
 
     @property
-    def attention(self) -> Literal["prefix"]:
-        """A prompt is a prefix."""
-        return "prefix"
+    def traits(self) -> Traits:
+        """A prompt is read as a prefix."""
+        return Traits(attention="prefix")

@@ -11,7 +11,7 @@ Axes: Q pairs that a row has room for, S positions of a row of pairs.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,25 +21,25 @@ from lmjax.data.config import DataConfig
 from lmjax.losses import pair_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets, slots
+from lmjax.objectives.masked_lm import MaskedLM
 from lmjax.objectives.parts.encoder_decoder import longest_row
-from lmjax.objectives.parts.objective import Terms, gather_scored, token_weights
+from lmjax.objectives.parts.objective import Terms, Traits
 from lmjax.objectives.parts.origin_weights import moved_weights, place_codes
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets, slots
+from lmjax.objectives.parts.token_objective import gather_scored, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 ADDED = 3
-"""Tokens a pair adds to its document."""
+"""The number of tokens that a pair adds to its document."""
 SHORTEST_PAIR = 8
-"""A row has a slot for a pair in every so many tokens; should it hold more, the last ones go without a label."""
+"""A row has one slot for a pair in this many tokens. If it holds more pairs, the last ones have no label."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePairs(MaskedLM):
     """Masked LM on pairs of text, and a decision on each pair."""
-
-    measures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
     task: Literal["next_sentence", "sentence_order"] = "next_sentence"
     """What makes a pair wrong: a second part out of another document of the row, or the two parts exchanged."""
@@ -54,17 +54,18 @@ class SentencePairs(MaskedLM):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.task not in ("next_sentence", "sentence_order"):
-            raise ValueError(f"objective.task={self.task!r}: use 'next_sentence' or 'sentence_order'")
-        if self.cut_at not in ("sentences", "tokens"):
-            raise ValueError(f"objective.cut_at={self.cut_at!r}: use 'sentences' or 'tokens'")
         if min(extremes(self.pair_weight)) < 0:
             raise ValueError(f"objective.pair_weight={self.pair_weight}: must not be negative")
         if self.tokens_per_pair < 1:
             raise ValueError(f"objective.tokens_per_pair={self.tokens_per_pair}: must be at least 1")
 
+    @property
+    def traits(self) -> Traits:
+        """An encoder; the share of pairs that are decided rightly is reported."""
+        return dataclasses.replace(super().traits, measures=frozenset({"accuracy"}))
+
     def row_length(self, sequence_length: int) -> int:
-        """As many tokens as, with the markers of their pairs, fill a row."""
+        """Returns how many tokens fill a row together with the markers of their pairs."""
         return longest_row(sequence_length, self._with_markers)
 
     def _with_markers(self, length: int) -> int:
@@ -127,10 +128,10 @@ class SentencePairs(MaskedLM):
             rate=current(self.rate),
             mask_fraction=current(self.mask_fraction),
             random_fraction=current(self.random_fraction),
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
         length = inputs_BT.shape[1]
-        scored_BP = scored_positions(labels_BT != IGNORE, slots(length, highest(self.rate)))
+        scored_BP = scored_positions(labels_BT != IGNORE_INDEX, slots(length, highest(self.rate)))
         weights_BT = token_weights(Rows(tokens_BT=pairs.tokens_BS, segments_BT=pairs.segments_BS))
         if rows.weights_BT is not None:
             codes = self._pairs(pair_key, rows, place_codes(rows, vocabulary), vocabulary)
@@ -162,8 +163,8 @@ class SentencePairs(MaskedLM):
         )
 
     def _decisions(self, pairs: PairRows) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """First position, label and weight of each pair of a row, [B, Q]."""
-        is_pair_BS = pairs.labels_BS != IGNORE
+        """Returns the first position, the label and the weight of each pair of a row, [B, Q] each."""
+        is_pair_BS = pairs.labels_BS != IGNORE_INDEX
         length = is_pair_BS.shape[1]
         first_BQ = scored_positions(is_pair_BS, -(-length // SHORTEST_PAIR))
         is_used_BQ = first_BQ < length
@@ -176,7 +177,7 @@ class SentencePairs(MaskedLM):
         return first_BQ, label_BQ, weights_BQ
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """``loss`` of the masked tokens, ``pair`` of the decisions, and ``accuracy``, the share of right ones."""
+        """Returns ``loss`` of the masked tokens, ``pair`` of the decisions, and ``accuracy`` of the decisions."""
         hidden = model(batch.inputs, key=key)
         states_BPE = model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP))
         loss = self.token_loss(model, states_BPE, batch.targets_BP, batch.weights["loss"])
@@ -191,5 +192,5 @@ class SentencePairs(MaskedLM):
         return Terms(sums, hidden.routing)
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """The pairs' factor."""
+        """Returns the factor of the pairs' loss."""
         return {"pair": current(self.pair_weight)}

@@ -11,14 +11,15 @@ import jax
 
 from lmjax.corruption import mask_words
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.masked_lm import IGNORE, MaskedLM, scored_positions, scored_targets
-from lmjax.objectives.parts.objective import token_weights
+from lmjax.objectives.masked_lm import MaskedLM
+from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import current, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Batch, Rows, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 TOKENS_PER_WORD = 8
-"""Words of so many tokens, all of them, would vary the number of hidden tokens as much as is provided for."""
+"""Slots are reserved for as large a variance as if all words had this many tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class WholeWordMaskedLM(MaskedLM):
         check_word_starts(vocabulary, needed_by="WholeWordMaskedLM")
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Hides words and lists where their tokens were."""
+        """Hides words and lists the positions of their tokens."""
         num_slots = word_slots(rows.tokens_BT.shape[1], highest(self.rate))
         inputs_BT, labels_BT = mask_words(
             key,
@@ -51,9 +52,9 @@ class WholeWordMaskedLM(MaskedLM):
             budget=num_slots,
             mask_fraction=current(self.mask_fraction),
             random_fraction=current(self.random_fraction),
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
         )
-        scored_BP = scored_positions(labels_BT != IGNORE, num_slots)
+        scored_BP = scored_positions(labels_BT != IGNORE_INDEX, num_slots)
         return Batch(
             inputs=make_stream(inputs_BT, rows.segments_BT, "bidirectional"),
             **scored_targets(scored_BP, labels_BT, token_weights(rows)),
@@ -61,10 +62,10 @@ class WholeWordMaskedLM(MaskedLM):
 
 
 def word_slots(length: int, rate: float) -> int:
-    """Positions to reserve for a row whose words are scored with probability ``rate``.
+    """Returns how many slots a row needs whose words are scored with probability ``rate``.
 
-    As :func:`lmjax.objectives.masked_lm.slots`, for tokens that come in clumps of
-    :data:`TOKENS_PER_WORD`: their number's variance is that many times as large.
+    As :func:`lmjax.objectives.parts.scored_positions.slots`, but scored tokens come in groups of
+    :data:`TOKENS_PER_WORD`, so the variance of their number is that many times as large.
     """
     deviations = 5 * math.sqrt(length * rate * (1 - rate) * TOKENS_PER_WORD)
     return min(length, -(-math.ceil(length * rate + deviations) // 8) * 8)

@@ -73,6 +73,19 @@ class MeshConfig:
         return data, *(getattr(self, name) for name in MESH_AXES[1:])
 
 
+def current_platform() -> str:
+    """Returns the platform of the mesh that is set, or of this process's devices where none is: "cpu", "gpu", "tpu".
+
+    A program may be compiled for devices that are not here; their mesh says what they are.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return jax.default_backend()
+    return getattr(device, "platform", None) or (
+        "tpu" if device.device_kind.startswith("TPU") else jax.default_backend()
+    )
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of a run, over all devices of all processes unless ``devices`` are given."""
     array = arrange(config, jax.devices() if devices is None else devices)

@@ -19,6 +19,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lmjax.field_types import check_literals
+
 Schedule = Callable[[jax.Array | int], jax.Array]
 
 _DEFAULT_FINAL = {"linear": 0.0, "cosine": 0.1, "wsd": 0.0}
@@ -42,8 +44,7 @@ class ScheduleConfig:
     """wsd only: a linear decay, or one minus the square root (unset: linear)."""
 
     def __post_init__(self):
-        if self.kind not in ("constant", "inverse_sqrt", *_DEFAULT_FINAL):
-            raise ValueError(f"schedule.kind={self.kind!r}: must be constant, linear, cosine, wsd or inverse_sqrt")
+        check_literals(self, "schedule.")
         if self.warmup_steps < 0:
             raise ValueError(f"schedule.warmup_steps={self.warmup_steps}: must be 0 or more")
         for name in ("final_fraction", "end_step"):
@@ -62,8 +63,6 @@ class ScheduleConfig:
             raise ValueError(f"schedule.final_fraction={self.final_fraction}: must be from 0 to 1")
         if self.decay_fraction is not None and not 0 < self.decay_fraction <= 1:
             raise ValueError(f"schedule.decay_fraction={self.decay_fraction}: must be above 0 and at most 1")
-        if self.decay_shape not in (None, "linear", "sqrt"):
-            raise ValueError(f"schedule.decay_shape={self.decay_shape!r}: must be linear or sqrt")
 
 
 def build_schedule(config: ScheduleConfig, *, total_steps: int) -> Schedule:

@@ -1,18 +1,22 @@
 """Scalars of an objective that change during training: mask rates, temperatures, weights of terms.
 
-A field annotated ``Scalar`` holds a number or a :class:`Ramp`. ``Objective.at(step)`` gives every ramp its value at
-that step. A corruption then reads the value with :func:`current`; it may be traced. Where a static shape depends on
-it, :func:`highest` gives the largest value.
+A field annotated ``Scalar`` holds a number or a :class:`Ramp`. :func:`at_step` gives every ramp of an
+objective its value at a training step. A corruption then reads that value with :func:`current` (it may be
+traced), and with :func:`highest` where an array's shape depends on it.
 """
 
 import dataclasses
 import math
-from typing import Literal
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from lmjax.schedules.decays import inverse_sigmoid_decay, linear_decay
+
+Record = TypeVar("Record")
 
 SHAPES = ("linear", "cosine", "exponential", "inverse_sigmoid", "step")
 
@@ -84,14 +88,14 @@ class Ramp:
         return self.end + (self.start - self.end) * left
 
     def at(self, step: jax.Array | int) -> "Ramp":
-        """Returns this ramp together with its value at ``step``, which :func:`current` then reads."""
+        """Returns this ramp evaluated at ``step``; :func:`current` reads the value."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Ramp)}
         return _Standing(**fields, now=self.value(step))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Standing(Ramp):
-    """A ramp that has been evaluated at a step by :meth:`Ramp.at`."""
+    """A ramp that was evaluated at a step."""
 
     now: jax.Array
 
@@ -101,15 +105,17 @@ Scalar = float | Ramp
 
 
 def current(scalar: Scalar) -> float | jax.Array:
-    """Returns the number itself, or the value of a ramp at the step of ``Objective.at``, a float32 scalar.
+    """Returns a number as it is, and of a ramp its value at the step of :func:`at_step`, a float32 scalar.
 
     Raises:
-      TypeError: the ramp has not been evaluated at a step by :meth:`Ramp.at`.
+      TypeError: the ramp has not been evaluated at a step.
     """
     if isinstance(scalar, _Standing):
         return scalar.now
     if isinstance(scalar, Ramp):
-        raise TypeError(f"the ramp {scalar} has no value without a step: use objective.at(step) or for_evaluation()")
+        raise TypeError(
+            f"the ramp {scalar} has no value without a step: use at_step(objective, step) or objective.for_evaluation()"
+        )
     return scalar
 
 
@@ -121,6 +127,36 @@ def highest(scalar: Scalar) -> float:
 def extremes(scalar: Scalar) -> tuple[float, float]:
     """Returns the first and the last value of a scalar; all others lie between them."""
     return (scalar.start, scalar.end) if isinstance(scalar, Ramp) else (scalar, scalar)
+
+
+def ramps_of(record: Any) -> dict[str, Ramp]:
+    """Returns the fields of a dataclass that hold a ramp, by name."""
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {name: value for name, value in values.items() if isinstance(value, Ramp)}
+
+
+def at_step(record: Record, step: jax.Array | int) -> Record:
+    """Returns a dataclass in which every ramp, however deep, is evaluated at ``step`` (which may be traced)."""
+    return _changed(record, lambda ramp: ramp.at(step))
+
+
+def at_end(record: Record) -> Record:
+    """Returns a dataclass in which the end of every ramp, however deep, stands in the ramp's place."""
+    return _changed(record, lambda ramp: ramp.end)
+
+
+def _changed(value: Any, change: Callable[[Ramp], Any]) -> Any:
+    if isinstance(value, Ramp):
+        return change(value)
+    if isinstance(value, tuple):
+        items = [_changed(item, change) for item in value]
+        return value if all(map(operator.is_, items, value)) else tuple(items)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    new = {name: _changed(part, change) for name, part in old.items()}
+    new = {name: part for name, part in new.items() if part is not old[name]}
+    return dataclasses.replace(value, **new) if new else value
 
 
 def _middle_at(step: float) -> float:

@@ -1,9 +1,10 @@
 """Tokenizers: bytes, byte-level BPE, SentencePiece, Hugging Face files; and what is known of their ids."""
 
-from lmjax.tokenizers.base import Tokenizer, load_tokenizer
+from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.build import build_tokenizer, train_and_save
 from lmjax.tokenizers.config import TokenizerConfig
 from lmjax.tokenizers.describe import describe
+from lmjax.tokenizers.load import load_tokenizer
 from lmjax.tokenizers.vocabulary import Vocabulary
 
 __all__ = [

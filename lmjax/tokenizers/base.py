@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 
 from lmjax.tokenizers import special
-from lmjax.tokenizers.folder import METADATA, read_folder, write_folder
+from lmjax.tokenizers.folder import write_folder
+from lmjax.tokenizers.text import texts_before, utf8
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.tokenizers.words import ends_sentence, word_bounds
 
-_CONTEXT = 16
-"""Characters before a text that can decide how it is encoded."""
 # What normalisers are known to change: edge and double spaces, ligatures, circled digits, composed and
 # decomposed accents, carriage returns, wide spaces, NUL, a byte-order mark, SentencePiece's own U+2581.
 _PROBE = "  ﬁ① Å e\u0301  I\t\r\n\u3000\x00\ufeff▁x  "
@@ -237,73 +236,6 @@ class Tokenizer(abc.ABC):
             {"kind": self.kind, "special_tokens": self.special_tokens, "fingerprint": self.fingerprint},
             self.files(),
         )
-
-
-def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
-    """The tokenizer :meth:`Tokenizer.save` wrote to ``folder``.
-
-    Raises:
-      ValueError: nothing there, a file changed since it was written, or a kind not known.
-    """
-    folder = pathlib.Path(folder)
-    metadata, files = read_folder(folder)
-    kind, special_tokens = metadata["kind"], metadata["special_tokens"]
-    try:
-        tokenizer = _of_kind(kind, files, special_tokens)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
-    if tokenizer.fingerprint != metadata["fingerprint"]:
-        raise ValueError(
-            f"{folder / METADATA}: its fingerprint {metadata['fingerprint'][:12]} is not the files' "
-            f"{tokenizer.fingerprint[:12]}: the folder was edited; restore it, or train the tokenizer again"
-        )
-    return tokenizer
-
-
-def _of_kind(kind: str, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Tokenizer:
-    # Imported here so that a tokenizer costs only its own library.
-    if kind == "bytes":
-        from lmjax.tokenizers.byte import ByteTokenizer
-
-        return ByteTokenizer(special_tokens)
-    if kind == "bpe":
-        from lmjax.tokenizers.bpe import BytePairTokenizer
-
-        return BytePairTokenizer.from_files(files, special_tokens)
-    if kind in ("sentencepiece_bpe", "sentencepiece_unigram"):
-        from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
-
-        return SentencePieceTokenizer.from_files(files, special_tokens)
-    if kind == "huggingface":
-        from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
-
-        return HuggingFaceTokenizer.from_files(files, special_tokens)
-    raise ValueError(f"{METADATA}: kind {kind!r} is not known to this version of lmjax")
-
-
-def texts_before(parts: Sequence[str]) -> list[str | None]:
-    """For each part of a text the end of what stands before it; ``None`` where nothing does."""
-    befores: list[str | None] = []
-    before = ""
-    for part in parts:
-        befores.append(before or None)
-        before = (before + part)[-_CONTEXT:]
-    return befores
-
-
-def utf8(text: str) -> bytes:
-    """The UTF-8 bytes of ``text``.
-
-    Raises:
-      ValueError: ``text`` holds a lone surrogate.
-    """
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: "
-            f"read it with errors='replace'"
-        ) from None
 
 
 def _fingerprint(

@@ -4,11 +4,12 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable
 
-from lmjax.tokenizers.base import Tokenizer, load_tokenizer
+from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.tokenizers.config import TokenizerConfig
 from lmjax.tokenizers.corpus import sample_corpus
 from lmjax.tokenizers.folder import METADATA
+from lmjax.tokenizers.load import load_tokenizer
 from lmjax.tokenizers.published import read_published
 
 

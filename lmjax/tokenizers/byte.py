@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lmjax.tokenizers.base import Tokenizer, utf8
+from lmjax.tokenizers.base import Tokenizer
+from lmjax.tokenizers.text import utf8
 
 
 class ByteTokenizer(Tokenizer):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from lmjax.field_types import check_literals
 from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers.special import is_sentinel, sentinel_names
 
@@ -36,6 +37,7 @@ class TokenizerConfig:
     """Decides the sample."""
 
     def __post_init__(self):
+        check_literals(self, "tokenizer.")
         refuse_address("tokenizer.path", self.path)
         self._check_names()
         if self.num_sentinels < 0:

@@ -4,7 +4,7 @@ import heapq
 import random
 from collections.abc import Iterable
 
-from lmjax.tokenizers.base import utf8
+from lmjax.tokenizers.text import utf8
 
 _PIECE = 1 << 16
 

@@ -10,6 +10,7 @@ import pathlib
 from typing import Literal
 
 from lmjax.data.config import DataConfig
+from lmjax.field_types import check_literals
 from lmjax.models.config import ModelConfig
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.distributed import DistributedConfig
@@ -18,7 +19,7 @@ from lmjax.parallel.paths import refuse_address
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW, Optimizer
 
 CHANGEABLE = (
     "data", "schedule", "train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
@@ -77,6 +78,7 @@ class TrainConfig:
     """Log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self):
+        check_literals(self, "train.")
         refuse_address("train.init_from", self.init_from)
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
@@ -111,8 +113,6 @@ class TrainConfig:
                 )
 
     def _check_warmup(self):
-        if self.warmup_keeps not in ("tokens", "rows"):
-            raise ValueError(f"train.warmup_keeps={self.warmup_keeps!r}: use 'tokens' or 'rows'")
         steps = [0, *(step for step, _ in self.sequence_warmup)]
         if any(step >= following for step, following in itertools.pairwise(steps)):
             raise ValueError(
@@ -142,7 +142,7 @@ class RunConfig:
     """How text becomes ids."""
     data: DataConfig = DataConfig()
     """Where the text comes from."""
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Optimizer = AdamW()
     """How parameters are updated."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate's course."""

@@ -9,20 +9,21 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from lmjax.choice import Choice, class_name, named_class
 from lmjax.field_types import check_type
-from lmjax.objectives import Objective, Ramp
+from lmjax.schedules.ramp import Ramp
 from lmjax.train.config import RunConfig
-from lmjax.train.objective_class import class_name, objective_class
+from lmjax.train.older_config import as_of_today
 from lmjax.train.strict_json import read_json
 
 
 def to_json(config: Any) -> Any:
-    """A configuration as plain JSON values; dataclasses of open type carry their class as ``type``, ramps are text."""
+    """Returns a configuration as plain JSON values: a :class:`Choice` has its class as ``type``, a ramp is text."""
     if isinstance(config, Ramp):
         return str(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"type": class_name(type(config))} | fields if isinstance(config, Objective) else fields
+        return {"type": class_name(type(config))} | fields if isinstance(config, Choice) else fields
     if isinstance(config, tuple | list):
         return [to_json(item) for item in config]
     if isinstance(config, dict):
@@ -63,8 +64,9 @@ def from_json(kind: Any, value: Any, *, where: str = "config.json") -> Any:
 def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where} is {value!r}: must be an object of fields")
-    if issubclass(kind, Objective):
-        kind = objective_class(value.get("type"), where)
+    value = as_of_today(kind, value)
+    if issubclass(kind, Choice):
+        kind = named_class(kind, value.get("type"), where)
         value = {name: item for name, item in value.items() if name != "type"}
     hints, fields = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
     for name in sorted(value.keys() - fields.keys()):

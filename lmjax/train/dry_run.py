@@ -10,12 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lmjax.models.parameters import module_spec
 from lmjax.models.routing import BIAS_KIND
+from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import MESH_AXES, partition_spec
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
-from lmjax.train.optimizer import FROZEN, decays
+from lmjax.train.optimizers import FROZEN, decays
 from lmjax.train.setup import resolve
 
 
@@ -31,7 +31,7 @@ def parameter_table(config: RunConfig) -> Table:
     config = resolve(config, vocabulary)
     objective, model = config.objective, config.model
     objective.check(model=model, vocabulary=vocabulary, sequence_length=config.train.sequence_length)
-    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     mesh = AbstractMesh(tuple(max(getattr(config.mesh, axis), 1) for axis in MESH_AXES), MESH_AXES)
     decayed = decays(
         jax.tree.map(lambda kind: "norm" if kind == FROZEN else kind, spec.kinds),
@@ -56,7 +56,7 @@ def parameter_table(config: RunConfig) -> Table:
             " ".join("x".join(_names(entry)) or "-" for entry in layout),
             _product(local),
             kind,
-            {FROZEN: "none", BIAS_KIND: "sign of load"}.get(kind, config.optimizer.name),
+            {FROZEN: "none", BIAS_KIND: "sign of load"}.get(kind, config.optimizer.rule(kind, axes)),
             f"{config.optimizer.weight_decay:g}" if decays_here and kind != FROZEN else "-",
         )
     rows.add_section()

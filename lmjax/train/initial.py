@@ -1,7 +1,8 @@
 """Beginning a run with the weights of another (``train.init_from``): pretraining that goes on, preferences, rewards.
 
-The other run's parameters enter by :meth:`~lmjax.objectives.Objective.adopt`; the optimizer, the step and
-the place in the data start afresh. Both runs must have the same model and tokenizer: parameters are compared here by
+The run takes over the other run's model; its objective's extras are new, or those that
+:meth:`~lmjax.objectives.Objective.adopt` makes. The optimizer, the step and the place in the data start afresh.
+Both runs must have the same model and tokenizer: parameters are compared here by
 name and shape, the fields that decide none by :mod:`lmjax.train.other_run`.
 """
 
@@ -9,15 +10,17 @@ import dataclasses
 import pathlib
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.models.parameters import ModuleSpec, Params, named_leaves
+from lmjax.models.with_extras import EXTRAS, MODEL, trained_spec
+from lmjax.objectives import Objective
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.components import leading
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
-from lmjax.train.leaves import described, named_leaves
+from lmjax.train.leaves import described
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, run_keys
@@ -48,9 +51,7 @@ def initial_state(learner: Learner, folder: pathlib.Path | str, *, seed: int) ->
       ValueError, CheckpointError: as :func:`initial_params`.
     """
     params = initial_params(learner, folder, seed=seed)
-    state = learner.init(seed)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, ema=ema)
+    return learner.with_params(learner.init(seed), params)
 
 
 def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -> Params:
@@ -76,11 +77,28 @@ def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -
         saved, _ = checkpoints.restore_params(abstract, step=source.step)
 
     def adopted(key: jax.Array, saved: Params) -> Params:
-        return learner.objective.adopt(learner.spec.init(key), saved, source=source.config.objective)
+        return _adopted(learner.objective, learner.spec.init(key), saved, source=source.config.objective)
 
     init_key, _ = run_keys(jax.random.key(seed))
     with jax.set_mesh(learner.mesh):
         return jax.jit(adopted, out_shardings=learner.spec.shardings(learner.mesh))(init_key, saved)
+
+
+def _adopted(objective: Objective, fresh: Params, saved: Params, *, source: Objective) -> Params:
+    """Returns the other run's model, with the extras of this run's objective.
+
+    Args:
+      objective: of this run.
+      fresh: the initial parameters of this run.
+      saved: the parameters of the other run.
+      source: the objective of the other run.
+    """
+    own, other = leading(objective), leading(source)
+    params = {MODEL: saved[MODEL]}
+    if EXTRAS in fresh:
+        known = saved.get(EXTRAS, {}) if type(own) is type(other) else {}
+        params[EXTRAS] = own.adopt(fresh[EXTRAS], model=saved[MODEL], saved=known)
+    return params
 
 
 def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
@@ -97,9 +115,8 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
             f"other tokens: set tokenizer.path to {source.run / TOKENIZER}"
         )
     wanted = described(named_leaves(learner.spec.shapes))
-    given = described(
-        named_leaves(learner.objective.adopt(learner.spec.shapes, source.spec.shapes, source=source.config.objective))
-    )
+    shapes = learner.spec.shapes, source.spec.shapes
+    given = described(named_leaves(_adopted(learner.objective, *shapes, source=source.config.objective)))
     differing = {
         "missing there": [name for name in wanted if name not in given],
         "unknown here": [name for name in given if name not in wanted],
@@ -135,5 +152,5 @@ def _open_source(path: pathlib.Path) -> _Source:
             f"train.init_from={path}: there is no such checkpoint; "
             + (f"of that run there are steps {there}" if there else "train that run until its first save")
         )
-    spec = module_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
+    spec = trained_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
     return _Source(run=run, step=step, config=config, spec=spec)

@@ -7,17 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from lmjax.types import PyTree
-
-Leaves = dict[str, Any]
-
-
-def named_leaves(tree: PyTree) -> Leaves:
-    """Leaves by dotted path (``params.blocks.mlp.up``), whatever containers hold them."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    assert len(named) == len(leaves), "two leaves share a dotted path"
-    return named
+from lmjax.models.parameters import Leaves
 
 
 def part_of(name: str) -> str:

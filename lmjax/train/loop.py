@@ -16,11 +16,12 @@ import numpy as np
 from lmjax.data.rows.pipeline import device_batches
 from lmjax.data.rows.source import RowSource
 from lmjax.models.summary import ModelSummary, describe, summarize
-from lmjax.objectives.parts.encoder_decoder import decoder_length
 from lmjax.parallel import distributed
 from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.components import decoder_length, turn_of
 from lmjax.train.config import RunConfig
+from lmjax.train.config_file import write_config
 from lmjax.train.corpus import Corpus, Progress, open_corpus
 from lmjax.train.curriculum import Curriculum, curriculum
 from lmjax.train.guard import GracefulExit, Watchdog, check_finite
@@ -31,7 +32,7 @@ from lmjax.train.profile import Profiler
 from lmjax.train.progress import ProgressReport, short_number
 from lmjax.train.record import Record, data_changes, write_record
 from lmjax.train.resume import Origin, check_changes, find_origin, first_state
-from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held, naming
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, check_name, claim, has_checkpoint, held, naming
 from lmjax.train.scored import NothingScored, ScoredWatch, look_ahead
 from lmjax.train.setup import build_learner, check_layout, resolve
 from lmjax.train.state import TrainState
@@ -161,13 +162,14 @@ class _Loop:
         self.valid_bytes = text_bytes(corpus, "valid") if "valid" in rows else None
         self.said_no_bits = False
         self.pending: tuple[int, Metrics] | None = None
-        self.compiled: set[tuple[str, int]] = set()
+        self.compiled: set[tuple[str | None, int]] = set()
         self.throughput = Throughput()
         self.scored = ScoredWatch(config.objective)
         self.state, self.first_step = first_state(config, learner, origin, checkpoints, say)
         self.saved_step: int | None = self.first_step if origin is not None and origin.run == folder else None
         self.record = record.at(self.first_step, batch_size=config.train.batch_size)
-        self._remember_saved()
+        if self.saved_step is None:
+            self._remember_saved()
         if origin is not None and origin.record is not None and data_changes(origin.record.data, record.data):
             checkpoints.forget_best()
         self.curriculum = curriculum(config.objective, config.train, batch_sizes=self.record.batch_sizes)
@@ -183,9 +185,13 @@ class _Loop:
         say(f"run: {folder}, {steps} steps")
 
     def _remember_saved(self) -> None:
-        """Writes the record, with the last step that is known to have been saved whole."""
+        """Writes the configuration and the record, with the last step that is known to have been saved whole.
+
+        A start that goes on does so when it first saves: until then both describe the checkpoint that is there.
+        """
         self.record = dataclasses.replace(self.record, last_saved=self.saved_step)
         if distributed.is_primary():
+            write_config(self.config, self.folder / CONFIG)
             write_record(self.folder, self.record)
 
     def run(self) -> Finished:
@@ -234,18 +240,19 @@ class _Loop:
             self._save(step)
             self.watchdog.expect_long()
             self.checkpoints.wait()
-            self._remember_saved()
+            if step > self.first_step:
+                self._remember_saved()
         # The signal may have reached another process only.
         stopped_by = None if step >= train.steps else self.exit.signal_name or "a signal to another process"
         return Finished(self.folder, step, stopped_by, self.valid)
 
     def _step(self, step: int, rows: Rows) -> int:
-        name, _ = self.config.objective.turn(step)
-        kind_of_step = name, self.curriculum.at(step).first_step
+        component = turn_of(self.config.objective, step).component
+        kind_of_step = component.name, self.curriculum.at(step).first_step
         if kind_of_step not in self.compiled:
             self.compiled.add(kind_of_step)
             self.watchdog.expect_long()
-        train_step = (self.learner.components[name] if name else self.learner).train_step
+        train_step = self.learner.of(component).train_step
         with jax.transfer_guard("disallow"):
             self.state, metrics = train_step(self.state, rows)
         self._read_pending()
@@ -276,27 +283,25 @@ class _Loop:
         (step, metrics), self.pending = self.pending, None
         numbers = {name: np.asarray(value).item() for name, value in jax.device_get(metrics).items()}
         # Objectives that take turns are logged each by its own count: every tenth step may always be the same one's.
-        component, turns_before = self.config.objective.turn(step - 1)
-        prefix = f"train/{component}/" if component else "train/"
+        turn = turn_of(self.config.objective, step - 1)
+        prefix = f"train/{turn.component.prefix}"
         check_finite(
             {f"{prefix}{name}": value for name, value in numbers.items() if name.endswith(("loss", "grad_norm"))},
             step=step,
             last_checkpoint=self.saved_step,
         )
-        for name in self.scored.begun_without(component, numbers, step=step):
-            look_ahead(self.learner, name, self._rows_from(step), self.state.key, step=step)
-            self.progress.note(
-                f"step {step}: nothing of this batch is scored{f' by {name}' if name else ''}, of later ones is"
-            )
+        for component in self.scored.begun_without(turn.component, numbers, step=step):
+            look_ahead(self.learner, component, self._rows_from(step), self.state.key, step=step)
+            self.progress.note(f"step {step}: nothing of this batch is scored by {component.title}, of later ones is")
         shown = {
             name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
             for name, value in numbers.items()
         }
         phase = self.curriculum.at(step - 1)
-        if turns_before == 0 or step - 1 == phase.first_step:
+        if turn.before == 0 or step - 1 == phase.first_step:
             # A first step compiles.
             self.throughput = Throughput()
-        texts = phase.batch_size * self.config.objective.num_members
+        texts = phase.batch_size * self.config.objective.traits.num_members
         rate = self.throughput.step(texts * phase.sequence_length)
         if rate is not None:
             shown["tokens_per_second"] = rate
@@ -304,7 +309,7 @@ class _Loop:
             utilisation = mfu(flops, rate, self.learner.mesh.devices.flat)
             shown |= {} if utilisation is None else {"mfu": utilisation}
         self.progress.update(step, {"loss": numbers["loss"]} | shown)
-        if (turns_before + 1) % self.config.train.log_every == 0 or step in (1, self.config.train.steps):
+        if (turn.before + 1) % self.config.train.log_every == 0 or step in (1, self.config.train.steps):
             self.writers.write(step, shown)
 
     def _validate(self, step: int) -> None:

@@ -16,9 +16,8 @@ from lmjax.train.run_folder import CONFIG
 from lmjax.train.strict_json import read_json
 
 FREE = (
-    "dropout", "attention_dropout", "dtype", "remat", "attention", "scan_layers", "max_length", "rope_scaling",
-    "vocab_size", "pad_vocab_to", "init_std", "embedding_init_std", "residual_init", "experts.balance_loss",
-    "experts.router_z_loss",
+    "execution", "dropout", "attention_dropout", "max_length", "rope_scaling", "vocab_size", "pad_vocab_to", "init_std",
+    "embedding_init_std", "residual_init", "experts.balance_loss", "experts.router_z_loss",
 )  # fmt: skip
 """Fields that are changed on purpose from one run to the next, or change nothing of a model that has its weights."""
 

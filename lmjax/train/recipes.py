@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+from lmjax.choice import chosen_classes
 from lmjax.field_types import check_types
 from lmjax.train.config import RunConfig
 
@@ -78,11 +79,11 @@ def load_recipe(path: pathlib.Path) -> RunConfig:
     if not isinstance(config, RunConfig):
         raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a RunConfig")
     check_types(config, where=f"{path}: ")
-    for objective in (config.objective, *config.objective.components().values()):
-        if type(objective).__module__ == name:
+    for kind in chosen_classes(config):
+        if kind.__module__ == name:
             raise ValueError(
-                f"{path}: objective {type(objective).__name__} is defined in the recipe: move it to a module that can "
-                f"be imported, for {path.stem}'s config.json names it"
+                f"{path}: {kind.family.__name__.lower()} {kind.__name__} is defined in the recipe: move it to a module "
+                f"that can be imported, for {path.stem}'s config.json names it"
             )
     return config
 

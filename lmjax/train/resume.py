@@ -15,6 +15,7 @@ from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.changes import FREE_IN_A_BRANCH, check_same_run
 from lmjax.train.checkpoint import CheckpointError, Checkpoints
+from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.corpus import Corpus
@@ -121,8 +122,8 @@ def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say:
 
 def _check_batch_size(config: RunConfig, before: int) -> None:
     now = config.train.batch_size
-    parts = config.objective.components().values()
-    carries = config.data.packing == "streams" or any(carries_rows(part, config.model) for part in parts)
+    parts = components_of(config.objective)
+    carries = config.data.packing == "streams" or any(carries_rows(part.objective, config.model) for part in parts)
     if now != before and carries:
         raise ValueError(
             f"train.batch_size={now}: this run carries a memory for each of its {before} rows from step to step: keep "

@@ -1,4 +1,4 @@
-"""A run's folder: claimed by the first start, recognised by the next, opened for sampling and evaluation.
+"""A run's folder: the first start claims it, and later starts recognise it. :func:`lmjax.runs.open` reads it.
 
 ::
 
@@ -7,26 +7,19 @@
 """
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Literal
 
-import jax
-
-from lmjax.models.parameters import Params
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
-from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.changes import check_same_run
-from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
+from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config, write_config
 from lmjax.train.published import PUBLISHED, hand_on_published
-from lmjax.train.setup import build_learner
-from lmjax.train.step import Learner
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -69,6 +62,7 @@ def has_checkpoint(folder: pathlib.Path) -> bool:
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
     """Makes the run folder, or makes sure that the one that is there is this run's.
 
+    A configuration that is there stays as it is: the loop writes the new one when it saves a state made with it.
     With several processes the first does it, and nobody goes on before it is done.
 
     Raises:
@@ -81,7 +75,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder / TOKENIZER)
             hand_on_published(config.train.init_from, folder)
-        write_config(config, folder / CONFIG)
+            write_config(config, folder / CONFIG)
     wait_for_all("run folder claimed")
     return folder
 
@@ -113,25 +107,6 @@ def naming(folder: pathlib.Path) -> Iterator[None]:
         raise
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained run, opened to be used.
-
-    Attributes:
-      config: what it was trained with.
-      tokenizer: its tokenizer.
-      learner: its learner, on one device.
-      params: its parameters (their moving average, where it kept one).
-      step: updates they had.
-    """
-
-    config: RunConfig
-    tokenizer: Tokenizer
-    learner: Learner
-    params: Params
-    step: int
-
-
 BestOrStep = int | Literal["best"] | None
 """A checkpoint: that of a step, of the lowest validation loss, or the newest."""
 
@@ -159,24 +134,3 @@ def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:
             f"or name one of the steps {checkpoints.steps()}"
         )
     return best
-
-
-def open_run(folder: pathlib.Path | str, *, step: BestOrStep = None) -> Run:
-    """Loads a run's parameters from its newest intact checkpoint, from that of ``step``, or from the best.
-
-    Raises:
-      ValueError: the folder is not a run, has no checkpoint yet, or none of that step.
-      CheckpointError: it has no checkpoint that is intact.
-    """
-    folder = pathlib.Path(folder)
-    config = dataclasses.replace(read_config(folder / CONFIG), mesh=MeshConfig())
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    train = dataclasses.replace(config.train, microbatches=1)
-    config = dataclasses.replace(config, train=train)
-    learner = build_learner(config, tokenizer.vocabulary, devices=jax.local_devices()[:1])
-    with Checkpoints(folder / CHECKPOINTS, CheckpointConfig(), read_only=True) as checkpoints:
-        checkpoints.check_not_only_set_aside()
-        if checkpoints.latest_step() is None:
-            raise ValueError(f"{folder} has no checkpoint yet: train it until its first save (checkpoint.every_steps)")
-        params, step = checkpoints.restore_params(learner.abstract_state.params, step=find_step(checkpoints, step))
-    return Run(config, tokenizer, learner, params, step)

@@ -9,13 +9,14 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from lmjax.models.parameters import module_spec
+from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import make_mesh, mesh_axes_of
 from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 from lmjax.train.curriculum import curriculum
-from lmjax.train.optimizer import build_optimizer
+from lmjax.train.optimizers import average_of, build_optimizer
 from lmjax.train.step import Learner
 
 
@@ -40,7 +41,7 @@ def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = No
             f"({' x '.join(f'mesh.{axis}' for axis in mesh_axes_of('batch'))}) in "
             f"train.microbatches={train.microbatches} parts: make it a multiple of {ways * train.microbatches}"
         )
-    multiple = config.objective.row_multiple
+    multiple = config.objective.traits.row_multiple
     if train.batch_size % (ways * train.microbatches * multiple):
         raise ValueError(
             f"train.batch_size={train.batch_size} leaves {train.batch_size // (ways * train.microbatches)} rows to a "
@@ -62,6 +63,24 @@ def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = No
     return mesh
 
 
+def check_average(config: RunConfig) -> None:
+    """Refuses what does not go together with an optimizer that averages the parameters itself.
+
+    Raises:
+      ValueError: the run keeps another average, or its learning rate decays.
+    """
+    if not config.optimizer.keeps_average:
+        return
+    name = type(config.optimizer).__name__
+    if config.train.ema_decay is not None:
+        raise ValueError(f"train.ema_decay={config.train.ema_decay}: {name} averages the parameters: set it to None")
+    if config.schedule.kind != "constant":
+        raise ValueError(
+            f"schedule.kind={config.schedule.kind!r}: {name} averages in place of a decaying learning rate: set it to "
+            f"constant (schedule.warmup_steps may stay)"
+        )
+
+
 def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequence[jax.Device] | None = None) -> Learner:
     """The learner of a resolved configuration.
 
@@ -73,17 +92,18 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
     Raises:
       ValueError: objective, model, batch and mesh do not go together; the message names the field.
     """
+    check_average(config)
     objective, model, train = config.objective, config.model, config.train
     for phase in curriculum(objective, train).phases:
         objective.check(model=model, vocabulary=vocabulary, sequence_length=phase.sequence_length)
-    for component in objective.components().values():
-        if component.couples_examples and train.microbatches > 1:
+    for component in components_of(objective):
+        if component.objective.traits.couples_examples and train.microbatches > 1:
             raise ValueError(
-                f"train.microbatches={train.microbatches}: {type(component).__name__} compares the examples of a batch "
-                f"with each other, which cannot be done in parts: set it to 1"
+                f"train.microbatches={train.microbatches}: {type(component.objective).__name__} compares the examples "
+                f"of a batch with each other, which cannot be done in parts: set it to 1"
             )
     mesh = check_layout(config, devices=devices)
-    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(config.schedule, total_steps=train.steps)
     return Learner(
         spec=spec,
@@ -97,5 +117,6 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
         microbatches=train.microbatches,
         clip_norm=config.optimizer.clip_norm,
         ema_decay=train.ema_decay,
+        average=average_of(config.optimizer, spec.kinds),
         new_carry=functools.partial(objective.initial_carry, model, train.batch_size),
     )

@@ -19,10 +19,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.objectives import Mixture
 from lmjax.objectives.parts.objective import Objective, all_terms
 from lmjax.parallel.mesh import mesh_axes_of, partition_spec
+from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.train.optimizer import clip_by_norm, ema_update, state_shardings, trained, with_frozen
+from lmjax.train.components import Component, components_of
+from lmjax.train.components import metrics as reported
+from lmjax.train.optimizers import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
 from lmjax.types import Batch, PyTree, Rows
 
@@ -43,8 +47,9 @@ class Learner:
       microbatches: parts the batch is processed in, one after the other.
       clip_norm: global gradient norm to clip to, or None.
       ema_decay: decay of the parameter average, or None.
-      new_carry: from nothing to what the objective's first step carries, see ``Objective.initial_carry``.
-      whole: the mixture the objective is a component of, whose rows it is then given, or None.
+      average: from the optimizer's state and the trained parameters to their average, where the optimizer keeps one.
+      new_carry: returns the carry of the first step, see ``Objective.initial_carry``.
+      mixture: the mixture that the objective is a part of, whose rows it is given; None for any other objective.
     """
 
     spec: ModuleSpec
@@ -56,17 +61,21 @@ class Learner:
     microbatches: int = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
+    average: Callable[[Any, Params], Params] | None = None
     new_carry: Callable[[], Any] = lambda: None
-    whole: Objective | None = None
+    mixture: Mixture | None = None
+
+    def of(self, component: Component) -> "Learner":
+        """Returns the learner of a component, with the same state; of the whole objective this learner."""
+        return self if component.name is None else self._parts[component.name]
 
     @cached_property
-    def components(self) -> dict[str, "Learner"]:
-        """A learner of each component of the objective, which has the same state; this one alone if it is its own."""
-        if self.objective.components().keys() == {""}:
-            return {"": self}
+    def _parts(self) -> dict[str, "Learner"]:
+        # Made once, since each compiles a step of its own.
         return {
-            name: dataclasses.replace(self, objective=component, whole=self.objective)
-            for name, component in self.objective.components().items()
+            one.name: dataclasses.replace(self, objective=one.objective, mixture=one.mixture)
+            for one in components_of(self.objective)
+            if one.name is not None
         }
 
     @cached_property
@@ -78,10 +87,22 @@ class Learner:
             step=replicated,
             params=params,
             opt_state=state_shardings(self.optimizer, self.trained(self.spec.shapes), self.trained(params), self.mesh),
-            ema=None if self.ema_decay is None else params,
+            ema=params if self.keeps_average else None,
             key=replicated,
             carry=self.carry_shardings,
         )
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether the state has an average of the parameters, which evaluation and sampling then use."""
+        return self.ema_decay is not None or self.average is not None
+
+    def with_params(self, state: TrainState, params: Params) -> TrainState:
+        """Returns a state before the first step with other parameters; the optimizer begins from them."""
+        with jax.set_mesh(self.mesh):
+            opt_state = jax.jit(self.optimizer.init, out_shardings=self.state_shardings.opt_state)(self.trained(params))
+        ema = jax.tree.map(jnp.copy, params) if self.keeps_average else None
+        return dataclasses.replace(state, params=params, ema=ema, opt_state=opt_state)
 
     @cached_property
     def carry_shardings(self) -> Any:
@@ -123,7 +144,7 @@ class Learner:
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self.optimizer.init(self.trained(params)),
-            ema=None if self.ema_decay is None else jax.tree.map(jnp.copy, params),
+            ema=jax.tree.map(jnp.copy, params) if self.keeps_average else None,
             key=run_key,
             carry=self.new_carry(),
         )
@@ -151,7 +172,7 @@ class Learner:
 
     def _train_step(self, state: TrainState, rows: Rows) -> tuple[TrainState, Metrics]:
         corrupt_key, model_key = step_keys(state.key, state.step)
-        objective = self.objective.at(state.step)
+        objective = at_step(self.objective, state.step)
         batch = objective.corrupt(corrupt_key, self.own(rows), self.vocabulary)
         scored = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
         batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights), carry=state.carry)
@@ -166,11 +187,13 @@ class Learner:
         if self.ema_decay is not None:
             average = ema_update(self.trained(state.ema), after, state.step, decay=self.ema_decay)
             ema = with_frozen(average, state.ema)
+        elif self.average is not None:
+            ema = with_frozen(self.average(opt_state, after), state.params)
         metrics = {
             "grad_norm": grad_norm,
             "learning_rate": self.learning_rate(state.step),
         }
-        metrics |= objective.metrics(terms, scored)
+        metrics |= reported(objective, terms, scored)
         state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, key=state.key, carry=carry)
         return state, metrics
 
@@ -216,8 +239,8 @@ class Learner:
         return sums, carry
 
     def own(self, rows: Rows) -> Rows:
-        """What the objective reads of rows of the run."""
-        return rows if self.whole is None else self.whole.rows_for(self.objective, rows)
+        """Returns what the objective reads of rows of the run."""
+        return rows if self.mixture is None else self.mixture.rows_for(self.objective, rows)
 
 
 def _text_counts(vocabulary: Vocabulary, targets_BP: jax.Array, weights_BP: jax.Array) -> Metrics:

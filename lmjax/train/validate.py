@@ -12,6 +12,7 @@ from lmjax.data.rows.pipeline import batches, device_batches, process_share
 from lmjax.data.rows.source import RowSource
 from lmjax.losses import bits_per_byte, perplexity
 from lmjax.models.parameters import Params
+from lmjax.train.components import components_of
 from lmjax.train.scored import refuse_unscored
 from lmjax.train.step import Learner
 from lmjax.train.text_bytes import WHY_NONE, TextBytes
@@ -87,14 +88,14 @@ def measure(
     totals = _totals(learner, params, rows, after_batch)
     terms: dict[str, jax.Array] = {}
     numbers: dict[str, float] = {}
-    for name, sums in totals.items():
-        refuse_unscored(sums, name, learner.components[name].objective)
-        prefix = f"{name}/" if name else ""
+    for component, sums in zip(components_of(learner.objective), totals, strict=True):
+        refuse_unscored(sums, component)
+        prefix = component.prefix
         terms |= {f"{prefix}{term}": jnp.asarray(mean) for term, mean in term_means(sums).items()}
-        own = means(sums, measures=learner.components[name].objective.measures, text=text)
+        own = means(sums, measures=component.objective.traits.measures, text=text)
         numbers |= {f"{prefix}{metric}": value for metric, value in own.items()}
-    first = next(iter(totals.values()))
-    lacking = any("bytes" in sums and text.of(sums) is None for sums in totals.values())
+    first = totals[0]
+    lacking = any("bytes" in sums and text.of(sums) is None for sums in totals)
     return Measured(
         numbers={"loss": float(learner.objective.for_evaluation().total(terms))} | numbers,
         counts={count: int(first[f"scored_{count}"]) for count in ("tokens", "bytes") if f"scored_{count}" in first},
@@ -104,25 +105,27 @@ def measure(
 
 def _totals(
     learner: Learner, params: Params, rows: Iterable[Rows], after_batch: Callable[[], object] = lambda: None
-) -> dict[str, dict[str, float]]:
-    """The sums of each component over all batches, added in double precision on the host."""
+) -> list[dict[str, float]]:
+    """Returns the sums of each component over all batches, added in double precision on the host."""
     key = jax.random.key(0)
-    totals: dict[str, dict[str, float]] | None = None
+    totals: list[dict[str, float]] | None = None
+    learners = [learner.of(component) for component in components_of(learner.objective)]
     waiting = None
     # Rows that go on from batch to batch begin each validation with nothing to remember.
-    carries = {name: one.empty_carry() for name, one in learner.components.items()}
+    carries = [one.empty_carry() for one in learners]
 
-    def add(totals: dict[str, dict[str, float]] | None, sums: Any) -> dict[str, dict[str, float]]:
+    def add(totals: list[dict[str, float]] | None, sums: Any) -> list[dict[str, float]]:
         # A count stays a whole number, however many there are.
         values = jax.tree.map(lambda value: value.item(), jax.device_get(sums))
         return values if totals is None else jax.tree.map(operator.add, totals, values)
 
     with jax.set_mesh(learner.mesh):
-        for index, batch in enumerate(rows):
-            batch_key = jax.random.fold_in(key, index)
-            sums = {}
-            for name, one in learner.components.items():
-                sums[name], carries[name] = one.eval_step(params, batch, batch_key, carries[name])
+        for number, batch in enumerate(rows):
+            batch_key = jax.random.fold_in(key, number)
+            sums = []
+            for index, one in enumerate(learners):
+                own, carries[index] = one.eval_step(params, batch, batch_key, carries[index])
+                sums.append(own)
             # Read when the next batch is under way: the device never waits, and no more than two are in memory.
             if waiting is not None:
                 totals = add(totals, waiting)

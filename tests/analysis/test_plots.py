@@ -1,12 +1,14 @@
 import html
 import json
 import math
+import pathlib
 import re
 import sys
 
 import numpy as np
 import pytest
 
+from lmjax.analysis.picture import save_picture
 from lmjax.analysis.plots import column, plot_loss, run_names, smooth
 
 
@@ -124,6 +126,27 @@ def test_a_run_without_losses_is_refused(tmp_path):
         plot_loss([run], tmp_path / "loss.png")
     with pytest.raises(FileNotFoundError):
         plot_loss([tmp_path / "absent"], tmp_path / "loss.png")
+
+
+def folder_there(tmp_path):
+    (tmp_path / "loss.png").mkdir()
+    return tmp_path / "loss.png"
+
+
+def file_above(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    return tmp_path / "file" / "loss.png"
+
+
+@pytest.mark.parametrize("place", [folder_there, file_above, lambda _: pathlib.Path("/proc/none/loss.png")])
+def test_a_picture_that_cannot_be_written_is_one_message(tmp_path, place):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    output = place(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"picture.*{output}.*name another file") as caught:
+        save_picture(figure, output)
+    assert "Errno" not in str(caught.value) and "unfinished" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_missing_matplotlib_is_said(tmp_path, monkeypatch):

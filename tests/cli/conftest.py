@@ -33,7 +33,7 @@ def {name}() -> RunConfig:
         name="{name}",
         folder=r"{folder}/{name}",
         objective={objective}(),
-        model=ModelConfig(width=16, num_layers=2, num_heads=2, feedforward_width=32, max_length=64, remat="none"),
+        model=ModelConfig(width=16, num_layers=2, num_heads=2, feedforward_width=32, max_length=64),
         tokenizer=TokenizerConfig(kind="bytes"),
         data=DataConfig(path=r"{folder}/text", prepared=r"{folder}/data", valid_fraction=0.3),
         schedule=ScheduleConfig(kind="constant"),

@@ -6,7 +6,6 @@ import json
 import pathlib
 import re
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -15,12 +14,12 @@ from rich.console import Console
 from lmjax.cli.main import COMMANDS
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
-from lmjax.cli.sample import _prompt_ids
 from lmjax.cli.train import _profiled
-from lmjax.data.config import DataConfig
-from lmjax.tokenizers import TokenizerConfig, build_tokenizer
+from lmjax.objectives import CausalLM
 from lmjax.train.config_file import flatten, to_json
+from lmjax.train.dry_run import describe_run
 from lmjax.train.metrics import read_metrics
+from lmjax.train.optimizers import Lion, Muon
 from lmjax.train.profile import Profiler
 from lmjax.train.recipes import load_recipe
 
@@ -53,7 +52,7 @@ def test_help_of_a_recipe_lists_every_field_with_a_line_of_help_and_its_value(lm
     parts = [part.split(" (default: ")[0] for part in re.split(r" --(?=[a-z])", shown) if " (default: " in part]
     options = dict(part.split(" ", 1) for part in parts)
     fields = {path.replace("_", "-") for path in flatten(to_json(load_recipe(workspace / "encoder.py")))}
-    assert fields - {"objective.type"} == options.keys()
+    assert fields - {"objective.type", "optimizer.type"} == options.keys()
     assert not [name for name, text in options.items() if not re.search(r" .*\w{3}.*\.$", text)]
 
 
@@ -69,7 +68,7 @@ def test_a_dry_run_prints_every_parameter_and_leaves_nothing(lmjax, workspace, t
     lines = {line.split()[0]: line for line in result.out.splitlines() if "." in line}
     up = next(line for name, line in lines.items() if name.endswith("feedforward.up.weight"))
     assert re.search(rf"{width} x {hidden} +embed mlp|layers embed mlp", up) and "fsdp tensor" in up
-    assert f"{width // 2} x {hidden // 2}" in up and up.split()[-3:] == ["matrix", "adamw", "0.1"]
+    assert f"{width // 2} x {hidden // 2}" in up and up.split()[-3:] == ["matrix", "AdamW", "0.1"]
     for name in ("final_norm", "embedding.table"):
         assert next(line for line in lines.values() if name in line).split()[-1] == "-"
     every, held = next(line.split()[1:] for line in result.out.splitlines() if line.split()[:1] == ["all"])
@@ -92,6 +91,33 @@ def test_fields_are_overridden_by_their_path(workspace, capsys):
     changes = capsys.readouterr().out.splitlines()
     assert "objective.rate: 0.15 -> 0.3" in changes and "optimizer.clip_norm: 1.0 -> None" in changes
     assert not any(line.startswith("data.mixture") for line in changes)
+
+
+def test_a_class_is_chosen_by_its_name_and_keeps_what_all_of_its_family_have(workspace, capsys):
+    options = "--optimizer Lion --optimizer.beta1 0.5 --optimizer.weight-decay 0.25 --objective=CausalLM"
+    config = parse_recipe("train", [str(workspace / "encoder.py"), *options.split()])
+    recipe = load_recipe(workspace / "encoder.py")
+    assert config.optimizer == Lion(learning_rate=recipe.optimizer.learning_rate, beta1=0.5, weight_decay=0.25)
+    assert config.objective == CausalLM()
+    assert "optimizer.type: lmjax.train.optimizers.adamw:AdamW -> lmjax.train.optimizers.lion:Lion" in (
+        capsys.readouterr().out.splitlines()
+    )
+    for words, message in (
+        (["--optimizer", "Lyon"], "--optimizer Lyon: there is no such class; there are .*Lion, Muon"),
+        (["--objective", "Mixture"], "--objective Mixture: it has fields without a default .*set it in a recipe"),
+        (["--optimizer"], "--optimizer : there is no such class"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_recipe("train", [str(workspace / "encoder.py"), *words])
+
+
+def test_a_dry_run_tells_which_rule_updates_which_parameter(workspace, capsys):
+    config = dataclasses.replace(load_recipe(workspace / "tiny.py"), optimizer=Muon())
+    lines = [line.split() for line in describe_run(config).splitlines()]
+    rules = {line[0]: line[-2] for line in lines if len(line) > 5 and "." in line[0]}
+    assert rules["embedding.table_VD"] == "AdamW"
+    for name, rule in rules.items():
+        assert rule == ("Muon" if "attention" in name or "feedforward" in name else "AdamW"), name
 
 
 def test_train_says_what_it_trains_and_how_it_goes(run, trained):
@@ -207,6 +233,17 @@ def test_evaluate_ends_with_json_that_agrees_with_the_run(lmjax, run):
     assert numbers["valid/perplexity"] == pytest.approx(np.exp(numbers["valid/loss"]), rel=1e-5)
 
 
+def test_evaluate_says_that_the_data_changed(lmjax, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    record = json.loads((copy / "record.json").read_text())
+    record["data"][0] |= {"fingerprint": "another", "tokens": record["data"][0]["tokens"] + 5}
+    (copy / "record.json").write_text(json.dumps(record))
+    *_, warning, numbers = lmjax("evaluate", copy, "--batches", 1).out.splitlines()
+    assert f"warning: these are not the data that {copy} was trained on" in warning
+    assert "training tokens then and" in warning and "validation" not in warning and json.loads(numbers)
+    assert "warning" not in lmjax("evaluate", run, "--batches", 1).out
+
+
 def test_evaluate_takes_another_split_step_and_folder(lmjax, run, workspace):
     on_train = json.loads(lmjax("evaluate", run, "--split", "train", "--batches", 1).out)
     earlier = json.loads(lmjax("evaluate", run, "--step", 2).out)
@@ -245,29 +282,6 @@ def test_a_diffusion_model_fills_in_masks_and_what_follows(lmjax, run, tmp_path)
     result = lmjax("sample", copy, *options, "--order", "confidence")
     assert result.code == 0 and re.match(r"(?s)alpha .* beta.", result.out) and "<mask>" not in result.out
     assert lmjax("sample", copy, *options, "--seed", 1).out != lmjax("sample", copy, *options).out
-
-
-@pytest.mark.parametrize(
-    ("data", "text", "expected"),
-    [
-        (DataConfig(add_bos=True), "a", ["<bos>", "a"]),
-        (DataConfig(add_bos=True, packing="best_fit"), "", ["<bos>"]),
-        (DataConfig(), "a", ["a"]),
-        (DataConfig(), "", ["<eos>"]),
-    ],
-)
-def test_a_prompt_begins_as_the_documents_did(data, text, expected):
-    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), lambda: ())
-    opened = types.SimpleNamespace(tokenizer=tokenizer, config=types.SimpleNamespace(data=data))
-    ids = [tokenizer.special_tokens[name] if len(name) > 1 else ord(name) for name in expected]
-    assert _prompt_ids(opened, text) == ids
-
-
-def test_a_packed_model_has_no_beginning_to_sample_from():
-    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), lambda: ())
-    data = DataConfig(packing="best_fit")
-    with pytest.raises(ValueError, match="give some text"):
-        _prompt_ids(types.SimpleNamespace(tokenizer=tokenizer, config=types.SimpleNamespace(data=data)), "")
 
 
 def test_plot_draws_runs(lmjax, run, tmp_path):

@@ -1,5 +1,6 @@
 """`lmjax sample` of a model with an encoder: special tokens in the prompt, start and end as trained."""
 
+import pathlib
 import re
 
 import jax
@@ -11,9 +12,10 @@ from lmjax.cli import sample
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.objectives import Denoising, SpanCorruption
+from lmjax.runs import Run
+from lmjax.runs.prompts import source_ids
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.run_folder import Run
 from lmjax.train.setup import build_learner, resolve
 
 pytestmark = pytest.mark.run
@@ -45,8 +47,9 @@ def opened(objective, *, positions="rope", **data) -> Run:
     params = tiny.random_params(learner.spec, scale=1.0)
     # Its highest logit is then a special token's, and never the end of text's.
     silent = [*range(256), tokenizer.vocabulary.eos_id]
-    params["embedding"]["table_VD"] = params["embedding"]["table_VD"].at[jnp.array(silent)].set(0)
-    return Run(config, tokenizer, learner, params, 0)
+    embedding = params["model"]["embedding"]
+    embedding["table_VD"] = embedding["table_VD"].at[jnp.array(silent)].set(0)
+    return Run(pathlib.Path("pair"), config, tokenizer, learner, lambda: (params, 0))
 
 
 @pytest.mark.parametrize(
@@ -61,12 +64,12 @@ def opened(objective, *, positions="rope", **data) -> Run:
 def test_a_prompt_is_read_as_documents_were(objective, data, expected):
     run = opened(objective, **data)
     ids = [run.tokenizer.special_tokens.get(name, ord(name[0])) for name in expected]
-    assert sample._source_ids(run, "a<extra_id_0>b", objective) == ids
+    assert source_ids(run, "a<extra_id_0>b", objective) == ids
 
 
 def test_the_command_shows_what_the_decoder_writes(monkeypatch, capsys):
     run = opened(T5, positions="learned")
-    monkeypatch.setattr(sample, "open_run", lambda folder, *, step: run)
+    monkeypatch.setattr(sample.runs, "open", lambda folder, *, step: run)
 
     def written(prompt):
         sample.run(["run", "--prompt", prompt, "--temperature", "0", "--num-samples", "2"])

@@ -86,6 +86,22 @@ def test_files_with_marks_may_be_put_together(tmp_path):
     assert read(write(tmp_path / "a.jsonl.gz", b"".join(map(gzip.compress, halves)))) == ["one", "two"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("only_ascii", [True, False])
+def test_chinese_utf_16_without_a_mark_is_refused_by_name(tmp_path, encoding, only_ascii):
+    """Also where each byte of it is one of ASCII, so that it is UTF-8 too."""
+    characters = [chr(code) for code in range(0x4E00, 0x7E00) if not only_ascii or code % 256 < 128]
+    text = "".join(np.random.default_rng(0).choice(characters, 500)) + "\u3002"
+    name = encoding.replace("-", "").upper().replace("UTF", "UTF-")
+    with pytest.raises(ValueError, match=f"is {name}, not UTF-8"):
+        read(write(tmp_path / "a.txt", text.encode(encoding)))
+
+
+@pytest.mark.parametrize("text", ["this app can break" * 9, "QUJDREVGR0hJSktMTU5PUA" * 9, "\x1b[1mbold\x1b[0m\n" * 9])
+def test_ascii_that_reads_as_chinese_in_utf_16_is_text(tmp_path, text):
+    assert read(write(tmp_path / "a.txt", text.encode())) == [text]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_wide_letters_without_a_mark_are_refused_by_name(tmp_path, encoding):
     name = encoding.upper().replace("-L", "L").replace("-B", "B")

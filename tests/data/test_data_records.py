@@ -20,6 +20,7 @@ BAD = {
     "null": (b'{"text": null}', "field 'text' is null"),
     "number": (b'{"text": 1}', "field 'text' is 1"),
     "NUL": (b"\0\0\0\0", "NUL bytes"),
+    "escaped NUL": (b'{"text": "ab\\u0000c"}', "character 2 of a text is NUL, which no text has"),
     "deep": (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "JSON nested too deeply"),
     "long": (b'{"text": "' + b"x" * 300_000 + b'"}', "a record of 300,012 bytes"),
     "not UTF-8": (b'{"text": "caf\xe9"}', "byte 0xe9 at offset 13 is not UTF-8"),

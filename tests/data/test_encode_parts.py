@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from lmjax.cli.sample import _ids_with_names, _shown_after
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.prepare import prepare
 from lmjax.data.rows.shard_reader import open_shards
+from lmjax.runs.prompts import ids_with_names
+from lmjax.runs.writing import bytes_after
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
 CODE = "def add(a, b):\n    return a + b\n"
@@ -67,8 +68,8 @@ def test_a_middle_that_moved_has_its_own_text(tmp_path, tokenizer, spm):
 
 
 def test_prompts_and_continuations_keep_their_spaces(tokenizer):
-    ids = _ids_with_names(type("Run", (), {"tokenizer": tokenizer}), "def<mask> add<mask>(a")
+    ids = ids_with_names(tokenizer, "def<mask> add<mask>(a")
     assert tokenizer.decode(ids, skip_special=False) == "def<mask> add<mask>(a"
     whole = tokenizer.encode("User: hi Bot").tolist()
     cut = len(tokenizer.encode("User: hi"))
-    assert _shown_after(tokenizer, "User: hi", whole[:cut], whole[cut:]) == " Bot"
+    assert bytes_after(tokenizer, "User: hi", whole[:cut], whole[cut:]) == b" Bot"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmjax.decode import logits as processors
-from lmjax.decode.logits import SamplingConfig, choose, penalize
+from lmjax.decode.logits import SamplingConfig, choose, penalize, restrict
 
 LOGITS = jnp.array([[2.0, 1.0, 0.0, -1.0, -2.0]])
 
@@ -147,6 +147,12 @@ def test_every_option_reaches_the_choice():
         ({"epsilon": 1.0}, "epsilon=1.0"),
         ({"no_repeat_ngram": 0}, "no_repeat_ngram=0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"logit_bias": ((1, float("nan")),)}, "logit_bias=nan"),
+        ({"allowed_tokens": ()}, "no token is left"),
+        ({"allowed_tokens": (1, 2), "banned_tokens": (2, 1)}, "no token is left"),
+        ({"top_p_least": 2}, "set top_p too"),
+        ({"top_p": 0.5, "top_p_least": 0}, "top_p_least=0"),
+        ({"top_p": 0.5, "top_p_least": 3, "top_p_most": 2}, "top_p_most=2"),
         *(
             ({field: value}, re.escape(f"{field}={value}"))
             for field in (
@@ -169,6 +175,80 @@ def test_every_option_reaches_the_choice():
 def test_impossible_options_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         SamplingConfig(**options)
+
+
+def test_the_hybrid_nucleus_keeps_neither_too_few_nor_too_many():
+    """Probabilities 0.636, 0.234, 0.086, 0.032, 0.012."""
+    assert kept(processors.top_p(LOGITS, 0.5)) == [0]
+    assert kept(processors.top_p(LOGITS, 0.5, keep=3)) == [0, 1, 2]
+    assert kept(processors.top_p(LOGITS, 0.99)) == [0, 1, 2, 3, 4]
+    assert kept(processors.top_p(LOGITS, 0.99, most=2)) == [0, 1]
+    assert kept(processors.top_p(LOGITS, 0.8, keep=1, most=4)) == [0, 1]
+    # Of equal logits no more are kept either.
+    assert len(kept(processors.top_p(jnp.zeros((1, 5)), 1.0, most=2))) == 2
+    with pytest.raises(ValueError, match="top_p_most=2: must be at least top_p_least=3"):
+        processors.top_p(LOGITS, 0.5, keep=3, most=2)
+
+
+def test_given_tokens_are_favoured_or_excluded():
+    biased = processors.logit_bias(LOGITS, ((1, 0.5), (4, -2.0), (1, 0.25)))
+    np.testing.assert_allclose(biased, LOGITS + jnp.array([[0, 0.75, 0, 0, -2.0]]))
+    assert kept(processors.allow_tokens(LOGITS, (1, 3))) == [1, 3]
+    assert kept(processors.ban_tokens(LOGITS, (1, 3))) == [0, 2, 4]
+    assert kept(processors.only_ids(LOGITS, 3)) == [0, 1, 2]
+    np.testing.assert_array_equal(processors.ban_tokens(LOGITS[None], (1,))[0], processors.ban_tokens(LOGITS, (1,)))
+    for process in (processors.allow_tokens, processors.ban_tokens):
+        with pytest.raises(ValueError, match="token id 5 is not in the vocabulary of 5"):
+            process(LOGITS, (5,))
+    config = SamplingConfig(logit_bias=((2, 9.0),), allowed_tokens=(0, 1, 2), banned_tokens=(0,), temperature=0.0)
+    changed = restrict(LOGITS, config, num_ids=5)
+    assert kept(changed) == [1, 2] and choose(jax.random.key(0), changed, config).tolist() == [2]
+    with pytest.raises(ValueError, match="banned_tokens: token id 7 .* vocabulary of 6"):
+        SamplingConfig(banned_tokens=(7,)).check_ids(6)
+    with pytest.raises(ValueError, match="no token is left"):
+        SamplingConfig(banned_tokens=tuple(range(6))).check_ids(6)
+
+
+def test_padding_never_enters_a_penalty():
+    """With padding before, between and after, the logits are those of the text without it."""
+    config = SamplingConfig(repetition_penalty=2.0, frequency_penalty=0.5, presence_penalty=0.25, no_repeat_ngram=2)
+
+    def penalised(texts, length):
+        shape = jnp.full((len(texts),), length)
+        return penalize(
+            jnp.broadcast_to(LOGITS, (len(texts), 5)),
+            config,
+            previous=jnp.array(texts),
+            prompt_length=jnp.zeros_like(shape),
+            length=shape,
+            pad_id=0,
+        )
+
+    plain = penalised([[1, 2, 3, 1]], 4)
+    assert plain[0, 0] == LOGITS[0, 0] and np.isneginf(plain[0, 2]) and plain[0, 1] < LOGITS[0, 1]
+    np.testing.assert_array_equal(penalised([[0, 0, 1, 2, 3, 1]], 6), plain)
+    np.testing.assert_array_equal(penalised([[1, 2, 3, 1, 0, 0]], 4), plain)
+    # Two padded gaps are no repeated n-gram.
+    assert np.isfinite(penalised([[1, 0, 3, 1, 0]], 5)).all()
+
+
+def test_a_rows_choice_depends_on_its_own_key_alone():
+    logits = jnp.zeros((6, 1000))
+    keys = jax.random.split(jax.random.key(0), 6)
+    whole = choose(keys, logits, SamplingConfig())
+    assert len(set(whole.tolist())) > 3
+    np.testing.assert_array_equal(choose(keys[2:4], logits[2:4], SamplingConfig()), whole[2:4])
+
+
+def test_draws_follow_the_distribution():
+    """A chi-square test over 100,000 draws, after a temperature and a hybrid nucleus that leaves four tokens."""
+    config = SamplingConfig(temperature=1.5, top_p=0.99, top_p_most=4)
+    draws = np.asarray(choose(jax.random.key(3), jnp.broadcast_to(LOGITS, (100_000, 5)), config))
+    probability = np.asarray(jax.nn.softmax(LOGITS[0, :4] / 1.5))
+    counts = np.bincount(draws, minlength=5)
+    assert counts[4] == 0
+    # With three degrees of freedom, 16.3 is exceeded once in a thousand times.
+    assert np.sum((counts[:4] - 1e5 * probability) ** 2 / (1e5 * probability)) < 16.3
 
 
 PREVIOUS = jnp.array([[0, 2]])

@@ -1,86 +1,17 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from small_decoders import GREEDY, MODELS, NEW, NO_EOS, PROMPTS, START, built, last_logits, sample
 
 from lmjax import masks
+from lmjax.decode.contrast import Amateur, contrasted
 from lmjax.decode.logits import SamplingConfig
-from lmjax.decode.sample import generate
-from lmjax.models.recurrent import Mamba2Config, Rwkv6Config
-from lmjax.types import Stream, make_stream
-
-GREEDY = SamplingConfig(temperature=0.0)
-NO_EOS = dataclasses.replace(tiny.VOCABULARY, eos_id=None)
-PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10], [11], [5, 4, 3, 2]]
-NEW = 6
-MODELS = {
-    "rope_gqa": dataclasses.replace(tiny.MODEL, num_heads=4, num_kv_heads=2, head_width=8, tie_embeddings=False),
-    "learned": dataclasses.replace(tiny.MODEL, positions="learned", max_length=13, tie_embeddings=False, bias=True),
-    "alibi_windows": dataclasses.replace(
-        tiny.MODEL, positions="alibi", windows=(None, 3), num_layers=3, tie_embeddings=False, logit_softcap=20.0
-    ),
-}
-
-
-T5 = dataclasses.replace(
-    tiny.MODEL,
-    encoder_layers=1,
-    positions="relative",
-    relative_buckets=8,
-    relative_max_distance=12,
-    relative_past_only=True,
-    tie_embeddings=False,
-)
-MODELS["encoder_decoder"] = T5
-MODELS["hybrid"] = dataclasses.replace(
-    tiny.MODEL,
-    mixers=("mamba2", "attention", "rwkv6"),
-    num_layers=3,
-    mamba2=Mamba2Config(head_width=8, state_width=4, chunk=3),
-    rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=4, chunk=3),
-    tie_embeddings=False,
-)
-START = 7
-
-
-@functools.cache
-def built(name):
-    spec = tiny.model_spec(MODELS[name])
-    return spec, tiny.random_params(spec)
-
-
-def sample(name, prompts=PROMPTS, *, sampling=GREEDY, vocabulary=NO_EOS, new=NEW, params=None, **options):
-    spec, random = built(name)
-    return generate(
-        spec,
-        random if params is None else params,
-        prompts,
-        vocabulary=vocabulary,
-        max_new_tokens=new,
-        sampling=sampling,
-        **options,
-    )
-
-
-@functools.cache
-def last_logits(name):
-    """Logits that follow a text, by a forward pass over all of it; the row is padded to one length for all."""
-    spec, _ = built(name)
-
-    @jax.jit
-    def logits(params, tokens_1T, length, prefix_length):
-        mask = masks.prefix(tokens_1T.shape[1], prefix_length[None])
-        positions_1T = jnp.arange(tokens_1T.shape[1])[None, :]
-        mask = masks.IntervalMask(start_BT=mask.start_BT, end_BT=jnp.minimum(mask.end_BT, length))
-        model = spec.bind(params)
-        hidden = model(Stream(tokens_BT=tokens_1T, positions_BT=positions_1T, mask=mask)).states_BTD
-        return model.logits(hidden[0, length - 1])
-
-    return logits
+from lmjax.decode.sample import generate, stream
+from lmjax.types import make_stream
 
 
 def argmax_loop(name, prompt, *, prefix):
@@ -178,6 +109,62 @@ def test_the_seed_decides_the_text():
     assert first == sample("rope_gqa", [[1, 2]] * 2, sampling=flat, seed=1)
     assert first != sample("rope_gqa", [[1, 2]] * 2, sampling=flat, seed=2)
     assert first[0] != first[1]
+
+
+@pytest.mark.parametrize("name", ["rope_gqa", "hybrid"])
+def test_a_prompts_text_is_the_same_whatever_the_batch(name):
+    flat = SamplingConfig(temperature=2.0, repetition_penalty=1.5)
+    together = sample(name, [*PROMPTS, PROMPTS[1]], sampling=flat, seed=5)
+    for prompt, text in zip(PROMPTS, together, strict=False):
+        assert sample(name, [prompt], sampling=flat, seed=5) == [text]
+    # The second of two equal prompts gets another text, as the second sample of a prompt does.
+    assert together[1] != together[4]
+    assert sample(name, [PROMPTS[1]] * 2, sampling=flat, seed=5) == [together[1], together[4]]
+
+
+def test_text_that_is_yielded_while_it_is_made_is_the_whole_text():
+    spec, params = built("learned")
+    texts = sample("learned")
+    eos = texts[0][3]
+    vocabulary = dataclasses.replace(NO_EOS, eos_id=eos)
+    options = {"vocabulary": vocabulary, "sampling": GREEDY}
+    steps = list(stream(spec, params, PROMPTS, max_new_tokens=NEW, every=2, **options))
+    assert len(steps) == 3 and all(len(piece) <= 2 for pieces in steps for piece in pieces)
+    joined = [[token for pieces in steps for token in pieces[row]] for row in range(len(PROMPTS))]
+    assert joined == sample("learned", vocabulary=vocabulary)
+    # Each row may have a limit of its own; a row at its limit has the beginning of the text.
+    limits = [1, 6, 3, 2]
+    limited = generate(spec, params, PROMPTS, max_new_tokens=limits, max_length=9, **options)
+    assert limited == [text[:limit] for text, limit in zip(joined, limits, strict=True)]
+
+
+def test_contrastive_decoding_takes_what_the_amateur_would_not():
+    """As a loop over whole texts, without caches, that scores tokens by hand."""
+    name, other = "rope_gqa", tiny.random_params(built("rope_gqa")[0], seed=1)
+    amateur = Amateur(spec=built(name)[0], params=other, plausibility=0.05, temperature=0.5)
+    wanted = []
+    for prompt in PROMPTS:
+        text = list(prompt)
+        for _ in range(NEW):
+            row = np.zeros((1, 13), np.int32)
+            row[0, : len(text)] = text
+            expert, weak = (
+                np.asarray(last_logits(name)(params, row, jnp.array(len(text)), jnp.array(0)), np.float64)
+                for params in (built(name)[1], other)
+            )
+            log_expert, log_weak = (np.asarray(jax.nn.log_softmax(x)) for x in (expert, weak / 0.5))
+            score = np.where(log_expert >= log_expert.max() + np.log(0.05), log_expert - log_weak, -np.inf)
+            text.append(int(np.argmax(score)))
+        wanted.append(text[len(prompt) :])
+    assert sample(name, amateur=amateur) == wanted
+    assert wanted != sample(name)
+    # A model has nothing over itself: all plausible tokens score 0.
+    logits = jnp.array([[1.0, 0.0, -5.0]])
+    same = Amateur(spec=built(name)[0], params=other, plausibility=0.1)
+    np.testing.assert_array_equal(contrasted(logits, logits, same), [[0.0, 0.0, -np.inf]])
+    for wrong in ({"plausibility": 0.0}, {"plausibility": float("nan")}, {"temperature": 0.0}):
+        with pytest.raises(ValueError, match="must be above 0"):
+            dataclasses.replace(same, **wrong)
 
 
 def test_sampling_follows_the_models_probabilities():

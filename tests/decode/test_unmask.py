@@ -12,10 +12,11 @@ from flax import nnx
 
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.unmask import unmask
+from lmjax.models.head import Head
 from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import module_spec
-from lmjax.models.transformer import Head
 from lmjax.objectives import MaskedDiffusion
+from lmjax.objectives.masked_diffusion import SCHEDULES
 
 MASK, EOS = tiny.VOCABULARY.mask_id, tiny.VOCABULARY.eos_id
 
@@ -44,13 +45,18 @@ def unigram():
     return module_spec(lambda key: Unigram(jnp.zeros((12, 64))))
 
 
+def of(objective):
+    """What sampling takes of an objective."""
+    return {"hidden": objective.hidden, "schedule": SCHEDULES[objective.schedule]}
+
+
 def run(table, prompts, **options):
     defaults = {"length": 12, "num_steps": 4, "sampling": SamplingConfig(), "vocabulary": tiny.VOCABULARY}
     return unmask(
         unigram(),
         {"table_TV": jnp.asarray(table, jnp.float32)},
         prompts,
-        objective=MaskedDiffusion(),
+        **of(MaskedDiffusion()),
         **defaults | options,
     )
 
@@ -86,7 +92,7 @@ def test_confidence_writes_the_surest_first_and_a_step_at_a_time():
         spec,
         {"table_TV": jnp.zeros((12, 64))},
         [[]],
-        objective=MaskedDiffusion(),
+        **of(MaskedDiffusion()),
         vocabulary=tiny.VOCABULARY,
         length=12,
         num_steps=4,
@@ -102,7 +108,7 @@ class TellsTheNoise(MaskedDiffusion):
 
     def hidden(self, model, stream, level_B, key):
         tenths_B = jnp.round(10 * level_B).astype(jnp.int32)
-        return jnp.broadcast_to(jax.nn.one_hot(tenths_B, 64)[:, None], (*stream.tokens_BT.shape, 64)), None
+        return Hidden(jnp.broadcast_to(jax.nn.one_hot(tenths_B, 64)[:, None], (*stream.tokens_BT.shape, 64)), None)
 
 
 @pytest.mark.parametrize("order", ["random", "confidence"])
@@ -112,7 +118,7 @@ def test_each_step_writes_its_share_at_its_noise(order):
         unigram(),
         {"table_TV": jnp.zeros((12, 64))},
         [[]] * 300,
-        objective=TellsTheNoise(),
+        **of(TellsTheNoise()),
         vocabulary=tiny.VOCABULARY,
         length=10,
         num_steps=5,
@@ -139,7 +145,7 @@ def test_a_trained_objective_is_sampled_with_its_own_module():
         built.spec,
         built.init(0).params,
         [[1, 2, 3]],
-        objective=objective,
+        **of(objective),
         vocabulary=tiny.VOCABULARY,
         length=8,
         num_steps=3,

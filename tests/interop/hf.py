@@ -10,6 +10,9 @@ import numpy as np
 from lmjax import masks
 from lmjax.interop import Pretrained, load_pretrained
 from lmjax.interop.pretrained import module_of
+from lmjax.models.execution import ExecutionConfig
+from lmjax.models.with_extras import model_of
+from lmjax.objectives.replaced_token import replaced_logits
 from lmjax.types import make_stream
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "hf"
@@ -23,7 +26,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 @functools.cache
 def loaded(name: str) -> Pretrained:
     """A reference model, unrolled and without rematerialisation."""
-    return load_pretrained(FOLDERS[name], remat="none", attention="xla")
+    return load_pretrained(FOLDERS[name], execution=ExecutionConfig(remat="none", attention="xla"))
 
 
 def expected(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -50,10 +53,10 @@ def answers(model: Pretrained, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
         if model.family.form == "encoder_decoder":
             target = make_stream(given["decoder_input_ids"], None, "causal")
             cross_mask = masks.cross(jnp.ones_like(target.tokens_BT), mask_BT)
-            return {"logits": module.logits(module(target, encoder=stream, cross_mask=cross_mask))}
-        hidden_BTD = module(stream)
+            return {"logits": module.logits(module(target, encoder=stream, cross_mask=cross_mask).states_BTD)}
+        hidden_BTD = model_of(module)(stream).states_BTD
         if model.family.form == "discriminator":
-            return {"logits": module.replaced_logits(hidden_BTD)}
+            return {"logits": replaced_logits(module, hidden_BTD)}
         said = {"states": hidden_BTD} if model.new else {"logits": module.logits(hidden_BTD)}
         return said | ({"pair_logits": module.pair_logits(hidden_BTD[:, 0])} if model.config.pair_head else {})
 

@@ -17,18 +17,18 @@ import tokenizers
 from safetensors.numpy import load_file
 from tokenizers import models, pre_tokenizers
 
-from lmjax.cli.import_ import NOTE
 from lmjax.cli.main import main
 from lmjax.data.config import DataConfig
 from lmjax.interop import load_pretrained
 from lmjax.models.parameters import ModuleSpec
 from lmjax.objectives import CausalLM, Contrastive, Denoising, MaskedLM, ReplacedToken, SpanCorruption
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.runs import open as open_run
+from lmjax.runs.hf_import import NOTE
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.run_folder import open_run
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 
@@ -86,8 +86,9 @@ def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_pat
     assert opened.config.data.add_eos and not opened.config.data.add_bos
     original = load_pretrained(folder)
     assert opened.config.model == original.config
+    imported = opened.params if "extras" in original.params else opened.params["model"]
     for part, ours in original.params.items():
-        jax.tree.map(np.testing.assert_array_equal, opened.params[part], ours)
+        jax.tree.map(np.testing.assert_array_equal, {name: imported[part][name] for name in ours}, ours)
     code, out, err = command("export", tmp_path / "run", tmp_path / "again", "--family", original.family.name)
     assert code == 0 and original.family.architecture(original.config) in out, err
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "again"))
@@ -114,8 +115,8 @@ def test_an_encoder_without_a_head_gets_a_new_one_and_contrastive_training_begin
     opened = open_run(tmp_path / "run")
     original = load_pretrained(folder)
     assert type(opened.config.objective) is MaskedLM and [*original.new] == new
-    assert opened.params.keys() == {*original.params, *new} and opened.params["pooler"]
-    assert np.asarray(opened.params["head_dense"]["weight"]).std() == pytest.approx(0.02, rel=0.1)
+    assert opened.params["model"].keys() == {*original.params, *new} and opened.params["model"]["pooler"]
+    assert np.asarray(opened.params["model"]["head_dense"]["weight"]).std() == pytest.approx(0.02, rel=0.1)
 
     path = tmp_path / "texts.txt"
     path.write_text("\n\n".join(f"the {animal} and {n} more are here." for animal in ("cat", "hen") for n in "abcdef"))
@@ -133,7 +134,7 @@ def test_an_encoder_without_a_head_gets_a_new_one_and_contrastive_training_begin
     train(config)
     (line,) = [line for line in read_metrics(tmp_path / "pairs") if "train/loss" in line]
     assert np.isfinite(line["train/loss"]) and line["train/loss"] > 0
-    trained = open_run(tmp_path / "pairs").params
+    trained = open_run(tmp_path / "pairs").params["model"]
     moved = np.abs(trained["embedding"]["table_VD"] - original.params["embedding"]["table_VD"]).max()
     # One step of the optimizer away from what the folder holds.
     assert 0 < moved < 0.01

@@ -54,6 +54,6 @@ def test_without_experts_it_is_a_model_too(tmp_path):
     shapes = module_of(config, hf.loaded("deepseek_v3").family).shapes
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     assert save_pretrained(tmp_path, config, params).name == "deepseek_v3"
-    again = load_pretrained(tmp_path, scan_layers=config.scan_layers, remat=config.remat, attention=config.attention)
+    again = load_pretrained(tmp_path, execution=config.execution)
     assert again.config == config
     jax.tree.map(np.testing.assert_array_equal, again.params, params)

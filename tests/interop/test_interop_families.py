@@ -12,6 +12,7 @@ from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
 from lmjax.interop.pretrained import families_for, module_of, their_config
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.routing import ExpertsConfig
 from lmjax.types import Stream
 
@@ -104,12 +105,12 @@ def test_a_family_is_found_for_a_model_that_names_none(name):
     ],
 )
 def test_layers_are_the_same_however_they_are_stacked(name, fields, places, tmp_path):
-    config = dataclasses.replace(hf.loaded(name).config, scan_layers=True, **fields)
+    config = dataclasses.replace(hf.loaded(name).config, execution=ExecutionConfig(scan_layers=True), **fields)
     rng = np.random.default_rng(0)
     shapes = module_of(config, FAMILIES[name]).shapes
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     save_pretrained(tmp_path, config, params)
-    flat = load_pretrained(tmp_path, scan_layers=False).params
+    flat = load_pretrained(tmp_path, execution=ExecutionConfig(scan_layers=False)).params
     blocks = [*flat.get("lead", {}).values(), *flat["tail"].values()]
     for block, (kind, member, group) in zip(blocks, places, strict=True):
         ours = jax.tree.map(lambda leaf, group=group: leaf[group], params[kind][f"{member:03d}"])

@@ -16,7 +16,6 @@ from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
 from lmjax.interop.pretrained import their_config
 from lmjax.interop.tensors import INDEX, SINGLE, Weights
 from lmjax.interop.windows import shortest_pattern
-from lmjax.models.config import ModelConfig
 from lmjax.models.rope import RopeScaling
 
 
@@ -61,12 +60,8 @@ def test_shards_and_their_index(dtype, most, tmp_path):
         assert array.dtype == stored and many[name].dtype == np.float32
         np.testing.assert_array_equal(array.astype(np.float32), many[name])
     # The references are of bfloat16, so either precision gives them back.
-    again = load_pretrained(tmp_path / "many", **how_to_run(model.config))
+    again = load_pretrained(tmp_path / "many", execution=model.config.execution)
     assert jax.tree.all(jax.tree.map(np.array_equal, model.params, again.params))
-
-
-def how_to_run(config: ModelConfig) -> dict:
-    return {name: getattr(config, name) for name in ("scan_layers", "remat", "attention")}
 
 
 def test_damaged_shards_are_named(tmp_path):
@@ -117,7 +112,7 @@ def test_a_decoder_saved_as_a_base_model_gets_a_new_head(folder):
     edit_tensors(folder, without_head)
     assert "tensor 'lm_head.weight' is missing" in refusal(folder)
     edit(folder, architectures=["LlamaModel"])
-    model = load_pretrained(folder, **how_to_run(hf.loaded("llama3").config))
+    model = load_pretrained(folder, execution=hf.loaded("llama3").config.execution)
     assert [*model.new] == ["head_weight_DV"] and "head_weight_DV" not in model.params
     kept = {name: part for name, part in hf.loaded("llama3").params.items() if name != "head_weight_DV"}
     assert jax.tree.all(jax.tree.map(np.array_equal, kept, model.params))
@@ -145,7 +140,7 @@ def test_old_names_of_tensors_are_understood(tmp_path):
             for key, value in load_file(folder / SINGLE).items()
         }
         save_file(tensors, folder / SINGLE)
-        params = load_pretrained(folder, **how_to_run(hf.loaded(name).config)).params
+        params = load_pretrained(folder, execution=hf.loaded(name).config.execution).params
         assert jax.tree.all(jax.tree.map(np.array_equal, params, hf.loaded(name).params))
 
 
@@ -202,6 +197,8 @@ def test_what_is_not_implemented_is_refused_by_name(name, values, said, tmp_path
 
 def test_folders_without_a_readable_config_are_refused(folder):
     (folder / "config.json").write_text("{")
+    assert "is not JSON" in refusal(folder)
+    (folder / "config.json").write_text("[" * 100_000)
     assert "is not JSON" in refusal(folder)
     (folder / "config.json").unlink()
     assert "has no config.json" in refusal(folder)
@@ -328,7 +325,7 @@ def test_files_of_older_versions_say_the_same(name, values, tmp_path):
     folder = shutil.copytree(hf.FOLDERS[name], tmp_path / "model")
     edit(folder, **values)
     config = hf.loaded(name).config
-    assert load_pretrained(folder, **how_to_run(config)).config == config
+    assert load_pretrained(folder, execution=config.execution).config == config
 
 
 def test_every_family_is_named_by_its_model_type():

@@ -21,6 +21,7 @@ from lmjax.interop.published import keep_published, read_published
 from lmjax.interop.rope_config import TURN_PART
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
 from lmjax.interop.tokenizer_files import load_tokenizer_files
+from lmjax.models.execution import ExecutionConfig
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.declared import ROLES
 
@@ -52,7 +53,7 @@ def test_we_read_what_they_write_and_they_read_what_we_write(name, tmp_path):
     inputs = make.inputs(name, seed=1)
     theirs = make.answers(reference, inputs)
     reference.save_pretrained(tmp_path / "theirs", max_shard_size="50KB")
-    model = load_pretrained(tmp_path / "theirs", remat="none", attention="xla")
+    model = load_pretrained(tmp_path / "theirs", execution=ExecutionConfig(remat="none", attention="xla"))
     ours = hf.answers(model, inputs)
     difference = hf.largest_difference(model, inputs, ours, theirs)
     assert difference < 1e-4
@@ -68,7 +69,7 @@ def test_we_read_what_they_write_and_they_read_what_we_write(name, tmp_path):
 def test_models_born_here_are_theirs_too(name, tmp_path):
     """Initial weights of ours, stacked, written under whatever family the export finds."""
     known = hf.loaded(name)
-    config = dataclasses.replace(known.config, scan_layers=True)
+    config = dataclasses.replace(known.config, execution=ExecutionConfig(scan_layers=True))
     spec = module_of(config, known.family)
     params = jax.tree.map(np.asarray, jax.jit(spec.init, compiler_options=hf.QUICK)(jax.random.key(0)))
     family = save_pretrained(tmp_path, config, params, ids={"pad": 0, "bos": 1, "eos": 2})

@@ -9,15 +9,14 @@ import published
 import pytest
 import tokenizers
 
-from lmjax.cli.export import _marks
 from lmjax.data.config import DataConfig
-from lmjax.interop import FAMILIES
 from lmjax.interop.hf_config import read_json
 from lmjax.interop.pretrained import save_pretrained
 from lmjax.interop.published import keep_published, read_published
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
 from lmjax.interop.tokenizer_files import load_tokenizer_files
 from lmjax.objectives import CausalLM, MaskedLM, SentencePairs, SpanCorruption
+from lmjax.runs.marks import text_marks
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.train.published import PUBLISHED, hand_on_published
 
@@ -165,20 +164,24 @@ def test_sentinels_that_count_down_are_written_in_the_order_of_their_numbers(tmp
     assert known.sentinel_ids[0] > known.sentinel_ids[2] and config["eos_token"] == "</s>"
 
 
-def test_marks_are_those_the_data_had():
+def test_marks_are_those_the_data_had(tmp_path):
     vocabulary = build_tokenizer(TokenizerConfig(kind="bytes", num_sentinels=2), lambda: ()).vocabulary
 
-    def marks(family, objective, **data):
+    def marks(objective, *, imported=False, **data):
         config = types.SimpleNamespace(data=DataConfig(**data), objective=objective)
-        run = types.SimpleNamespace(config=config, tokenizer=types.SimpleNamespace(vocabulary=vocabulary))
-        found = _marks(run, FAMILIES[family])
+        tokenizer = types.SimpleNamespace(vocabulary=vocabulary)
+        found = text_marks(
+            types.SimpleNamespace(config=config, tokenizer=tokenizer, folder=tmp_path, imported=imported)
+        )
         return found.before, found.after
 
     bos, eos = vocabulary.bos_id, vocabulary.eos_id
-    assert marks("llama", CausalLM()) == (None, None)
+    assert marks(CausalLM()) == (None, None)
     # The end of a text is no part of a prompt.
-    assert marks("llama", CausalLM(), add_bos=True, packing="best_fit") == (bos, None)
-    assert marks("bert", MaskedLM(), add_bos=True, packing="best_fit") == (bos, eos)
-    assert marks("bert", MaskedLM()) == (None, None)
-    assert marks("bert", SentencePairs(), add_eos=False, packing="best_fit") == (vocabulary.cls_id, vocabulary.sep_id)
-    assert marks("t5", SpanCorruption(form="encoder_decoder")) == (None, eos)
+    assert marks(CausalLM(), add_bos=True, packing="best_fit") == (bos, None)
+    assert marks(MaskedLM(), add_bos=True, packing="best_fit") == (bos, eos)
+    assert marks(MaskedLM()) == (None, None)
+    assert marks(SentencePairs(), add_eos=False, packing="best_fit") == (vocabulary.cls_id, vocabulary.sep_id)
+    assert marks(SpanCorruption(form="encoder_decoder")) == (None, eos)
+    # An encoder of another program has read a text between these.
+    assert marks(MaskedLM(), imported=True) == (vocabulary.cls_id, vocabulary.sep_id)

@@ -12,13 +12,14 @@ import tiny
 from flax import nnx
 
 from lmjax.kernels import grouped
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.experts import Experts, slots_in_rows
 from lmjax.models.layers import ACTIVATIONS, activated
 from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig, choose, report
 from lmjax.models.summary import summarize
 from lmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import SGD
 from lmjax.types import make_stream
 
 B, T = 2, 12
@@ -229,7 +230,7 @@ def test_a_bias_decides_who_is_chosen_and_not_with_what_weight():
 
 
 BALANCED = changed(balance_bias=True, scores="sigmoid", every=2, shared=1, capacity_factor=1.0)
-SGD = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
+SGD = SGD(learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
 
 
 @functools.cache
@@ -246,7 +247,7 @@ def step(mesh: MeshConfig | None = None, num_devices: int = 1, microbatches: int
 
 def experts_of(params):
     """Those of the second layer, which is the only one that has any."""
-    return params["stacks"]["001"]["experts"]
+    return params["model"]["stacks"]["001"]["experts"]
 
 
 def test_devices_and_microbatches_equal_one_device_in_loss_and_gradient():
@@ -302,7 +303,7 @@ def test_layers_with_experts_are_where_the_configuration_says():
         (2, 3, True, "---e-"),
         (1, 2, False, "--eee"),
     ):
-        model = dataclasses.replace(MODEL, num_layers=5, scan_layers=scan_layers)
+        model = dataclasses.replace(MODEL, num_layers=5, execution=ExecutionConfig(scan_layers=scan_layers))
         spec = tiny.model_spec(changed(model, every=every, first_dense=first_dense))
         names = []
         jax.eval_shape(

@@ -10,9 +10,10 @@ import pytest
 import tiny
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
 from lmjax.models.routing import ExpertsConfig
-from lmjax.train.optimizer import OptimizerConfig, build_optimizer, width_factors
+from lmjax.train.optimizers import SGD, AdamW, build_optimizer, width_factors
 from lmjax.types import make_stream
 
 TOKENS = jax.random.randint(jax.random.key(5), (8, 17), 0, 60)
@@ -40,7 +41,7 @@ def test_t5s_scheme_is_a_configuration():
         init_std=None,
         embedding_init_std=1.0,
         residual_init="plain",
-        scan_layers=False,
+        execution=ExecutionConfig(scan_layers=False),
     )
     found = spread(jax.jit(tiny.model_spec(config).init)(jax.random.key(0)))
     block = "tail/000"
@@ -71,8 +72,7 @@ def mixed(width: int, width_base: int | None, *, is_latent: bool = False) -> Mod
         width_base=width_base,
         experts=ExpertsConfig(number=4, capacity_factor=2.0),
         init_std=0.1,
-        scan_layers=False,
-        remat="none",
+        execution=ExecutionConfig(scan_layers=False, remat="none"),
     )
 
 
@@ -81,7 +81,7 @@ def sizes(width: int, width_base: int | None, *, is_latent: bool = False, steps:
     config = mixed(width, width_base, is_latent=is_latent)
     spec = tiny.model_spec(config)
     optimizer = build_optimizer(
-        OptimizerConfig(learning_rate=0.02, weight_decay=0.0),
+        AdamW(learning_rate=0.02, weight_decay=0.0),
         schedule=lambda step: 1.0,
         kinds=spec.kinds,
         axes=spec.axes,
@@ -148,5 +148,5 @@ def test_what_is_scaled_with_the_width():
 
 
 def test_an_optimizer_without_a_rule_for_the_width_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer.name='sgd': model.width_base scales .* adamw and lion only"):
-        build_optimizer(OptimizerConfig(name="sgd"), schedule=lambda _: 1.0, kinds={}, axes={}, width_ratio=2.0)
+    with pytest.raises(ValueError, match=r"optimizer=SGD: model.width_base scales .* AdamW and Lion only"):
+        build_optimizer(SGD(), schedule=lambda _: 1.0, kinds={}, axes={}, width_ratio=2.0)

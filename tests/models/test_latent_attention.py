@@ -12,6 +12,7 @@ from flax import nnx
 from lmjax import masks
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import LatentCache, empty_cache
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
 from lmjax.models.latent_attention import LatentAttention
 from lmjax.models.parameters import module_spec
@@ -87,7 +88,9 @@ def test_backends_agree_in_value_and_gradient():
     stream = make_stream(jnp.asarray(np.random.default_rng(1).integers(0, 60, (2, 12))), None, "causal")
     found = []
     for attention in ("xla", "chunked"):
-        spec = tiny.model_spec(dataclasses.replace(MODEL, attention=attention, num_layers=1, scan_layers=False))
+        spec = tiny.model_spec(
+            dataclasses.replace(MODEL, execution=ExecutionConfig(attention=attention, scan_layers=False), num_layers=1)
+        )
         params = tiny.random_params(spec)
         found.append(
             jax.jit(jax.grad(lambda params, spec=spec: jnp.sum(spec.bind(params)(stream).states_BTD ** 3)))(params)
@@ -97,7 +100,10 @@ def test_backends_agree_in_value_and_gradient():
 
 def test_scanned_layers_equal_unrolled_ones():
     config = dataclasses.replace(MODEL, num_layers=3)
-    scanned, unrolled = tiny.model_spec(config), tiny.model_spec(dataclasses.replace(config, scan_layers=False))
+    scanned, unrolled = (
+        tiny.model_spec(config),
+        tiny.model_spec(dataclasses.replace(config, execution=ExecutionConfig(scan_layers=False))),
+    )
     params = tiny.random_params(scanned)
     layers = {f"{i:03d}": jax.tree.map(lambda leaf, i=i: leaf[i], params["stacks"]["000"]) for i in range(3)}
     flat = {name: part for name, part in params.items() if name != "stacks"} | {"tail": layers}

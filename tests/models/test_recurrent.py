@@ -15,6 +15,7 @@ from lmjax import masks
 from lmjax.kernels.recurrence import linear_recurrence, shifted
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.mamba import Mamba2
 from lmjax.models.parameters import module_spec
 from lmjax.models.recurrent import Mamba2Config, Rwkv6Config
@@ -25,8 +26,9 @@ from lmjax.types import Stream, make_stream
 T = 12
 MODEL = dataclasses.replace(
     tiny.MODEL,
-    mamba2=Mamba2Config(head_width=8, state_width=6, groups=2, chunk=5),
-    rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=4, chunk=5),
+    mamba2=Mamba2Config(head_width=8, state_width=6, groups=2),
+    rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=4),
+    execution=ExecutionConfig(mamba2_chunk=5, rwkv6_chunk=5),
 )
 VARIANTS = {
     "mamba2": dataclasses.replace(MODEL, mixers=("mamba2",), positions="none"),
@@ -106,7 +108,8 @@ def test_mamba2_is_the_layer_of_transformers(golden):
         MODEL,
         width=8,
         norm_epsilon=oracle["epsilon"],
-        mamba2=Mamba2Config(head_width=4, state_width=3, groups=2, convolution=3, chunk=4),
+        mamba2=Mamba2Config(head_width=4, state_width=3, groups=2, convolution=3),
+        execution=ExecutionConfig(mamba2_chunk=4),
     )
     heads, groups = (4, 4), (2, 3)
     shapes = {"gate": heads, "value": heads, "key": groups, "query": groups, "step": (4,)}
@@ -130,7 +133,9 @@ def test_mamba2_is_the_layer_of_transformers(golden):
 
 
 def test_rwkv6_is_the_papers_equations_token_by_token():
-    config = dataclasses.replace(MODEL, rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=5, chunk=3))
+    config = dataclasses.replace(
+        MODEL, rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=5), execution=ExecutionConfig(rwkv6_chunk=3)
+    )
     spec = module_spec(lambda key: Rwkv6(config, rngs=nnx.Rngs(params=key)))
     params = tiny.random_params(spec)
     x_TD = np.random.default_rng(2).normal(size=(7, 16))

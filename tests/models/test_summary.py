@@ -9,6 +9,7 @@ import tiny
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.models.summary import describe, summarize
 from lmjax.objectives import DPO
@@ -35,7 +36,8 @@ def test_parameters_by_component_and_flops_of_a_tied_model():
 
 def test_unrolled_layers_windows_and_a_head_of_its_own():
     model = dataclasses.replace(
-        tiny.MODEL, scan_layers=False, tie_embeddings=False, head_bias=True, positions="learned", max_length=20,
+        tiny.MODEL, execution=ExecutionConfig(scan_layers=False),
+        tie_embeddings=False, head_bias=True, positions="learned", max_length=20,
         windows=(4, None),
     )  # fmt: skip
     summary = summarize(tiny.model_spec(model), model, sequence_length=10)

@@ -13,6 +13,7 @@ from lmjax.losses import linear_cross_entropy
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
@@ -211,9 +212,9 @@ def test_no_position_sees_what_it_must_not(kind, name):
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_scanned_layers_equal_unrolled_layers_in_value_and_gradient(remat):
-    config = dataclasses.replace(VARIANTS["alibi_windows"], num_layers=5, remat=remat)
+    config = dataclasses.replace(VARIANTS["alibi_windows"], num_layers=5, execution=ExecutionConfig(remat=remat))
     scanned = tiny.model_spec(config)
-    unrolled = tiny.model_spec(dataclasses.replace(config, scan_layers=False))
+    unrolled = tiny.model_spec(dataclasses.replace(config, execution=ExecutionConfig(remat=remat, scan_layers=False)))
     params = tiny.random_params(scanned)
     # Layers 0, 2 are stack 0; layers 1, 3 are stack 1; layer 4 is the tail.
     order = [("000", 0), ("001", 0), ("000", 1), ("001", 1)]
@@ -242,8 +243,8 @@ def test_scanned_layers_equal_unrolled_layers_in_value_and_gradient(remat):
 def test_attention_backends_give_the_same_hidden_states():
     _, params = built("rope_gqa")
     stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
-    dense = forward("rope_gqa", attention="xla")(params, stream)
-    chunked = forward("rope_gqa", attention="chunked")(params, stream)
+    dense = forward("rope_gqa", execution=ExecutionConfig(attention="xla"))(params, stream)
+    chunked = forward("rope_gqa", execution=ExecutionConfig(attention="chunked"))(params, stream)
     np.testing.assert_allclose(dense, chunked, atol=2e-5)
 
 
@@ -282,7 +283,7 @@ def test_scanned_layers_draw_different_dropout():
 
 
 def test_bfloat16_arithmetic_keeps_float32_parameters():
-    spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, dtype="bfloat16"))
+    spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, execution=ExecutionConfig(dtype="bfloat16")))
     params = spec.init(jax.random.key(0))
     chex.assert_trees_all_equal_dtypes(params, jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params))
     stream = make_stream(jnp.asarray(TOKENS), None, "causal")
@@ -307,7 +308,9 @@ def test_initial_weights_have_the_scale_of_gpt2():
 @pytest.mark.parametrize("residual", ["pre", "output", "parallel"])
 def test_factors_of_embeddings_and_sublayers_are_those_of_their_weights(residual):
     """The embedding times 3 is a table times 3, and a sublayer times 1/2 is one with half its output map."""
-    plain = dataclasses.replace(LLAMA, residual=residual, tie_embeddings=False, num_layers=1, scan_layers=False)
+    plain = dataclasses.replace(
+        LLAMA, residual=residual, tie_embeddings=False, num_layers=1, execution=ExecutionConfig(scan_layers=False)
+    )
     scaled = dataclasses.replace(plain, embedding_scale=3.0, sublayer_scale=0.5)
     params = tiny.random_params(tiny.model_spec(plain))
     block = params["tail"]["000"]
@@ -380,7 +383,7 @@ def test_vocabulary_is_padded_or_refused():
 
 def test_bfloat16_models_sum_the_gradient_of_the_head_in_float32():
     """Thousands of equal contributions, each of which bfloat16 would lose beside the sum of the others."""
-    config = dataclasses.replace(tiny.MODEL, dtype="bfloat16", tie_embeddings=False)
+    config = dataclasses.replace(tiny.MODEL, execution=ExecutionConfig(dtype="bfloat16"), tie_embeddings=False)
     spec = tiny.model_spec(config)
     params = tiny.random_params(spec)
     hidden_BTD = jnp.ones((1, 3000, 16), jnp.bfloat16)

@@ -13,9 +13,10 @@ import tiny
 
 from lmjax.corruption import DenoiseConfig, Denoiser
 from lmjax.objectives import UL2, CausalLM, Denoising, Mixture, Part, SpanCorruption
-from lmjax.objectives.parts.encoder_decoder import decoder_length, paired, paired_batch
+from lmjax.objectives.parts.encoder_decoder import paired_batch
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.tokenizers.vocabulary import Vocabulary
+from lmjax.train.components import decoder_length, paired
 from lmjax.types import Rows
 
 R, S, X, EOS, PAD, MASK, BOS = 60, 61, 62, 63, 59, 58, 57

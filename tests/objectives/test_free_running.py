@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lmjax.models.transformer import Head
+from lmjax.models.head import Head
 from lmjax.objectives.parts import model_samples as free_running
 from lmjax.objectives.parts.model_samples import choose_windows, continue_prompts, predict_next, sampling_extras
 from lmjax.types import Rows, make_stream

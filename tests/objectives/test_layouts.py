@@ -16,6 +16,7 @@ from flax import nnx
 from lmjax import objectives
 from lmjax.corruption import DenoiseConfig
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
 from lmjax.models.parameters import module_spec
 from lmjax.models.routing import ExpertsConfig
@@ -52,12 +53,17 @@ from lmjax.objectives import (
 )
 from lmjax.objectives.parts.objective import all_terms
 from lmjax.parallel.mesh import MeshConfig
-from lmjax.schedules.ramp import Ramp, extremes
+from lmjax.schedules.ramp import Ramp, at_step, extremes
 from lmjax.train.step import Learner
 from lmjax.types import Rows
 
 MODEL = dataclasses.replace(
-    tiny.MODEL, vocab_size=96, num_heads=4, head_width=8, num_layers=1, remat="none", scan_layers=False
+    tiny.MODEL,
+    vocab_size=96,
+    num_heads=4,
+    head_width=8,
+    num_layers=1,
+    execution=ExecutionConfig(remat="none", scan_layers=False),
 )
 TWO_LAYERS = dataclasses.replace(MODEL, num_layers=2)
 DEEPSEEK = dataclasses.replace(
@@ -187,7 +193,7 @@ def test_eight_devices_and_four_parts_and_a_resume_change_nothing(case, tmp_path
     reference = tiny.train_metrics(case.learner(), batches)
     losses = [numbers["loss"] for numbers in reference]
     assert max(losses) - min(losses) > 1e-3
-    parts = 1 if case.objective.couples_examples else 4
+    parts = 1 if case.objective.traits.couples_examples else 4
     split = case.learner(mesh=MeshConfig(fsdp=2, tensor=4), num_devices=8, microbatches=parts)
     found = tiny.train_metrics(split, batches)
     for ours, theirs in zip(found, reference, strict=True):
@@ -244,7 +250,7 @@ def test_whatever_may_follow_a_schedule_does_in_one_compiled_step(case):
     spec = module_spec(lambda key: scheduled.build(case.model, rngs=nnx.Rngs(params=key)))
 
     def total(step, params, rows):
-        there = scheduled.at(step)
+        there = at_step(scheduled, step)
         batch = there.corrupt(jax.random.key(0), rows, VOCABULARY)
         batch = dataclasses.replace(batch, carry=there.initial_carry(case.model, case.num_rows))
         return there.total(all_terms(there, spec.bind(params), batch, None)[0])

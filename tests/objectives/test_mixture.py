@@ -13,16 +13,21 @@ from tiny_run import config
 
 from lmjax.cli import preview
 from lmjax.field_types import check_types
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, MultiTokenLM, Objective, Part, Ramp
 from lmjax.objectives import UnlikelihoodLM as Unlikelihood
+from lmjax.objectives.parts.objective import Traits
+from lmjax.train.components import Component, turn_of
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import from_json, to_json
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import SGD
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import step_keys
 from lmjax.train.validate import validate
 
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, num_heads=4, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(
+    tiny.MODEL, num_layers=1, num_heads=4, execution=ExecutionConfig(scan_layers=False, remat="none")
+)
 MARKERS = {"<fim_prefix>": 57, "<fim_suffix>": 58, "<fim_middle>": 59}
 VOCABULARY = dataclasses.replace(tiny.VOCABULARY, named_ids=MARKERS)
 OBJECTIVES: dict[str, Objective] = {
@@ -45,7 +50,7 @@ def learner(objective: Objective, **options):
 def test_gradient_is_the_weighted_sum_of_each_objectives_own_on_its_rows():
     shares = {"masked": 0.75, "unlike": 0.25}
     objective = mixture(**shares)
-    optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
+    optimizer = SGD(learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
     built = learner(objective, optimizer=optimizer)
     rows = tiny.random_rows(17)
     state = built.init(0)
@@ -84,7 +89,7 @@ def test_gradient_is_the_weighted_sum_of_each_objectives_own_on_its_rows():
 
 def test_rows_are_divided_in_exact_shares_within_every_period_and_anew_by_the_key():
     objective = mixture(causal=3.0, masked=1.5, unlike=1.5)
-    assert objective.row_multiple == 4
+    assert objective.traits.row_multiple == 4
     ids = jnp.broadcast_to(jnp.arange(48, dtype=jnp.int32)[:, None], (48, 17))
     rows = dataclasses.replace(tiny.random_rows(17, num_rows=48), tokens_BT=ids)
     divide = jax.jit(objective.divide)
@@ -127,14 +132,15 @@ def test_validation_measures_each_objective_on_all_rows_as_in_a_run_of_its_own()
 
 def test_steps_are_shared_out_exactly_and_evenly_by_their_number_alone():
     objective = mixture("step", causal=2.0, masked=1.0, unlike=0.5)
-    turns = [objective.turn(step) for step in range(700)]
-    names = [name for name, _ in turns]
+    turns = [turn_of(objective, step) for step in range(700)]
+    names = [turn.component.name for turn in turns]
     assert {name: names.count(name) for name in OBJECTIVES} == {"causal": 400, "masked": 200, "unlike": 100}
     for name, share in (("causal", 4 / 7), ("masked", 2 / 7), ("unlike", 1 / 7)):
         counts = np.cumsum([own == name for own in names])
         assert np.abs(counts - share * np.arange(1, 701)).max() < 3
-        assert [number for own, number in turns if own == name] == list(range(counts[-1]))
-    assert mixture("row").turn(5) == ("", 5)
+        assert [turn.before for turn in turns if turn.component.name == name] == list(range(counts[-1]))
+    by_row = turn_of(mixture("row"), 5)
+    assert (by_row.component, by_row.before) == (Component(objective=mixture("row")), 5)
 
 
 def test_a_mixture_survives_json_with_its_objectives_and_schedules():
@@ -151,6 +157,8 @@ def test_a_mixture_survives_json_with_its_objectives_and_schedules():
 RECIPE = """
 from lmjax.objectives import CausalLM, MaskedLM, Mixture, Part
 from lmjax.tokenizers import TokenizerConfig
+from lmjax.objectives.parts.objective import Traits
+from lmjax.train.components import Component, turn_of
 from lmjax.train.config import RunConfig
 
 def recipe():
@@ -171,7 +179,7 @@ def test_preview_shows_the_rows_of_each_objective_and_options_reach_into_them(tm
 
 
 class Coupled(CausalLM):
-    couples_examples = True
+    traits = Traits(couples_examples=True)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +228,7 @@ def test_what_cannot_be_mixed_is_refused_before_compiling(tmp_path, objective, t
     [
         (lambda: Mixture(), r"objective.parts=\(\): give at least one"),
         (lambda: Mixture(parts=mixture().parts * 2), "are named causal, masked, causal, masked: give each a name"),
-        (lambda: mixture("epoch"), "objective.by='epoch': use 'step' or 'row'"),
+        (lambda: mixture("epoch"), "objective.by='epoch': use one of step, row"),
         (lambda: Part(name="a/b", objective=CausalLM()), "name='a/b': use letters"),
         (lambda: Part(name="a", objective=CausalLM(), weight=0.0), "weight=0.0 of 'a': must be above 0"),
         (lambda: Part(name="a", objective=mixture()), "'a' is a mixture itself"),

@@ -8,11 +8,12 @@ import pytest
 import tiny
 
 from lmjax.losses import cross_entropy
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import CausalLM, ScheduledSampling
-from lmjax.schedules.ramp import Ramp
+from lmjax.schedules.ramp import Ramp, at_step
 
 KEY = jax.random.key(0)
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none")
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 SPEC = tiny.model_spec(MODEL)
 PARAMS = tiny.random_params(SPEC, scale=0.5)
 OBJECTIVE = ScheduledSampling(teacher_rate=0.4, temperature=0.0)
@@ -85,7 +86,7 @@ def test_the_temperature_follows_its_schedule():
     def mixed(step):
         model = SPEC.bind(PARAMS)
         fixed = [dataclasses.replace(OBJECTIVE, temperature=t).mixed(model, batch) for t in (2.0, 1.0)]
-        return falling.at(step).mixed(model, batch), *fixed
+        return at_step(falling, step).mixed(model, batch), *fixed
 
     middle, at_two, at_one = mixed(2)
     np.testing.assert_array_equal(middle, at_two)
@@ -101,7 +102,7 @@ def test_the_share_of_true_tokens_follows_its_schedule(shape):
 
     @jax.jit
     def share(step):
-        return jnp.mean(objective.at(step).corrupt(KEY, rows, tiny.VOCABULARY).extras["predicted"][:, 1:])
+        return jnp.mean(at_step(objective, step).corrupt(KEY, rows, tiny.VOCABULARY).extras["predicted"][:, 1:])
 
     for step in (0, 50, 100, 1000):
         expected = 1 - float(ramp.value(step))

@@ -13,15 +13,21 @@ import tiny
 
 from lmjax.corruption import next_sentence_pairs
 from lmjax.data.config import DataConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SentencePairs
-from lmjax.objectives.parts.objective import gather_scored
+from lmjax.objectives.parts.token_objective import gather_scored
 from lmjax.types import Rows
 
 KEY = jax.random.key(0)
 CLS, SEP, STOP = 58, 59, 7
 VOCABULARY = dataclasses.replace(tiny.VOCABULARY, cls_id=CLS, sep_id=SEP, sentence_end_V=np.arange(64) == STOP)
 MODEL = dataclasses.replace(
-    tiny.MODEL, num_layers=1, scan_layers=False, remat="none", num_types=2, pooler=True, pair_head=True
+    tiny.MODEL,
+    num_layers=1,
+    execution=ExecutionConfig(scan_layers=False, remat="none"),
+    num_types=2,
+    pooler=True,
+    pair_head=True,
 )
 NEXT = SentencePairs(rate=0.3, tokens_per_pair=8, cut_at="tokens")
 ORDER = SentencePairs(rate=0.3, tokens_per_pair=8, cut_at="tokens", task="sentence_order")

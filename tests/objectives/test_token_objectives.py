@@ -9,8 +9,9 @@ import tiny
 
 from lmjax.losses import cross_entropy
 from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
-from lmjax.objectives.masked_lm import IGNORE, scored_positions, slots
-from lmjax.objectives.parts.objective import next_token_targets
+from lmjax.objectives.masked_lm import IGNORE
+from lmjax.objectives.parts.scored_positions import scored_positions, slots
+from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 

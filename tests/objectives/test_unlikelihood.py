@@ -11,6 +11,7 @@ import tiny
 
 from lmjax.losses import cross_entropy
 from lmjax.losses.unlikelihood import repeated_ngrams
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import SequenceUnlikelihoodLM, UnlikelihoodLM
 from lmjax.objectives import unlikelihood as module
 from lmjax.objectives.parts.model_samples import continue_prompts
@@ -125,7 +126,9 @@ def test_sequence_term_is_the_unlikelihood_of_repetition_in_the_models_own_text(
     monkeypatch.setattr("lmjax.objectives.sequence_unlikelihood.chunk_length", lambda num_rows, vocab_size: 7)
     objective = SequenceUnlikelihoodLM(prompt_length=2, free_tokens=12, ngram=2, sequence_weight=0.5)
     assert objective.coefficients() == {"unlikelihood": 1.0, "margin": 0.0, "sequence": 0.5}
-    spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, num_layers=1, scan_layers=False, remat="none"))
+    spec = tiny.model_spec(
+        dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
+    )
     params = tiny.random_params(spec, scale=0.5)
     batch = objective.corrupt(KEY, tiny.random_rows(17), tiny.VOCABULARY)
     has_piece = np.asarray(batch.weights["sequence"])
@@ -191,7 +194,7 @@ def test_alpha_is_the_coefficient_of_the_second_term_only():
         ({"alpha": -1.0}, "objective.alpha=-1.0"),
         ({"window": 0}, "objective.window=0: must be at least 1, or None"),
         ({"window": 4, "candidates": "given"}, "objective.window=4: given candidates are not looked for"),
-        ({"candidates": "none"}, "objective.candidates='none': use 'context', 'given' or 'both'"),
+        ({"candidates": "none"}, "objective.candidates='none': use one of context, given, both"),
         ({"margin_weight": -1.0}, "objective.margin_weight=-1.0"),
         ({"margin": -1.0}, "objective.margin=-1.0"),
         ({"corruption_rate": 0.0}, "objective.corruption_rate=0.0"),

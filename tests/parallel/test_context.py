@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from lmjax.kernels.attention.dispatch import attend
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import PrefixLM
 from lmjax.parallel.mesh import MeshConfig, flatten_tokens, make_mesh, unflatten_tokens
 from lmjax.types import make_stream
@@ -37,7 +38,7 @@ def test_attention_is_that_of_one_device_in_value_and_gradient(backend):
 
 
 def test_training_is_that_of_one_device():
-    model = dataclasses.replace(MODEL, attention="chunked")
+    model = dataclasses.replace(MODEL, execution=ExecutionConfig(attention="chunked"))
     reference = tiny.train_losses(tiny.learner(PrefixLM(), model=model), steps=4)
     built = tiny.learner(PrefixLM(), model=model, mesh=MESH, num_devices=8, microbatches=2)
     np.testing.assert_allclose(tiny.train_losses(built, steps=4), reference, atol=1e-5)
@@ -56,7 +57,7 @@ def test_flattening_moves_no_token_and_is_undone():
 def test_only_keys_and_values_are_gathered_over_the_context():
     """No all-gather in the compiled forward pass makes hidden states of whole rows."""
     one_head = {"num_heads": 1, "num_kv_heads": 1, "head_width": 8, "width": 64, "windows": (None,), "num_layers": 1}
-    model = dataclasses.replace(MODEL, attention="chunked", **one_head)
+    model = dataclasses.replace(MODEL, execution=ExecutionConfig(attention="chunked"), **one_head)
     built = tiny.learner(model=model, mesh=MeshConfig(data=1, context=4), num_devices=4)
     arguments = built.abstract_state.params, tiny.random_rows(33, num_rows=2), jax.random.key(0), None
     with jax.set_mesh(built.mesh):

@@ -1,8 +1,10 @@
 """A checkpoint is trusted only when all of it is there, vouched for and finite; whatever its folder is called."""
 
+import errno
 import math
 import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
 from lmjax.train.checkpoint import checkpoints as checkpoints_module
+from lmjax.train.checkpoint import folder as folder_module
 from lmjax.train.checkpoint.checksums import SUMS
 from lmjax.train.checkpoint.folder import BEST
 
@@ -214,3 +217,33 @@ def test_a_damaged_note_of_the_best_step_is_as_none(tmp_path, text):
     (tmp_path / "1").mkdir()
     (tmp_path / BEST).write_text(text)
     assert Checkpoints(tmp_path, read_only=True).best_step() is None
+
+
+def gone(path: pathlib.Path, ignore_errors: bool = False):
+    """Somebody else deletes the folder while it is deleted."""
+    shutil.rmtree(path, ignore_errors)
+    if not ignore_errors:
+        raise FileNotFoundError(path)
+
+
+def busy(path: pathlib.Path):
+    """Somebody else writes into the folder while it is deleted, or it cannot be changed."""
+    raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+
+@pytest.mark.parametrize(
+    ("deletion", "words"), [(gone, []), (busy, ["checkpoint of step 2 is saved; the old checkpoint of step 1"])]
+)
+def test_an_old_step_that_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch, deletion, words):
+    notices: list[str] = []
+    with Checkpoints(tmp_path, CheckpointConfig(keep_last=1), notify=notices.append) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+        with monkeypatch.context() as patched:
+            patched.setattr(folder_module, "shutil", types.SimpleNamespace(rmtree=deletion))
+            checkpoints.save(2, state(2))
+            checkpoints.wait()
+        checkpoints.save(3, state(3))
+    assert [notice[: len(word)] for notice, word in zip(notices, words, strict=True)] == words
+    assert loaded(tmp_path) == (3.0, [])
+    assert {path.name for path in tmp_path.iterdir()} == {"3"}, "what was left of step 1 is cleared at the next start"

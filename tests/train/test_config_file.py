@@ -7,12 +7,16 @@ import sys
 
 import pytest
 
+from lmjax.choice import MODULES_VARIABLE, Choice, members
 from lmjax.field_types import LARGEST
+from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
+from lmjax.models.recurrent import Mamba2Config
 from lmjax.objectives import DPO, UL2, CausalLM, Mixture, Part
 from lmjax.schedules.ramp import Ramp
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json, read_config, to_json, write_config
-from lmjax.train.objective_class import MODULES_VARIABLE
+from lmjax.train.optimizers import SGD, Adafactor, AdamW, Lion
 
 CONFIG = RunConfig(
     name="fuzzed",
@@ -84,7 +88,7 @@ def test_a_folder_alone_has_no_module_imported(written, own_module, monkeypatch,
     "name",
     [
         "lib2to3.__main__:x", "this:s", "os:system", "lmjax.__main__:main", "lmjax.cli.main:main", "antigravity:x",
-        "lmjax.objectives.parts.objective:TokenObjective", "lmjax.objectives.parts.objective:Objective",
+        "lmjax.objectives.parts.token_objective:TokenObjective", "lmjax.objectives.parts.objective:Objective",
         "lmjax.objectives.parts.objective:jax",
         "lmjax.objectives.nothing:There", "lmjax.objectives.causal_lm", "lmjax.objectives.causal_lm:CausalLM.x",
         ".relative:X", "..:X", "", ":", "a b:C", "lmjax.objectives..base:X", "../x:Y", "x\ny:Z", None, 3, ["a:B"], {},
@@ -95,6 +99,76 @@ def test_what_is_no_objective_is_refused_and_not_imported(name, written):
     message = refusal(written(to_json(CONFIG) | {"objective": {"type": name}}))
     assert "objective" in message and "\n" not in message
     assert set(sys.modules) - before <= {"lmjax.objectives.nothing"}
+
+
+@pytest.mark.parametrize(
+    "name", ["lmjax.models.config:ModelConfig", "lmjax.cli.plot:PlotArguments", "json:JSONDecoder"]
+)
+def test_a_class_that_is_known_to_be_no_objective_is_said_to_be_none(name, written):
+    message = refusal(written(to_json(CONFIG) | {"objective": {"type": name}}))
+    assert f"{name!r} is not an objective" in message and MODULES_VARIABLE not in message
+
+
+OWN_OPTIMIZER = """
+import dataclasses
+from lmjax.train.optimizers import SGD
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(SGD):
+    strength: float = 1.0
+"""
+
+
+def test_an_optimizer_is_named_and_trusted_as_an_objective_is(written, own_module, monkeypatch, tmp_path):
+    (tmp_path / "their_package" / "objectives.py").write_text(OWN_OPTIMIZER)
+    content = to_json(RunConfig(name="own")) | {"optimizer": {"type": f"{own_module}:Mine", "strength": 2.0}}
+    assert f"the optimizer '{own_module}:Mine' is not one of lmjax" in refusal(written(content))
+    monkeypatch.setenv(MODULES_VARIABLE, "their_package")
+    assert read_config(written(content)).optimizer.strength == 2.0
+    # An objective is no optimizer, though both are trusted.
+    content["optimizer"] = to_json(CausalLM())
+    assert "is not an optimizer" in refusal(written(content))
+
+
+def test_every_choice_is_written_with_its_class(tmp_path):
+    for optimizer in (AdamW(beta2=0.5), Lion(), SGD(momentum=0.0), Adafactor(clip_norm=None)):
+        config = RunConfig(name="x", optimizer=optimizer)
+        assert to_json(config)["optimizer"]["type"].endswith(f":{type(optimizer).__name__}")
+        write_config(config, tmp_path / "config.json")
+        assert read_config(tmp_path / "config.json") == config
+    for family in Choice.__subclasses__():
+        inside = [name for name in members(family) if name.startswith("lmjax.")]
+        assert inside and all(name.startswith(f"{family.home}.") for name in inside)
+
+
+UNSET = {"beta1": None, "beta2": None, "epsilon": None, "momentum": None, "min_factored_size": None}
+
+
+@pytest.mark.parametrize(
+    ("older", "optimizer"),
+    [
+        ({"name": "adamw", "beta2": 0.98}, AdamW(beta2=0.98)),
+        ({"name": "lion", "beta1": 0.5, "moment_dtype": "bfloat16"}, Lion(beta1=0.5, moment_dtype="bfloat16")),
+        ({"name": "sgd", "momentum": 0.0, "clip_norm": None}, SGD(momentum=0.0, clip_norm=None)),
+        ({"name": "adafactor", "min_factored_size": 4, "decay_embeddings": True},
+         Adafactor(min_factored_size=4, decay_embeddings=True)),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_an_earlier_version_is_read(older, optimizer, written):
+    model = {"width": 64, "dtype": "bfloat16", "scan_layers": False, "remat": "none", "attention": "xla",
+             "mamba2": {"groups": 2, "chunk": 5}, "rwkv6": {"chunk": 6}}  # fmt: skip
+    common = {"learning_rate": 0.5, "weight_decay": 0.25, "clip_norm": 1.0, "moment_dtype": None}
+    config = read_config(written({"name": "x", "model": model, "optimizer": {**common, **UNSET, **older}}))
+    assert config.optimizer == dataclasses.replace(optimizer, learning_rate=0.5, weight_decay=0.25)
+    assert config.model == ModelConfig(
+        width=64,
+        mamba2=Mamba2Config(groups=2),
+        execution=ExecutionConfig(
+            dtype="bfloat16", scan_layers=False, remat="none", attention="xla", mamba2_chunk=5, rwkv6_chunk=6
+        ),
+    )
+    message = refusal(written({"name": "x", "optimizer": {**common, "name": "adam"}}))
+    assert "type is None: must name an optimizer, as in lmjax.train.optimizers." in message
 
 
 def places(value, path=()):

@@ -18,10 +18,12 @@ from lmjax.data.prepare.shard_writer import ShardWriter
 from lmjax.data.rows.blocks import PackedRows, WindowRows
 from lmjax.data.rows.mixture import MixtureRows
 from lmjax.data.rows.shard_reader import open_shards
+from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, Part, Ramp, ReplacedToken, SpanCorruption
-from lmjax.objectives.masked_lm import slots
-from lmjax.schedules.ramp import SHAPES, current
+from lmjax.objectives.parts.scored_positions import slots
+from lmjax.schedules.ramp import SHAPES, at_step, current
 from lmjax.train import loop
+from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import from_json, to_json
 from lmjax.train.curriculum import curriculum
@@ -99,7 +101,7 @@ def mixed_run(folder) -> RunConfig:
         base.train, steps=8, sequence_length=16, sequence_warmup=((4, 8),), batch_size=4, eval_every=4, eval_batches=1,
         ema_decay=None, log_every=2,
     )  # fmt: skip
-    model = dataclasses.replace(base.model, num_layers=1, scan_layers=False, remat="none")
+    model = dataclasses.replace(base.model, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
     return dataclasses.replace(base, objective=Mixture(parts=parts, by="step"), model=model, train=train)
 
 
@@ -112,9 +114,9 @@ def test_a_run_in_turns_at_two_lengths_compiles_once_for_each_and_resumes_to_the
         write_corpus(tmp_path / one.folder / ".." / "text")
     loop.train(whole, say=lambda _: None)
     (learner,) = learners
-    for component in learner.components.values():
-        assert component.train_step._cache_size() == 2
-        assert component.eval_step._cache_size() == 1
+    for component in components_of(whole.objective):
+        assert learner.of(component).train_step._cache_size() == 2
+        assert learner.of(component).eval_step._cache_size() == 1
     assert learner.train_step._cache_size() == 0
     monkeypatch.setattr("lmjax.train.guard.GracefulExit.should_stop", lambda self, step: step == 3)
     assert [loop.train(parted, say=lambda _: None).step for _ in range(2)] == [3, 8]
@@ -154,7 +156,7 @@ def test_a_ramp_goes_from_one_end_to_the_other_and_stays(shape):
 def test_a_rate_follows_its_schedule_in_slots_for_the_highest_and_ends_in_evaluation():
     objective = MaskedLM(rate=Ramp(start=0.4, end=0.1, steps=10))
     rows = tiny.random_rows(256, num_rows=64, packed=False)
-    corrupt = jax.jit(lambda step: objective.at(step).corrupt(jax.random.key(0), rows, tiny.VOCABULARY))
+    corrupt = jax.jit(lambda step: at_step(objective, step).corrupt(jax.random.key(0), rows, tiny.VOCABULARY))
     for step, rate in ((0, 0.4), (5, 0.25), (50, 0.1)):
         batch = corrupt(step)
         assert batch.scored_BP.shape == (64, slots(256, 0.4))
@@ -170,7 +172,7 @@ def test_what_becomes_of_chosen_tokens_follows_its_schedule():
     ramp = Ramp(start=1.0, end=0.2, steps=10)
     objective = MaskedLM(rate=0.4, mask_fraction=ramp, random_fraction=0.0)
     rows = tiny.random_rows(256, num_rows=64, packed=False)
-    corrupt = jax.jit(lambda step: objective.at(step).corrupt(jax.random.key(0), rows, tiny.VOCABULARY))
+    corrupt = jax.jit(lambda step: at_step(objective, step).corrupt(jax.random.key(0), rows, tiny.VOCABULARY))
     for step, share in ((0, 1.0), (5, 0.6), (10, 0.2)):
         batch = corrupt(step)
         masked, chosen = (batch.inputs.tokens_BT == tiny.VOCABULARY.mask_id).sum(), (batch.weights["loss"] > 0).sum()

@@ -17,13 +17,13 @@ from tiny_run import config, numbers, on_one_device, with_train, write_corpus
 
 from lmjax.cli.errors import describe
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.runs import open as open_run
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import TrainConfig
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.optimizer import OptimizerConfig
-from lmjax.train.run_folder import open_run
+from lmjax.train.optimizers import AdamW
 from lmjax.train.validate import measure
 
 pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
     write_corpus(tmp_path / "text")
     broken = dataclasses.replace(
         config(tmp_path, objective_name="CausalLM"),
-        optimizer=OptimizerConfig(learning_rate=1e30, clip_norm=None),
+        optimizer=AdamW(learning_rate=1e30, clip_norm=None),
         checkpoint=CheckpointConfig(every_steps=1),
     )
     with pytest.raises(NonFiniteLoss, match=r"step \d+: .*not finite; last good checkpoint: 1") as raised:

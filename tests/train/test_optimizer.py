@@ -9,8 +9,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
-from lmjax.train.optimizer import (
-    OptimizerConfig,
+from lmjax.train.optimizers import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Lion,
     build_optimizer,
     clip_by_norm,
     decays,
@@ -47,8 +50,11 @@ def one(step):
     return jnp.ones_like(step, jnp.float32)
 
 
-def build(schedule=one, **options):
-    return build_optimizer(OptimizerConfig(**options), schedule=schedule, kinds=KINDS, axes=AXES)
+EVERY = {"adamw": AdamW, "lion": Lion, "sgd": SGD, "adafactor": Adafactor}
+
+
+def build(schedule=one, *, name="adamw", **options):
+    return build_optimizer(EVERY[name](**options), schedule=schedule, kinds=KINDS, axes=AXES)
 
 
 def step_once(optimizer, params, grads):
@@ -77,7 +83,7 @@ def test_first_adamw_step_by_hand():
 def test_second_adamw_step_by_hand():
     """Same gradient 1, then 3: m = (0.5*0.5*1 + 0.5*3) / 0.75, v = (0.75*0.25*1 + 0.25*9) / 0.4375."""
     kinds, axes = {"w": "matrix"}, {"w": ("embed",)}
-    config = OptimizerConfig(learning_rate=1.0, weight_decay=0.0, beta1=0.5, beta2=0.75, epsilon=1e-12)
+    config = AdamW(learning_rate=1.0, weight_decay=0.0, beta1=0.5, beta2=0.75, epsilon=1e-12)
     optimizer = build_optimizer(config, schedule=one, kinds=kinds, axes=axes)
     params, state = {"w": jnp.zeros(1)}, optimizer.init({"w": jnp.zeros(1)})
     for gradient in (1.0, 3.0):
@@ -166,7 +172,7 @@ def test_every_optimizer_decays_only_matrices(name):
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_frozen_parameters_have_no_part_in_it(name):
-    config = OptimizerConfig(name=name, learning_rate=0.1)
+    config = EVERY[name](learning_rate=0.1)
     kinds, axes, params, grads = ({"own": a, "given": b} for a, b in (
         (KINDS, jax.tree.map(lambda _: "frozen", KINDS)), (AXES, AXES),
         (random_like(0), random_like(1)), (random_like(2), random_like(3)),
@@ -219,7 +225,7 @@ def test_state_of_a_square_matrix_is_sharded_only_where_its_shape_is_telling():
     params = {"w": jax.ShapeDtypeStruct((2, 8, 8), jnp.float32)}
     shardings = {"w": NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))}
     optimizer = build_optimizer(
-        OptimizerConfig(name="adafactor", min_factored_size=4),
+        Adafactor(min_factored_size=4),
         schedule=one,
         kinds={"w": "matrix"},
         axes={"w": ("layers", "heads", "embed")},
@@ -255,20 +261,31 @@ def test_ema():
 
 
 @pytest.mark.parametrize(
-    ("options", "field"),
+    ("kind", "options", "field"),
     [
-        ({"name": "adam"}, "name='adam'"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0"),
-        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
-        ({"clip_norm": 0.0}, "clip_norm=0.0"),
-        ({"beta1": 1.0}, "beta1=1.0"),
-        ({"epsilon": 0.0}, "epsilon=0.0"),
-        ({"name": "sgd", "beta1": 0.9}, "beta1=0.9: sgd has no such option"),
-        ({"name": "adamw", "momentum": 0.9}, "momentum=0.9: adamw has no such option"),
-        ({"name": "lion", "epsilon": 1e-6}, "epsilon=1e-06: lion has no such option"),
-        ({"name": "adafactor", "moment_dtype": "bfloat16"}, "moment_dtype=bfloat16"),
+        (AdamW, {"learning_rate": 0.0}, "learning_rate=0.0"),
+        (Lion, {"weight_decay": -1.0}, "weight_decay=-1.0"),
+        (SGD, {"clip_norm": 0.0}, "clip_norm=0.0"),
+        (AdamW, {"beta1": 1.0}, "beta1=1.0"),
+        (Lion, {"beta2": -0.5}, "beta2=-0.5"),
+        (AdamW, {"epsilon": 0.0}, "epsilon=0.0"),
+        (SGD, {"momentum": 1.0}, "momentum=1.0"),
+        (Adafactor, {"min_factored_size": 0}, "min_factored_size=0"),
+        (AdamW, {"moment_dtype": "float16"}, "moment_dtype='float16': use one of float32, bfloat16, None"),
+        (AdamW, {"router_bias_rate": -1.0}, "router_bias_rate=-1.0"),
     ],
 )
-def test_bad_options_are_named(options, field):
+def test_bad_options_are_named(kind, options, field):
     with pytest.raises(ValueError, match=f"optimizer.{field}"):
-        OptimizerConfig(**options)
+        kind(**options)
+
+
+def test_cautious_decay_leaves_weights_alone_that_the_update_makes_larger():
+    """The direction of sgd is the gradient, which is subtracted: of one sign with the weight it makes it smaller."""
+    params = jax.tree.map(jnp.ones_like, random_like(0))
+    grads = jax.tree.map(jnp.sign, random_like(1))
+    optimizer = build(name="sgd", momentum=0.0, learning_rate=0.1, weight_decay=0.5, cautious_decay=True)
+    new, _ = step_once(optimizer, params, grads)
+    up = grads["blocks"]["up"]
+    np.testing.assert_allclose(new["blocks"]["up"], 1 - 0.1 * (up + 0.5 * (up > 0)), rtol=1e-6)
+    np.testing.assert_allclose(new["blocks"]["scale"], 1 - 0.1 * grads["blocks"]["scale"], rtol=1e-6)

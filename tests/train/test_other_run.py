@@ -6,6 +6,7 @@ import json
 import pytest
 
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 from lmjax.objectives import MaskedLM
@@ -23,8 +24,9 @@ CHANGES = {
     "experts": ExpertsConfig(number=2), "width_base": 8,
 }  # fmt: skip
 FREE_CHANGES = {
-    "dropout": 0.1, "attention_dropout": 0.1, "dtype": "bfloat16", "remat": "none", "attention": "chunked",
-    "max_length": 99, "rope_scaling": RopeScaling(kind="linear", factor=2.0), "scan_layers": False, "init_std": 0.1,
+    "dropout": 0.1, "attention_dropout": 0.1, "max_length": 99, "init_std": 0.1,
+    "rope_scaling": RopeScaling(kind="linear", factor=2.0),
+    "execution": ExecutionConfig(dtype="bfloat16", remat="none", attention="chunked", scan_layers=False),
 }  # fmt: skip
 
 

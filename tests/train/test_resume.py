@@ -14,17 +14,20 @@ from tiny_run import config, numbers, on_one_device, with_train, write_corpus
 from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, MaskedLM, Mixture
 from lmjax.objectives.mixture import Part
+from lmjax.runs import open as open_run
 from lmjax.schedules import ScheduleConfig
+from lmjax.train import loop as loop_module
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, NonFiniteState
+from lmjax.train.components import components_of, turn_of
 from lmjax.train.config import TrainConfig
 from lmjax.train.curriculum import curriculum
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import AdamW
 from lmjax.train.record import DataFacts, Record, data_changes, read_record
 from lmjax.train.resume import check_changes, find_origin
-from lmjax.train.run_folder import open_run, split_checkpoint
+from lmjax.train.run_folder import split_checkpoint
 from lmjax.train.scored import STEPS_IN_A_ROW, NothingScored, ScoredWatch, look_ahead
 from lmjax.train.validate import Measured
 
@@ -162,7 +165,7 @@ def test_a_changed_batch_size_uses_every_row_once(copied):
 
 
 def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
-    changed = dataclasses.replace(copied, optimizer=OptimizerConfig(learning_rate=1e-3))
+    changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
     changed = with_train(changed, steps=6, batch_size=4)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate is 0.01, here it is 0.001 \(and 1 more"):
         train(changed)
@@ -175,6 +178,25 @@ def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
     # What was changed needs no saying again.
     train(with_train(changed, steps=7))
     assert read_record(tmp_path / "run").batch_sizes == ((0, 8), (4, 4))
+
+
+def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(copied, tmp_path, monkeypatch):
+    described = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.json", "record.json")}
+
+    def killed(loop):
+        raise KeyboardInterrupt
+
+    changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
+    changed = with_train(
+        changed, steps=6, batch_size=4, change_on_resume=("optimizer.learning_rate", "train.batch_size")
+    )
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop_module._Loop, "run", killed)
+        train(changed)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in described} == described
+    train(with_train(changed, steps=5))
+    now = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (now["train"]["steps"], now["train"]["batch_size"], now["optimizer"]["learning_rate"]) == (5, 4, 1e-3)
 
 
 def test_a_batch_that_carries_a_memory_keeps_its_size(copied):
@@ -239,7 +261,7 @@ def test_the_best_checkpoint_is_kept_and_opened(tmp_path):
 def test_a_last_step_that_ruins_the_state_is_not_saved(tmp_path):
     """The loss is looked at before the update: the state itself has to be."""
     write_corpus(tmp_path / "text")
-    ruined = dataclasses.replace(short(tmp_path, steps=1), optimizer=OptimizerConfig(learning_rate=1e39))
+    ruined = dataclasses.replace(short(tmp_path, steps=1), optimizer=AdamW(learning_rate=1e39))
     ruined = dataclasses.replace(ruined, data=dataclasses.replace(ruined.data, valid_fraction=0.0))
     with pytest.raises(NonFiniteState, match="step 1: after its update .*params.* is not finite.* none yet"):
         train(ruined)
@@ -276,7 +298,7 @@ OBJECTIVES |= {"by step": Mixture(parts=MIXED, by="step")}
 def test_looking_ahead_finds_what_is_scored_later_or_refuses(name):
     objective = OBJECTIVES[name]
     learner = tiny.learner(objective)
-    component = "masked" if isinstance(objective, Mixture) else ""
+    component = components_of(objective)[-1]
     rows = tiny.random_rows(objective.row_length(8), packed=False)
     key = jax.random.key(0)
     look_ahead(learner, component, [unweighted(rows), rows], key, step=1)
@@ -285,23 +307,24 @@ def test_looking_ahead_finds_what_is_scored_later_or_refuses(name):
 
 
 def test_steps_in_a_row_are_counted_for_each_objective():
-    watch = ScoredWatch(OBJECTIVES["by row"])
+    objective = OBJECTIVES["by row"]
+    watch, whole = ScoredWatch(objective), turn_of(objective, 0).component
     some, none = {"causal/scored_tokens": 3, "masked/scored_tokens": 1}, {"causal/scored_tokens": 3}
     empty = none | {"masked/scored_tokens": 0}
-    assert watch.begun_without("", empty, step=1) == ["masked"]
+    assert watch.begun_without(whole, empty, step=1) == [components_of(objective)[1]]
     for step in range(2, STEPS_IN_A_ROW):
-        assert watch.begun_without("", empty, step=step) == []
-    assert watch.begun_without("", some, step=STEPS_IN_A_ROW) == []
+        assert watch.begun_without(whole, empty, step=step) == []
+    assert watch.begun_without(whole, some, step=STEPS_IN_A_ROW) == []
     for step in range(STEPS_IN_A_ROW - 1):
-        watch.begun_without("", empty, step=step)
+        watch.begun_without(whole, empty, step=step)
     with pytest.raises(NothingScored, match=r"MaskedLM \('masked' of the mixture\)"):
-        watch.begun_without("", empty, step=99)
+        watch.begun_without(whole, empty, step=99)
     by_step = ScoredWatch(OBJECTIVES["by step"])
-    assert by_step.begun_without("masked", {"scored_tokens": 0, "loss": 0.0}, step=1) == ["masked"]
+    assert by_step.begun_without("masked", {"scored_tokens": 0, "loss": 0.0}, step=1) == [components_of(objective)[1]]
     assert by_step.begun_without("causal", {"scored_tokens": 5}, step=2) == []
     alone = ScoredWatch(CausalLM())
-    assert alone.begun_without("", {"a/scored_tokens": 0, "b/scored_tokens": 0}, step=1) == [""]
-    assert alone.begun_without("", {"loss": 1.0}, step=2) == []
+    assert alone.begun_without(whole, {"a/scored_tokens": 0, "b/scored_tokens": 0}, step=1) == [""]
+    assert alone.begun_without(whole, {"loss": 1.0}, step=2) == []
 
 
 def test_a_run_whose_text_has_no_weight_stops_at_its_first_step(tmp_path):

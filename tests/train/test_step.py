@@ -11,7 +11,7 @@ import tiny
 from lmjax.losses import causal_lm_loss
 from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
 from lmjax.parallel.mesh import MeshConfig
-from lmjax.train.optimizer import OptimizerConfig
+from lmjax.train.optimizers import SGD, AdamW
 from lmjax.train.validate import means, validate
 
 MODEL = dataclasses.replace(tiny.MODEL, num_kv_heads=2, num_heads=4, head_width=8)
@@ -38,7 +38,7 @@ def test_same_losses_on_every_layout(objective):
 
 def test_gradient_is_that_of_the_mean_over_the_whole_batch():
     """One SGD step against the gradient of a plain loss over all scored tokens, split in ragged microbatches."""
-    optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
+    optimizer = SGD(learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
     built = tiny.learner(CausalLM(), optimizer=optimizer, microbatches=4)
     rows = tiny.random_rows(17)
     state = built.init(0)
@@ -62,7 +62,7 @@ def test_gradient_is_that_of_the_mean_over_the_whole_batch():
 
 
 def test_clipping_bounds_the_update_and_reports_the_unclipped_norm():
-    optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=1e-3)
+    optimizer = SGD(learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=1e-3)
     built = tiny.learner(optimizer=optimizer)
     state = built.init(0)
     before = jax.tree.map(np.asarray, state.params)
@@ -96,7 +96,7 @@ def test_step_moves_nothing_between_host_and_device():
 def test_state_is_born_sharded_and_equal_to_one_device():
     sharded = tiny.learner(model=MODEL, mesh=MeshConfig(fsdp=4, tensor=2), num_devices=8)
     state = sharded.init(3)
-    up = state.params["stacks"]["000"]["feedforward"]["up"]["weight"]
+    up = state.params["model"]["stacks"]["000"]["feedforward"]["up"]["weight"]
     assert up.sharding.shard_shape(up.shape) == (2, 16 // 4, 32 // 2)
     moment = jax.tree.leaves(state.opt_state)
     largest = max(moment, key=lambda leaf: leaf.size)
@@ -121,7 +121,7 @@ def test_average_of_parameters_follows_its_formula():
 
 def test_corruption_differs_between_steps_and_repeats_with_the_seed():
     def losses(seed):
-        built = tiny.learner(MaskedLM(), optimizer=OptimizerConfig(learning_rate=1e-12))
+        built = tiny.learner(MaskedLM(), optimizer=AdamW(learning_rate=1e-12))
         state = built.init(seed)
         rows = jax.device_put(tiny.random_rows(16), built.row_sharding)
         result = []

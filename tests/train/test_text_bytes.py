@@ -9,6 +9,7 @@ import pytest
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.prepare import prepare
+from lmjax.objectives import CausalLM
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 from lmjax.train.corpus import Corpus
@@ -38,8 +39,8 @@ def test_sums_over_many_batches_stay_whole_numbers():
         return {"scored_bytes": jnp.int32(2**30 + 1), "loss": jnp.float32(0.5)}, carry
 
     one = types.SimpleNamespace(empty_carry=lambda: (), eval_step=eval_step)
-    learner = types.SimpleNamespace(components={"": one}, mesh=jax.make_mesh((1,), ("data",)))
-    assert _totals(learner, {}, [None] * 5)[""] == {"scored_bytes": 5 * (2**30 + 1), "loss": 2.5}
+    learner = types.SimpleNamespace(of=lambda _: one, objective=CausalLM(), mesh=jax.make_mesh((1,), ("data",)))
+    assert _totals(learner, {}, [None] * 5) == [{"scored_bytes": 5 * (2**30 + 1), "loss": 2.5}]
 
 
 def corpus(tmp_path, tokenizer, text, **fields):

@@ -16,7 +16,7 @@ from lmjax.data.prepare.pieces import encode_in_pieces
 from lmjax.data.prepare.shard_writer import ShardWriter
 from lmjax.data.prepare.sources import Piece
 from lmjax.data.tally import Tally
-from lmjax.tokenizers.base import texts_before
+from lmjax.tokenizers.text import texts_before
 from lmjax.tokenizers.vocabulary import Vocabulary
 
 BATCH_CHARACTERS = 1 << 20

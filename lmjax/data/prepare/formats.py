@@ -83,6 +83,9 @@ _MARKS = (  # The byte-order mark of UTF-32 begins with that of UTF-16, so it is
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
+_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r\x1b"))
+"""Control characters but those that texts and terminals have."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
@@ -175,7 +178,11 @@ def _looks_like(suffix: str, head: bytes) -> bool:
 
 
 def _unmarked_encoding(head: bytes) -> str:
-    """Recognises UTF-16 or UTF-32 of mostly Latin letters by their zero bytes; returns ``""`` for anything else."""
+    """UTF-16 or UTF-32 without a mark; ``""`` for anything else.
+
+    Of mostly Latin letters the other bytes are zeros. Chinese is told by what it decodes to; ASCII text can decode to
+    that too, but has no control characters, which Chinese has among its low bytes.
+    """
     head = head[: len(head) // 4 * 4]
     if not head:
         return ""
@@ -187,6 +194,12 @@ def _unmarked_encoding(head: bytes) -> str:
         ("UTF-16BE", (1, 0, 1, 0)),
     ):
         if all(share > 0.6 if zero else share < 0.1 for share, zero in zip(zeros, expected, strict=True)):
+            return encoding
+    if len(head.translate(None, delete=_CONTROLS)) > 0.95 * len(head):
+        return ""
+    for encoding in ("UTF-16LE", "UTF-16BE"):
+        text = head.decode(encoding, errors="replace")
+        if sum("\u3000" <= character <= "\u9fff" for character in text) > 0.9 * len(text):
             return encoding
     return ""
 

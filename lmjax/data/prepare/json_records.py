@@ -201,6 +201,10 @@ def _document(config: DataConfig, record: _Record, name: str) -> Document:
     parts = parts or [*prompt, *_weighted_parts(config, fields)]
     clean_parts = []
     for text, weight in parts:
+        if "\0" in text:
+            raise ValueError(
+                f"character {text.index(chr(0))} of a text is NUL, which no text has: correct or remove it"
+            )
         clean, replaced = _without_surrogates(text, config)
         clean_parts.append((clean, weight))
         bad += replaced

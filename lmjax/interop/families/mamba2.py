@@ -9,6 +9,7 @@ from lmjax.interop.hf_config import HuggingFaceConfig
 from lmjax.interop.layouts import Flat, Joined, Linear, Taps
 from lmjax.interop.table import HEAD, Rule, linear, norm, same
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.recurrent import Mamba2Config
 
 _NO_LIMIT = ([0.0, math.inf], [0.0, {"__float__": "Infinity"}])
@@ -31,7 +32,6 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         groups=hf.get("n_groups"),
         convolution=hf.get("conv_kernel"),
         convolution_bias=hf.get("use_conv_bias"),
-        chunk=hf.get("chunk_size"),
     )
     width = hf.get("hidden_size")
     hf.require("num_heads", sizes.num_heads(width))
@@ -43,6 +43,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         num_heads=1,
         mixers=("mamba2",),
         mamba2=sizes,
+        execution=ExecutionConfig(mamba2_chunk=hf.get("chunk_size")),
         positions="none",
         feedforward_width=0,
         bias=hf.get("use_bias"),
@@ -65,7 +66,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
         "n_groups": sizes.groups,
         "conv_kernel": sizes.convolution,
         "use_conv_bias": sizes.convolution_bias,
-        "chunk_size": sizes.chunk,
+        "chunk_size": config.execution.mamba2_chunk,
         "use_bias": config.bias,
         "layer_norm_epsilon": config.norm_epsilon,
         "initializer_range": 0.02 if config.init_std is None else config.init_std,

@@ -16,13 +16,15 @@ import jax.numpy as jnp
 
 from lmjax.kernels.attention.chunked import chunked_attention
 from lmjax.kernels.attention.position_bias import PositionBias
+from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
 from lmjax.kernels.attention.xla import cudnn_attention, cudnn_cannot, xla_attention
 from lmjax.masks import IntervalMask
+from lmjax.parallel.mesh import current_platform
 
-Backend = Literal["auto", "xla", "cudnn", "chunked"]
+Backend = Literal["auto", "xla", "cudnn", "tpu", "chunked"]
 
-DENSE_LIMIT = {"cpu": 128 * 128, "other": 1024 * 1024}
-"""Logits a head (T * S), by platform, above which ``"auto"`` leaves dense attention for the chunked one.
+DENSE_LIMIT = {"cpu": 128 * 128, "tpu": 256 * 256, "other": 1024 * 1024}
+"""Logits a head (T * S), by platform, above which ``"auto"`` leaves dense attention for a blocked one.
 
 Measured on a CPU (``benchmarks/attention.py``), assumed elsewhere: wide machines need more work a step.
 """
@@ -51,10 +53,13 @@ def attend(
       for short sequences.
     - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
       causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. O(T) memory.
+    - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, sinks and grouped
+      queries; no bias or dropout. O(T) memory; blocks of keys that no query sees cost nothing.
     - ``"chunked"``: plain JAX on any platform, everything this signature offers, O(T + S) memory;
       key blocks outside every query's interval cost nothing.
     - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` while the logits of a head are few
-      (:data:`DENSE_LIMIT`); else ``"chunked"``.
+      (:data:`DENSE_LIMIT`); else ``"tpu"`` where it can; else ``"chunked"``. The platform is that of the mesh
+      that is set, so that a program compiled for a TPU elsewhere has the TPU's kernels.
 
     Args:
       query_BTNH: queries, any floating dtype; the softmax is always float32.
@@ -88,6 +93,10 @@ def attend(
     if query_index_BT is None:
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
 
+    platform = current_platform()
+    tpu_refusal = tpu_cannot(
+        platform=platform, position_bias=position_bias, dropout_rate=dropout_rate, width=query_BTNH.shape[-1]
+    )
     refusal = cudnn_cannot(
         query_BTNH,
         key_BSKH,
@@ -99,13 +108,18 @@ def attend(
         dropout_rate=dropout_rate,
     )
     if backend == "auto":
-        limit = DENSE_LIMIT.get(jax.default_backend(), DENSE_LIMIT["other"])
+        limit = DENSE_LIMIT.get(platform, DENSE_LIMIT["other"])
         num_logits = query_BTNH.shape[1] * key_BSKH.shape[1]
-        backend = "cudnn" if refusal is None else "xla" if num_logits <= limit else "chunked"
+        blocked: Backend = "tpu" if tpu_refusal is None else "chunked"
+        backend = "cudnn" if refusal is None else "xla" if num_logits <= limit else blocked
     if backend == "cudnn":
         if refusal is not None:
             raise ValueError(f"attention backend 'cudnn' cannot do {refusal}: use backend='chunked'")
         return cudnn_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale)
+    if backend == "tpu":
+        if tpu_refusal is not None:
+            raise ValueError(f"attention backend 'tpu' cannot do {tpu_refusal}: use backend='chunked'")
+        return tpu_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
     return {"xla": xla_attention, "chunked": chunked_attention}[backend](
         query_BTNH,
         key_BSKH,

@@ -7,6 +7,7 @@
 The encoder has ``train.sequence_length`` positions, the decoder as many as what it writes then needs.
 """
 
+import abc
 import bisect
 import dataclasses
 from collections.abc import Callable
@@ -18,14 +19,15 @@ from lmjax import masks
 from lmjax.layout import documents
 from lmjax.masks import IntervalMask
 from lmjax.models.config import ModelConfig
-from lmjax.objectives.parts.objective import Objective, TokenObjective, token_weights
+from lmjax.objectives.parts.objective import Objective, Traits
+from lmjax.objectives.parts.token_objective import TokenObjective, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderDecoderObjective(TokenObjective):
-    """An objective of two stacks, in all or in one of its forms (``reads_with_encoder``)."""
+    """An objective that trains an encoder and a decoder, in all of its forms or in one (``reads_with_encoder``)."""
 
     start_role: ClassVar[str] = "pad"
     """The special token the decoder's text begins with, before any target (T5's pad)."""
@@ -33,16 +35,16 @@ class EncoderDecoderObjective(TokenObjective):
     """Whether ``corrupt`` puts an end of text after the encoder's documents, so that sampling does too."""
 
     @property
-    def reads_with_encoder(self) -> bool:
-        """Whether batches have a stream for an encoder."""
-        return True
+    def traits(self) -> Traits:
+        """An encoder reads a part of each batch."""
+        return Traits(reads_with_encoder=True)
 
+    @abc.abstractmethod
     def decoder_length(self, sequence_length: int) -> int:
-        """The decoder's positions, where the encoder has ``sequence_length``."""
-        raise TypeError(f"{type(self).__name__} does not define decoder_length")
+        """Returns how many positions the decoder has where the encoder has ``sequence_length``."""
 
     def start_id(self, vocabulary: Vocabulary) -> int:
-        """Id of the token the decoder's text begins with.
+        """Returns the id of the token that the decoder's text begins with.
 
         Raises:
           ValueError: the tokenizer has none.
@@ -53,7 +55,7 @@ class EncoderDecoderObjective(TokenObjective):
         """Refuses rows too short, a tokenizer without a start token, learned positions too few for either stack."""
         _check_row_length(self, sequence_length)
         super().check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
-        if not self.reads_with_encoder:
+        if not self.traits.reads_with_encoder:
             return
         self.start_id(vocabulary)
         length = self.decoder_length(sequence_length)
@@ -65,7 +67,7 @@ class EncoderDecoderObjective(TokenObjective):
 
 
 def paired_batch(inputs: Rows, targets: Rows, *, start_id: int) -> Batch:
-    """The batch in which a decoder writes ``targets`` about the ``inputs`` an encoder reads.
+    """Returns the batch in which an encoder reads ``inputs`` and a decoder writes ``targets``.
 
     Args:
       inputs: rows [B, S] for the encoder.
@@ -93,20 +95,8 @@ def _cross_mask(inputs: Rows, targets: Rows) -> IntervalMask:
     return masks.cross(*numbers)
 
 
-def paired(objective: Objective) -> EncoderDecoderObjective | None:
-    """The objective whose form a model of two stacks has, of several the first; ``None`` for a single stack."""
-    first = next(iter(objective.components().values()))
-    return first if isinstance(first, EncoderDecoderObjective) and first.reads_with_encoder else None
-
-
-def decoder_length(objective: Objective, sequence_length: int) -> int | None:
-    """The decoder's positions, where the encoder has ``sequence_length``; ``None`` for a single stack."""
-    pair = paired(objective)
-    return None if pair is None else pair.decoder_length(sequence_length)
-
-
 def longest_row(room: int, needed: Callable[[int], int]) -> int:
-    """The most tokens n with ``needed(n) <= room``; ``needed`` must not fall as n rises (-1 if none)."""
+    """Returns the largest n with ``needed(n) <= room``, or -1 if there is none; ``needed`` must not fall as n rises."""
     bound = room + 1
     while needed(bound) <= room:
         bound *= 2

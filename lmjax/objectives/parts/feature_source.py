@@ -14,6 +14,7 @@ import numpy as np
 
 from lmjax.features.glyphs import CELL_HEIGHT, CELL_WIDTH, draw_bytes
 from lmjax.features.tones import sound_bytes
+from lmjax.field_types import check_literals
 from lmjax.tokenizers.vocabulary import Vocabulary
 
 _OWN_FIELDS = {"glyphs": (), "tones": ("frames", "noise"), "values": ("offset", "scale")}
@@ -38,8 +39,7 @@ class FeatureSource:
     """values: what the difference is divided by."""
 
     def __post_init__(self):
-        if self.kind not in _OWN_FIELDS:
-            raise ValueError(f"objective.source.kind={self.kind!r}: use one of {', '.join(_OWN_FIELDS)}")
+        check_literals(self, "objective.source.")
         for name in ("width", "frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"objective.source.{name}={getattr(self, name)}: must be at least 1")

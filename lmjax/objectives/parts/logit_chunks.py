@@ -10,27 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.losses.linear import CHUNK_LOGITS, MIN_CHUNK_TOKENS
-from lmjax.models.transformer import Transformer
 from lmjax.parallel.mesh import constrain, mesh_axes_of
-
-
-def gathered_head(model: Transformer) -> Callable[[jax.Array], jax.Array]:
-    """The map from hidden states [B, C, D] to logits [B, C, V], its matrix gathered once and not in every chunk."""
-    head = model.head()
-    weight_DV = constrain(head.weight_DV, None, "vocab")
-
-    def logits(hidden_BCD: jax.Array) -> jax.Array:
-        states_BCE = model.head_states(hidden_BCD)
-        logits_BCV = jnp.einsum(
-            "bce,ev->bcv", states_BCE, weight_DV.astype(states_BCE.dtype), preferred_element_type=jnp.float32
-        )
-        if head.bias_V is not None:
-            logits_BCV = logits_BCV + head.bias_V[None, None, :]
-        if head.softcap is not None:
-            logits_BCV = head.softcap * jnp.tanh(logits_BCV / head.softcap)
-        return constrain(logits_BCV, "batch", None, "vocab")
-
-    return logits
 
 
 def chunk_length(num_rows: int, vocab_size: int) -> int:

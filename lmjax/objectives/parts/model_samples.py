@@ -1,7 +1,7 @@
-"""What a model says when it is left to itself: its next token at every position, and continuations of prompts.
+"""Text that a model writes while it is trained: its next token at every position, and continuations of prompts.
 
-For objectives that train on their own model's output. Nothing here is differentiated, and every draw is a
-function of its row's seed and its position, so it does not depend on devices, microbatches or chunks.
+Objectives that train on the output of their own model use it. Nothing here is differentiated. Every draw is a function
+of the seed of its row and of its position, so it does not depend on devices, microbatches or chunks.
 
 Axes: P tokens of a prompt, N tokens to add, W tokens of a window.
 """
@@ -11,22 +11,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.corruption.gumbel import gumbel_sample
+from lmjax.decode.draft import Draft, read_prompts, write
 from lmjax.layout import count_within, documents
-from lmjax.masks import IntervalMask
-from lmjax.models.cache import empty_cache
+from lmjax.models.head import gathered_head
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.logit_chunks import chunk_length, gathered_head, map_over_chunks
-from lmjax.objectives.parts.objective import token_weights
+from lmjax.objectives.parts.logit_chunks import chunk_length, map_over_chunks
+from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.schedules.ramp import Ramp, Scalar, extremes
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Rows, Stream
+from lmjax.types import Rows
 
 
 def sampling_extras(key: jax.Array, num_rows: int, vocabulary: Vocabulary) -> dict[str, jax.Array]:
-    """What :func:`predict_next` and :func:`continue_prompts` need of each row, for ``Batch.extras``.
+    """Makes what :func:`predict_next` and :func:`continue_prompts` need of each row, for ``Batch.extras``.
 
     Returns:
-      ``seed``, uint32 [B], and ``num_ids``, int32 [B]: ids from there on are padding of the head.
+      ``seed``, uint32 [B], and ``num_ids``, int32 [B], the size of the tokenizer's vocabulary.
     """
     return {
         "seed": jax.random.bits(key, (num_rows,), jnp.uint32),
@@ -37,7 +37,9 @@ def sampling_extras(key: jax.Array, num_rows: int, vocabulary: Vocabulary) -> di
 def predict_next(
     model: Transformer, hidden_BTD: jax.Array, extras: dict[str, jax.Array], *, temperature: float | jax.Array
 ) -> jax.Array:
-    """A token for the place after each position, int32 [B, T]; the logits exist for a chunk of positions at a time.
+    """Draws a token for the place after each position, int32 [B, T].
+
+    The logits exist for one chunk of positions at a time.
 
     Args:
       model: whose head to use.
@@ -64,10 +66,9 @@ def continue_prompts(
     num_tokens: int,
     temperature: float | jax.Array,
 ) -> jax.Array:
-    """Prompts and what the model says after them, int32 [B, P + num_tokens].
+    """Returns prompts and what the model writes after them, int32 [B, P + num_tokens].
 
-    A pass over the prompts, then one token at a time against the cache. The number is static: an end of
-    text is a token as others are.
+    An end-of-text token does not end a row: every row gains the same number of tokens.
 
     Args:
       model: what to sample from, without dropout.
@@ -79,30 +80,14 @@ def continue_prompts(
     model = nnx.clone(jax.lax.stop_gradient(model))
     model.unstack()
     num_rows, prompt_length = prompts_BP.shape
-    caches = empty_cache(model.config, batch_size=num_rows, length=prompt_length + num_tokens)
+    lengths_B = jnp.full((num_rows,), prompt_length, jnp.int32)
+    draft, _ = read_prompts(model, prompts_BP, lengths_B, room=num_tokens)
 
-    def extend(tokens_BT: jax.Array, start: jax.Array | int, caches):
-        positions_1T = start + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None, :]
-        positions_BT = jnp.broadcast_to(positions_1T, tokens_BT.shape)
-        mask = IntervalMask(start_BT=jnp.zeros_like(positions_BT), end_BT=positions_BT + 1)
-        hidden_BTD, caches = model.extend(Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask), caches)
-        return hidden_BTD[:, -1:], caches
+    def choose(logits: tuple[jax.Array, ...], draft: Draft) -> jax.Array:
+        return _sample(extras, draft.lengths[:, None] - 1, logits[0][:, None], temperature)[:, 0]
 
-    def choose(hidden_B1D: jax.Array, position: jax.Array | int) -> jax.Array:
-        index_B1 = jnp.full((num_rows, 1), position, jnp.int32)
-        return _sample(extras, index_B1, model.logits(hidden_B1D), temperature)
-
-    def advance(carry, position: jax.Array):
-        token_B1, caches = carry
-        hidden_B1D, caches = extend(token_B1, position, caches)
-        next_B1 = choose(hidden_B1D, position)
-        return (next_B1, caches), next_B1[:, 0]
-
-    hidden_B1D, caches = extend(prompts_BP, 0, caches)
-    first_B1 = choose(hidden_B1D, prompt_length - 1)
-    positions = prompt_length + jnp.arange(num_tokens - 1, dtype=jnp.int32)
-    _, further_NB = jax.lax.scan(advance, (first_B1, caches), positions)
-    return jnp.concatenate([prompts_BP, first_B1, further_NB.T], axis=1)
+    (draft,) = write((model,), (draft,), choose, until=num_tokens)
+    return draft.tokens_BS
 
 
 def choose_windows(key: jax.Array, rows: Rows, *, prompt_length: int, num_tokens: int) -> tuple[jax.Array, jax.Array]:

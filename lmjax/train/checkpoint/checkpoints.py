@@ -8,19 +8,21 @@ import pathlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from lmjax.models.parameters import Leaves, named_leaves
 from lmjax.train.checkpoint.checksums import write_sums
 from lmjax.train.checkpoint.config import CheckpointConfig
 from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, remedy, some
-from lmjax.train.checkpoint.folder import BEST, Best, set_aside, write_best
+from lmjax.train.checkpoint.folder import BEST, Best, delete_steps, set_aside, write_best
+from lmjax.train.checkpoint.format import FORMAT
 from lmjax.train.checkpoint.load import from_primary
 from lmjax.train.checkpoint.reader import Reader
 from lmjax.train.checkpoint.storage import CONTENTS, Storage, Writing, clear_unfinished, missing_file
-from lmjax.train.leaves import Leaves, by_part, described, is_key, named_leaves, not_finite
+from lmjax.train.leaves import by_part, described, is_key, not_finite
 from lmjax.types import PyTree
 
 MINUTES_CHECKED_EVERY = 10
@@ -57,6 +59,7 @@ class Checkpoints(Reader):
         self._saved_at = time.monotonic()
         self._saving: tuple[int, threading.Thread] | None = None
         self._seal_error: Exception | None = None
+        self._not_deleted: list[str] = []
         self._next_best: Best | None = None
         self._files = None if read_only else self._open_files()
 
@@ -66,15 +69,12 @@ class Checkpoints(Reader):
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
             self._clear_unfinished()
-            return Storage(self.folder, kept=self._kept)
+            return Storage(self.folder, writes=True)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoints cannot be written to {self.folder}: {first_line(error)}; make it a folder "
                 f"this user can write to, or choose another run folder"
             ) from error
-
-    def _kept(self, steps: Collection[int]) -> set[int]:
-        return self.config.kept(steps, best=[one.step for one in (self._best, self._next_best) if one is not None])
 
     def _clear_unfinished(self) -> None:
         if jax.process_index() == 0:
@@ -172,7 +172,7 @@ class Checkpoints(Reader):
             self._refuse_not_finite(step, leaves)
         with self._failures_of(step), jax.transfer_guard("allow"):
             keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
-            contents = {"leaves": described(leaves), "keys": keys, "data": data}
+            contents = {"format": FORMAT, "leaves": described(leaves), "keys": keys, "data": data}
             parts = by_part({n: jax.random.key_data(leaf) if n in keys else leaf for n, leaf in leaves.items()})
             self._next_best = best
             writing = self._files.write(step, contents, parts)
@@ -194,7 +194,10 @@ class Checkpoints(Reader):
             )
 
     def _seal(self, step: int, writing: Writing, parts: list[str]) -> None:
-        """Writes the sums once Orbax is done and all that reading needs is there; runs in a thread of its own."""
+        """Writes the sums once Orbax is done and all that reading needs is there, then deletes what is too old.
+
+        It runs in a thread of its own.
+        """
         try:
             writing.result()
         except Exception:  # wait() gets it from Orbax too, and in the caller's thread.
@@ -208,8 +211,14 @@ class Checkpoints(Reader):
                 write_sums(self.folder / str(step))
                 if self._next_best is not None:
                     write_best(self.folder, self._next_best)
+                self._delete_old()
             except (OSError, CheckpointError) as error:
                 self._seal_error = error
+
+    def _delete_old(self) -> None:
+        steps = self.steps()
+        kept = self.config.kept(steps, best=[one.step for one in (self._best, self._next_best) if one is not None])
+        self._not_deleted = delete_steps(self.folder, [step for step in steps if step not in kept])
 
     def _note_best(self, best: Best | None) -> None:
         if best is not None:
@@ -234,6 +243,9 @@ class Checkpoints(Reader):
             error, self._seal_error = self._seal_error, None
             if error is not None:
                 raise error
+        problems, self._not_deleted = self._not_deleted, []
+        for problem in problems:
+            self._notify(f"checkpoint of step {step} is saved; {problem}")
         self._last_step = step
         self._best = best or self._best
 

@@ -6,8 +6,12 @@ import math
 import os
 import pathlib
 import re
+import shutil
+from collections.abc import Iterable
 
 BEST = "best.json"
+DELETED = ".deleted"
+"""The end of the name of a step while it is being deleted."""
 SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?")
 
 
@@ -41,6 +45,22 @@ def set_aside(folder: pathlib.Path, step: int) -> str:
         aside = folder / f"{step}.corrupt.{taken}"
     (folder / str(step)).rename(aside)
     return aside.name
+
+
+def delete_steps(folder: pathlib.Path, steps: Iterable[int]) -> list[str]:
+    """Deletes steps, each under another name, so that a kill leaves none in part; says of each what went wrong."""
+    problems = []
+    for step in steps:
+        doomed = folder / f"{step}{DELETED}"
+        try:
+            (folder / str(step)).rename(doomed)
+            shutil.rmtree(doomed)
+        except FileNotFoundError:
+            # Somebody else deletes it too.
+            shutil.rmtree(doomed, ignore_errors=True)
+        except OSError as error:
+            problems.append(f"the old checkpoint of step {step} could not be deleted whole: {error}")
+    return problems
 
 
 def read_best(folder: pathlib.Path) -> Best | None:

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import jax
 
+from lmjax.models.parameters import Leaves
 from lmjax.train.checkpoint.checksums import SUMS, write_sums
 from lmjax.train.checkpoint.errors import CheckpointError, DamagedError, first_line, some
 from lmjax.train.checkpoint.folder import read_best, set_aside, steps_set_aside, steps_there
 from lmjax.train.checkpoint.load import Choose, everything, from_primary, load_step, parameters
 from lmjax.train.checkpoint.storage import Storage
-from lmjax.train.leaves import Leaves
 
 Tree = TypeVar("Tree")
 

@@ -4,10 +4,12 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from orbax.checkpoint import v1 as ocp
+
+from lmjax.train.checkpoint.folder import DELETED
 
 CONTENTS = "contents"
 Writing: TypeAlias = ocp.AsyncResponse
@@ -25,12 +27,12 @@ class Storage:
     symbolic link in a temporary folder that lives as long as this object.
     """
 
-    def __init__(self, folder: pathlib.Path, *, kept: Callable[[Collection[int]], set[int]] | None = None):
+    def __init__(self, folder: pathlib.Path, *, writes: bool = False):
         """Opens a folder that exists.
 
         Args:
           folder: an absolute path.
-          kept: of the steps there when one has been written, those that stay; ``None`` opens for reading only.
+          writes: whether steps are written too.
 
         Raises:
           OSError: there is no place for a link, or the folder cannot be read.
@@ -41,13 +43,15 @@ class Storage:
             self._alias = tempfile.TemporaryDirectory(prefix="lmjax-checkpoints-")
             self._path = pathlib.Path(self._alias.name) / "folder"
             self._path.symlink_to(folder, target_is_directory=True)
-        self._writer = None if kept is None else self._open_writer(kept)
+        self._writer = self._open_writer() if writes else None
 
-    def _open_writer(self, kept: Callable[[Collection[int]], set[int]]) -> ocp.training.Checkpointer:
+    def _open_writer(self) -> ocp.training.Checkpointer:
         context = ocp.Context()
         context.checkpointables.registry = ocp.handlers.local_registry()
         context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name=CONTENTS)
-        return ocp.training.Checkpointer(self._path, context=context, preservation_policy=_Kept(kept))
+        # Orbax ends the save, and so the run, when an old step cannot be deleted: see `delete_steps`.
+        keep_all = ocp.training.preservation_policies.PreserveAll()
+        return ocp.training.Checkpointer(self._path, context=context, preservation_policy=keep_all)
 
     def write(self, step: int, contents: Any, parts: Mapping[str, Any]) -> Writing:
         """Copies the arrays from the devices and writes them in the background."""
@@ -81,16 +85,6 @@ class Storage:
                 self._alias.cleanup()
 
 
-class _Kept(ocp.training.preservation_policies.PreservationPolicy):
-    def __init__(self, kept: Callable[[Collection[int]], set[int]]):
-        self._kept = kept
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        del context
-        stay = self._kept([one.step for one in checkpoints])
-        return [one.step in stay for one in checkpoints]
-
-
 def missing_file(step_folder: pathlib.Path, parts: Iterable[str]) -> str | None:
     """The first file that reading these parts of a step needs and that is not there, if any."""
     for part in parts:
@@ -101,6 +95,7 @@ def missing_file(step_folder: pathlib.Path, parts: Iterable[str]) -> str | None:
 
 
 def clear_unfinished(folder: pathlib.Path) -> None:
-    """Frees the space of steps whose writing failed or was killed; Orbax overlooks some of them."""
-    for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    """Frees the space of steps whose writing or deletion failed or was killed; Orbax overlooks some of them."""
+    for pattern in ("*.orbax-checkpoint-tmp*", f"*{DELETED}"):
+        for unfinished in folder.glob(pattern):
+            shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,26 +1,26 @@
-"""A run folder made of parameters that were not trained here: imported, or extended."""
+"""Makes a run folder of parameters that were not trained there: of an imported or an extended model."""
 
 import pathlib
 
-from lmjax.models.parameters import Params
+from lmjax.models.parameters import Params, named_leaves
 from lmjax.parallel.folder_lock import folder_lock
 from lmjax.parallel.signals import kept
 from lmjax.tokenizers import Tokenizer
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import write_config
-from lmjax.train.leaves import named_leaves, not_finite
+from lmjax.train.leaves import not_finite
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, naming
 
 
 def make_run(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer, params: Params) -> None:
-    """Writes a run at step 0, to be evaluated, sampled, or begun with (``train.init_from``).
+    """Writes a run at step 0. It can be evaluated and sampled, and another run can begin with it (``train.init_from``).
 
     Args:
-      folder: holds nothing yet, see :func:`lmjax.parallel.folder_lock.fresh_folder`.
-      config: what the run is to say of itself.
+      folder: an empty folder, see :func:`lmjax.parallel.folder_lock.fresh_folder`.
+      config: the configuration to write there.
       tokenizer: the tokenizer of the parameters.
-      params: as ``config.objective.build`` structures them.
+      params: the parameters of the module that ``config.objective.build`` makes.
 
     Raises:
       ValueError: a parameter is not finite.
@@ -33,5 +33,5 @@ def make_run(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer, para
         tokenizer.save(folder / TOKENIZER)
         with Checkpoints(folder / CHECKPOINTS, CheckpointConfig()) as checkpoints:
             checkpoints.save(0, {"params": params}, {"step": 0})
-        # Last, for it is what makes the folder a run.
+        # This file is written last, because a folder that has it is taken for a run.
         write_config(config, folder / CONFIG)

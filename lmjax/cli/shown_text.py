@@ -1,0 +1,117 @@
+"""Texts that commands read and print: prompts from files, and text on the terminal while it is made."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+
+from lmjax.runs.writing import Piece
+
+
+def read_input(text: str) -> str:
+    """Returns a text of the command line; ``-`` stands for standard input.
+
+    Raises:
+      ValueError: it is not UTF-8.
+    """
+    text = sys.stdin.buffer.read().decode(errors="surrogateescape") if text == "-" else text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the prompt is not UTF-8 (at character {error.start}): convert it") from None
+    return text
+
+
+def read_texts(path: pathlib.Path, *, fields: Sequence[str], what: str) -> list[str]:
+    r"""Reads a file with a text a line, or JSON lines with a string or an object each.
+
+    Args:
+      path: the file; JSON lines if its name ends in ``.jsonl``. In a plain file ``\n`` is not read as a line break.
+      fields: names of the field of an object that holds the text; the first that is there counts.
+      what: what a text is, for messages.
+
+    Raises:
+      ValueError: the file cannot be read, holds no text, or a line is not of this form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (at byte {error.start}): convert it") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: name a text file with a {what} a line") from None
+    lines = [line.removesuffix("\r") for line in lines]
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"{path} has no {what}s: write one a line")
+    if path.suffix != ".jsonl":
+        return [line for _, line in numbered]
+    return [_text_of(line, f"{path}, line {number}", fields) for number, line in numbered]
+
+
+def _text_of(line: str, where: str, fields: Sequence[str]) -> str:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON ({error}): correct it") from None
+    if isinstance(content, dict):
+        content = next((content[name] for name in fields if name in content), None)
+    if not isinstance(content, str):
+        raise ValueError(f"{where} is neither a string nor an object with a string {' or '.join(fields)}: correct it")
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} has half of a surrogate pair, which is no character: correct it") from None
+    return content
+
+
+class Shown:
+    """Several texts, printed one after the other; the one whose turn it is appears as it is made."""
+
+    def __init__(self, before: Sequence[str], *, after: str = ""):
+        """Begins with nothing printed.
+
+        Args:
+          before: what stands before each text, such as its prompt.
+          after: what stands after each text.
+        """
+        self._before, self._after = before, after
+        self._waiting: dict[int, str] = {}
+        self._ended: set[int] = set()
+        self._turn = -1
+        self._console = (
+            Console(highlight=False, soft_wrap=True, markup=False, emoji=False) if sys.stdout.isatty() else None
+        )
+
+    def print(self, pieces: Iterable[Piece]) -> None:
+        """Prints all texts, numbered if there are several."""
+        self._begin_next()
+        for piece in pieces:
+            if piece.ended:
+                self._ended.add(piece.number)
+            if piece.number == self._turn:
+                self._write(piece.text)
+            else:
+                self._waiting[piece.number] = self._waiting.get(piece.number, "") + piece.text
+            while self._turn in self._ended:
+                self._write(f"{self._after}\n")
+                self._begin_next()
+
+    def _begin_next(self) -> None:
+        self._turn += 1
+        if self._turn >= len(self._before):
+            return
+        if len(self._before) > 1:
+            self._write(f"--- {self._turn + 1}\n", style="dim")
+        self._write(self._before[self._turn], style="bold")
+        self._write(self._waiting.pop(self._turn, ""))
+
+    def _write(self, text: str, *, style: str | None = None) -> None:
+        if not text:
+            return
+        if self._console is not None:
+            self._console.print(text, style=style, end="")
+        else:
+            sys.stdout.write(text)
+        sys.stdout.flush()

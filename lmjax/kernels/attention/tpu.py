@@ -1,0 +1,239 @@
+"""Attention on TPUs for every interval mask, in O(T) memory, forward and backward.
+
+The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`; here arrays are brought into their form and back, rows
+and heads are shared out over a mesh, and the gradient is defined.
+
+Besides the legend of ``types.py``, I counts query blocks, and R the queries of a block times the query heads of a
+key-value head.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+from lmjax.kernels.attention import tpu_kernels
+from lmjax.kernels.attention.block_ranges import BlockRanges, block_ranges
+from lmjax.kernels.attention.position_bias import PositionBias
+from lmjax.kernels.attention.tpu_kernels import HIDDEN, LOG2_E, Plan
+from lmjax.masks import IntervalMask
+from lmjax.parallel.mesh import partition_spec
+
+LANES = 128
+"""Positions of a register: blocks are multiples of it."""
+MOST_ROWS = 1024
+"""Queries times heads of a block; what a block needs of fast memory grows with it."""
+QUERY_GRADIENT_BYTES = 16 << 20
+"""What the backward kernel may hold of one key-value head's query gradients; longer rows are done in parts."""
+
+
+def tpu_cannot(*, platform: str, position_bias: PositionBias | None, dropout_rate: float, width: int) -> str | None:
+    """Returns what of a request the kernels do not do, or None."""
+    if platform != "tpu":
+        return f"this platform ({platform})"
+    if position_bias is not None:
+        return "a position bias"
+    if dropout_rate > 0:
+        return "attention dropout"
+    if width % 16:
+        return f"head width {width} (a multiple of 16 only)"
+    return None
+
+
+def tpu_attention(
+    query_BTNH: jax.Array,
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: IntervalMask,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks_N: jax.Array | None = None,
+    query_block: int | None = None,
+    key_block: int = 512,
+    interpret: bool = False,
+) -> jax.Array:
+    """See :func:`lmjax.kernels.attention.dispatch.attend`.
+
+    On a mesh that is set, each device works through its own batch rows and heads, and its own part of long rows,
+    where the mesh divides them.
+
+    Args:
+      query_BTNH: as there, and so are the next three.
+      key_BSKH: keys.
+      value_BSKH: values.
+      mask: who sees whom.
+      scale: factor on the logits.
+      softcap: bound on the logits.
+      sinks_N: logits without values.
+      query_block: queries of a block; by default as many as make ``MOST_ROWS`` with their heads.
+      key_block: keys of a block.
+      interpret: whether to run the kernels without a TPU, step by step.
+    """
+    batch, num_queries, num_heads, _ = query_BTNH.shape
+    num_keys, num_kv_heads = key_BSKH.shape[1:3]
+    groups = num_heads // num_kv_heads
+    start_BT, end_BT = jnp.broadcast_arrays(jnp.maximum(mask.start_BT, 0), jnp.minimum(mask.end_BT, num_keys))
+    logits_N = jnp.full((num_heads,), HIDDEN) if sinks_N is None else sinks_N.astype(jnp.float32)
+
+    def local(query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
+        plan = Plan(
+            scale=scale,
+            softcap=softcap,
+            query_block=query_block or _block(MOST_ROWS // groups, query_BTNH.shape[1]),
+            key_block=_block(key_block, num_keys),
+            interpret=interpret,
+        )
+        return _attention(plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N)
+
+    operands = (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, logits_N)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        return local(*operands)
+    key_spec = partition_spec(("batch", None, "kv_heads", None), key_BSKH.shape, mesh)
+    # One key-value head serves all query heads, however those are split.
+    head_of = query_BTNH if num_kv_heads == 1 else key_BSKH
+    rows_axes, _, heads_axes, _ = partition_spec(("batch", None, "kv_heads", None), head_of.shape, mesh)
+    (length_axes,) = partition_spec(("length",), (num_queries,), mesh)
+    query_spec = PartitionSpec(rows_axes, length_axes, heads_axes, None)
+    bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
+    specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, PartitionSpec(heads_axes))
+    # Without vma checks the transpose sums the gradients of what is replicated, as it must here.
+    # All axes are manual, those of size 1 too: Mosaic compiles a kernel under no others.
+    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)
+    return mapped(*operands)
+
+
+def _block(wanted: int, length: int) -> int:
+    """A multiple of ``LANES``, no longer than the padded row."""
+    return max(min(wanted // LANES, -(-length // LANES)), 1) * LANES
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
+    return _forward(plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N)[0]
+
+
+def _forward(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
+    num_kv_heads = key_BSKH.shape[2]
+    ranges, bounds = _bounds(plan, start_BT, end_BT, key_BSKH.shape, groups=len(sinks_N) // num_kv_heads)
+    sinks_K1R = jnp.repeat(sinks_N.reshape(num_kv_heads, 1, -1), plan.query_block, axis=2)
+    output_BKIHR, log_sum_BKI1R = tpu_kernels.forward(
+        plan,
+        ranges,
+        _to_blocks(query_BTNH, num_kv_heads, plan.query_block),
+        _to_lanes(key_BSKH, plan.key_block),
+        _to_lanes(value_BSKH, plan.key_block),
+        *bounds,
+        sinks_K1R,
+    )
+    # A policy of rematerialisation that saves these two need not run the kernel again.
+    output_BTNH = checkpoint_name(_from_blocks(output_BKIHR, plan.query_block, query_BTNH.shape[1]), "attention_output")
+    log_sum_BKI1R = checkpoint_name(log_sum_BKI1R, "attention_log_sum")
+    return output_BTNH, (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N, output_BTNH, log_sum_BKI1R)
+
+
+def _backward(plan: Plan, residuals, grad_output_BTNH):
+    query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N, output_BTNH, log_sum_BKI1R = residuals
+    num_kv_heads = key_BSKH.shape[2]
+    groups = len(sinks_N) // num_kv_heads
+    ranges, bounds = _bounds(plan, start_BT, end_BT, key_BSKH.shape, groups=groups)
+    query_BKIHR = _to_blocks(query_BTNH, num_kv_heads, plan.query_block)
+    grad_output_BKIHR = _to_blocks(grad_output_BTNH, num_kv_heads, plan.query_block)
+    mean_BTN1 = jnp.sum(output_BTNH.astype(jnp.float32) * grad_output_BTNH, axis=-1, keepdims=True)
+    mean_BKI1R = _to_blocks(mean_BTN1, num_kv_heads, plan.query_block)
+    sink_weights_BKI1R = jnp.exp2(
+        sinks_N.reshape(1, num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups)
+    )
+    grad_sinks_N = -jnp.sum(sink_weights_BKI1R * _by_head(mean_BKI1R, groups), axis=(0, 2, 3, 5)).reshape(-1)
+
+    num_blocks, width, rows = query_BKIHR.shape[2:]
+    parts = -(-num_blocks * width * rows * 4 // QUERY_GRADIENT_BYTES)
+    size = -(-num_blocks // parts)
+    key_BKHS, value_BKHS = _to_lanes(key_BSKH, plan.key_block), _to_lanes(value_BSKH, plan.key_block)
+    grads_query, grads_key, grads_value = [], [], []
+    for first in range(0, num_blocks, size):
+        part = slice(first, min(first + size, num_blocks))
+        part_bounds = tuple(bound_BI1R[:, part] for bound_BI1R in bounds)
+        by_query = (log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R)
+        grad_query, grad_key, grad_value = tpu_kernels.backward(
+            plan,
+            ranges if parts == 1 else _part_ranges(plan, part_bounds, num_keys=key_BKHS.shape[3]),
+            query_BKIHR[:, :, part],
+            key_BKHS,
+            value_BKHS,
+            *part_bounds,
+            *(array[:, :, part] for array in by_query),
+            key_dtype=key_BSKH.dtype if parts == 1 else jnp.float32,
+        )
+        grads_query.append(grad_query)
+        grads_key.append(grad_key)
+        grads_value.append(grad_value)
+    grad_query_BTNH = _from_blocks(jnp.concatenate(grads_query, axis=2), plan.query_block, query_BTNH.shape[1])
+    return (
+        grad_query_BTNH,
+        _from_lanes(sum(grads_key[1:], grads_key[0]), key_BSKH),
+        _from_lanes(sum(grads_value[1:], grads_value[0]), value_BSKH),
+        None,
+        None,
+        grad_sinks_N,
+    )
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _bounds(plan: Plan, start_BT, end_BT, key_shape, *, groups: int) -> tuple[BlockRanges, tuple[jax.Array, jax.Array]]:
+    """Returns the ranges of blocks, and the bounds of each query for all its heads, [B, I, 1, R]."""
+    # Added queries have the empty interval [0, 0).
+    padded = tuple(_pad(bound_BT, plan.query_block) for bound_BT in (start_BT, end_BT))
+    num_keys = key_shape[1] + -key_shape[1] % plan.key_block
+    ranges = block_ranges(*padded, num_keys=num_keys, query_block=plan.query_block, key_block=plan.key_block)
+    blocks = (bound_BT.reshape(bound_BT.shape[0], -1, 1, plan.query_block) for bound_BT in padded)
+    start_BI1R, end_BI1R = (jnp.tile(bound_BI1T, (1, 1, 1, groups)) for bound_BI1T in blocks)
+    return ranges, (start_BI1R, end_BI1R)
+
+
+def _part_ranges(plan: Plan, bounds: tuple[jax.Array, jax.Array], *, num_keys: int) -> BlockRanges:
+    """Returns the ranges of some of the query blocks, from their bounds [B, I, 1, R]."""
+    start_BI1R, end_BI1R = bounds
+    start_BT, end_BT = (b[:, :, 0, : plan.query_block].reshape(b.shape[0], -1) for b in (start_BI1R, end_BI1R))
+    return block_ranges(start_BT, end_BT, num_keys=num_keys, query_block=plan.query_block, key_block=plan.key_block)
+
+
+def _pad(array_BT: jax.Array, multiple: int) -> jax.Array:
+    missing = -array_BT.shape[1] % multiple
+    return jnp.pad(array_BT, [(0, 0), (0, missing)] + [(0, 0)] * (array_BT.ndim - 2)) if missing else array_BT
+
+
+def _to_blocks(array_BTNH: jax.Array, num_kv_heads: int, block: int) -> jax.Array:
+    """[B, T, N, H] to [B, K, I, H, R]."""
+    padded_BTNH = _pad(array_BTNH, block)
+    batch, length, num_heads, width = padded_BTNH.shape
+    array_BITKGH = padded_BTNH.reshape(batch, length // block, block, num_kv_heads, num_heads // num_kv_heads, width)
+    array_BKIHGT = array_BITKGH.transpose(0, 3, 1, 5, 4, 2)
+    return array_BKIHGT.reshape(*array_BKIHGT.shape[:4], -1)
+
+
+def _from_blocks(array_BKIHR: jax.Array, block: int, length: int) -> jax.Array:
+    """[B, K, I, H, R] to [B, T, N, H]."""
+    batch, num_kv_heads, num_blocks, width, _ = array_BKIHR.shape
+    array_BKIHGT = array_BKIHR.reshape(batch, num_kv_heads, num_blocks, width, -1, block)
+    array_BITKGH = array_BKIHGT.transpose(0, 2, 5, 1, 4, 3)
+    return array_BITKGH.reshape(batch, num_blocks * block, -1, width)[:, :length]
+
+
+def _to_lanes(array_BSKH: jax.Array, block: int) -> jax.Array:
+    """[B, S, K, H] to [B, K, H, S]."""
+    return _pad(array_BSKH, block).transpose(0, 2, 3, 1)
+
+
+def _from_lanes(array_BKHS: jax.Array, like_BSKH: jax.Array) -> jax.Array:
+    return array_BKHS.transpose(0, 3, 1, 2)[:, : like_BSKH.shape[1]].astype(like_BSKH.dtype)
+
+
+def _by_head(array_BKI1R: jax.Array, groups: int) -> jax.Array:
+    """[B, K, I, 1, R] to [B, K, I, 1, G, T]; axis names of ``_backward`` follow."""
+    return array_BKI1R.reshape(*array_BKI1R.shape[:4], groups, -1)

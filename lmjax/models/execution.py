@@ -1,0 +1,40 @@
+"""How a model is computed, apart from what it computes."""
+
+import dataclasses
+from typing import Literal
+
+from lmjax.field_types import check_literals
+from lmjax.kernels.attention.dispatch import Backend
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    """How a model is computed on the devices.
+
+    The function that a model computes depends on none of these fields, except for rounding. Two models that differ only
+    here are the same model: each takes the weights of the other, and both are exported alike.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward and backward pass. Parameters are always float32."""
+    scan_layers: bool = True
+    """Compile one block and scan it over the depth. False unrolls the blocks, which is slower to compile and sometimes
+    faster to run. The parameters of scanned blocks are stacked in one array, so a checkpoint depends on this field."""
+    remat: Literal["none", "dots", "full"] = "full"
+    """What the backward pass computes again of a block: nothing, all but matrix products (`dots`), or all (`full`)."""
+    attention: Backend = "auto"
+    """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
+    mamba2_chunk: int = 64
+    """Tokens that a Mamba-2 layer works on together. It changes speed and memory."""
+    rwkv6_chunk: int = 16
+    """Tokens that an RWKV-6 layer works on together. Memory grows with it."""
+
+    def __post_init__(self):
+        check_literals(self, "model.execution.")
+        for name in ("mamba2_chunk", "rwkv6_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.execution.{name}={getattr(self, name)}: must be at least 1")
+
+
+INTERCHANGEABLE = ("remat", "attention", "mamba2_chunk", "rwkv6_chunk")
+"""Fields that a run may change when it goes on from a checkpoint: the state keeps its shape and its meaning."""

@@ -1,0 +1,101 @@
+"""From an optimizer's configuration to the transformation of gradients that a run applies.
+
+    update = -learning_rate * schedule(step) * (direction(gradient) + weight_decay * parameter)
+
+Two things are apart. The bias of a router moves against its experts' load, which comes as its gradient. The gradient's
+norm is clipped by :func:`~lmjax.train.optimizers.clip_by_norm` before, so that the step computes it once, for clipping
+and for the metric.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmjax.models.routing import BIAS_KIND
+from lmjax.schedules.learning_rate import Schedule
+from lmjax.train.optimizers.kinds import decays, trained
+from lmjax.train.optimizers.optimizer import Optimizer
+from lmjax.train.optimizers.width import width_factors
+from lmjax.types import PyTree
+
+
+def build_optimizer(
+    optimizer: Optimizer, *, schedule: Schedule, kinds: PyTree, axes: PyTree, width_ratio: float = 1.0
+) -> optax.GradientTransformation:
+    """Returns the gradient transformation of a run; it counts its own steps, so nothing comes from the host.
+
+    Args:
+      optimizer: which one, and its numbers.
+      schedule: step to the multiplier of ``optimizer.learning_rate``, from ``schedule.build_schedule``.
+      kinds: like the parameters, a string for each: see :func:`~lmjax.train.optimizers.decays`. The transformation is
+        not given frozen ones: give it what :func:`~lmjax.train.optimizers.trained` leaves.
+      axes: like the parameters, a tuple of logical axis names for each; leading ``"layers"`` and ``"experts"`` axes
+        stack parameters that are then treated one by one.
+      width_ratio: see :func:`~lmjax.train.optimizers.width_factors`.
+
+    Raises:
+      ValueError: a parameter is of no known kind, or the optimizer has no rule for the width.
+    """
+    if width_ratio != 1 and not optimizer.follows_width:
+        raise ValueError(
+            f"optimizer={type(optimizer).__name__}: model.width_base scales the learning rate of AdamW and Lion only: "
+            f"use one of them, or set model.width_base to None"
+        )
+    kinds, axes = trained(kinds, kinds), trained(axes, kinds)
+    direction = optimizer.direction(kinds, axes)
+    if width_ratio != 1:
+        direction = optax.chain(direction, _multiplied(width_factors(kinds, axes, width_ratio)))
+    decayed = decays(kinds, embeddings=optimizer.decay_embeddings)
+    decay = _add_cautious_decay if optimizer.cautious_decay else optax.add_decayed_weights
+    parts = [direction, decay(optimizer.weight_decay, mask=decayed)]
+    factors = jax.tree.map(optimizer.rate_factor, kinds, axes)
+    if any(factor != 1 for factor in jax.tree.leaves(factors)):
+        parts.append(_multiplied(factors))
+
+    def learning_rate(step: jax.Array | int) -> jax.Array:
+        return optimizer.learning_rate * schedule(step)
+
+    chain = optimizer.around(optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)), learning_rate)
+
+    def update(grads, state, params=None):
+        updates, state = chain.update(grads, state, params)
+
+        def against_load(kind: str, update: jax.Array, load: jax.Array) -> jax.Array:
+            return -optimizer.router_bias_rate * jnp.sign(load) if kind == BIAS_KIND else update
+
+        return jax.tree.map(against_load, kinds, updates, grads), state
+
+    return optax.GradientTransformation(chain.init, update)
+
+
+def average_of(optimizer: Optimizer, kinds: PyTree) -> Callable[[PyTree, PyTree], Any] | None:
+    """Returns the function from the optimizer's state and the trained parameters to those to evaluate, or None.
+
+    Args:
+      optimizer: of the run.
+      kinds: like the parameters, the kind of each.
+    """
+    if not optimizer.keeps_average:
+        return None
+    return functools.partial(optimizer.average, kinds=trained(kinds, kinds))
+
+
+def _multiplied(factors: PyTree) -> optax.GradientTransformation:
+    """Each parameter's update times its factor."""
+    return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
+
+
+def _add_cautious_decay(weight_decay: float, mask: PyTree) -> optax.GradientTransformation:
+    """Decay of those weights only that have the sign of what is subtracted from them (Chen et al. 2025, equation 1)."""
+
+    def add(updates, params):
+        def with_decay(decays: bool, update: jax.Array, param: jax.Array) -> jax.Array:
+            return update + weight_decay * jnp.where(update * param > 0, param, 0) if decays else update
+
+        return jax.tree.map(with_decay, mask, updates, params)
+
+    return optax.stateless(add)
