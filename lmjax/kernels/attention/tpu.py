@@ -3,8 +3,7 @@
 The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`; here arrays are brought into their form and back, rows
 and heads are shared out over a mesh, and the gradient is defined.
 
-Besides the legend of ``types.py``, I counts query blocks, and R the queries of a block times the query heads of a
-key-value head.
+Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Matrices made orthogonal by products alone, many at a time and divided over the devices.
 
-Legend of this module: S matrices of a stack, M rows, N columns.
+Axes: S matrices of a stack, M rows, N columns.
 """
 
 import itertools
