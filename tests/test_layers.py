@@ -14,7 +14,7 @@ LAYERS = (
     {"models", "data", "kernels"},
     {"objectives"},
     {"train", "decode", "interop"},
-    {"evaluate", "analysis"},
+    {"evaluate", "analysis", "compile"},
     {"cli"},
 )
 SIDEWAYS = {("types", "masks"), ("models", "kernels")}
