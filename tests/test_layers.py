@@ -14,14 +14,9 @@ LAYERS = (
     {"models", "data", "kernels"},
     {"decode"},
     {"objectives"},
-<<<<<<< HEAD
     {"train", "interop"},
     {"runs"},
-    {"evaluate", "analysis"},
-=======
-    {"train", "decode", "interop"},
     {"evaluate", "analysis", "compile"},
->>>>>>> pods
     {"cli"},
 )
 SIDEWAYS = {("types", "masks"), ("models", "kernels")}
