@@ -60,7 +60,7 @@ def chosen_classes(config: Any) -> list[type[Choice]]:
         return [kind for item in config for kind in chosen_classes(item)]
     if not dataclasses.is_dataclass(config):
         return []
-    own = [type(config)] if isinstance(config, Choice) else []
+    own: list[type[Choice]] = [type(config)] if isinstance(config, Choice) else []
     return own + chosen_classes([getattr(config, field.name) for field in dataclasses.fields(config)])
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     {"objectives"},
     {"train", "interop"},
     {"runs"},
-    {"evaluate", "analysis"},
+    {"evaluate", "analysis", "compile"},
     {"cli"},
 )
 SIDEWAYS = {("types", "masks"), ("models", "kernels")}

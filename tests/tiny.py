@@ -17,6 +17,7 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import ModuleSpec, module_spec
 from lmjax.models.routing import ExpertsConfig
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import trained_spec
 from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.mesh import MeshConfig, make_mesh
 from lmjax.schedules.learning_rate import ScheduleConfig, build_schedule
@@ -93,7 +94,7 @@ def learner(
 ) -> Learner:
     objective = objective or CausalLM()
     optimizer = optimizer or AdamW(learning_rate=1e-2)
-    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(ScheduleConfig(kind="constant"), total_steps=100)
     built = Learner(
         spec=spec,

@@ -1,1 +1,1 @@
-"""Documents to token shards, shards to rows, rows to batches: each a pure function of the one before."""
+"""Data: documents become token shards, shards become rows, rows become batches, each by a pure function."""

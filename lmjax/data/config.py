@@ -1,4 +1,4 @@
-"""What the data is and how it becomes rows."""
+"""The configuration of the data: what is read, and how it becomes rows."""
 
 import dataclasses
 import math
@@ -11,23 +11,25 @@ from lmjax.parallel.paths import refuse_address
 
 STDLIB = "stdlib"
 
-# A backslash before a longer name, as in \newpage, is a backslash.
+# The backslash of a longer name, such as \newpage, stays a backslash.
 _TYPED_ESCAPE = re.compile(r"\\([nrt])(?![A-Za-z])")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where text comes from, how it is split and stored as tokens, and how rows are cut from the tokens."""
+    """The source of the text, how it is split and stored as tokens, and how rows are cut from the tokens."""
 
     path: str = STDLIB
-    """A file, a folder or a glob, or "stdlib", the Python standard library's own sources. Read are text, JSON lines
-    (.jsonl, .ndjson, .json, or a first line that is an object with text_field) and arrays of JSON objects, compressed
-    by gzip, zstandard, bzip2 or xz or not; the first bytes of a file say which, and what is no text is refused."""
+    """A file, a folder or a glob, or "stdlib", the Python standard library's own sources. The formats are text, JSON
+    lines (.jsonl, .ndjson, .json, or a first line that is an object with text_field) and arrays of JSON objects,
+    plain or compressed by gzip, zstandard, bzip2 or xz. The first bytes of a file decide, and a file of another
+    format is refused.
+    """
     document_glob: str = "**/*"
     """Which files of a folder are read."""
     document_separator: str | None = None
-    r"""Text that divides a text file into documents (such as "<|endoftext|>"); a file is one without it. \n, \r and
-    \t may be typed so, and a line end also stands for that of Windows."""
+    r"""Text that divides a text file into documents (such as "<|endoftext|>"); without it each file is one document.
+    \n, \r and \t may be typed, and a line end also matches that of Windows."""
     text_field: str = "text"
     """JSON lines: the field that holds the text (with prompt_field: the response)."""
     prompt_field: str | None = None
@@ -36,18 +38,19 @@ class DataConfig:
     """JSON lines: the field with the loss weight of the text: a number, or one for each text of a list."""
     members: tuple[str, ...] = ()
     """JSON lines: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
-    each is a document of its own, begins with the text of prompt_field, and stays with the others."""
+    each text becomes a document, begins with the text of prompt_field, and is stored next to the others."""
     decode_errors: Literal["replace", "strict"] = "replace"
     """Bytes that are not UTF-8: put U+FFFD in their place and count them, or refuse the record (see bad_records)."""
     max_undecodable: float = 0.01
     """Stop when more than this share of the bytes, of all or of one unit of input (shard_bytes), is not UTF-8."""
     bad_records: Literal["refuse", "skip"] = "refuse"
-    """Records that cannot be read (JSON that is none, a field that is missing or no text, NUL bytes in text, ...):
-    stop at the first, or leave them out and count them."""
+    """Records that cannot be read (invalid JSON, a field that is missing or not text, NUL bytes in text, ...): stop
+    at the first, or leave them out and count them.
+    """
     max_record_bytes: int = 1 << 28
-    """JSON: the most bytes one record may have; a longer one is a bad record."""
+    """JSON: the largest size of a record in bytes; a longer one is a bad record."""
     max_expansion: float = 200.0
-    """Stop when an archive gives more than this many bytes for each of its own (after the first 64 MiB)."""
+    """Stop when an archive expands to more than this many times its size (after the first 64 MiB)."""
     add_bos: bool = False
     """Begin each document with the tokenizer's beginning-of-text token."""
     add_eos: bool = True
@@ -58,7 +61,9 @@ class DataConfig:
     """Validate on whole documents, chosen by a hash of their text, or on the last part of each file: its last
     documents, and the end of the one document that the cut falls into."""
     fim_rate: float = 0.0
-    """Share of the documents that preparation cuts in three between characters and stores middle last."""
+    """Share of the documents that preparation cuts into prefix, middle and suffix, between characters, and stores
+    with the middle at the end (fill in the middle).
+    """
     fim_spm_fraction: float = 0.5
     """Of those, the share in the order suffix, prefix, middle; the others are prefix, suffix, middle."""
     fim_markers: tuple[str, str, str] = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
@@ -66,7 +71,7 @@ class DataConfig:
     shard_bytes: int = 1 << 26
     """Bytes of input for each pair of shards: the unit of parallel work and of resuming."""
     prepared: str | None = None
-    """A folder that holds, or is to hold, the token shards."""
+    """The folder of the token shards; preparation makes it if it is not there."""
     verify: Literal["sample", "always", "never"] = "sample"
     """Checksums of the shards at each start: of all files that are new or changed, and of others picked at random, up
     to 1 GiB of each split (a smaller split is read whole, every time); of all files; or only the files' sizes."""
@@ -75,9 +80,11 @@ class DataConfig:
     mixture_weights: tuple[float, ...] = ()
     """The share of rows from each folder of mixture, in any unit."""
     packing: Literal["windows", "segments", "best_fit", "examples", "streams"] = "windows"
-    """Rows are windows over the whole stream, the same windows with each document kept to itself, whole documents
-    packed together, or one example each: a document, or the texts of members, cut to fit and filled up; or each row of
-    a step goes on where it ended in the step before (streams, for objectives with a memory)."""
+    """How rows are made: windows over the whole stream (windows); the same windows, in which documents do not attend
+    to each other (segments); whole documents packed together (best_fit); one example in each row, a document or the
+    texts of members, cut or padded to fit (examples); or rows that each continue the same row of the step before, for
+    objectives with a memory (streams).
+    """
 
     def __post_init__(self):
         check_literals(self, "data.")
@@ -158,7 +165,7 @@ class DataConfig:
 
     @property
     def separator(self) -> str | None:
-        r"""The document separator, with line ends and tabs in place of ``\n``, ``\r`` and ``\t``."""
+        r"""The document separator; typed ``\n``, ``\r`` and ``\t`` are replaced by line ends and tabs."""
         if self.document_separator is None:
             return None
         return _TYPED_ESCAPE.sub(lambda match: {"n": "\n", "r": "\r", "t": "\t"}[match[1]], self.document_separator)
@@ -170,18 +177,18 @@ class DataConfig:
 
     @property
     def num_members(self) -> int:
-        """Documents that make an example."""
+        """The number of documents that form an example."""
         return max(len(self.members), 1)
 
     def preparation(self) -> dict[str, object]:
-        """The fields that decide the shards' bytes, besides the files themselves and the tokenizer."""
+        """The fields that, together with the files and the tokenizer, determine the bytes of the shards."""
         names = (
             "text_field", "prompt_field", "weight_field", "decode_errors",
             "add_bos", "add_eos", "valid_fraction", "split", "shard_bytes",
         )  # fmt: skip
         settings: dict[str, object] = {"document_separator": self.separator}
         settings |= {name: getattr(self, name) for name in names}
-        # Named only where they are used, so that shards made before there was such a field stay good.
+        # These are included only if they are used, so that shards from before the field existed stay valid.
         if self.bad_records == "skip":
             settings |= {"bad_records": "skip", "max_record_bytes": self.max_record_bytes}
         if self.members:

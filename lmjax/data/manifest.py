@@ -1,6 +1,6 @@
-"""What is known of a prepared folder: a JSON file that names its shards and can vouch for them.
+"""The manifest of a prepared folder: a JSON file that names its shards, with their sizes and checksums.
 
-The file is checked, field by field, before anything that it says is believed.
+Every field of the file is checked before it is used.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ _MOST_IDS = 1 << 32
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
-    """The narrowest type for the ids of a vocabulary: uint16 up to 65,536 of them, else uint32."""
+    """Returns the narrowest type for the ids of a vocabulary: uint16 for up to 65,536 ids, else uint32."""
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """Size in bytes and sha256 (hex) of a file."""
+    """The size in bytes and the sha256 (hex) of a file."""
 
     size: int
     sha256: str
@@ -41,7 +41,7 @@ class FileRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What the manifest says of one shard; ``text_bytes`` counts the UTF-8 bytes of its documents' text."""
+    """The entry of one shard; ``text_bytes`` counts the UTF-8 bytes of its documents' text."""
 
     name: str
     split: str
@@ -53,24 +53,24 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything known of a prepared folder.
+    """The description of a prepared folder.
 
     Attributes:
       dtype: numpy name of the token type.
       weighted: whether ``.wts`` files lie beside the tokens.
       vocabulary_size: ids are below this.
       pad_id: the id that fills packed rows; 0 when the tokenizer has no padding token.
-      tokenizer_fingerprint: of the tokenizer that made the ids.
-      settings: the data config's fields that decided the content.
-      source: path, number of files and bytes, and fingerprint of what was read.
-      shards: in stream order.
+      tokenizer_fingerprint: fingerprint of the tokenizer that made the ids.
+      settings: the fields of the data config that determined the content.
+      source: path, number of files and bytes, and fingerprint of the corpus that was read.
+      shards: the shards in the order of the stream.
       empty_documents: documents without text, which are left out.
       undecodable: bytes that were not UTF-8, by file name.
-      formats: files of each kind that was read.
+      formats: number of files of each format.
       bad_records: records that could not be read and were left out.
-      bad_places: the first of them.
-      text_files: files of text that were to be divided by a separator.
-      separated_files: of those, files that it occurs in.
+      bad_places: file and line of the first of them.
+      text_files: number of text files that should be divided by a separator.
+      separated_files: number of those in which the separator occurs.
     """
 
     dtype: str
@@ -90,12 +90,12 @@ class Manifest:
     separated_files: int = 0
 
     def total(self, split: str, quantity: str) -> int:
-        """Sum over a split's shards of ``"tokens"``, ``"documents"`` or ``"text_bytes"``."""
+        """Returns the sum of ``"tokens"``, ``"documents"`` or ``"text_bytes"`` over the shards of a split."""
         return sum(getattr(shard, quantity) for shard in self.shards if shard.split == split)
 
     @property
     def notes(self) -> list[str]:
-        """What a person should be told of how the data were read, a sentence each."""
+        """Remarks for a person on how the data were read, one sentence each."""
         read = ", ".join(f"{count:,} of {name}" for name, count in sorted(self.formats.items()))
         return [f"files read: {read}"] * bool(read) + Tally(
             undecodable=self.undecodable,
@@ -107,7 +107,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the content: what rows are a function of, besides seed, length and index."""
+        """Hex digest of the content; rows are a function of it, the seed, the row length and the index."""
         content = [self.dtype, [[shard.split, *_digests(shard)] for shard in self.shards]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -120,7 +120,7 @@ class Manifest:
         """Reads ``manifest.json``.
 
         Raises:
-          ValueError: there is none, or it is not one this version can read.
+          ValueError: there is no manifest, or this version cannot read it.
         """
         path = pathlib.Path(folder) / MANIFEST
         try:
@@ -240,7 +240,7 @@ def _count(value: Any, name: str) -> int:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file.
+    """Reads a JSON file.
 
     Raises:
       OSError: it cannot be read.
@@ -249,5 +249,5 @@ def read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        # Bytes that are not UTF-8, numbers of too many digits and too deep nesting are none of JSON's own errors.
+        # Invalid UTF-8, numbers with too many digits and too deep nesting raise other errors than invalid JSON.
         raise ValueError("not JSON") from error

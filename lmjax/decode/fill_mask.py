@@ -12,6 +12,7 @@ from lmjax.decode.logits import only_ids
 from lmjax.decode.prompts import padded
 from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.with_extras import model_of
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import make_stream
 
@@ -85,6 +86,6 @@ def _candidates(
     else:
         level_B = jnp.sum((tokens_BT == mask_id) & is_real_BT, axis=1) / lengths_B
         states_BTD = hidden(model, stream, level_B.astype(jnp.float32), None).states_BTD
-    logits_BTV = only_ids(model.logits(states_BTD), num_ids)
+    logits_BTV = only_ids(model_of(model).logits(states_BTD), num_ids)
     probability_BTK, ids_BTK = jax.lax.top_k(jax.nn.softmax(logits_BTV, axis=-1), top)
     return ids_BTK, probability_BTK

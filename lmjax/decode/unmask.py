@@ -4,8 +4,6 @@ This is the reverse of the noising process (MDLM: Sahoo et al. 2024, section 3.2
 becomes a token of the model's distribution with probability ``(m(t) - m(s)) / m(t)``, where m is the share of masks. A
 token stays once it is written. With ``order="confidence"`` the same number of tokens is written at the positions where
 the model is surest (MaskGIT: Chang et al. 2022, section 3.2).
-
-Axes: N positions of all rows in one line.
 """
 
 import functools
@@ -22,6 +20,7 @@ from lmjax.decode.prompts import row_keys
 from lmjax.models.head import gathered_head
 from lmjax.models.hidden import Hidden
 from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.with_extras import model_of
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Stream, make_stream
 
@@ -110,7 +109,7 @@ def _unmask(
     order: Order,
 ) -> jax.Array:
     model = spec.bind(params)
-    head = gathered_head(model)
+    head = gathered_head(model_of(model))
     is_masked_BT = tokens_BT == mask_id
     num_masks_B = is_masked_BT.sum(axis=1)
     times = jnp.linspace(1.0, 0.0, num_steps + 1)

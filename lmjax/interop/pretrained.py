@@ -26,7 +26,8 @@ from lmjax.interop.wrappers import WRAPPERS, Renamed, text_config, text_tensors
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import ModuleSpec, Params, module_spec
 from lmjax.models.transformer import Transformer
-from lmjax.objectives import ReplacedTokenModel
+from lmjax.models.with_extras import EXTRAS
+from lmjax.objectives.replaced_token import discriminator_and_generator
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -68,7 +69,7 @@ def _module(config: ModelConfig, is_discriminator: bool) -> ModuleSpec:
     def construct(key: jax.Array) -> nnx.Module:
         rngs = nnx.Rngs(params=key)
         if is_discriminator:
-            return ReplacedTokenModel(config, None, share_embeddings=False, rngs=rngs)
+            return discriminator_and_generator(config, None, share_embeddings=False, rngs=rngs)
         return Transformer(config, rngs=rngs)
 
     return module_spec(construct)
@@ -202,7 +203,7 @@ def save_pretrained(
     Raises:
       ValueError: no family, or not the one asked for, can express the model.
     """
-    candidates = families_for(family_name, is_discriminator="classifier" in params, reads=reads)
+    candidates = families_for(family_name, is_discriminator=EXTRAS in params, reads=reads)
     candidates.sort(key=lambda family: family.model_type != preferred)
     family, values = their_config(config, candidates, ids=ids or {})
     where = f"family {family.name!r}"

@@ -1,9 +1,9 @@
-"""Products of rows with one of several matrices each: rows sorted by group, then one product a group.
+"""Products of rows with one of several matrices each: rows are sorted by group, and each group is one product.
 
-Two ways to lay the rows out. ``"ragged"`` puts group after group and leaves the product to
-``jax.lax.ragged_dot``, which has kernels for TPUs and GPUs. ``"blocked"`` starts every group at a multiple of a
-block and multiplies block by block: XLA's CPU backend computes a ragged product densely, every row with every
-matrix (measured: 8 matrices cost 10 times as much).
+There are two layouts of the rows. ``"ragged"`` puts group after group and leaves the product to
+``jax.lax.ragged_dot``, which has kernels for TPUs and GPUs. ``"blocked"`` starts every group at a multiple of a block
+and multiplies block by block: XLA's CPU backend computes a ragged product densely, every row with every matrix
+(measured: 8 matrices cost 10 times as much).
 
 Axes: E groups, R rows to sort, S slots, M blocks of C slots each, N rows that are copied to J slots each.
 """
@@ -19,7 +19,7 @@ Method = Literal["ragged", "blocked"]
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Where rows lie so that those of a group are together; E groups, R rows, S slots, M blocks.
+    """A layout in which the rows of a group are together: E groups, R rows, S slots, M blocks.
 
     Attributes:
       slot_R: int32 slot of each row; ``num_slots`` for rows of no group.
@@ -34,7 +34,7 @@ class Groups:
     group_M: jax.Array | None = None
 
     def multiply(self, rows_SD: jax.Array, weight_EDF: jax.Array, bias_EF: jax.Array | None = None) -> jax.Array:
-        """``rows W_g + b_g`` with the matrix of each slot's group; empty slots have any finite value, or none."""
+        """Returns ``rows W_g + b_g`` with the matrix of each slot's group; the values of empty slots are undefined."""
         if self.group_M is None:
             assert self.size_E is not None
             out_SF = jax.lax.ragged_dot(rows_SD, weight_EDF, self.size_E)
@@ -57,7 +57,7 @@ def group_rows(group_R: jax.Array, num_groups: int, *, method: Method | None = N
     Args:
       group_R: int32 group of each row; those not from 0 to ``num_groups - 1`` are of no group.
       num_groups: E.
-      method: see the module; what suits the platform when unset.
+      method: the layout, see the module; chosen for the platform when unset.
     """
     if method is None:
         method = "blocked" if jax.default_backend() == "cpu" else "ragged"
@@ -81,18 +81,18 @@ def group_rows(group_R: jax.Array, num_groups: int, *, method: Method | None = N
 
 
 def _block_size(num_rows: int, num_groups: int) -> int:
-    """A quarter of an even group, at most 128: half a block is lost in each group."""
+    """Returns a quarter of the mean group, at most 128: on average half a block stays empty in each group."""
     return 2 ** (min(128, max(1, num_rows // (4 * num_groups))).bit_length() - 1)
 
 
 def to_slots(rows_ND: jax.Array, slot_NJ: jax.Array, num_slots: int) -> jax.Array:
-    """Each row copied to its J slots, [S, D]; 0 in empty slots. A slot from ``num_slots`` on is nowhere."""
+    """Copies each row to its J slots, [S, D]; empty slots are 0, and slots from ``num_slots`` on are left out."""
     index_NJ = jnp.broadcast_to(jnp.arange(len(rows_ND), dtype=jnp.int32)[:, None], slot_NJ.shape)
     row_S = jnp.full((num_slots,), len(rows_ND), jnp.int32).at[slot_NJ].set(index_NJ, mode="drop")
     return jnp.take(rows_ND, row_S, axis=0, mode="fill", fill_value=0)
 
 
 def from_slots(rows_SD: jax.Array, slot_NJ: jax.Array, weights_NJ: jax.Array) -> jax.Array:
-    """The weighted sum of what lies in each row's slots, [N, D] in float32; 0 for a slot that is nowhere."""
+    """Returns the weighted sum over each row's slots, [N, D] in float32; a slot beyond the last counts as 0."""
     rows_NJD = jnp.take(rows_SD, slot_NJ, axis=0, mode="fill", fill_value=0)
     return jnp.einsum("njd,nj->nd", rows_NJD.astype(jnp.float32), weights_NJ)

@@ -1,14 +1,14 @@
 """Linear recurrences with decay, in chunks of matrix products: what Mamba-2 and RWKV have in common.
 
-A head keeps a matrix ``S_t`` [H, P] of what it has read, and
+The state of a head is a matrix ``S_t`` [H, P], and
 
     S_t = diag(a_t) S_(t-1) + k_t v_t^T         y_t = q_t^T S_t                           (state space)
                                                 y_t = q_t^T (S_(t-1) + diag(u) k_t v_t^T)   (with a bonus u)
 
 with decays ``0 < a_t <= 1``, one a head (Mamba-2: Dao & Gu 2024, section 6) or one a channel (RWKV-6:
-Peng et al. 2024, section 4). Within a chunk that is masked attention with weights ``prod a``; from chunk
-to chunk the state is carried. Decays enter as logarithms and only as differences that are not
-positive, so nothing overflows. A document's first token forgets everything before it.
+Peng et al. 2024, section 4). Within a chunk the recurrence is masked attention with weights ``prod a``; the state is
+carried from chunk to chunk. Decays are used as logarithms, and only in differences that are not positive, so nothing
+overflows. The state is reset at the first token of a document.
 
 Axes: C tokens of a chunk (of `shifted`: channels), P width of a value, W taps or the tokens before, S tokens that
 are read.
@@ -29,17 +29,17 @@ def linear_recurrence(
     bonus_NH: jax.Array | None = None,
     chunk: int = 64,
 ) -> tuple[jax.Array, jax.Array]:
-    """Outputs and last state of the recurrence in the module's docstring.
+    """Computes the recurrence of the module's docstring; returns its outputs and its last state.
 
     Args:
-      query_BTNH: what is read from the state; the arithmetic is float32.
-      key_BTNH: where it is written.
-      value_BTNP: what is written.
+      query_BTNH: reads the state; the arithmetic is float32.
+      key_BTNH: the rows of the state to which a token writes.
+      value_BTNP: the values that a token writes.
       log_decay: ``log a_t``, not positive: [B, T, N, 1] for one decay a head, [B, T, N, H] for one a channel.
       begins_BT: bool, the first token of each document.
       state_BNHP: the state before the first token; zero when ``None``.
       bonus_NH: ``u``; ``None`` reads the state after the token is written to it.
-      chunk: tokens worked on together; with a decay a channel, memory grows with it.
+      chunk: number of tokens computed together; with a decay for each channel, memory grows with it.
 
     Returns:
       ``y`` [B, T, N, P] and the state after the last token [B, N, H, P], float32.
@@ -49,7 +49,7 @@ def linear_recurrence(
     padding = -length % chunk
 
     def cut(array: jax.Array) -> jax.Array:
-        """[B, T, ...] as [chunks, B, C, ...]; padding writes nothing and decays nothing."""
+        """Cuts [B, T, ...] to [chunks, B, C, ...]; padding neither writes to the state nor decays it."""
         array = jnp.pad(array, ((0, 0), (0, padding)) + ((0, 0),) * (array.ndim - 2))
         return array.reshape(batch, -1, chunk, *array.shape[2:]).swapaxes(0, 1)
 
@@ -75,14 +75,14 @@ def _chunk(
     *,
     bonus_NH: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """One chunk: what its tokens read of each other, and of the state; then the state after it."""
+    """Computes a chunk: its tokens read each other and the state; returns the state after it, and the outputs."""
     document_BC = jnp.cumsum(begins_BC, axis=1)
     decayed = jnp.cumsum(log_decay, axis=1)
     # With a bonus a token reads the state before its own decay and writing.
     seen = decayed if bonus_NH is None else decayed - log_decay
     order = jnp.tril(jnp.ones((begins_BC.shape[1],) * 2, bool), 0 if bonus_NH is None else -1)
     visible_BCS = order[None] & (document_BC[:, :, None] == document_BC[:, None, :])
-    # Where nothing is visible the difference may be positive, and its exponential infinite.
+    # Where nothing is visible, the difference may be positive and its exponential infinite.
     between = jnp.where(visible_BCS[..., None, None], seen[:, :, None] - decayed[:, None, :], -jnp.inf)
     if log_decay.shape[-1] == 1:
         scores_BCSN = jnp.einsum("bcnh,bsnh->bcsn", query_BCNH, key_BCNH) * jnp.exp(between[..., 0])
@@ -92,7 +92,7 @@ def _chunk(
     if bonus_NH is not None:
         own_BCN = jnp.einsum("bcnh,bcnh,nh->bcn", query_BCNH, key_BCNH, bonus_NH)
         out_BCNP = out_BCNP + own_BCN[..., None] * value_BCNP
-    # The state before the chunk belongs to the document that goes on into it.
+    # Only a document that began before the chunk reads the state from before it.
     goes_on_BC11 = (document_BC == 0)[..., None, None]
     from_state = jnp.where(goes_on_BC11, jnp.exp(seen), 0.0)
     out_BCNP = out_BCNP + jnp.einsum("bcnh,bnhp->bcnp", query_BCNH * from_state, state_BNHP)
@@ -106,12 +106,12 @@ def _chunk(
 def shifted(
     x_BTC: jax.Array, positions_BT: jax.Array, taps: int, *, before_BWC: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The last ``taps`` tokens of the same document at each position: short causal convolutions, token shift.
+    """Returns the last ``taps`` tokens of the same document at each position, for short convolutions and token shift.
 
     Args:
       x_BTC: any features.
-      positions_BT: position of each token in its document: what lies before position 0 is zero.
-      taps: how many, the token itself included; at least 2.
+      positions_BT: position of each token in its document; tokens before position 0 are zero.
+      taps: number of tokens, the token itself included; at least 2.
       before_BWC: the ``taps - 1`` tokens before the first; zero when ``None``.
 
     Returns:

@@ -21,10 +21,10 @@ from lmjax.parallel.mesh import constrain
 
 
 class Attention(nnx.Module):
-    """Attention of one layer: to its own sequence, or to another one."""
+    """The attention of one layer: self-attention, or cross attention to another sequence."""
 
     def __init__(self, config: ModelConfig, *, source_width: int | None = None, rngs: nnx.Rngs):
-        """Builds the projections; ``source_width`` is that of the other sequence, for cross attention."""
+        """Builds the projections; for cross attention ``source_width`` is the width of the other sequence."""
         self.config = config
         qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
         project = partial(Projection, std=config.matrix_std, bias=qkv_bias, dtype=config.dtype, rngs=rngs)
@@ -65,7 +65,7 @@ class Attention(nnx.Module):
         cache: LayerCache | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
-        """Attends within ``x_BTD``, to everything in a cache, or to a source.
+        """Attends to positions of ``x_BTD``, of a cache, or of a source.
 
         Args:
           x_BTD: normalised input.
@@ -73,12 +73,14 @@ class Attention(nnx.Module):
           mask: intervals over the keys: the row's own, the cache's slots, or the source's.
           source: for cross attention, the other sequence [B, S, D'], or its keys and values
             (:meth:`remember`).
-          before_BMD: states of what lies before the row, keys as well; the mask's intervals then begin there.
-          local: whether the layer has a window, for its rotary base.
+          before_BMD: states of the positions before the row, which become keys, too; the mask's intervals then count
+            from the first of them.
+          local: whether the layer has a window, which decides its rotary base.
           turned: whether rotary positions turn the layer's queries and keys.
-          position_bias: added to the logits, see :mod:`lmjax.kernels.attention`; the layer's own, where it has one.
+          position_bias: added to the logits, see :mod:`lmjax.kernels.attention`; ignored if the layer has a bias of
+            its own.
           cache: keys and values so far.
-          key: PRNG key of attention dropout; None for none.
+          key: PRNG key of attention dropout; None turns dropout off.
 
         Returns:
           [B, T, D], and the cache with this call's keys and values in it.
@@ -103,7 +105,7 @@ class Attention(nnx.Module):
             key_BSKH, value_BSKH = cache.key_BSKH, cache.value_BSKH
         if self.relative_RN is not None:
             position_bias = relative_bias(config, self.relative_RN[...])
-        # Of a row whose positions are split over devices, only this is gathered.
+        # If the positions of a row are split over devices, only keys and values are gathered.
         out_BTNH = attend(
             query_BTNH,
             constrain(key_BSKH, "batch", None, "kv_heads", None),
@@ -121,7 +123,7 @@ class Attention(nnx.Module):
         return self.out(out_BTNH), cache
 
     def remember(self, source_BSD: jax.Array) -> LayerCache:
-        """Keys, not rotated yet, and values of a sequence."""
+        """Returns the keys, not rotated yet, and the values of a sequence."""
         key_BSKH = self._normalise(self._clipped(self.key(source_BSD)), "key")
         key_BSKH = constrain(key_BSKH, "batch", "length", "kv_heads", None)
         value_BSKH = constrain(self._clipped(self.value(source_BSD)), "batch", "length", "kv_heads", None)
@@ -141,9 +143,9 @@ class Attention(nnx.Module):
 
 
 def query_scale(config: ModelConfig) -> float:
-    """Factor of the initial queries' standard deviation.
+    """Returns the factor of the initial queries' standard deviation.
 
-    They make up for a scale that is not the usual one, so that initial logits have the usual size.
+    It compensates for an unusual attention scale, so that the initial logits have the usual size.
     """
     if config.attention_scale is None or config.init_std:
         return 1.0
@@ -151,7 +153,7 @@ def query_scale(config: ModelConfig) -> float:
 
 
 def rope_of(config: ModelConfig, local: bool) -> dict:
-    """How the queries and keys of a layer turn, as arguments of :func:`lmjax.models.rope.rotate`."""
+    """Returns the arguments of :func:`lmjax.models.rope.rotate` for the queries and keys of a layer."""
     if local and config.local_rope_theta is not None:
         theta, scaling = config.local_rope_theta, RopeScaling()
     else:

@@ -1,4 +1,4 @@
-"""One block of the transformer: its sublayers, and where their norms stand.
+"""One block of the transformer: its sublayers and the places of their norms.
 
 Axes: M positions before the row.
 """
@@ -26,12 +26,13 @@ from lmjax.parallel.mesh import constrain
 
 
 class Block(nnx.Module):
-    """Attention or a recurrence, cross attention where there is an encoder, and feed-forward or experts, each added up.
+    """Attention or a recurrence, cross attention if there is an encoder, and feed-forward or experts; each adds its
+    output.
 
-    With ``config.feedforward_width`` 0 there is no third.
+    With ``config.feedforward_width`` 0 there is no feed-forward.
 
-    ``attention_norm`` stands before, after or behind the sum as ``config.residual`` says; a sandwich
-    has ``attention_output_norm`` as well. The other sublayers follow suit.
+    ``config.residual`` says whether ``attention_norm`` is applied to the input, the output or the sum; a sandwich has
+    ``attention_output_norm`` as well. The norms of the other sublayers are placed in the same way.
     """
 
     def __init__(
@@ -43,11 +44,11 @@ class Block(nnx.Module):
         source_width: int | None = None,
         rngs: nnx.Rngs,
     ):
-        """Builds the sublayers; ``source_width`` is the encoder's, if there is one."""
+        """Builds the sublayers; ``source_width`` is the width of the encoder's states, if there is an encoder."""
         self.config, self.mixer, self.has_experts = config, mixer, has_experts
         self.attention_norm = make_norm(config)
         if mixer == "attention":
-            # Each has a cache of its own kind.
+            # Each kind of mixer has its own kind of cache.
             attention: type[Any] = LatentAttention if config.latent.rank else Attention
             self.attention = attention(config, rngs=rngs)
         elif mixer == "mamba2":
@@ -102,9 +103,9 @@ class Block(nnx.Module):
           source: what cross attention reads.
           cross_mask: intervals over the source.
           valid_BT: False on padding, see :class:`Experts`.
-          before_BMD: the residual stream of what lies before the row, as it came to this block.
-          cache: keys and values, or the state, so far.
-          key: PRNG key of dropout; None for none.
+          before_BMD: the residual stream of the positions before the row, as it entered this block.
+          cache: the keys and values, or the state, of the tokens so far.
+          key: PRNG key of dropout; None turns dropout off.
         """
         attention_key, *keys = split_key(key, 5 if self.has_cross else 3)
         first_key, second_key = keys[:2]
@@ -170,7 +171,7 @@ class Block(nnx.Module):
         key: jax.Array | None,
         skipped: jax.Array | bool = False,
     ) -> jax.Array:
-        """The residual stream with a sublayer's output in it."""
+        """Adds a sublayer's output to the residual stream and returns the sum."""
         norm = getattr(self, f"{name}_norm")
         match self.config.residual:
             case "post":

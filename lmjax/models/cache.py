@@ -1,4 +1,4 @@
-"""What is kept while decoding, layer by layer: keys and values (slot = position in the row), or a state.
+"""The caches of decoding, one for each layer: keys and values (slot = position in the row), or a state.
 
 Axes: S positions that have room, X latent and turned key, P width of a value, W tokens before, C channels.
 """
@@ -20,25 +20,25 @@ def _put(buffer: jax.Array, new: jax.Array, slots_BT: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer, [B, S, K, H] each."""
+    """The keys and values of one layer, [B, S, K, H] each."""
 
     key_BSKH: jax.Array
     value_BSKH: jax.Array
 
     def write(self, key_BTKH: jax.Array, value_BTKH: jax.Array, slots_BT: jax.Array) -> "LayerCache":
-        """The cache with new keys and values at ``slots_BT``; rows may stand at different lengths."""
+        """Returns the cache with new keys and values at ``slots_BT``; rows may have different lengths."""
         return LayerCache(_put(self.key_BSKH, key_BTKH, slots_BT), _put(self.value_BSKH, value_BTKH, slots_BT))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LatentCache:
-    """What latent attention keeps of each token in one layer: its latent, and the part of its key that turned."""
+    """The cache of one layer of latent attention: the latent of each token, and the rotated part of its key."""
 
     kept_BSX: jax.Array
 
     def write(self, kept_BTX: jax.Array, slots_BT: jax.Array) -> "LatentCache":
-        """The cache with new tokens at ``slots_BT``; rows may stand at different lengths."""
+        """Returns the cache with new tokens at ``slots_BT``; rows may have different lengths."""
         return LatentCache(_put(self.kept_BSX, kept_BTX, slots_BT))
 
 
@@ -55,9 +55,11 @@ Cache = LayerCache | LatentCache | RecurrentCache
 
 
 def empty_cache(config: ModelConfig, *, batch_size: int, length: int) -> tuple[Cache, ...]:
-    """Zeroed buffers for ``length`` positions of ``batch_size`` rows, one set a layer, in the model's dtype.
+    """Returns zero buffers for ``length`` positions of ``batch_size`` rows, one set for each layer, in the model's
+    dtype.
 
-    A tuple of separate buffers, rather than one stacked array, is updated in place when donated.
+    They are a tuple of separate buffers, because XLA updates these in place when donated, which it does not do with
+    one stacked array.
     """
 
     def layer(mixer: Mixer) -> Cache:

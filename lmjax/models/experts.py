@@ -2,14 +2,15 @@
 
     y = sum over the chosen j of  gate_j FFN_j(x)  (+ FFN_shared(x))
 
-Two forms. *Dropless*: the batch's tokens are sorted by expert (:mod:`lmjax.kernels.grouped`) and every choice is
-served. *With a capacity*: every expert has as many places in a row, given out along the row, so that which
-tokens find none depends on earlier tokens only, on no other row, and not on how rows are split. Training uses
-the one ``capacity_factor`` says, decoding with a cache never drops.
+There are two forms. *Dropless*: the tokens of the batch are sorted by expert (:mod:`lmjax.kernels.grouped`), and
+every choice is computed. *With a capacity*: every expert has the same number of places for the tokens of a row, which
+are given out along the row. Whether a token finds a place depends only on earlier tokens of its row, not on other
+rows and not on how rows are split over devices. ``capacity_factor`` chooses the form for training; decoding with a
+cache never drops a token.
 
 On a mesh experts are split over ``expert``, their hidden width over ``tensor``. With a capacity, tokens go to
 the devices of their experts and back by two all-to-alls; dropless, the tokens of the ``expert`` devices
-are gathered, each device serves its own experts' choices, and the sums go back to the tokens' owners.
+are gathered, each device computes the choices of its own experts, and the sums go back to the devices of the tokens.
 
 Axes: E experts, J choices of a token, R choices of a row in one line, C places of an expert, S slots, N tokens
 of all rows in one line.
@@ -31,12 +32,13 @@ Weights = dict[str, tuple[jax.Array, jax.Array | None]]
 
 
 class Router(nnx.Module):
-    """Logits of experts in float32, with a learned bias if asked for, and the bias their scores are ranked with."""
+    """Float32 logits of experts, with a learned bias on request, and the bias that is used for ranking."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """``W ~ N(0, std)``, biases 0."""
         number = config.experts.number
-        # As of muP, table 3: the experts are a few outputs, and stay few in a wider model.
+        # In the terms of muP, table 3, the experts are outputs whose number does not grow with the width of the
+        # model.
         weight_DE = config.base_std / config.width_ratio * jax.random.normal(rngs.params(), (config.width, number))
         self.weight = parameter(weight_DE, ("embed", "choices"), "matrix")
         has_bias = config.experts.balance_bias
@@ -51,7 +53,7 @@ class Router(nnx.Module):
 
 
 class ExpertProjections(nnx.Module):
-    """One projection of every expert."""
+    """One of the projections, for all experts."""
 
     def __init__(self, config: ModelConfig, axes: tuple[str, str], sizes: tuple[int, int], scale: float, rngs):
         """``W ~ N(0, scale * std)`` of [E, in, out], and biases 0 where the model has them."""
@@ -63,7 +65,7 @@ class ExpertProjections(nnx.Module):
         self.bias = nnx.data(parameter(bias, ("experts", out_axis), "bias") if config.bias else None)
 
     def weights(self, dtype: str) -> tuple[jax.Array, jax.Array | None]:
-        """Matrices and biases, in ``dtype``."""
+        """Returns the matrices and the biases in ``dtype``."""
         return self.weight[...].astype(dtype), None if self.bias is None else self.bias[...].astype(dtype)
 
 
@@ -86,12 +88,12 @@ class Experts(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, *, valid_BT: jax.Array | None = None, dropless: bool = False
     ) -> tuple[jax.Array, Routing]:
-        """[B, T, D] to [B, T, D], and what routing came to.
+        """Maps [B, T, D] to [B, T, D]; also returns the statistics of the routing.
 
         Args:
           x_BTD: normalised input.
-          valid_BT: False on padding, which takes no room and is not counted.
-          dropless: serve every choice, whatever ``capacity_factor`` is.
+          valid_BT: False on padding, which takes no place of an expert and is not counted.
+          dropless: compute every choice, whatever ``capacity_factor`` is.
         """
         config, experts = self.config, self.config.experts
         valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid_BT is None else valid_BT
@@ -149,7 +151,7 @@ class Experts(nnx.Module):
             tensor_axes=tensor_axes,
             is_split=set(expert_axes) <= set(_axes(tokens[0])),
         )
-        # Every axis that is not named in a specification would be summed over, were it of one device.
+        # The gradient is summed over every axis that a specification does not name, even an axis of one device.
         used = {axis for axis, size in mesh.shape.items() if size > 1}
         mapped = jax.shard_map(
             serve, in_specs=(tokens, tokens, tokens, specs), out_specs=tokens, axis_names=used, check_vma=False
@@ -158,14 +160,15 @@ class Experts(nnx.Module):
 
 
 def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Mesh axes of a dimension of a PartitionSpec, which writes a single one without its tuple."""
+    """Returns the mesh axes of a PartitionSpec's dimension as a tuple; the spec writes a single axis without one."""
     return () if entry is None else (entry,) if isinstance(entry, str) else entry
 
 
 def slots_in_rows(
     chosen_BTJ: jax.Array, valid_BT: jax.Array, number: int, capacity: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Places of a row's choices: expert e has slots ``e C`` to ``(e + 1) C - 1``, first come first served.
+    """Gives the choices of a row their places, in the order of the row: expert e has slots ``e C`` to ``(e + 1) C -
+    1``.
 
     Returns:
       slot_BTJ (int32, ``E C`` for a choice without a place) and kept_BTJ (bool).
@@ -199,7 +202,7 @@ def _serve(
     tensor_axes: tuple[str, ...] = (),
     is_split: bool = False,
 ) -> jax.Array:
-    """The experts a device has, for the tokens of all devices that have others (``is_split``) or for its own."""
+    """Computes a device's experts for its own tokens or (``is_split``) for all devices that share the experts."""
     gathered = (x_BTD, chosen_BTJ, gates_BTJ)
     number, width = weights["up"][0].shape[0], x_BTD.shape[-1]
     first = number * jax.lax.axis_index(expert_axes) if expert_axes else jnp.zeros((), jnp.int32)
@@ -211,7 +214,7 @@ def _serve(
     x_SD = to_slots(all_BTD.reshape(-1, width), slot_NJ, groups.num_slots)
     down, bias = weights["down"]
     if bias is not None and tensor_axes:
-        # Each device has a part of the sum over the hidden width, and the bias is to be in it once.
+        # Each device has a part of the sum over the hidden width, and the bias must be added in one of them only.
         bias = bias / jax.lax.axis_size(tensor_axes)
     y_SD = _feedforward(x_SD, weights | {"down": (down, bias)}, groups.multiply, activation)
     out_BTD = from_slots(y_SD, slot_NJ, gates_BTJ.reshape(slot_NJ.shape)).astype(x_BTD.dtype).reshape(all_BTD.shape)

@@ -1,4 +1,4 @@
-"""What a stack of blocks returns."""
+"""The record that a stack of blocks returns."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from lmjax.models.routing import Routing
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-    """Hidden states, and the statistics of the experts they passed.
+    """Hidden states, and the routing statistics of the layers with experts.
 
     Attributes:
       states_BTD: one vector for each position.

@@ -8,9 +8,9 @@ before the row.
     v_sn = c_s W_value,n                            [V]
     q_tn = [content ; turned(position)] of x_t, or of norm(x_t W_query_down)
 
-Without a cache, keys and values are made of the latents, and attention is as usual. With one, only ``c_s`` and
-the turned part are kept, for both parts of ``q . k`` can be had from them: ``q . (c W_key) = (q W_key^T) . c``,
-and ``sum_s a_s (c_s W_value) = (sum_s a_s c_s) W_value``. All heads then read one set of keys, C + R wide.
+Without a cache, keys and values are made of the latents, and attention is as usual. With a cache, only ``c_s`` and
+the rotated part are kept, because both parts of ``q . k`` can be computed from them: ``q . (c W_key) = (q W_key^T) .
+c``, and ``sum_s a_s (c_s W_value) = (sum_s a_s c_s) W_value``. All heads then read one set of keys, C + R wide.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ from lmjax.parallel.mesh import constrain
 
 
 class LatentAttention(nnx.Module):
-    """Attention of one layer to its own sequence."""
+    """The self-attention of one layer."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Builds the projections."""
@@ -70,7 +70,7 @@ class LatentAttention(nnx.Module):
         cache: LatentCache | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, LatentCache | None]:
-        """Arguments and results as of :class:`lmjax.models.attention.Attention`; there is no position bias."""
+        """Takes and returns what :class:`lmjax.models.attention.Attention` does, but has no position bias."""
         assert position_bias is None and turned
         rope = rope_of(self.config, local)
         of_query = x_BTD if self.config.latent.query_rank is None else self.query_norm(self.query_down(x_BTD))
@@ -107,7 +107,7 @@ class LatentAttention(nnx.Module):
         return self.out(out_BTNV), None
 
     def _read(self, cache: LatentCache, content_BTNH: jax.Array, position_BTNR: jax.Array, attention) -> jax.Array:
-        """Values of the heads, [B, T, N, V], from what is kept of each token."""
+        """Attends to the cache and returns the values of the heads, [B, T, N, V]."""
         dtype = content_BTNH.dtype
         key_CNH, value_CNV = (part.weight[...].astype(dtype) for part in (self.key_content, self.value))
         content_BTNC = jnp.einsum("btnh,cnh->btnc", content_BTNH, key_CNH)

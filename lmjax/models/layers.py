@@ -1,8 +1,8 @@
 """The parts of a block that are not attention: projections, norms, feed-forward, embedding, dropout.
 
-Parameters carry two facts beside their values: ``axes``, the logical name of each dimension (laid
-out by :mod:`lmjax.parallel.mesh`), and ``kind`` (``matrix``, ``embedding``, ``norm``, ``bias``),
-which decides weight decay and learning rate.
+A parameter has two facts beside its values: ``axes``, the logical name of each dimension (laid out by
+:mod:`lmjax.parallel.mesh`), and ``kind`` (``matrix``, ``embedding``, ``norm``, ``bias``), which decides weight decay
+and learning rate.
 """
 
 import math
@@ -18,13 +18,13 @@ from lmjax.parallel.mesh import constrain, flatten_tokens, unflatten_tokens
 
 
 def parameter(value: jax.Array, axes: Sequence[str | None], kind: str) -> nnx.Param:
-    """A parameter with the names of its axes and its kind."""
+    """Returns a parameter with the names of its axes and its kind."""
     assert value.ndim == len(axes), (value.shape, axes)
     return nnx.Param(value, axes=tuple(axes), kind=kind)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes each value with probability ``rate`` and scales the rest by 1 / (1 - rate); no key, no dropout."""
+    """Sets values to 0 with probability ``rate`` and scales the rest by 1 / (1 - rate); does nothing without a key."""
     if key is None or rate == 0:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
@@ -32,7 +32,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def split_key(key: jax.Array | None, num: int) -> Sequence[jax.Array | None]:
-    """``jax.random.split`` that hands on the absence of a key."""
+    """``jax.random.split``, which returns Nones if the key is None."""
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
@@ -74,7 +74,7 @@ class Projection(nnx.Module):
         """Contracts the last ``len(in_axes)`` axes of ``x``."""
         weight = self.weight[...].astype(self.dtype)
         batch_shape, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
-        # As one matrix product: XLA's CPU backend is half as fast on the gradients of the general form.
+        # As one matrix product: XLA's CPU backend takes twice as long for the gradients of the general form.
         x = x.astype(self.dtype).reshape(*batch_shape, -1)
         rows = flatten_tokens(x) if len(batch_shape) == 2 else x.reshape(-1, x.shape[-1])
         y = rows @ weight.reshape(rows.shape[1], -1)
@@ -88,7 +88,7 @@ class Norm(nnx.Module):
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
 
     def __init__(self, width: int, *, kind: str, epsilon: float, bias: bool, scale: bool = True, offset: bool = False):
-        """Scale starts at one (``offset``: kept as its difference from one), bias (layer norm only) at zero."""
+        """The scale starts at one (``offset``: its difference from one is stored), a layer norm's bias at zero."""
         initial = jnp.zeros((width,)) if offset else jnp.ones((width,))
         self.scale = nnx.data(parameter(initial, ("norm",), "norm") if scale else None)
         self.offset = offset
@@ -98,7 +98,7 @@ class Norm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The normalised ``x``, in its own dtype."""
+        """Returns the normalised ``x`` in its own dtype."""
         wide = x.astype(jnp.float32)
         if self.centred:
             wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
@@ -114,7 +114,7 @@ class Norm(nnx.Module):
 
 
 def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
-    """The norm a configuration asks for, over ``width`` (the model's when unset)."""
+    """Returns the norm of a configuration, over ``width`` (the model's width when unset)."""
     bias = config.bias if config.norm_bias is None else config.norm_bias
     return Norm(
         width or config.width,
@@ -127,7 +127,7 @@ def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
 
 
 def residual_scale(config: ModelConfig) -> float:
-    """Factor of the initial projections into the residual stream: ``1 / sqrt(number of sublayers)``, or 1."""
+    """Returns the factor of initial projections into the residual stream: ``1 / sqrt(number of sublayers)``, or 1."""
     sublayers = (1 + (config.encoder_layers > 0) + (config.hidden_width > 0)) * config.num_layers
     return 1 / math.sqrt(sublayers) if config.residual_init == "scaled" else 1.0
 
@@ -147,13 +147,14 @@ ACTIVATIONS = {
     "geglu_exact": lambda x: jax.nn.gelu(x, approximate=False),
     "reglu": jax.nn.relu,
 }
-"""By name; a gated one is what the gate goes through."""
+"""The activations by name; a gated one is applied to the gate."""
 
 
 def activated(activation: str, up: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """The hidden values of a feed-forward layer, from its two projections or its one.
+    """Returns the hidden values of a feed-forward layer, made of its one projection or, if gated, its two.
 
-    With ``swiglu_clamped`` (OpenAI 2025, gpt-oss, as released) the ungated half is kept within bounds, and 1 is added.
+    With ``swiglu_clamped`` (OpenAI 2025, gpt-oss, as released) the half that is not the gate is clipped to bounds,
+    and 1 is added to it.
     """
     act = ACTIVATIONS[activation]
     if gate is None:
@@ -165,7 +166,7 @@ class FeedForward(nnx.Module):
     """``act(x W_up) W_down``, or gated ``(act(x W_gate) * x W_up) W_down`` (Shazeer 2020)."""
 
     def __init__(self, config: ModelConfig, *, width: int | None = None, rngs: nnx.Rngs):
-        """Builds the projections, ``width`` wide between them (as the configuration says when unset)."""
+        """Builds the projections; ``width`` is the hidden width (the configuration's when unset)."""
         project = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
         embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width if width is None else width}
         self.up = project(embed, mlp)
@@ -187,8 +188,8 @@ class Embedding(nnx.Module):
         self.table_VD = parameter(std * jax.random.normal(rngs.params(), (num, width)), axes, "embedding")
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
-        """Rows of the table, cast to ``dtype``."""
-        # With the width split over the batch's own devices XLA would replicate the whole lookup.
+        """Returns the rows of the table for the ids, cast to ``dtype``."""
+        # If the width were split over the devices of the batch, XLA would replicate the whole lookup.
         table_VD = constrain(self.table_VD[...], "vocab", None)
-        # The default for an index out of range is NaN, which padding beyond the last position would spread.
+        # By default an index out of range gives NaN, which would spread from padding beyond the last position.
         return jnp.take(table_VD, ids, axis=0, mode="clip").astype(dtype)

@@ -22,7 +22,7 @@ from lmjax.parallel.mesh import constrain
 
 
 class Mamba2(nnx.Module):
-    """A state-space layer; causal, and a document forgets the one before it."""
+    """A causal state-space layer; its state is reset at the beginning of each document."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Builds the projections; decays start between ``exp(-1.6)`` and ``exp(-0.001)`` (as released)."""
@@ -64,7 +64,7 @@ class Mamba2(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, positions_BT: jax.Array, *, cache: RecurrentCache | None = None
     ) -> tuple[jax.Array, RecurrentCache | None]:
-        """[B, T, D] to [B, T, D], and the state after the last token if one was given.
+        """Maps [B, T, D] to [B, T, D]; with a cache, also returns the state after the last token.
 
         Args:
           x_BTD: normalised input.
@@ -93,7 +93,7 @@ class Mamba2(nnx.Module):
         value_BTNP = constrain(value_BTC.reshape(batch, length, *self.heads.values()), "batch", None, "heads", None)
 
         def spread(array_BTC: jax.Array) -> jax.Array:
-            """Keys or queries of each group for each of its heads."""
+            """Repeats the keys or queries of each group for each of its heads."""
             array = array_BTC.reshape(batch, length, *self.groups.values())
             return constrain(
                 jnp.repeat(array, self.heads["heads"] // sizes.groups, axis=2), "batch", None, "heads", None

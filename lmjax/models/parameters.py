@@ -1,7 +1,7 @@
-"""Between a module and its parameters as a plain nested dictionary of arrays.
+"""Conversion between a module and its parameters, a plain nested dictionary of arrays.
 
-Everything that trains, saves or shards parameters sees the dictionary; the module is put around
-it again inside ``jit``, where that costs nothing.
+Everything that trains, saves or shards parameters uses the dictionary. Inside ``jit``, where it costs nothing, the
+module is built around the dictionary again.
 """
 
 import dataclasses
@@ -29,14 +29,15 @@ def named_leaves(tree: PyTree) -> Leaves:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleSpec:
-    """A module without its values.
+    """A module without the values of its parameters.
 
     Attributes:
-      construct: PRNG key to module.
+      construct: makes the module from a PRNG key.
       graphdef: the module's static part.
       shapes: the parameters as ``ShapeDtypeStruct``.
       axes: beside each parameter, the logical names of its dimensions.
       kinds: beside each parameter, ``matrix``, ``embedding``, ``norm`` or ``bias``.
+      place: the key under which all parameters lie, see :meth:`under`; None for none.
     """
 
     construct: Callable[[jax.Array], nnx.Module]
@@ -45,17 +46,25 @@ class ModuleSpec:
     shapes: Params
     axes: Params
     kinds: Params
+    place: str | None = None
+
+    def under(self, place: str) -> "ModuleSpec":
+        """Returns the spec of the same module with its parameters under one more key, ``{place: params}``."""
+        shapes, axes, kinds = ({place: tree} for tree in (self.shapes, self.axes, self.kinds))
+        return dataclasses.replace(self, place=place, shapes=shapes, axes=axes, kinds=kinds)
 
     def bind(self, params: Params) -> Any:
-        """The module holding ``params``."""
+        """Returns the module holding ``params``."""
+        # One more key around all parameters does not change the order of the leaves.
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, jax.tree.leaves(params)))
 
     def init(self, key: jax.Array) -> Params:
-        """Initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
-        return _pure(nnx.state(self.construct(key)))
+        """Returns initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
+        params = _pure(nnx.state(self.construct(key)))
+        return params if self.place is None else {self.place: params}
 
     def shardings(self, mesh: Mesh) -> Params:
-        """Where each parameter lives, by the rules of :mod:`lmjax.parallel.mesh`."""
+        """Returns the sharding of each parameter, by the rules of :mod:`lmjax.parallel.mesh`."""
         return jax.tree.map(
             lambda shape, axes: named_sharding(axes, shape.shape, mesh),
             self.shapes,

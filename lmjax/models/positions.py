@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def sinusoidal(positions_BT: jax.Array, width: int) -> jax.Array:
-    """Sinusoidal embedding [B, T, width], sines then cosines (Vaswani et al. 2017, section 3.5)."""
+    """Returns the sinusoidal embedding [B, T, width], sines before cosines (Vaswani et al. 2017, section 3.5)."""
     half = width // 2
     frequency_H = jnp.exp(-math.log(10_000.0) / half * jnp.arange(half, dtype=jnp.float32))
     angle_BTH = positions_BT.astype(jnp.float32)[:, :, None] * frequency_H[None, None, :]

@@ -1,4 +1,4 @@
-"""Sizes of the mixers that keep a state instead of keys and values."""
+"""Configurations of the mixers that have a state instead of keys and values."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 Mixer = Literal["attention", "mamba2", "rwkv6"]
 
 RECURRENT: tuple[Mixer, ...] = ("mamba2", "rwkv6")
-"""Mixers that read from left to right, whatever a mask shows."""
+"""Mixers that read from left to right, whatever the mask is."""
 
 
 def _at_least_one(config: object, prefix: str) -> None:
@@ -38,7 +38,7 @@ class Mamba2Config:
             raise ValueError(f"model.mamba2.convolution={self.convolution}: must be at least 2")
 
     def num_heads(self, width: int) -> int:
-        """Heads of a model of this width."""
+        """Returns the number of heads in a model of this width."""
         return self.expansion * width // self.head_width
 
 

@@ -1,4 +1,4 @@
-"""T5's table of relative positions as a parameter: of a stack, or of each of its layers.
+"""T5's table of relative positions, a parameter of a stack or of each of its layers.
 
 Axes: R buckets of distances.
 """
@@ -18,7 +18,7 @@ def relative_table(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param:
 
 
 def relative_bias(config: ModelConfig, table_RN: jax.Array) -> RelativeBias:
-    """What a table adds to the attention logits."""
+    """Returns the bias that a table adds to the attention logits."""
     return RelativeBias(
         table_RN=table_RN, max_distance=config.relative_max_distance, past_only=config.relative_past_only
     )

@@ -1,4 +1,4 @@
-"""Rotary positions (RoFormer: Su et al. 2021, section 3.2) and what stretches them over longer contexts."""
+"""Rotary positions (RoFormer: Su et al. 2021, section 3.2) and the scalings that extend them to longer contexts."""
 
 import dataclasses
 import math
@@ -48,14 +48,15 @@ class RopeScaling:
 
     @property
     def magnitude(self) -> float:
-        """What sines and cosines are multiplied with."""
+        """The factor of sines and cosines."""
         if self.kind != "yarn":
             return 1.0
         return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
 
 
 def rope_frequencies(rotated: int, *, theta: float, scaling: RopeScaling) -> np.ndarray:
-    """Radians a position turns each pair by: ``theta^(-2i / rotated)``, scaled (float32 [rotated / 2]).
+    """Returns the radians by which a position turns each pair: ``theta^(-2i / rotated)``, scaled (float32 [rotated /
+    2]).
 
     - linear: all divided by the factor s.
     - ntk: the base becomes ``theta * s^(rotated / (rotated - 2))``, so that the slowest is divided by s

@@ -1,4 +1,4 @@
-"""Which experts a token goes to, and what a router is told to do better.
+"""The choice of experts for each token, and the losses and statistics of the router.
 
 Axes: E experts, J choices of a token, G groups of experts, X groups that are chosen.
 
@@ -116,18 +116,18 @@ class ExpertsConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Routing:
-    """What routing came to in each row; leading axes are layers. Padding counts for nothing.
+    """Statistics of the routing in each row, with layers as leading axes. Padding is not counted.
 
-    By row, and not over a batch: a mean over rows is the same whatever the microbatches and devices.
+    They are computed for each row, not for a batch, so that their mean does not depend on microbatches and devices.
 
     Attributes:
       balance_B: ``E sum_e f_e P_e`` with ``f_e`` the share of the row's choices that are e and ``P_e`` the row's mean
         of e's score over the sum of scores; 1 for an even load (Fedus et al. 2022, eq. 4; by sequence: DeepSeek-V3,
         eq. 17 to 20).
       router_z_B: mean of ``logsumexp(logits) ** 2`` (ST-MoE, Zoph et al. 2022, eq. 5).
-      dropped_B: share of choices that found no room.
-      max_load_B: ``E max_e f_e``, the load of the busiest expert over an even one.
-      bias_B: 0, with the load ``f_e - 1 / E`` as its gradient by the bias, but for a factor.
+      dropped_B: share of the choices that found no place at their expert.
+      max_load_B: ``E max_e f_e``, the load of the busiest expert relative to an even load.
+      bias_B: 0; its gradient with respect to the bias is the load ``f_e - 1 / E`` times a factor.
     """
 
     balance_B: jax.Array
@@ -138,7 +138,7 @@ class Routing:
 
 
 def joined(routings: list[Routing | None]) -> Routing | None:
-    """One axis of layers, of records of single layers and of stacks of them."""
+    """Joins the records of single layers and of stacks of layers along one axis of layers."""
     found = [routing for routing in routings if routing is not None]
     if not found:
         return None
@@ -146,7 +146,7 @@ def joined(routings: list[Routing | None]) -> Routing | None:
 
 
 def by_row(routing: Routing | None, num_rows: int) -> Routing | None:
-    """The mean of each statistic over the texts of a batch row, [layers, num_rows].
+    """Returns the mean of each statistic over the texts of a batch row, [layers, num_rows].
 
     Args:
       routing: [layers, C num_rows], the C texts of a row side by side.
@@ -158,7 +158,7 @@ def by_row(routing: Routing | None, num_rows: int) -> Routing | None:
 def choose(
     config: ExpertsConfig, logits_BTE: jax.Array, bias_E: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The experts of each token.
+    """Chooses the experts of each token.
 
     Returns:
       chosen_BTJ (int32, the best first), gates_BTJ, and scores_BTE that sum to 1.
@@ -180,7 +180,7 @@ def choose(
 
 
 def _within_best_groups(ranked_BTE: jax.Array, groups: int, number: int) -> jax.Array:
-    """The ranks of experts in the ``number`` groups with the highest sums of their two highest; -inf for others."""
+    """Keeps the ranks in the ``number`` groups with the highest sums of their two best ranks; -inf elsewhere."""
     in_groups = ranked_BTE.reshape(*ranked_BTE.shape[:2], groups, -1)
     place = jnp.arange(in_groups.shape[-1])[None, None, None, :]
     without_best = jnp.where(place == jnp.argmax(in_groups, axis=-1, keepdims=True), -jnp.inf, in_groups)
@@ -190,8 +190,8 @@ def _within_best_groups(ranked_BTE: jax.Array, groups: int, number: int) -> jax.
 
 
 def _highest(values_BTE: jax.Array, number: int) -> jax.Array:
-    """Indices of the highest values, the highest first, and the first of equal ones: int32 [B, T, number]."""
-    # Not lax.top_k, of which every device would first gather the values of all of them.
+    """Returns the indices of the highest values in descending order, of equal ones the first: int32 [B, T, number]."""
+    # lax.top_k is not used: every device would first gather the values of all devices for it.
     index_11E = jnp.arange(values_BTE.shape[-1], dtype=jnp.int32)[None, None, :]
     found = []
     for _ in range(number):
@@ -209,12 +209,12 @@ def report(
     valid_BT: jax.Array,
     kept_BTJ: jax.Array | None,
 ) -> Routing:
-    """What :func:`choose` has done; ``valid_BT`` is False on padding, ``kept_BTJ`` where a choice found no room."""
+    """Computes statistics of a choice; ``valid_BT`` is False on padding, ``kept_BTJ`` for a choice without a place."""
     num_choices, num_experts = chosen_BTJ.shape[-1], logits_BTE.shape[-1]
     count_B = jnp.maximum(valid_BT.sum(axis=1), 1).astype(jnp.float32)
 
     def mean(values: jax.Array) -> jax.Array:
-        """[B, T, ...] to [B, ...], over the tokens that are no padding."""
+        """Averages [B, T, ...] to [B, ...] over the tokens that are not padding."""
         valid = valid_BT.reshape(*valid_BT.shape, *(1,) * (values.ndim - 2))
         return jnp.sum(values * valid, axis=1) / count_B.reshape(-1, *(1,) * (values.ndim - 2))
 
@@ -235,11 +235,11 @@ def report(
 
 
 def routing_terms(config: ExpertsConfig, routing: Routing | None, weights_B: jax.Array) -> dict[str, jax.Array]:
-    """Sums over rows by weight: the loss of all layers together, and means over the layers to look at.
+    """Sums over rows by weight: returns the loss of all layers together, and means over the layers as metrics.
 
     Args:
       config: the weights of the losses.
-      routing: [L', B] of the L' layers with experts; None where there are none, and then no terms.
+      routing: [L', B] of the L' layers with experts; None without experts, which gives no terms.
       weights_B: weight of each row.
     """
     if routing is None:
@@ -260,4 +260,4 @@ def routing_terms(config: ExpertsConfig, routing: Routing | None, weights_B: jax
 
 
 ROUTING_MEASURES = frozenset(f"experts/{name}" for name in ("balance", "router_z", "dropped", "max_load"))
-"""The terms of :func:`routing_terms` that are there to be looked at."""
+"""The terms of :func:`routing_terms` that are metrics and train nothing."""

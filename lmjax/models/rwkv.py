@@ -24,7 +24,7 @@ _MIXED = ("decay", "key", "value", "receptance", "gate")
 
 
 class Rwkv6(nnx.Module):
-    """A linear recurrence with a decay a channel; causal, and a document forgets the one before it."""
+    """A causal linear recurrence with a decay for each channel; each document begins with an empty state."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Builds the projections; decays start slow in the first channels and fast in the last (as released)."""
@@ -53,7 +53,7 @@ class Rwkv6(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, positions_BT: jax.Array, *, cache: RecurrentCache | None = None
     ) -> tuple[jax.Array, RecurrentCache | None]:
-        """[B, T, D] to [B, T, D], and the state after the last token if one was given; see :class:`Mamba2`."""
+        """Maps [B, T, D] to [B, T, D]; with a cache, also returns the last state (see :class:`Mamba2`)."""
         window_BTWD, last_BWD = shifted(x_BTD, positions_BT, 2, before_BWC=None if cache is None else cache.last_BWC)
         mixed = self._mix(x_BTD, window_BTWD[:, :, 0])
 
@@ -77,7 +77,7 @@ class Rwkv6(nnx.Module):
         return self.out(self._normalised(out_BTNP) * gate_BTNP), updated
 
     def _mix(self, x_BTD: jax.Array, before_BTD: jax.Array) -> dict[str, jax.Array]:
-        """Each token with the one before it, five times, in learned and token-dependent proportions."""
+        """Mixes each token with the one before it, five times, in learned proportions that depend on the token."""
         mix_MD = self.mix_MD[...].astype(x_BTD.dtype)
         change_BTD = before_BTD - x_BTD
         down_BTMR = jnp.tanh(self.mix_down(x_BTD + change_BTD * mix_MD[0][None, None]))

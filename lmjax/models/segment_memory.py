@@ -1,8 +1,8 @@
 """Rows that remember the row before them: segment-level recurrence (Transformer-XL: Dai et al. 2019, section 3.2).
 
-Layer l attends to ``[stop_gradient(memory_l), x_l]``, memory_l being the states that entered the layer in the
-rows before; of them the last M are kept. Positions are relative (rotary, ALiBi, buckets, or none), so
-memory is simply what lies before position 0.
+Layer l attends to ``[stop_gradient(memory_l), x_l]``, where memory_l are the last M states that entered the layer in
+the rows before. Positions are relative (rotary, ALiBi, buckets, or none), so the memory lies at the positions before
+0.
 
 Axes: M positions before the row, S positions before the row and of it.
 """
@@ -24,11 +24,11 @@ from lmjax.types import Stream
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentMemory:
-    """What a row's layers remember.
+    """The memory of each row, layer by layer.
 
     Attributes:
       states_BLMD: the last M states that entered each layer, the newest last.
-      filled_B: int32, how many of them there are already.
+      filled_B: int32, the number of states that are there already.
     """
 
     states_BLMD: jax.Array
@@ -36,7 +36,7 @@ class SegmentMemory:
 
 
 def empty_memory(config: ModelConfig, *, num_rows: int, length: int) -> SegmentMemory:
-    """The memory before the first row: nothing."""
+    """Returns the memory before the first row, which holds nothing."""
     shape = (num_rows, config.num_layers, length, config.width)
     return SegmentMemory(states_BLMD=jnp.zeros(shape, config.dtype), filled_B=jnp.zeros((num_rows,), jnp.int32))
 
@@ -51,8 +51,8 @@ def run_with_memory(
     Args:
       model: a single stack of attention layers without learned positions.
       tokens_BT: int32 ids.
-      memory: of the rows before; no gradient flows into it.
-      key: PRNG key of dropout; None for none.
+      memory: the memory of the rows before; no gradient flows into it.
+      key: PRNG key of dropout; None turns dropout off.
 
     Returns:
       The states after the final norm with their routing, and the memory after these rows.

@@ -1,4 +1,4 @@
-"""A stack of blocks: embedded sequence in, hidden states out.
+"""A stack of blocks, which maps an embedded sequence to hidden states.
 
 With ``execution.scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
 grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern: one such stack for each
@@ -29,7 +29,7 @@ class Stack(nnx.Module):
     """Blocks, the position bias they share, and the norm after them."""
 
     def __init__(self, config: ModelConfig, *, source_width: int | None = None, rngs: nnx.Rngs):
-        """Builds all blocks; ``source_width`` is the width of the states cross attention reads, if there is any."""
+        """Builds all blocks; ``source_width`` is the width of the states that cross attention reads."""
         self.config = config
         self.source_width = source_width
         if config.share_layers:
@@ -48,13 +48,13 @@ class Stack(nnx.Module):
         self.final_norm = nnx.data(make_norm(config) if config.final_norm else None)
 
     def new_block(self, rngs: nnx.Rngs, *, layer: int) -> Block:
-        """A block as layer ``layer`` is."""
+        """Returns a block built for layer ``layer``."""
         mixer = self.config.mixers[layer % len(self.config.mixers)]
         has_experts = self.config.has_experts(layer)
         return Block(self.config, mixer=mixer, has_experts=has_experts, source_width=self.source_width, rngs=rngs)
 
     def new_stack(self, groups: int, rngs: nnx.Rngs, *, layer: int) -> Block:
-        """Blocks along a leading axis of every parameter."""
+        """Returns blocks that are stacked along a leading axis of every parameter."""
         keys = jax.random.split(rngs.params(), groups)
         return jax.vmap(lambda key: self.new_block(nnx.Rngs(params=key), layer=layer))(keys)
 
@@ -67,18 +67,20 @@ class Stack(nnx.Module):
         source_BSD: jax.Array | None = None,
         cross_mask: IntervalMask | None = None,
         valid_BT: jax.Array | None = None,
+        skip_last: int = 0,
         final_norm: bool = True,
         key: jax.Array | None = None,
     ) -> Hidden:
         """Runs all blocks, and the final norm.
 
         Args:
-          x_BTD: the embedded sequence: of tokens, or of any other features.
+          x_BTD: the embedded sequence, of tokens or of any other features.
           positions_BT: int32 position of each element.
           mask: who sees whom.
           source_BSD: the encoder's states, where the stack has cross attention.
           cross_mask: which of them each position sees.
           valid_BT: False on padding, which experts then have no room for.
+          skip_last: how many of the last blocks are left out; they are outside of the scanned stacks, in ``tail``.
           final_norm: whether to apply the final norm; without it the states are the residual stream.
           key: PRNG key of dropout; None for none.
         """
@@ -126,7 +128,9 @@ class Stack(nnx.Module):
             return x_BTD, routings
 
         num_lead = len(self.lead)
-        unrolled_keys = split_key(unrolled_key, num_lead + len(self.tail))
+        assert skip_last <= len(self.tail), "scanned blocks are all run"
+        tail = self.tail[: len(self.tail) - skip_last]
+        unrolled_keys = split_key(unrolled_key, num_lead + len(tail))
         x_BTD, routings = unrolled(x_BTD, self.lead, unrolled_keys[:num_lead], 0)
         num_scanned = self.config.num_layers - num_lead - len(self.tail)
         if self.stacks:
@@ -135,7 +139,7 @@ class Stack(nnx.Module):
             is_first = jnp.arange(num_groups) == 0
             x_BTD, scanned = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), is_first, keys))
             routings += scanned
-        x_BTD, further = unrolled(x_BTD, self.tail, unrolled_keys[num_lead:], num_lead + num_scanned)
+        x_BTD, further = unrolled(x_BTD, tail, unrolled_keys[num_lead:], num_lead + num_scanned)
         return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
 
     def run_block(
@@ -189,7 +193,7 @@ class Stack(nnx.Module):
         return self._remat(body)(x_BTD, (block, key, before_BMD))
 
     def _repeat(self, apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
-        """The one block of a stack that shares it, as often as the stack is deep."""
+        """Runs the one block of a stack with shared layers as many times as the stack is deep."""
         num_layers = self.config.num_layers
 
         def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, Routing | None]:
@@ -209,7 +213,7 @@ class Stack(nnx.Module):
         sources: tuple[LayerCache, ...] | None = None,
         cross_mask: IntervalMask | None = None,
     ) -> tuple[jax.Array, tuple[Cache, ...]]:
-        """Hidden states of new elements against cached ones, for decoding.
+        """Returns the hidden states of new elements, which attend to cached ones, for decoding.
 
         Args:
           x_BTD: the new elements, embedded.
@@ -240,11 +244,11 @@ class Stack(nnx.Module):
         return self.normalised(x_BTD), tuple(updated)
 
     def remember(self, source_BSD: jax.Array) -> tuple[LayerCache, ...]:
-        """Each layer's cross-attention keys and values of the encoder's states, for :meth:`run_cached`."""
+        """Returns each layer's cross-attention keys and values of the encoder's states, for :meth:`run_cached`."""
         return tuple(block.cross_attention.remember(source_BSD) for block in self.layers())
 
     def layers(self) -> list[Block]:
-        """The blocks in order of depth, scanned ones taken out of their stacks."""
+        """Returns the blocks in order of depth; scanned blocks are taken out of their stacks."""
         if self.config.share_layers:
             return [self.tail[0]] * self.config.num_layers
         period = len(self.stacks)
@@ -256,11 +260,11 @@ class Stack(nnx.Module):
         return [*self.lead, *scanned, *self.tail]
 
     def unstack(self) -> None:
-        """Takes the layers out of their stacks for good: inside a loop over tokens that would copy every weight."""
+        """Takes the layers out of their stacks permanently; inside a loop over tokens this would copy every weight."""
         self.lead, self.stacks, self.tail = nnx.List(), nnx.List(), nnx.List(self.layers())
 
     def position_bias(self) -> PositionBias | None:
-        """What all layers add to their attention logits; None where none do, or each has its own."""
+        """Returns the bias of all layers' attention logits; None without one, or if each layer has its own."""
         config = self.config
         if config.positions == "alibi":
             return AlibiBias(slopes_N=jnp.array(alibi_slopes(config.num_heads), jnp.float32))
@@ -269,7 +273,7 @@ class Stack(nnx.Module):
         return None
 
     def normalised(self, x_BTD: jax.Array) -> jax.Array:
-        """The residual stream through the final norm, if there is one."""
+        """Applies the final norm to the residual stream, if there is one."""
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
     def _is_local(self, layer: int) -> bool:

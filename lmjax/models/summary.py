@@ -1,4 +1,4 @@
-"""How large a model is and what a token costs: parameters, FLOPs, bytes of training state."""
+"""The size of a model and the cost of a token: parameters, FLOPs, bytes of training state."""
 
 import collections
 import dataclasses
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import ModuleSpec
+from lmjax.models.with_extras import EXTRAS, MODEL
 from lmjax.types import PyTree
 
 
@@ -23,11 +24,11 @@ class ModelSummary:
 
     Attributes:
       components: number of parameters by part of the model (``attention``: that of all layers).
-      embedding_parameters: of all, those in rows that are looked up and take part in no product.
-      idle_parameters: of all, those of experts that a token does not go to.
+      embedding_parameters: the part of them in tables of which rows are looked up, without a matrix product.
+      idle_parameters: the part of them in experts that a token does not go to.
       flops_per_token: floating point operations of forward and backward pass for one token (of the encoder's, where
         there is one).
-      held_bytes: bytes on the device that holds most, by what they are of.
+      held_bytes: bytes on the device that holds most, by the part of the training state.
     """
 
     components: dict[str, int]
@@ -38,7 +39,7 @@ class ModelSummary:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters."""
+        """The number of parameters."""
         return sum(self.components.values())
 
 
@@ -50,7 +51,7 @@ def summarize(
     decoder_length: int | None = None,
     held: Mapping[str, PyTree] | None = None,
 ) -> ModelSummary:
-    """Counts what there is to count.
+    """Counts the parameters, FLOPs and bytes of a model under training.
 
     FLOPs are ``6 n + 12 L N H s`` for a token (PaLM, appendix B): ``n`` parameters that multiply
     activations, the head included, and ``s`` keys a query is multiplied with, which is the window
@@ -67,10 +68,10 @@ def summarize(
       config: its configuration.
       sequence_length: T; of the encoder, where there is one.
       decoder_length: the decoder's positions for these, ``sequence_length`` when unset.
-      held: what training keeps on the devices, by name, as arrays or shapes.
+      held: the parts of the training state on the devices, by name, as arrays or shapes.
     """
     sizes = {
-        tuple(entry.key for entry in path): math.prod(leaf.shape)
+        _without_root(tuple(entry.key for entry in path)): math.prod(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(spec.shapes)
     }
     components: collections.Counter[str] = collections.Counter()
@@ -97,7 +98,7 @@ def summarize(
 def _flops_per_token(
     products: Mapping[tuple[str, ...], float], config: ModelConfig, sequence_length: int, decoder_length: int
 ) -> int:
-    """See :func:`summarize`; ``products`` are the parameters that multiply activations, frozen ones a third each."""
+    """Returns the FLOPs of :func:`summarize`; ``products`` counts multiplying parameters, frozen ones as 1/3."""
     read, written = 0.0, float(config.vocab_size * config.table_width if config.tie_embeddings else 0)
     for path, size in products.items():
         own = config.encoder if path[0] == "encoder" else config
@@ -113,10 +114,15 @@ def _flops_per_token(
 
 
 def _attention_flops(config: ModelConfig, length: int) -> int:
-    """Of a token's products with the keys and values of its own sequence, forward and backward."""
+    """Returns the FLOPs of a token's products with keys and values of its own sequence, forward and backward."""
     windows = (config.windows[layer % len(config.windows)] for layer in range(config.num_layers))
     widths = config.attention_width + config.value_width
     return 6 * config.num_heads * widths * sum(min(length, window or length) for window in windows)
+
+
+def _without_root(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the path of a parameter within the model, or within the extras, of a module that is trained."""
+    return path[1:] if path[0] in (MODEL, EXTRAS) else path
 
 
 def _component(path: tuple[str, ...]) -> str:
@@ -137,7 +143,7 @@ def _bytes_on_a_device(tree: PyTree) -> int:
 
 
 def table(summary: ModelSummary) -> Table:
-    """The summary for people: parameters by component, FLOPs of a token, memory by use."""
+    """Returns a table for people: parameters by component, FLOPs of a token, memory by use."""
     rows = Table("model", box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("number", justify="right")
     rows.add_column("share", justify="right")
@@ -159,7 +165,7 @@ def table(summary: ModelSummary) -> Table:
 
 
 def describe(summary: ModelSummary) -> str:
-    """The :func:`table` as lines of plain text."""
+    """Returns the :func:`table` as lines of plain text."""
     console = Console(file=io.StringIO(), width=80, color_system=None)
     with console.capture() as captured:
         console.print(table(summary))

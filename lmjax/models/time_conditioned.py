@@ -1,6 +1,7 @@
-"""A transformer that is told how noisy its input is, as diffusion models may be."""
+"""Telling a transformer how noisy its input is, as diffusion models may be.
 
-from functools import partial
+``W2 silu(W1 sin(1000 level))`` is added to every embedding of a row; W2 starts at zero.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,34 +12,38 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, split_key
 from lmjax.models.positions import sinusoidal
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras
 from lmjax.types import Stream
 
 RESOLUTION = 1000
-"""Positions the noise levels from 0 to 1 are spread over (Ho et al. 2020: the steps of their chain)."""
+"""The noise levels from 0 to 1 become positions from 0 to this (Ho et al. 2020: the number of their steps)."""
 
 
-class TimeConditionedTransformer(Transformer):
-    """Adds ``W2 silu(W1 sin(1000 level))`` to every embedding of a row; W2 starts at zero."""
+def time_conditioned(config: ModelConfig, *, rngs: nnx.Rngs) -> WithExtras:
+    """Returns a transformer with the two layers that read the noise level, ``time_in`` and ``time_out``."""
+    model = Transformer(config, rngs=rngs)
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the transformer and the two layers that read the noise level."""
-        super().__init__(config, rngs=rngs)
-        project = partial(Projection, bias=True, dtype=config.dtype, rngs=rngs)
-        self.time_in = project({"time": config.width}, {"mlp": config.width}, std=None)
-        self.time_out = project({"mlp": config.width}, {"embed": config.width}, std=0.0)
+    def project(into: str, out: str, std: float | None) -> Projection:
+        width = config.width
+        return Projection({into: width}, {out: width}, std=std, bias=True, dtype=config.dtype, rngs=rngs)
 
-    def __call__(  # type: ignore[override]
-        self, stream: Stream, *, level_B: jax.Array, key: jax.Array | None = None
-    ) -> Hidden:
-        """Runs the model on rows of a known noise level.
+    return WithExtras(model, time_in=project("time", "mlp", None), time_out=project("mlp", "embed", 0.0))
 
-        Args:
-          stream: tokens, positions and mask.
-          level_B: float32, the noise level of each row, from 0 (none) to 1.
-          key: PRNG key of dropout; None for none.
-        """
-        embed_key, run_key = split_key(key, 2)
-        waves_B1D = sinusoidal(RESOLUTION * level_B[:, None], self.config.width).astype(self.config.dtype)
-        condition_B1D = self.time_out(jax.nn.silu(self.time_in(waves_B1D)))
-        x_BTD = jnp.add(*jnp.broadcast_arrays(self.embed(stream, key=embed_key), condition_B1D))
-        return self.run(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)
+
+def run_at_level(
+    conditioned: WithExtras, stream: Stream, level_B: jax.Array, *, key: jax.Array | None = None
+) -> Hidden:
+    """Runs the model of :func:`time_conditioned` on rows of a known noise level.
+
+    Args:
+      conditioned: the model with its two layers.
+      stream: tokens, positions and mask.
+      level_B: float32, the noise level of each row, from 0 (none) to 1.
+      key: PRNG key of dropout; None for none.
+    """
+    model, time_in, time_out = conditioned.model, conditioned.extras["time_in"], conditioned.extras["time_out"]
+    embed_key, run_key = split_key(key, 2)
+    waves_B1D = sinusoidal(RESOLUTION * level_B[:, None], model.config.width).astype(model.config.dtype)
+    condition_B1D = time_out(jax.nn.silu(time_in(waves_B1D)))
+    x_BTD = jnp.add(*jnp.broadcast_arrays(model.embed(stream, key=embed_key), condition_B1D))
+    return model.run(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)

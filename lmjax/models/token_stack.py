@@ -1,4 +1,4 @@
-"""A stack that reads tokens: embeddings of token, position and segment in front of the blocks."""
+"""A stack that reads tokens: it adds embeddings of token, position and segment before the blocks."""
 
 import jax
 from flax import nnx
@@ -28,7 +28,7 @@ class TokenStack(Stack):
         Args:
           config: the architecture, its ``vocab_size`` resolved.
           own_table: whether the token table is the stack's own.
-          source_width: width of the states cross attention reads, if there is any.
+          source_width: width of the states that cross attention reads, if there is any.
           rngs: one key, under ``params``.
         """
         assert config.vocab_size > 0, "resolve the configuration with ModelConfig.with_vocabulary first"
@@ -58,11 +58,11 @@ class TokenStack(Stack):
         )
 
     def embed(self, stream: Stream, *, table: Embedding | None = None, key: jax.Array | None = None) -> jax.Array:
-        """Embeddings of tokens, absolute positions and segments together, [B, T, D].
+        """Returns the sum of the embeddings of tokens, absolute positions and segments, [B, T, D].
 
         Args:
           stream: tokens, positions, segment ids.
-          table: the token table, where it is not the stack's own.
+          table: the token table, if the stack has none of its own.
           key: PRNG key of dropout.
         """
         config, dtype = self.config, self.config.dtype
@@ -94,5 +94,5 @@ class TokenStack(Stack):
 
 
 def embedding_std(config: ModelConfig) -> float:
-    """Standard deviation of initial embeddings, and of an untied head."""
+    """Returns the standard deviation of initial embeddings and of an untied head."""
     return config.base_std if config.embedding_init_std is None else config.embedding_init_std

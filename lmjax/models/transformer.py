@@ -1,9 +1,9 @@
-"""The transformer: token streams in, hidden states out; the head is applied by the loss.
+"""The transformer, which maps token streams to hidden states; the loss applies the head.
 
-``model(stream).states_BTD`` works for every mask a :class:`~lmjax.types.Stream` can carry, so a
-causal decoder, a bidirectional encoder and a prefix LM are the same parameters under another mask.
-With ``encoder_layers`` a second stack reads a stream of its own, whose states this one attends to:
-``model(stream, encoder=..., cross_mask=...)`` (Vaswani et al. 2017). Both stacks are of the same code.
+``model(stream).states_BTD`` works with every mask of a :class:`~lmjax.types.Stream`, so a causal decoder, a
+bidirectional encoder and a prefix LM have the same parameters and differ in the mask. With ``encoder_layers`` a
+second stack reads a stream of its own, whose states this one attends to: ``model(stream, encoder=...,
+cross_mask=...)`` (Vaswani et al. 2017). Both stacks use the same code.
 """
 
 import jax
@@ -22,7 +22,7 @@ from lmjax.types import Stream
 
 
 class Transformer(TokenStack):
-    """Embedding, blocks, final norm and heads; and an encoder to attend to, if it has one."""
+    """Embedding, blocks, final norm and heads, and an encoder if the configuration has one."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Initialises all parameters.
@@ -111,7 +111,7 @@ class Transformer(TokenStack):
         sources: tuple[LayerCache, ...] | None = None,
         cross_mask: IntervalMask | None = None,
     ) -> tuple[jax.Array, tuple[Cache, ...]]:
-        """Hidden states of new tokens against cached ones, for decoding.
+        """Returns the hidden states of new tokens, which attend to cached ones, for decoding.
 
         Args:
           stream: the new tokens; ``positions_BT`` are also the cache slots they are written to, and
@@ -127,14 +127,15 @@ class Transformer(TokenStack):
         return self.run_cached(x_BTD, stream.positions_BT, stream.mask, caches, sources=sources, cross_mask=cross_mask)
 
     def head(self) -> Head:
-        """The output map of :meth:`head_states`, tied or not, in float32, so that a loss can sum its gradient so."""
+        """Returns the output map for :meth:`head_states` in float32, in which a loss then sums its gradient."""
         assert self.embedding is not None
         weight_DV = self.embedding.table_VD[...].T if self.head_weight_DV is None else self.head_weight_DV[...]
         bias_V = None if self.head_bias_V is None else self.head_bias_V[...]
         return Head(weight_DV, bias_V, self.config.logit_softcap)
 
     def head_states(self, hidden: jax.Array) -> jax.Array:
-        """What the output map is applied to, [..., E]: hidden states through the head's own layers, if it has any.
+        """Returns the states that the output map reads, [..., E]: hidden states after the head's own layers, if it
+        has any.
 
         BERT's transform is ``norm(act(h W + b))`` (Devlin et al. 2019, as released); a loss calls this
         on the scored positions only.
@@ -153,5 +154,5 @@ class Transformer(TokenStack):
         return jnp.tanh(self.pooler(first))
 
     def pair_logits(self, first: jax.Array) -> jax.Array:
-        """float32 logits [..., 2] of a pair being right (0) or wrong (1), from the states of its first token."""
+        """Returns float32 logits [..., 2] of a right (0) and a wrong (1) pair, from the state of its first token."""
         return self.pair_classifier(self.pool(first)).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""A model for more tokens: rows of tables for new ids, the old ones to the bit as they were."""
+"""Extension of a model's vocabulary: tables get rows for new ids, and the old rows stay bit for bit the same."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,16 +9,16 @@ from lmjax.models.parameters import Params
 
 
 def extend_vocabulary(params: Params, axes: Params, *, pieces: Mapping[int, Sequence[int]], vocab_size: int) -> Params:
-    """The parameters with, along every axis named ``"vocab"``, new entries that are means of old ones.
+    """Extends the parameters along every axis named ``"vocab"``; a new entry is a mean of old entries.
 
     A new token begins as the mean of the embeddings (and of the columns and biases of an untied head)
     of the tokens its text was written with before (Gee et al. 2022, section 3).
 
     Args:
       params: of the model as it is.
-      axes: beside each parameter, the names of its dimensions (``ModuleSpec.axes``).
+      axes: for each parameter, the names of its dimensions (``ModuleSpec.axes``).
       pieces: for each new id, the old ids its text was written with; ids are below ``vocab_size``.
-      vocab_size: entries of the extended axes; what is neither old nor new, padding, is zero.
+      vocab_size: size of the extended axes; entries that are neither old nor new are padding, and zero.
 
     Returns:
       Parameters of the same structure.

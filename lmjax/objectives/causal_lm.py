@@ -24,11 +24,11 @@ class CausalLM(TokenObjective):
     its tokens sharing the weight of one. Validation is by token always."""
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them."""
+        """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Shifts; nothing is random."""
+        """Shifts the rows by one token; nothing is random."""
         del key, vocabulary
         inputs_BT, segments_BT, targets_BT, weights_BT = next_token_targets(rows)
         if self.normalization == "sequence":
@@ -37,14 +37,14 @@ class CausalLM(TokenObjective):
         return Batch(inputs=stream, targets_BP=targets_BT, weights={"loss": weights_BT})
 
     def for_evaluation(self) -> "CausalLM":
-        """Plain cross entropy of a token."""
+        """Returns the objective in which every token counts alike."""
         plain = super().for_evaluation()
         assert isinstance(plain, CausalLM)
         return dataclasses.replace(plain, normalization="token")
 
 
 def shared_weights(weights_BT: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
-    """Weights divided by the number of positions of their document that count.
+    """Returns the weights, each divided by the number of positions of its document that count.
 
     A document of n scored tokens then weighs the mean of their weights, 1 if the data give none.
 

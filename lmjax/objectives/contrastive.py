@@ -11,7 +11,7 @@ Axes: M texts of an example, S positions of a text, N texts in a row, C rows of 
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from lmjax.models.layers import parameter, split_key
 from lmjax.models.parameters import Params
 from lmjax.models.routing import Routing, by_row, joined
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import extra_of, model_of, with_extras
 from lmjax.objectives.parts.example_texts import apart, stream_apart
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import token_weights
@@ -34,63 +35,43 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 LOWEST_TEMPERATURE = 0.01
-"""Of a learned temperature (CLIP, Radford et al. 2021, section 2.5: scores are multiplied with 100 at most)."""
+"""The lowest learned temperature (CLIP, Radford et al. 2021, section 2.5: scores are multiplied by at most 100)."""
 
 
-class DualEncoder(Transformer):
-    """The encoder of queries; of keys too, unless they have their own."""
-
-    def __init__(
-        self, config: ModelConfig, *, separate_encoders: bool, learned_temperature: float | None, rngs: nnx.Rngs
-    ):
-        """Builds one encoder or two; ``learned_temperature`` is where a learned one begins."""
-        super().__init__(config, rngs=rngs)
-        self.key_encoder = nnx.data(Transformer(config, rngs=rngs) if separate_encoders else None)
-        self.log_scale = nnx.data(
-            None
-            if learned_temperature is None
-            else parameter(jnp.asarray(-math.log(learned_temperature), jnp.float32), (), "scale")
-        )
-
-    def temperature(self) -> jax.Array | None:
-        """The learned temperature, float32 and at least 0.01; None where it is fixed."""
-        if self.log_scale is None:
-            return None
-        log_scale = self.log_scale[...]
-        bounded = jnp.minimum(log_scale, -math.log(LOWEST_TEMPERATURE))
-        # The bound is in the value only: a gradient of 0 would keep the parameter beyond it for ever.
-        return jnp.exp(-(log_scale + jax.lax.stop_gradient(bounded - log_scale)))
+def temperature_of(log_scale: jax.Array) -> jax.Array:
+    """Returns a learned temperature, float32 and at least 0.01, of the parameter ``-log(temperature)``."""
+    bounded = jnp.minimum(log_scale, -math.log(LOWEST_TEMPERATURE))
+    # The bound is in the value only: a gradient of 0 would keep the parameter beyond it for ever.
+    return jnp.exp(-(log_scale + jax.lax.stop_gradient(bounded - log_scale)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contrastive(Objective):
-    """InfoNCE on the vectors of texts; reports how often the partner is nearest as the term `accuracy`."""
-
-    additions: ClassVar[tuple[str, ...]] = ("key_encoder", "log_scale")
+    """InfoNCE on the vectors of texts. The term `accuracy` is the share of texts whose partner is nearest."""
 
     pairs: Literal["crops", "dropout", "given"] = "crops"
     """Two crops of each text, each text twice under different dropout, or the texts named in data.members: query, key
     and negatives."""
     negatives: int = 0
-    """Hard negatives in each given example, after query and key."""
+    """Number of hard negatives in each given example, after query and key."""
     share_negatives: bool = True
     """Whether a hard negative is one for every query of the batch, or for its own only."""
     temperature: Scalar = 0.05
-    """What similarities are divided by; where a learned temperature begins."""
+    """What similarities are divided by, and the initial value of a learned temperature."""
     learn_temperature: bool = False
     """Whether the temperature is a parameter, kept as -log and above 0.01 (CLIP)."""
     symmetric: bool = False
-    """Average with the loss of finding the query for each key."""
+    """Whether to average with the loss of finding the query for each key."""
     pooling: Literal["mean", "cls", "last"] = "mean"
     """A text's vector: the mean of its states, that of its first token (data.add_bos), or that of its last."""
     normalize: bool = True
-    """Compare directions (cosine similarity); dot products otherwise."""
+    """Whether to compare by cosine similarity instead of dot products."""
     separate_encoders: bool = False
-    """An encoder of its own for keys and negatives."""
+    """Whether keys and negatives have an encoder of their own."""
     causal: bool = False
-    """Tokens see those before them only, for models trained so."""
+    """Whether a token sees only the tokens before it, as in models that were trained so."""
     max_documents: int = 4
-    """Of the texts packed into one row, those that take part; the first ones."""
+    """The largest number of texts of a packed row that take part, from the first on."""
     min_crop: float = 0.05
     """The least share of a text in a crop."""
     max_crop: float = 0.5
@@ -143,7 +124,7 @@ class Contrastive(Objective):
         return max(self.traits.num_members, 2)
 
     def row_length(self, sequence_length: int) -> int:
-        """T tokens for each text of an example."""
+        """Returns T tokens for each text of an example."""
         return self.traits.num_members * sequence_length
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
@@ -167,20 +148,19 @@ class Contrastive(Objective):
             )
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """One encoder or two."""
-        return DualEncoder(
-            model,
-            separate_encoders=self.separate_encoders,
-            learned_temperature=float(self.temperature) if self.learn_temperature else None,  # type: ignore[arg-type]
-            rngs=rngs,
-        )
+        """Returns the encoder, with ``key_encoder`` and ``log_scale`` (of a learned temperature) as extras."""
+        queries = Transformer(model, rngs=rngs)
+        keys = Transformer(model, rngs=rngs) if self.separate_encoders else None
+        log_scale = None
+        if self.learn_temperature:
+            start = -math.log(float(self.temperature))  # type: ignore[arg-type]
+            log_scale = parameter(jnp.asarray(start, jnp.float32), (), "scale")
+        return with_extras(queries, key_encoder=keys, log_scale=log_scale)
 
-    def adopt(self, fresh: Params, saved: Params, *, source: Objective) -> Params:
-        """Both encoders begin with the other run's model."""
-        own = super().adopt(fresh, saved, source=source)
-        if self.separate_encoders and type(source) is not type(self):
-            own["key_encoder"] = {name: part for name, part in saved.items() if name not in source.additions}
-        return own
+    def adopt(self, fresh: Params, *, model: Params, saved: Params) -> Params:
+        """Returns the extras: an encoder of keys begins as the other run's model, unless that run had one."""
+        own = super().adopt(fresh, model=model, saved=saved)
+        return own | {"key_encoder": model} if "key_encoder" in fresh.keys() - saved.keys() else own
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Lays the M texts of an example side by side, in stretches of equal length.
@@ -206,11 +186,11 @@ class Contrastive(Objective):
 
     @property
     def _slots(self) -> int:
-        """Examples a row has room for, N."""
+        """N, the number of examples that a row has room for."""
         return 1 if self.pairs == "given" else self.max_documents
 
     def _texts(self, key: jax.Array, rows: Rows, pad_id: int) -> tuple[jax.Array, jax.Array]:
-        """The texts, and the number of the example each position belongs to, int32 [B, M, S] both."""
+        """Returns the texts and the number of the example that each position belongs to, both int32 [B, M, S]."""
         tokens_BT = rows.tokens_BT
         segments_BT = jnp.ones_like(tokens_BT) if rows.segments_BT is None else rows.segments_BT
         # Rows that only fill up a batch have no weight anywhere.
@@ -226,14 +206,14 @@ class Contrastive(Objective):
         return tokens_BT.reshape(shape), jnp.minimum(segments_BT, 1).reshape(shape)
 
     def _shares(self, segments_BT: jax.Array) -> jax.Array:
-        """Weight of each position in its text's vector, float32 [B, T]; those of a text sum to 1."""
+        """Returns the weight of each position in its text's vector, float32 [B, T]. The weights of a text sum to 1."""
         where = documents(segments_BT, segments_BT.shape)
         if self.pooling == "mean":
             return where.real_BT / where.length
         return (where.first if self.pooling == "cls" else where.last).astype(jnp.float32)
 
-    def terms(self, model: DualEncoder, batch: Batch, key: jax.Array | None) -> Terms:
-        """InfoNCE over all examples of the batch, and the share of queries that find their key (not trained on)."""
+    def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns InfoNCE over the examples of the batch, and the share of queries that find their key (a measure)."""
         (queries, keys, *negatives), routing = self.vectors(model, batch, key)
         weights = {name: weights_BN.reshape(-1) for name, weights_BN in batch.weights.items()}
         valid = weights["contrastive"] > 0
@@ -243,8 +223,8 @@ class Contrastive(Objective):
             competitors["valid_negatives"] = jnp.concatenate([valid] * self.negatives)
         elif negatives:
             competitors["hard_negatives"] = jnp.stack(negatives, axis=1)
-        learned = model.temperature()
-        temperature = current(self.temperature) if learned is None else learned
+        log_scale = extra_of(model, "log_scale")
+        temperature = current(self.temperature) if log_scale is None else temperature_of(log_scale[...])
         losses = info_nce(queries, keys, temperature=temperature, symmetric=self.symmetric, **competitors)
         sums = {
             "contrastive": jnp.sum(weights["contrastive"] * losses),
@@ -252,18 +232,17 @@ class Contrastive(Objective):
         }
         return Terms(sums, routing)
 
-    def vectors(
-        self, model: DualEncoder, batch: Batch, key: jax.Array | None
-    ) -> tuple[list[jax.Array], Routing | None]:
+    def vectors(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> tuple[list[jax.Array], Routing | None]:
         """Returns a list of vectors and the expert statistics of each row.
 
         The list holds the vectors of the queries, of the keys, of the first negatives, and so on, each float32
         [B N, D] with zeros where there is no text.
         """
         query_key, key_key = split_key(key, 2)
-        parts: list[tuple[Transformer, slice, jax.Array | None]] = [(model, slice(None), query_key)]
-        if model.key_encoder is not None:
-            parts = [(model, slice(0, 1), query_key), (model.key_encoder, slice(1, None), key_key)]
+        queries, keys = model_of(model), extra_of(model, "key_encoder")
+        parts: list[tuple[Transformer, slice, jax.Array | None]] = [(queries, slice(None), query_key)]
+        if keys is not None:
+            parts = [(queries, slice(0, 1), query_key), (keys, slice(1, None), key_key)]
         vectors: list[jax.Array] = []
         routings = []
         for part in parts:
@@ -295,7 +274,7 @@ class Contrastive(Objective):
         squares_CN1 = jnp.sum(jnp.square(vector_CND), axis=-1, keepdims=True)
         return vector_CND * jax.lax.rsqrt(jnp.maximum(squares_CN1, 1e-12))
 
-    def embed(self, model: DualEncoder, rows: Rows, *, as_key: bool = False) -> jax.Array:
+    def embed(self, model: nnx.Module, rows: Rows, *, as_key: bool = False) -> jax.Array:
         """Returns the vectors of texts, float32 [B, D].
 
         Args:
@@ -304,6 +283,6 @@ class Contrastive(Objective):
           as_key: read the texts with the encoder of keys, where it is another one.
         """
         assert rows.segments_BT is not None
-        encoder = model.key_encoder if as_key and model.key_encoder is not None else model
+        encoder = (extra_of(model, "key_encoder") if as_key else None) or model_of(model)
         hidden = encoder(make_stream(rows.tokens_BT, rows.segments_BT, self.traits.attention))
         return self._pooled(self._shares(rows.segments_BT)[:, :, None], hidden.states_BTD)[:, 0]

@@ -24,20 +24,20 @@ from lmjax.types import Batch, Rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoising(EncoderDecoderObjective):
-    """BART's objective, with any of its noises at once."""
+    """BART's objective, with any combination of its noises."""
 
     noise: DenoiseConfig = DenoiseConfig()
     """What is done to a document. The paper's large model has infilling and permuted sentences."""
 
     start_role: ClassVar[str] = "eos"
-    """As BART was released: a document follows the end of another."""
+    """The end of text, as in the released BART, where a document follows the end of another."""
 
     def row_length(self, sequence_length: int) -> int:
-        """T tokens; fewer where noise may add more than it takes away."""
+        """Returns T tokens, or fewer where the noise may add more tokens than it removes."""
         return longest_row(sequence_length, self._inputs)
 
     def decoder_length(self, sequence_length: int) -> int:
-        """The documents as they are."""
+        """Returns the length of a row, since the documents are written as they are."""
         return self.row_length(sequence_length)
 
     def _inputs(self, length: int) -> int:
@@ -64,7 +64,7 @@ class Denoising(EncoderDecoderObjective):
                 )
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Damages each document."""
+        """Applies the noise to each document."""
         sentences_BT = None
         if self.noise.permute_sentences and vocabulary.sentence_end_V is not None:
             sentences_BT = sentence_numbers(rows.tokens_BT, vocabulary.sentence_end_V)

@@ -7,7 +7,7 @@ reference is a frozen copy of the policy as it was before the first step.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
 from lmjax.models.routing import Routing
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras
 from lmjax.objectives.parts.example_texts import apart, stream_apart
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import next_token_targets
@@ -28,27 +29,12 @@ from lmjax.types import Batch, Rows, Stream, make_stream
 TERMS = ("preference", "accuracy", "margin", "chosen_reward", "rejected_reward")
 
 
-class PolicyWithReference(Transformer):
-    """An ordinary transformer, the policy, and a copy of it that stays as it is."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the policy and copies it."""
-        super().__init__(config, rngs=rngs)
-        reference = nnx.clone(self)
-        for _, node in nnx.iter_graph(reference):
-            if isinstance(node, nnx.Variable):
-                node.set_metadata(kind="frozen")
-        self.reference = reference
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPO(Objective):
-    """DPO or IPO on pairs of a chosen and a rejected answer; reports rewards, margins and how often one is positive."""
-
-    additions: ClassVar[tuple[str, ...]] = ("reference",)
+    """DPO or IPO on pairs of a chosen and a rejected answer. Reports rewards, margins, and how many are positive."""
 
     beta: Scalar = 0.1
-    """Strength of the pull to the reference."""
+    """How strongly the policy is kept near the reference."""
     variant: Literal["sigmoid", "ipo"] = "sigmoid"
     """DPO's loss, or IPO's."""
     label_smoothing: Scalar = 0.0
@@ -69,17 +55,21 @@ class DPO(Objective):
         return Traits(num_members=2, measures=frozenset(TERMS[1:]))
 
     def row_length(self, sequence_length: int) -> int:
-        """For both answers T inputs and the token after the last of them."""
+        """Returns 2 (T + 1): for each answer T inputs and the token after the last of them."""
         return 2 * (sequence_length + 1)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """Policy and reference."""
-        return PolicyWithReference(model, rngs=rngs)
+        """Returns the policy, with a frozen copy of it, ``reference``, as an extra."""
+        policy = Transformer(model, rngs=rngs)
+        reference = nnx.clone(policy)
+        for _, node in nnx.iter_graph(reference):
+            if isinstance(node, nnx.Variable):
+                node.set_metadata(kind="frozen")
+        return WithExtras(policy, reference=reference)
 
-    def adopt(self, fresh: Params, saved: Params, *, source: Objective) -> Params:
-        """The other run's model is the policy and, whatever it was trained for, the reference."""
-        policy = {name: part for name, part in saved.items() if name not in source.additions}
-        return {**policy, "reference": policy}
+    def adopt(self, fresh: Params, *, model: Params, saved: Params) -> Params:
+        """Returns the extras: the other run's model is the reference, whatever it was trained for."""
+        return {"reference": model}
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Shifts each answer; ``extras["response"]`` is the weight of each target in its answer's log-probability.
@@ -99,12 +89,13 @@ class DPO(Objective):
             extras={"response": response_BT},
         )
 
-    def terms(self, model: PolicyWithReference, batch: Batch, key: jax.Array | None) -> Terms:
-        """The loss, and what is looked at only: ``beta`` times the log-ratios to the reference, and their order."""
+    def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the loss and, as measures, ``beta`` times the log-ratios to the reference and their order."""
         stream = stream_apart(batch.inputs, 2)
         targets_CT, response_CT = apart(batch.targets_BP, 2), apart(batch.extras["response"], 2)
-        policy_C, routing = log_probabilities(model, stream, targets_CT, response_CT, key=key)
-        reference_C, _ = jax.lax.stop_gradient(log_probabilities(model.reference, stream, targets_CT, response_CT))
+        policy, reference = model.model, model.extras["reference"]
+        policy_C, routing = log_probabilities(policy, stream, targets_CT, response_CT, key=key)
+        reference_C, _ = jax.lax.stop_gradient(log_probabilities(reference, stream, targets_CT, response_CT))
         policy_B2, reference_B2 = policy_C.reshape(-1, 2), reference_C.reshape(-1, 2)
         beta = current(self.beta)
         losses_B = dpo_loss(
@@ -123,7 +114,7 @@ class DPO(Objective):
         return Terms(sums, routing)
 
     def for_evaluation(self) -> "DPO":
-        """The plain loss."""
+        """Returns the objective without label smoothing."""
         return dataclasses.replace(super().for_evaluation(), label_smoothing=0.0)  # type: ignore[call-arg,return-value]
 
 

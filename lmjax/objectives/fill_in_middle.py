@@ -24,12 +24,12 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, make_stream
 
 MARKERS = 3
-"""Tokens a rewritten document is longer by."""
+"""The number of tokens that rewriting adds to a document."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FillInMiddle(TokenObjective):
-    """Next-token prediction on documents of which some are told middle last.
+    """Next-token prediction on documents, some of which are reordered with the middle at the end.
 
     Each document of a row is rewritten on its own. Documents that packing keeps apart see only themselves;
     with ``data.packing="windows"`` they are parted at end-of-text tokens, rewritten and joined again, and the
@@ -57,7 +57,7 @@ class FillInMiddle(TokenObjective):
             raise ValueError(f"objective.markers={self.markers}: the three must differ")
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them, less the room for markers."""
+        """Returns T + 1, for T inputs and the token after the last of them, less the room for markers."""
         return sequence_length + 1 - MARKERS * self.documents_per_row
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
@@ -85,7 +85,7 @@ class FillInMiddle(TokenObjective):
         return {argument: vocabulary.require(marker, needed_by="FillInMiddle") for argument, marker in names}
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Rewrites documents, then shifts."""
+        """Rewrites documents, then shifts the rows by one token."""
         is_stream = rows.segments_BT is None
         if is_stream and vocabulary.eos_id is not None:
             rows = dataclasses.replace(rows, segments_BT=ended_documents(rows.tokens_BT, vocabulary.eos_id))

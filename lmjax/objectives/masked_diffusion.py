@@ -10,7 +10,7 @@ the nats of a token from above, and its ``perplexity`` the perplexity.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,16 @@ from lmjax.corruption.diffusion import SCHEDULES
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
-from lmjax.models.time_conditioned import TimeConditionedTransformer
+from lmjax.models.time_conditioned import run_at_level, time_conditioned
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras, model_of
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 EXCLUDED = -1e9
-"""Added to a logit to take a token out of the softmax; finite, so that no product of it is NaN."""
+"""Added to a logit to give its token no probability. It is finite, so that no product of it is NaN."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,13 +69,13 @@ class MaskedDiffusion(Objective):
             raise ValueError(f"model.width={model.width}: objective.time_conditioning needs an even width")
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """A transformer that is told the time, if asked to."""
-        return (TimeConditionedTransformer if self.time_conditioning else Transformer)(model, rngs=rngs)
+        """Returns a transformer, with layers that tell it the time if asked to."""
+        return time_conditioned(model, rngs=rngs) if self.time_conditioning else Transformer(model, rngs=rngs)
 
-    def hidden(self, model: Transformer, stream: Stream, level_B: jax.Array, key: jax.Array | None) -> Hidden:
+    def hidden(self, model: Any, stream: Stream, level_B: jax.Array, key: jax.Array | None) -> Hidden:
         """Runs the model on rows of which a share ``level_B`` is masked."""
-        if isinstance(model, TimeConditionedTransformer):
-            return model(stream, level_B=level_B, key=key)
+        if isinstance(model, WithExtras):
+            return run_at_level(model, stream, level_B, key=key)
         return model(stream, key=key)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
@@ -103,14 +104,15 @@ class MaskedDiffusion(Objective):
             },
         )
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """The bound; the head runs on all positions, as any number of them may be masked."""
+    def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the bound. The head runs on all positions, since any number of them may be masked."""
         hidden = self.hidden(model, batch.inputs, batch.extras["level"], key)
-        head = model.head()
+        transformer: Transformer = model_of(model)
+        head = transformer.head()
         is_mask_V = jnp.arange(head.weight_DV.shape[1]) == batch.extras["mask_id"][0]
         excluded_V = jnp.where(is_mask_V, EXCLUDED, 0.0)
         loss = linear_cross_entropy(
-            model.head_states(hidden.states_BTD),
+            transformer.head_states(hidden.states_BTD),
             head.weight_DV,
             batch.targets_BP,
             batch.weights["loss"] * batch.extras["noise_weight"],

@@ -25,6 +25,7 @@ from lmjax.losses import linear_cross_entropy
 from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, parameter
+from lmjax.models.with_extras import WithExtras, extra_of, with_extras
 from lmjax.objectives.parts.feature_objective import FeatureObjective, FeatureStack, mask_vector
 from lmjax.objectives.parts.objective import Terms
 from lmjax.objectives.parts.token_objective import token_weights
@@ -33,45 +34,30 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 
-class FrameEncoder(nnx.Module):
-    """A stack over frames, the vector that stands for hidden ones, and a head that names clusters."""
+def run_on_frames(
+    model: WithExtras,
+    features_BTD: jax.Array,
+    is_hidden_BT: jax.Array,
+    stream: Stream,
+    *,
+    key: jax.Array | None = None,
+) -> Hidden:
+    """Runs the encoder on frames [B, T, D], of which it sees those that are not hidden."""
+    encoder, mask_D = model.model, model.extras["mask_D"][...]
+    x_BTD = encoder.projection(features_BTD)
+    x_BTD = jnp.where(is_hidden_BT[:, :, None], mask_D.astype(x_BTD.dtype)[None, None, :], x_BTD)
+    return encoder.read(x_BTD, stream, key=key)
 
-    def __init__(
-        self, config: ModelConfig, *, features: int, num_clusters: int, cluster_width: int | None, rngs: nnx.Rngs
-    ):
-        """Builds them; ``cluster_width=None`` is a linear head, without an embedding of the clusters."""
-        self.config = config
-        self.stack = FeatureStack(config, features=features, rngs=rngs)
-        self.mask_D = mask_vector(config, rngs=rngs)
-        self.dtype = config.dtype
-        if cluster_width is None:
-            self.output = Projection(
-                {"embed": config.width}, {"vocab": num_clusters}, std=None, bias=True, dtype=config.dtype, rngs=rngs
-            )
-        else:
-            self.output = Projection(
-                {"embed": config.width}, {"cluster": cluster_width}, std=None, bias=True, dtype=config.dtype, rngs=rngs
-            )
-            table_VE = jax.random.normal(rngs.params(), (num_clusters, cluster_width))
-            self.clusters_VE = parameter(table_VE, ("vocab", "cluster"), "embedding")
 
-    def __call__(
-        self, features_BTD: jax.Array, is_hidden_BT: jax.Array, stream: Stream, *, key: jax.Array | None = None
-    ) -> Hidden:
-        """Runs the stack on frames [B, T, D], of which it sees those that are not hidden."""
-        x_BTD = self.stack.projection(features_BTD)
-        x_BTD = jnp.where(is_hidden_BT[:, :, None], self.mask_D[...].astype(x_BTD.dtype)[None, None, :], x_BTD)
-        return self.stack.read(x_BTD, stream, key=key)
-
-    def head(
-        self, hidden_BTD: jax.Array, temperature: float | jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """States, matrix and bias whose product and sum are the logits of the clusters."""
-        if not hasattr(self, "clusters_VE"):
-            assert self.output.bias is not None
-            return hidden_BTD, self.output.weight[...], self.output.bias[...]
-        states_BTE = _unit(self.output(hidden_BTD)) / temperature
-        return states_BTE.astype(self.dtype), _unit(self.clusters_VE[...]).T, None
+def cluster_head(
+    model: WithExtras, hidden_BTD: jax.Array, temperature: float | jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Returns states, matrix and bias. The logits of the clusters are the product of the first two, plus the bias."""
+    output, clusters_VE = model.extras["output"], extra_of(model, "clusters_VE")
+    if clusters_VE is None:
+        return hidden_BTD, output.weight[...], output.bias[...]
+    states_BTE = _unit(output(hidden_BTD)) / temperature
+    return states_BTE.astype(model.config.dtype), _unit(clusters_VE[...]).T, None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,24 +65,24 @@ class MaskedFrames(FeatureObjective):
     """HuBERT on frames of features."""
 
     start_rate: float = 0.08
-    """Share of the frames that a masked span begins at; spans may overlap."""
+    """Share of the frames at which a masked span begins; spans may overlap."""
     span: int = 10
     """Frames of a span."""
     alpha: float = 1.0
-    """Weight of the masked frames' loss; that of the others has the rest."""
+    """Weight of the masked frames' loss; the loss of the others has the weight 1 - alpha."""
     num_clusters: int = 512
-    """Clusters V."""
+    """V, the number of clusters."""
     centroids: str | None = None
     """A .npy file of k-means centroids, [num_clusters, source.width]; the clusters are then the nearest of them, and
     else those of a random projection."""
     projection_width: int = 16
     """Width of the random projection and its code vectors."""
     projection_seed: int = 0
-    """Decides the random projection and its code vectors."""
+    """Seed of the random projection and its code vectors."""
     head: Literal["cosine", "linear"] = "cosine"
     """Logits are cosines with learned embeddings of the clusters, over the temperature, or a linear map."""
     temperature: Scalar = 0.1
-    """Of the cosines."""
+    """What the cosines are divided by."""
     cluster_width: int = 256
     """Width of the clusters' embeddings."""
 
@@ -125,17 +111,23 @@ class MaskedFrames(FeatureObjective):
             _load_centroids(self.centroids, (self.num_clusters, self.feature_width))
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The encoder and its head."""
-        return FrameEncoder(
-            model,
-            features=self.feature_width,
-            num_clusters=self.num_clusters,
-            cluster_width=self.cluster_width if self.head == "cosine" else None,
-            rngs=rngs,
-        )
+        """Returns the encoder, with the vector ``mask_D`` of hidden frames and a head that names clusters as extras.
+
+        The head is a map ``output``; with cosines, of the states to the width of the embeddings ``clusters_VE``.
+        """
+        encoder = FeatureStack(model, features=self.feature_width, rngs=rngs)
+        mask_D = mask_vector(model, rngs=rngs)
+        is_cosine = self.head == "cosine"
+        answers = {"cluster": self.cluster_width} if is_cosine else {"vocab": self.num_clusters}
+        output = Projection({"embed": model.width}, answers, std=None, bias=True, dtype=model.dtype, rngs=rngs)
+        clusters_VE = None
+        if is_cosine:
+            table_VE = jax.random.normal(rngs.params(), (self.num_clusters, self.cluster_width))
+            clusters_VE = parameter(table_VE, ("vocab", "cluster"), "embedding")
+        return with_extras(encoder, mask_D=mask_D, output=output, clusters_VE=clusters_VE)
 
     def clusters(self, features: jax.Array) -> jax.Array:
-        """The cluster of each frame, int32 [...]."""
+        """Returns the cluster of each frame, int32 [...]."""
         if self.centroids is not None:
             shape = self.num_clusters, self.feature_width
             return nearest_centroids(features, jnp.asarray(_load_centroids(self.centroids, shape)))
@@ -159,10 +151,10 @@ class MaskedFrames(FeatureObjective):
             extras={"features": features_BTD, "is_hidden": is_hidden_BT, "cluster": self.clusters(features_BTD)},
         )
 
-    def terms(self, model: FrameEncoder, batch: Batch, key: jax.Array | None) -> Terms:
-        """The cross entropy of masked frames, and of the others if it counts."""
-        hidden = model(batch.extras["features"], batch.extras["is_hidden"], batch.inputs, key=key)
-        states_BTE, matrix_EV, bias_V = model.head(hidden.states_BTD, current(self.temperature))
+    def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the cross entropy of masked frames, and that of the others unless alpha is 1."""
+        hidden = run_on_frames(model, batch.extras["features"], batch.extras["is_hidden"], batch.inputs, key=key)
+        states_BTE, matrix_EV, bias_V = cluster_head(model, hidden.states_BTD, current(self.temperature))
         losses = {
             name: linear_cross_entropy(states_BTE, matrix_EV, batch.extras["cluster"], weights_BT, bias=bias_V)
             for name, weights_BT in batch.weights.items()
@@ -170,19 +162,19 @@ class MaskedFrames(FeatureObjective):
         return Terms(losses, hidden.routing)
 
     def coefficients(self) -> dict[str, float]:
-        """Alpha and the rest of it."""
+        """Returns alpha for the masked frames and 1 - alpha for the others."""
         shares = {"masked": self.alpha, "unmasked": 1 - self.alpha}
         return {name: share for name, share in shares.items() if share > 0}
 
 
 def _unit(vectors: jax.Array) -> jax.Array:
-    """Scaled to length 1, in float32."""
+    """Returns the vectors scaled to length 1, in float32."""
     wide = vectors.astype(jnp.float32)
     return wide * jax.lax.rsqrt(jnp.sum(jnp.square(wide), axis=-1, keepdims=True) + 1e-12)
 
 
 def _load_centroids(path: str, shape: tuple[int, int]) -> np.ndarray:
-    """The centroids of a file.
+    """Returns the centroids in a file.
 
     Raises:
       ValueError: there is no such file, or it holds something else.

@@ -22,7 +22,7 @@ from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM(TokenObjective):
-    """BERT's objective with the rates free."""
+    """BERT's objective with rates to choose."""
 
     rate: Scalar = 0.15
     """Share of tokens to predict."""
@@ -48,7 +48,7 @@ class MaskedLM(TokenObjective):
         vocabulary.require("mask", needed_by="MaskedLM")
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Hides tokens and lists where they were."""
+        """Hides tokens and lists their positions."""
         inputs_BT, labels_BT = mask_tokens(
             key,
             rows.tokens_BT,

@@ -22,6 +22,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, split_key
 from lmjax.models.routing import joined
+from lmjax.models.with_extras import WithExtras
 from lmjax.objectives.parts.feature_objective import FeatureObjective, FeatureStack, mask_vector
 from lmjax.objectives.parts.objective import Terms
 from lmjax.objectives.parts.token_objective import gather_scored, token_weights
@@ -29,41 +30,37 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 
-class MaskedAutoencoder(nnx.Module):
-    """An encoder, which is what is kept after training, and a decoder."""
+def encode(encoder: FeatureStack, features_BKD: jax.Array, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+    """Runs the encoder on some vectors (or, after training, on all) at the positions of ``stream``."""
+    return encoder.read(encoder.projection(features_BKD), stream, key=key)
 
-    def __init__(self, config: ModelConfig, decoder: ModelConfig, *, features: int, rngs: nnx.Rngs):
-        """Builds both for vectors of ``features`` numbers."""
-        self.config = config
-        self.stack = FeatureStack(config, features=features, rngs=rngs)
-        self.decoder = FeatureStack(decoder, features=config.width, rngs=rngs)
-        self.mask_D = mask_vector(decoder, rngs=rngs)
-        self.output = Projection(
-            {"embed": decoder.width}, {"features": features}, std=None, bias=True, dtype=decoder.dtype, rngs=rngs
-        )
 
-    def encode(self, features_BKD: jax.Array, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
-        """Runs the encoder on some vectors (or, after training, on all) at the positions of ``stream``."""
-        return self.stack.read(self.stack.projection(features_BKD), stream, key=key)
+def reconstruct(
+    decoder: FeatureStack,
+    mask_D: jax.Array,
+    states_BKD: jax.Array,
+    kept_BK: jax.Array,
+    stream: Stream,
+    *,
+    key: jax.Array | None = None,
+) -> Hidden:
+    """Runs the decoder; its states are [B, T, E], one for each place of ``stream``.
 
-    def reconstruct(
-        self, states_BKD: jax.Array, kept_BK: jax.Array, stream: Stream, *, key: jax.Array | None = None
-    ) -> Hidden:
-        """Runs the decoder; its states are [B, T, E], one for each place of ``stream``.
-
-        Args:
-          states_BKD: the encoder's.
-          kept_BK: their places.
-          stream: positions and mask of the whole sequence.
-          key: PRNG key of dropout.
-        """
-        visible_BKE = self.decoder.projection(states_BKD)
-        hidden_TE = jnp.broadcast_to(
-            self.mask_D[...].astype(visible_BKE.dtype)[None, :], (stream.tokens_BT.shape[1], visible_BKE.shape[2])
-        )
-        # Mapped over rows: a batch that is split over devices scatters without talking.
-        x_BTE = jax.vmap(lambda kept_K, visible_KE: hidden_TE.at[kept_K].set(visible_KE))(kept_BK, visible_BKE)
-        return self.decoder.read(x_BTE, stream, key=key)
+    Args:
+      decoder: the decoder.
+      mask_D: the vector in the hidden places.
+      states_BKD: the encoder's states.
+      kept_BK: their places.
+      stream: positions and mask of the whole sequence.
+      key: PRNG key of dropout.
+    """
+    visible_BKE = decoder.projection(states_BKD)
+    hidden_TE = jnp.broadcast_to(
+        mask_D.astype(visible_BKE.dtype)[None, :], (stream.tokens_BT.shape[1], visible_BKE.shape[2])
+    )
+    # Mapped over rows: a batch that is split over devices scatters without talking.
+    x_BTE = jax.vmap(lambda kept_K, visible_KE: hidden_TE.at[kept_K].set(visible_KE))(kept_BK, visible_BKE)
+    return decoder.read(x_BTE, stream, key=key)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +70,7 @@ class MaskedReconstruction(FeatureObjective):
     rate: float = 0.75
     """Share of the patches to hide."""
     normalize_patches: bool = True
-    """Reconstruct each patch less its mean, over its standard deviation."""
+    """Whether the targets are patches less their mean, divided by their standard deviation."""
     decoder_width: int = 512
     """Width of the decoder."""
     decoder_layers: int = 8
@@ -117,7 +114,7 @@ class MaskedReconstruction(FeatureObjective):
         self.decoder_config(model)
 
     def decoder_config(self, model: ModelConfig) -> ModelConfig:
-        """The encoder's blocks in the decoder's sizes.
+        """Returns the encoder's configuration with the decoder's sizes.
 
         Raises:
           ValueError: they do not suit the blocks.
@@ -139,11 +136,18 @@ class MaskedReconstruction(FeatureObjective):
             ) from None
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """Encoder and decoder."""
-        return MaskedAutoencoder(model, self.decoder_config(model), features=self.feature_width, rngs=rngs)
+        """Returns the encoder, with ``decoder``, ``mask_D`` and the map ``output`` to patches as extras."""
+        config, features = self.decoder_config(model), self.feature_width
+        encoder = FeatureStack(model, features=features, rngs=rngs)
+        decoder = FeatureStack(config, features=model.width, rngs=rngs)
+        mask_D = mask_vector(config, rngs=rngs)
+        output = Projection(
+            {"embed": config.width}, {"features": features}, std=None, bias=True, dtype=config.dtype, rngs=rngs
+        )
+        return WithExtras(encoder, decoder=decoder, mask_D=mask_D, output=output)
 
     def corrupt_features(self, key: jax.Array, features_BTD: jax.Array, rows: Rows) -> Batch:
-        """Chooses the hidden patches of each row, equally many in all."""
+        """Chooses the hidden patches of each row, the same number in every row."""
         num_rows, length, _ = features_BTD.shape
         patches = mask_patches(key, (num_rows, length), rate=self.rate)
         whole = make_stream(rows.tokens_BT, rows.segments_BT, "bidirectional")
@@ -162,16 +166,19 @@ class MaskedReconstruction(FeatureObjective):
             extras={"features": features_BTD, "kept": patches.kept_BK, "is_hidden": patches.is_hidden_BT},
         )
 
-    def terms(self, model: MaskedAutoencoder, batch: Batch, key: jax.Array | None) -> Terms:
-        """The squared error at the hidden patches, mean over their numbers."""
+    def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the squared error at the hidden patches, a mean over the numbers of each patch."""
         encoder_key, decoder_key = split_key(key, 2)
         features_BTD, kept_BK = batch.extras["features"], batch.extras["kept"]
         assert batch.encoder is not None
-        encoded = model.encode(gather_scored(features_BTD, kept_BK), batch.encoder, key=encoder_key)
-        decoded = model.reconstruct(encoded.states_BTD, kept_BK, batch.inputs, key=decoder_key)
+        extras = model.extras
+        encoded = encode(model.model, gather_scored(features_BTD, kept_BK), batch.encoder, key=encoder_key)
+        decoded = reconstruct(
+            extras["decoder"], extras["mask_D"][...], encoded.states_BTD, kept_BK, batch.inputs, key=decoder_key
+        )
         weights_BM = batch.weights["reconstruction"]
         errors_BM = masked_reconstruction_loss(
-            model.output(gather_scored(decoded.states_BTD, batch.scored_BP)),
+            extras["output"](gather_scored(decoded.states_BTD, batch.scored_BP)),
             gather_scored(features_BTD, batch.scored_BP),
             jnp.ones(weights_BM.shape, bool),
             normalize_patches=self.normalize_patches,

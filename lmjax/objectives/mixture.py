@@ -30,7 +30,8 @@ from flax import nnx
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
-from lmjax.models.parameters import ModuleSpec, Params, module_spec
+from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.with_extras import trained_spec
 from lmjax.naming import naming
 from lmjax.objectives.parts.objective import Objective, Terms, Traits, all_terms, carries_rows
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -60,7 +61,7 @@ class Part:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixedBatch(Batch):
-    """The batches of the objectives, without their weights, which are here under ``<name>/<term>``.
+    """The batches of the objectives. Their weights are moved here, under the names ``<name>/<term>``.
 
     The streams of the first objective are those of the whole.
     """
@@ -91,13 +92,13 @@ class Mixture(Objective):
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
-        """Each objective's weight as an exact share of 1."""
+        """The weight of each objective as an exact share of 1."""
         weights = [Fraction(part.weight).limit_denominator(10**9) for part in self.parts]
         return tuple(weight / sum(weights) for weight in weights)
 
     @property
     def traits(self) -> Traits:
-        """Those of the first part, whose model and data are the same as the others'.
+        """The traits of the first part, whose model and data are the same as those of the others.
 
         By row, rows come in multiples of the fewest rows of which every part has a whole number.
         """
@@ -150,13 +151,12 @@ class Mixture(Objective):
                 part.objective.check_data(data)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The model, which is the same for every objective."""
+        """Returns the module of the first part; the others train the same."""
         return self.parts[0].objective.build(model, rngs=rngs)
 
-    def adopt(self, fresh: Params, saved: Params, *, source: Objective) -> Params:
-        """As the first objective does."""
-        source = source.parts[0].objective if isinstance(source, Mixture) else source
-        return self.parts[0].objective.adopt(fresh, saved, source=source)
+    def adopt(self, fresh: Params, *, model: Params, saved: Params) -> Params:
+        """Returns the extras of the first part, whose module it is."""
+        return self.parts[0].objective.adopt(fresh, model=model, saved=saved)
 
     def divide(self, key: jax.Array, rows: Rows) -> dict[str, Rows]:
         """Returns the rows of each part, by row.
@@ -230,11 +230,6 @@ class Mixture(Objective):
         parts = (dataclasses.replace(part, objective=part.objective.for_evaluation()) for part in self.parts)
         return dataclasses.replace(self, parts=tuple(parts))
 
-    @property
-    def additions(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the first objective's, whose module it is."""
-        return self.parts[0].objective.additions
-
 
 def own_terms(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Returns the values of one part, ``NAME/TERM``, under the names of the part's own terms."""
@@ -243,7 +238,7 @@ def own_terms(name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spec(objective: Objective, model: ModelConfig) -> ModuleSpec:
-    return module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    return trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
 
 
 def _check_same_model(one: tuple[Part, ModuleSpec], other: tuple[Part, ModuleSpec]) -> None:

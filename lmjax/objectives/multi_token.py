@@ -9,78 +9,69 @@ Axes: S positions of a row with the tokens ahead.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.masks import IntervalMask
+from lmjax.models.block import Block
 from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import extra_of, model_of, with_extras
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import head_loss, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
 
 
-class MultiTokenTransformer(Transformer):
-    """An ordinary transformer, whose last layer is the first head, and the further heads."""
+def transformer_with_last_apart(config: ModelConfig, *, rngs: nnx.Rngs) -> Transformer:
+    """Returns a transformer whose last layer is outside of the scanned stacks, so that it can run without it."""
+    model = Transformer(dataclasses.replace(config, num_layers=config.num_layers - 1), rngs=rngs)
+    model.config = config
+    model.tail.append(model.new_block(rngs, layer=config.num_layers - 1))
+    return model
 
-    def __init__(self, config: ModelConfig, *, num_heads: int, rngs: nnx.Rngs):
-        """Builds the layers, the last of them outside of any stack, and ``num_heads - 1`` more."""
-        super().__init__(dataclasses.replace(config, num_layers=config.num_layers - 1), rngs=rngs)
-        self.config = config
-        self.tail.append(self.new_block(rngs, layer=config.num_layers - 1))
-        self.further_heads = nnx.data(
-            self.new_stack(num_heads - 1, rngs, layer=config.num_layers - 1) if num_heads > 1 else None
-        )
 
-    def __call__(
-        self,
-        stream: Stream,
-        *,
-        encoder: Stream | None = None,
-        cross_mask: IntervalMask | None = None,
-        key: jax.Array | None = None,
-    ) -> Hidden:
-        """Runs the trunk and the next-token head."""
-        assert encoder is None and cross_mask is None, "the heads are on a single stack"
-        trunk_key, head_key = split_key(key, 2)
-        trunk = self.trunk(stream, key=trunk_key)
-        hidden = self.ahead(trunk.states_BTD, stream, 0, key=head_key)
-        return Hidden(hidden.states_BTD, joined([trunk.routing, hidden.routing]))
+def run_trunk(model: Transformer, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+    """Runs all layers but the last, without the final norm: the heads start from these states."""
+    embed_key, run_key = split_key(key, 2)
+    x_BTD = model.embed(stream, key=embed_key)
+    return model.run(
+        x_BTD,
+        stream.positions_BT,
+        stream.mask,
+        valid_BT=stream.valid_BT,
+        skip_last=1,
+        final_norm=False,
+        key=run_key,
+    )
 
-    def trunk(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
-        """Runs what the heads start from: all layers but the last, without the final norm."""
-        trunk = nnx.clone(self)
-        trunk.config = dataclasses.replace(self.config, num_layers=self.config.num_layers - 1)
-        trunk.tail = nnx.List(trunk.tail[:-1])
-        embed_key, run_key = split_key(key, 2)
-        x_BTD = trunk.embed(stream, key=embed_key)
-        return trunk.run(
-            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, final_norm=False, key=run_key
-        )
 
-    def ahead(self, trunk_BTD: jax.Array, stream: Stream, index: int, *, key: jax.Array | None = None) -> Hidden:
-        """Runs the layer of head ``index``, which predicts the token ``index + 1`` ahead, and the final norm."""
-        block = self.tail[-1] if index == 0 else jax.tree.map(lambda leaf: leaf[index - 1], self.further_heads)
-        layer = self.config.num_layers - 1
-        hidden = self.run_block(
-            block, trunk_BTD, stream.positions_BT, stream.mask, layer=layer, valid_BT=stream.valid_BT, key=key
-        )
-        return Hidden(self.normalised(hidden.states_BTD), hidden.routing)
+def run_head(
+    model: Transformer, block: Block, trunk_BTD: jax.Array, stream: Stream, *, key: jax.Array | None = None
+) -> Hidden:
+    """Runs the layer of a head on the trunk's states, and the final norm."""
+    hidden = model.run_block(
+        block,
+        trunk_BTD,
+        stream.positions_BT,
+        stream.mask,
+        layer=model.config.num_layers - 1,
+        valid_BT=stream.valid_BT,
+        key=key,
+    )
+    return Hidden(model.normalised(hidden.states_BTD), hidden.routing)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokensAhead(Objective):
-    """The next token (term ``loss``) and those after it (``token_2``, ``token_3``, ...); the rows' part."""
+    """Targets of the next token (term ``loss``) and of those after it (``token_2``, ``token_3``, ...)."""
 
     num_heads: int = 4
-    """Tokens predicted at each position."""
+    """Number of tokens predicted at each position."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -102,11 +93,11 @@ class TokensAhead(Objective):
             )
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs, and the tokens the last of them is to name."""
+        """Returns T inputs and the tokens to be predicted at the last of them."""
         return sequence_length + self.num_heads
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Shifts once for each head; a target counts when it is of the input's own document."""
+        """Shifts the rows once for each head. A target counts if it is in the same document as the input."""
         del key, vocabulary
         tokens_BS, weights_BS, segments_BS = rows.tokens_BT, token_weights(rows), rows.segments_BT
         length = tokens_BS.shape[1] - self.num_heads
@@ -127,11 +118,11 @@ class TokensAhead(Objective):
 
     @property
     def term_names(self) -> list[str]:
-        """The terms, by how far ahead they look."""
+        """The names of the terms, by how far ahead they predict."""
         return ["loss", *(f"token_{ahead}" for ahead in range(2, self.num_heads + 1))]
 
     def token_loss(self, model: Transformer, hidden_BTD: jax.Array, batch: Batch, index: int) -> jax.Array:
-        """The sum of the weighted losses of naming the token ``index + 1`` ahead."""
+        """Returns the sum of the weighted losses of predicting the token ``index + 1`` ahead."""
         targets_BT, weights_BT = batch.extras["targets_BTK"][:, :, index], batch.weights[self.term_names[index]]
         return head_loss(model, model.head_states(hidden_BTD), targets_BT, weights_BT)
 
@@ -139,8 +130,6 @@ class TokensAhead(Objective):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiTokenLM(TokensAhead):
     """Heads that are independent of each other, on one trunk; `model.num_layers` counts the first of them."""
-
-    additions: ClassVar[tuple[str, ...]] = ("further_heads",)
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses a model with no layer left for the trunk, and rows shorter than the heads look ahead."""
@@ -150,18 +139,30 @@ class MultiTokenLM(TokensAhead):
                 f"model.num_layers={model.num_layers}: the last layer is MultiTokenLM's first head and the trunk "
                 f"needs another: set it to at least 2"
             )
+        if model.share_layers:
+            raise ValueError(
+                "model.share_layers=True: each head of MultiTokenLM is a layer of its own: set it to False"
+            )
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """Trunk and heads."""
-        return MultiTokenTransformer(model, num_heads=self.num_heads, rngs=rngs)
+        """Returns the model, whose last layer is the first head, with the ``further_heads`` as an extra."""
+        transformer = transformer_with_last_apart(model, rngs=rngs)
+        heads = None
+        if self.num_heads > 1:
+            heads = transformer.new_stack(self.num_heads - 1, rngs, layer=model.num_layers - 1)
+        return with_extras(transformer, further_heads=heads)
 
-    def terms(self, model: MultiTokenTransformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """One head after the other, each through the fused loss: no head's logits exist whole."""
+    def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
+        """Runs one head after the other, each with the fused loss, so that a head's logits never exist as a whole."""
         trunk_key, *head_keys = split_key(key, 1 + self.num_heads)
-        trunk = model.trunk(batch.inputs, key=trunk_key)
+        transformer, further_heads = model_of(model), extra_of(model, "further_heads")
+        trunk = run_trunk(transformer, batch.inputs, key=trunk_key)
         losses, routings = {}, [trunk.routing]
         for index, (name, head_key) in enumerate(zip(self.term_names, head_keys, strict=True)):
-            hidden = model.ahead(trunk.states_BTD, batch.inputs, index, key=head_key)
-            losses[name] = self.token_loss(model, hidden.states_BTD, batch, index)
+            block = transformer.tail[-1]
+            if index > 0:
+                block = jax.tree.map(lambda leaf, place=index - 1: leaf[place], further_heads)
+            hidden = run_head(transformer, block, trunk.states_BTD, batch.inputs, key=head_key)
+            losses[name] = self.token_loss(transformer, hidden.states_BTD, batch, index)
             routings.append(hidden.routing)
         return Terms(losses, joined(routings))

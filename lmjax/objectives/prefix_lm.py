@@ -27,14 +27,14 @@ from lmjax.types import Batch, Rows, make_stream
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrefixLM(TokenObjective):
-    """Random prefix per document, bidirectional over it; scores what follows it."""
+    """A random prefix of each document is read in both directions, and what follows it is scored."""
 
     loss_on: Literal["suffix", "all"] = "suffix"
     """What is learned from: what follows a prefix, or every token, for which half of the documents are read without
     a prefix, causally, and scored whole."""
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them."""
+        """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
@@ -54,7 +54,7 @@ class PrefixLM(TokenObjective):
         return Batch(inputs=stream, targets_BP=targets_BT, weights={"loss": weights_BT * in_suffix_BT})
 
     def for_evaluation(self) -> "PrefixLM":
-        """Plain cross entropy of suffixes: what the model is to do with a prompt."""
+        """Returns the objective on suffixes alone, which is what the model does with a prompt."""
         plain = super().for_evaluation()
         assert isinstance(plain, PrefixLM)
         return dataclasses.replace(plain, loss_on="suffix")

@@ -19,7 +19,6 @@ Axes: Q pieces of text and samples by turns, W tokens of a piece.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from lmjax.models.layers import Projection, split_key
 from lmjax.models.routing import ExpertsConfig
 from lmjax.models.stack import Stack
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras
 from lmjax.objectives.causal_lm import CausalLM
 from lmjax.objectives.parts.model_samples import (
     check_temperature,
@@ -48,7 +48,7 @@ from lmjax.types import Batch, Rows, make_stream
 
 
 class StateDiscriminator(nnx.Module):
-    """Blocks that see a piece of hidden states in both directions, and one score of their mean."""
+    """Blocks that read a piece of hidden states in both directions, and a score of the mean of their output."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Builds a stack as ``config`` says."""
@@ -58,38 +58,27 @@ class StateDiscriminator(nnx.Module):
         )
 
     def __call__(self, states_BTD: jax.Array) -> jax.Array:
-        """The float32 score that the states are of text and not of samples, [B]."""
+        """Returns the score that the states are those of text and not of samples, float32 [B]."""
         num_rows, length = states_BTD.shape[:2]
         positions_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :], (num_rows, length))
         hidden = self.stack.run(states_BTD, positions_BT, masks.bidirectional(length))
         return self.classifier(jnp.mean(hidden.states_BTD, axis=1))[:, 0].astype(jnp.float32)
 
 
-class ProfessorForcingTransformer(Transformer):
-    """An ordinary transformer, and the discriminator of its states."""
-
-    def __init__(self, config: ModelConfig, discriminator: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the model and then the discriminator."""
-        super().__init__(config, rngs=rngs)
-        self.discriminator = StateDiscriminator(discriminator, rngs=rngs)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfessorForcing(TokenObjective):
-    """Next-token prediction, and states that do not give away whether the model reads text or its own samples."""
-
-    additions: ClassVar[tuple[str, ...]] = ("discriminator",)
+    """Next-token prediction with states that do not tell whether the model reads text or its own samples."""
 
     weight: Scalar = 1.0
-    """Of the loss for being told apart."""
+    """Weight of the loss ``fooling``."""
     prompt_length: int = 32
-    """Tokens of text a continuation begins with."""
+    """Number of tokens of text before a continuation."""
     free_tokens: int = 32
-    """Tokens sampled after the prompt; what the discriminator sees are the states there."""
+    """Number of tokens sampled after the prompt; the discriminator reads the states there."""
     temperature: Scalar = 1.0
-    """Of the sampling; 0 takes the likeliest token."""
+    """Temperature of the sampling; 0 takes the likeliest token."""
     discriminator_layers: int = 1
-    """Blocks of the discriminator, as wide as the model's."""
+    """Number of blocks of the discriminator, which are as wide as the model's."""
     discriminator_below: float = 0.99
     """The discriminator learns while the share of pieces it is right about is below this."""
     fooling_above: float = 0.75
@@ -118,7 +107,7 @@ class ProfessorForcing(TokenObjective):
         self.discriminator_config(model)
 
     def discriminator_config(self, model: ModelConfig) -> ModelConfig:
-        """The model's blocks, fewer of them, with plain attention and rotary positions, without dropout or experts."""
+        """Returns the model's configuration with fewer blocks, plain attention, and without dropout or experts."""
         return dataclasses.replace(
             model,
             num_layers=self.discriminator_layers,
@@ -136,15 +125,16 @@ class ProfessorForcing(TokenObjective):
         return Traits(couples_examples=True, measures=frozenset({"accuracy"}), text_term="loss")
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them."""
+        """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The model and the discriminator."""
-        return ProfessorForcingTransformer(model, self.discriminator_config(model), rngs=rngs)
+        """Returns the model, with the ``discriminator`` of its states as an extra."""
+        transformer = Transformer(model, rngs=rngs)
+        return WithExtras(transformer, discriminator=StateDiscriminator(self.discriminator_config(model), rngs=rngs))
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Shifts, as a causal model's, and takes a piece of each row; samples are drawn in ``terms``."""
+        """Makes a causal model's batch and takes a piece of each row. Samples are drawn in ``terms``."""
         window_key, sample_key = jax.random.split(key)
         batch = CausalLM().corrupt(key, rows, vocabulary)
         windows_BW, weights_B = choose_windows(
@@ -155,17 +145,18 @@ class ProfessorForcing(TokenObjective):
         return dataclasses.replace(batch, weights=batch.weights | weights, extras=extras)
 
     def terms(  # type: ignore[override]
-        self, model: ProfessorForcingTransformer, batch: Batch, key: jax.Array | None
+        self, model: WithExtras, batch: Batch, key: jax.Array | None
     ) -> Terms:
-        """The three losses, and ``accuracy``, the share of pieces the discriminator is right about."""
+        """Returns the three losses and ``accuracy``, the share of pieces on which the discriminator is right."""
         text_key, piece_key = split_key(key, 2)
-        terms = super().terms(model, batch, text_key)
-        return terms | self.judge(model.discriminator, self.states(model, batch, piece_key), batch.weights)
+        terms = super().terms(model.model, batch, text_key)
+        states_QTD = self.states(model.model, batch, piece_key)
+        return terms | self.judge(model.extras["discriminator"], states_QTD, batch.weights)
 
     def judge(
         self, discriminator: StateDiscriminator, states_QTD: jax.Array, weights: dict[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """The discriminator's loss, the model's for being told apart, and accuracy; arguments as of :meth:`terms`."""
+        """Returns ``discriminator``, ``fooling`` and ``accuracy`` of the states that :meth:`states` returns."""
         text_B, sampled_B = _pairs(discriminator(jax.lax.stop_gradient(states_QTD)))
         judged_text_B, judged_sampled_B = _pairs(jax.lax.stop_gradient(discriminator)(states_QTD))
         fooling_B = jax.nn.softplus(-judged_sampled_B)
@@ -182,8 +173,8 @@ class ProfessorForcing(TokenObjective):
             "accuracy": right,
         }
 
-    def states(self, model: ProfessorForcingTransformer, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """States where text and samples stand after the prompts, [2 B, free_tokens, D]: a row's text, its samples."""
+    def states(self, model: Transformer, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """Returns the states after the prompts, [2 B, free_tokens, D]: of each row's text, then of its samples."""
         text_BW = batch.extras["piece"]
         sampled_BW = continue_prompts(
             model,
@@ -197,19 +188,19 @@ class ProfessorForcing(TokenObjective):
         return model(make_stream(both_QW, None, "causal"), key=key).states_BTD[:, self.prompt_length :]
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """The weight of ``fooling``."""
+        """Returns the weight of ``fooling``."""
         return {"fooling": current(self.weight)}
 
     def for_evaluation(self) -> CausalLM:
-        """A causal model's loss."""
+        """Returns a causal model's objective."""
         return CausalLM()
 
 
 def _pairs(scores_Q: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scores of text and of samples, [B] each."""
+    """Returns the scores of text and those of samples, [B] each."""
     return scores_Q[0::2], scores_Q[1::2]
 
 
 def _learned_if(condition: jax.Array, loss: jax.Array) -> jax.Array:
-    """The loss, with a gradient where the condition holds."""
+    """Returns the loss, without a gradient unless the condition holds."""
     return jnp.where(condition, loss, jax.lax.stop_gradient(loss))

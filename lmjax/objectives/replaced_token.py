@@ -20,68 +20,67 @@ from flax import nnx
 from lmjax.corruption import mask_tokens, replace_tokens
 from lmjax.losses import replaced_token_loss
 from lmjax.models.config import ModelConfig
-from lmjax.models.hidden import Hidden
 from lmjax.models.layers import ACTIVATIONS, Projection, split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras, extra_of, with_extras
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets, slots
 from lmjax.objectives.parts.token_objective import gather_scored, head_loss, token_weights
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import IGNORE_INDEX, Batch, Rows, Stream, make_stream
+from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 SAMPLED_SLOTS = 8
-"""Slots of a row whose logits exist at a time while replacements are sampled."""
+"""The number of slots of a row whose logits exist at the same time while replacements are sampled."""
 
 EMBEDDINGS = ("embedding", "position_embedding", "type_embedding", "embedding_norm")
 """The parts of a stack that make one vector of a token, its position and its segment."""
 
 
-class ReplacedTokenModel(nnx.Module):
-    """A generator and a discriminator; the latter is what is kept after training."""
+def discriminator_and_generator(
+    config: ModelConfig, generator_config: ModelConfig | None, *, share_embeddings: bool, rngs: nnx.Rngs
+) -> nnx.Module:
+    """Returns a discriminator, which is what is kept after training, with its classifier and a generator as extras.
 
-    def __init__(self, config: ModelConfig, generator: ModelConfig | None, *, share_embeddings: bool, rngs: nnx.Rngs):
-        """Builds both, or (``generator=None``) the discriminator alone.
-
-        With ``share_embeddings`` the generator has none of its own. With ``config.head_transform`` the
-        discriminator's head has a layer before the last, as those the authors released.
-        """
-        self.config = config
-        self.discriminator = Transformer(dataclasses.replace(config, head_bias=False), rngs=rngs)
-        if config.head_transform:
-            # The discriminator names no token.
-            del self.discriminator.head_dense, self.discriminator.head_norm
-        self.generator = nnx.data(None if generator is None else Transformer(generator, rngs=rngs))
-        self.shares_embeddings = share_embeddings
-        if share_embeddings:
-            for name in EMBEDDINGS:
-                delattr(self.generator, name)
-        dense = partial(
-            Projection, {"embed": config.width}, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs
-        )
-        self.classifier = dense({"replaced": 1})
-        self.classifier_dense = nnx.data(dense({"judged": config.width}) if config.head_transform else None)
-
-    def __call__(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
-        """Runs the discriminator."""
-        return self.discriminator(stream, key=key)
-
-    def whole_generator(self) -> Transformer:
-        """The generator with its embeddings in place, in this trace."""
-        assert self.generator is not None
-        if not self.shares_embeddings:
-            return self.generator
-        generator = nnx.clone(self.generator)
+    Args:
+      config: of the discriminator. With ``head_transform`` its classifier has a layer before the last,
+        ``classifier_dense``, as those the authors released.
+      generator_config: of the generator, or None for a discriminator without one.
+      share_embeddings: whether the generator has no embeddings of its own, see :func:`whole_generator`.
+      rngs: one key, under ``params``.
+    """
+    discriminator = Transformer(dataclasses.replace(config, head_bias=False), rngs=rngs)
+    if config.head_transform:
+        # The discriminator names no token.
+        del discriminator.head_dense, discriminator.head_norm
+    generator = None if generator_config is None else Transformer(generator_config, rngs=rngs)
+    if share_embeddings:
         for name in EMBEDDINGS:
-            setattr(generator, name, nnx.data(getattr(self.discriminator, name)))
-        return generator
+            delattr(generator, name)
+    dense = partial(Projection, {"embed": config.width}, std=config.init_std, bias=True, dtype=config.dtype, rngs=rngs)
+    classifier = dense({"replaced": 1})
+    classifier_dense = dense({"judged": config.width}) if config.head_transform else None
+    return with_extras(discriminator, generator=generator, classifier=classifier, classifier_dense=classifier_dense)
 
-    def replaced_logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """The discriminator's float32 score that each token was replaced, [B, T]."""
-        if self.classifier_dense is not None:
-            hidden_BTD = ACTIVATIONS[self.config.activation](self.classifier_dense(hidden_BTD))
-        return self.classifier(hidden_BTD)[..., 0].astype(jnp.float32)
+
+def whole_generator(model: WithExtras, *, share_embeddings: bool) -> Transformer:
+    """Returns the generator. One that shares the discriminator's embeddings has them in place, in this trace."""
+    generator: Transformer = model.extras["generator"]
+    if not share_embeddings:
+        return generator
+    generator = nnx.clone(generator)
+    for name in EMBEDDINGS:
+        setattr(generator, name, nnx.data(getattr(model.model, name)))
+    return generator
+
+
+def replaced_logits(model: WithExtras, hidden_BTD: jax.Array) -> jax.Array:
+    """Returns the discriminator's float32 score that each token was replaced, [B, T]."""
+    dense = extra_of(model, "classifier_dense")
+    if dense is not None:
+        hidden_BTD = ACTIVATIONS[model.config.activation](dense(hidden_BTD))
+    return model.extras["classifier"](hidden_BTD)[..., 0].astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class ReplacedToken(Objective):
     discriminator_weight: Scalar = 50.0
     """Factor of the discriminator's loss."""
     temperature: Scalar = 1.0
-    """Of the distribution replacements are sampled from."""
+    """Temperature of the distribution from which replacements are sampled."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -124,7 +123,7 @@ class ReplacedToken(Objective):
         self.generator_config(model)
 
     def generator_config(self, model: ModelConfig) -> ModelConfig:
-        """The discriminator's configuration with widths and heads scaled; depth, head width and embeddings kept.
+        """Returns the discriminator's configuration with scaled widths and heads, and the same depth and embeddings.
 
         Raises:
           ValueError: a scaled size is not whole.
@@ -148,12 +147,12 @@ class ReplacedToken(Objective):
         return dataclasses.replace(model, head_width=model.key_width, **scaled)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """Generator and discriminator."""
+        """Returns the discriminator, with ``generator``, ``classifier`` and ``classifier_dense`` as extras."""
         generator = self.generator_config(model)
-        return ReplacedTokenModel(model, generator, share_embeddings=self.share_embeddings, rngs=rngs)
+        return discriminator_and_generator(model, generator, share_embeddings=self.share_embeddings, rngs=rngs)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Masks for the generator; what the discriminator reads is sampled in ``terms``.
+        """Masks tokens for the generator; what the discriminator reads is sampled in ``terms``.
 
         Each row takes its own seed along, so the samples do not depend on the cut into microbatches, and
         a validation repeats them.
@@ -187,18 +186,18 @@ class ReplacedToken(Objective):
             },
         )
 
-    def terms(self, model: ReplacedTokenModel, batch: Batch, key: jax.Array | None) -> Terms:
-        """The generator's loss at the masked positions, the discriminator's at all, and the share replaced."""
+    def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the generator's loss at masked positions, the discriminator's at all, and the share replaced."""
         generator_key, discriminator_key = split_key(key, 2)
-        generator = model.whole_generator()
+        generator = whole_generator(model, share_embeddings=self.share_embeddings)
         generated = generator(batch.inputs, key=generator_key)
         hidden_BPD = gather_scored(generated.states_BTD, batch.scored_BP)
         states_BPE = generator.head_states(hidden_BPD)
         generator_loss = head_loss(generator, states_BPE, batch.targets_BP, batch.weights["generator"])
         replaced_BT, is_replaced_BT = self.sample(generator, hidden_BPD, batch)
         stream = dataclasses.replace(batch.inputs, tokens_BT=replaced_BT)
-        judged = model(stream, key=discriminator_key)
-        losses_BT = replaced_token_loss(model.replaced_logits(judged.states_BTD), is_replaced_BT)
+        judged = model.model(stream, key=discriminator_key)
+        losses_BT = replaced_token_loss(replaced_logits(model, judged.states_BTD), is_replaced_BT)
         sums = {
             "generator": generator_loss,
             "discriminator": jnp.sum(batch.weights["discriminator"] * losses_BT),
@@ -207,7 +206,7 @@ class ReplacedToken(Objective):
         return Terms(sums, joined([generated.routing, judged.routing]))
 
     def sample(self, generator: Transformer, hidden_BPD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """What the discriminator reads, int32 [B, T], and where it is not the original, bool [B, T].
+        """Returns what the discriminator reads, int32 [B, T], and where it is not the original, bool [B, T].
 
         The logits exist for a chunk of slots at a time.
         """
@@ -217,8 +216,8 @@ class ReplacedToken(Objective):
         length = math.gcd(num_slots, SAMPLED_SLOTS)
 
         def place(tokens_BT: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
-            def cut(array_BP: jax.Array) -> jax.Array:
-                return jax.lax.dynamic_slice_in_dim(array_BP, start, length, axis=1)
+            def cut(array: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(array, start, length, axis=1)
 
             logits_BCV = jax.lax.stop_gradient(generator.logits(cut(hidden_BPD)))
 
@@ -241,7 +240,7 @@ class ReplacedToken(Objective):
         return replaced_BT, replaced_BT != original_BT
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """The discriminator's weight."""
+        """Returns the discriminator's weight."""
         return {"discriminator": current(self.discriminator_weight)}
 
     @property

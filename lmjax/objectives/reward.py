@@ -6,7 +6,6 @@
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from lmjax.losses import bradley_terry_loss
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Projection
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras
 from lmjax.objectives.parts.example_texts import stream_apart
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import gather_scored, token_weights
@@ -27,29 +27,12 @@ from lmjax.types import Batch, Rows, make_stream
 TERMS = ("preference", "accuracy", "margin")
 
 
-class RewardTransformer(Transformer):
-    """An ordinary transformer, and a score of its states."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds both; initial scores are those of random weights of deviation 1 / sqrt(width)."""
-        super().__init__(config, rngs=rngs)
-        self.score = Projection(
-            {"embed": config.width}, {"reward": 1}, std=None, bias=False, dtype=config.dtype, rngs=rngs
-        )
-
-    def rewards(self, hidden: jax.Array) -> jax.Array:
-        """float32 [...] of states [..., D]."""
-        return self.score(hidden)[..., 0].astype(jnp.float32)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairwiseReward(Objective):
-    """Bradley-Terry on pairs of a chosen and a rejected answer; reports their margin and how often it is right."""
-
-    additions: ClassVar[tuple[str, ...]] = ("score",)
+    """Bradley-Terry on pairs of a chosen and a rejected answer. Reports margins and how often they are positive."""
 
     margin: Scalar = 0.0
-    """How much better the chosen answer is to score (Llama 2, Touvron et al. 2023, equation 2)."""
+    """By how much the chosen answer's score should be higher (Llama 2, Touvron et al. 2023, equation 2)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,12 +45,17 @@ class PairwiseReward(Objective):
         return Traits(num_members=2, measures=frozenset(TERMS[1:]))
 
     def row_length(self, sequence_length: int) -> int:
-        """T tokens for both answers."""
+        """Returns 2 T: T tokens for each answer."""
         return 2 * sequence_length
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The model and its score."""
-        return RewardTransformer(model, rngs=rngs)
+        """Returns the model, with the layer ``score`` as an extra.
+
+        Initial scores are those of random weights of deviation ``1 / sqrt(width)``.
+        """
+        transformer = Transformer(model, rngs=rngs)
+        score = Projection({"embed": model.width}, {"reward": 1}, std=None, bias=False, dtype=model.dtype, rngs=rngs)
+        return WithExtras(transformer, score=score)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Finds the last token of each answer."""
@@ -85,12 +73,12 @@ class PairwiseReward(Objective):
             weights=dict.fromkeys(TERMS, weights_B),
         )
 
-    def terms(self, model: RewardTransformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """The loss, and what is looked at only: how much better the chosen answer scores, and whether it does."""
+    def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the loss and, as measures, by how much the chosen answer's score is higher, and whether it is."""
         num_rows, length = batch.inputs.tokens_BT.shape
-        hidden = model(stream_apart(batch.inputs, 2), key=key)
+        hidden = model.model(stream_apart(batch.inputs, 2), key=key)
         hidden_B2D = gather_scored(hidden.states_BTD.reshape(num_rows, length, -1), batch.scored_BP)
-        rewards_B2 = model.rewards(hidden_B2D)
+        rewards_B2 = model.extras["score"](hidden_B2D)[..., 0].astype(jnp.float32)
         losses_B = bradley_terry_loss(rewards_B2[:, 0], rewards_B2[:, 1], margin=current(self.margin))
         margins_B = jax.lax.stop_gradient(rewards_B2[:, 0] - rewards_B2[:, 1])
         values = (losses_B, margins_B > 0, margins_B)
@@ -98,5 +86,5 @@ class PairwiseReward(Objective):
         return Terms(sums, hidden.routing)
 
     def for_evaluation(self) -> "PairwiseReward":
-        """Without a margin, so that the loss is the negative log-likelihood of the preferences."""
+        """Returns the objective without a margin, whose loss is the negative log-likelihood of the preferences."""
         return dataclasses.replace(super().for_evaluation(), margin=0.0)  # type: ignore[call-arg,return-value]

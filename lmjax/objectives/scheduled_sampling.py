@@ -32,7 +32,7 @@ class ScheduledSampling(TokenObjective):
     teacher_rate: Scalar = Ramp(start=1.0, end=0.5, steps=10_000, shape="inverse_sigmoid")
     """Epsilon, the share of inputs that are the true tokens; may follow a schedule."""
     temperature: Scalar = 1.0
-    """Of the distribution predictions are drawn from; 0 takes the likeliest token."""
+    """Temperature of the distribution from which predictions are drawn; 0 takes the likeliest token."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,11 +41,11 @@ class ScheduledSampling(TokenObjective):
         check_temperature(self.temperature)
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them."""
+        """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Shifts, and draws which inputs are to be predictions; what they are is for ``terms`` to say."""
+        """Makes a causal model's batch and draws the inputs to be replaced. ``terms`` makes the predictions."""
         place_key, sample_key = jax.random.split(key)
         batch = CausalLM().corrupt(key, rows, vocabulary)
         shape = batch.inputs.tokens_BT.shape
@@ -56,17 +56,17 @@ class ScheduledSampling(TokenObjective):
         return dataclasses.replace(batch, extras=extras)
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """Two passes; the first is without dropout, as a model that speaks is."""
+        """Runs two passes. The first has no dropout, as when a model writes text."""
         inputs = dataclasses.replace(batch.inputs, tokens_BT=self.mixed(model, batch))
         return super().terms(model, dataclasses.replace(batch, inputs=inputs), key)
 
     def mixed(self, model: Transformer, batch: Batch) -> jax.Array:
-        """What the second pass reads, int32 [B, T]."""
+        """Returns what the second pass reads, int32 [B, T]."""
         taught = jax.lax.stop_gradient(model)
         states_BTD = taught(batch.inputs).states_BTD
         predictions_BT = predict_next(taught, states_BTD, batch.extras, temperature=current(self.temperature))
         return put_predictions(batch.inputs.tokens_BT, predictions_BT, batch.extras["predicted"])
 
     def for_evaluation(self) -> CausalLM:
-        """A causal model's loss: the true tokens and nothing else."""
+        """Returns a causal model's objective, on the true tokens alone."""
         return CausalLM()

@@ -16,9 +16,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from lmjax.models.head import gathered_head
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import model_of
 from lmjax.objectives.masked_diffusion import EXCLUDED, MaskedDiffusion
 from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
 from lmjax.objectives.parts.objective import Terms
@@ -32,10 +34,11 @@ class ScoreEntropy(MaskedDiffusion):
     time_conditioning: bool = True
     """Whether the model is told the share of tokens masked at each row's time; scores depend on it."""
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """The bound; scores exist for a chunk of positions at a time."""
+    def terms(self, model: nnx.Module, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the bound. Scores exist for a chunk of positions at a time."""
         hidden = self.hidden(model, batch.inputs, batch.extras["level"], key)
-        head = gathered_head(model)
+        transformer: Transformer = model_of(model)
+        head = gathered_head(transformer)
         mask_id = batch.extras["mask_id"][0]
 
         def chunk(hidden_BCD: jax.Array, targets_BC: jax.Array, weights_BC: jax.Array) -> tuple[jax.Array]:
@@ -50,6 +53,6 @@ class ScoreEntropy(MaskedDiffusion):
             return (jnp.sum(jnp.where(weights_BC > 0, weights_BC * entropy_BC, 0.0)),)
 
         weights_BT = batch.weights["loss"] * batch.extras["noise_weight"]
-        length = chunk_length(hidden.states_BTD.shape[0], model.config.vocab_size)
+        length = chunk_length(hidden.states_BTD.shape[0], transformer.config.vocab_size)
         (loss,) = sum_over_chunks(chunk, length, hidden.states_BTD, batch.targets_BP, weights_BT)
         return Terms({"loss": loss}, hidden.routing)

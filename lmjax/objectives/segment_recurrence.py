@@ -24,7 +24,7 @@ class SegmentRecurrentLM(CausalLM):
     """Next-token prediction with a memory; documents are not kept apart, as in the paper."""
 
     memory_length: int = 128
-    """States of the rows before that each layer keeps."""
+    """How many states of the rows before each layer keeps."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,11 +55,11 @@ class SegmentRecurrentLM(CausalLM):
             )
 
     def initial_carry(self, model: ModelConfig, num_rows: int) -> SegmentMemory:
-        """Nothing to remember yet."""
+        """Returns an empty memory for each row."""
         return empty_memory(model, num_rows=num_rows, length=self.memory_length)
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """The loss; the memory of these rows is carried to the next step."""
+        """Returns the loss, with the memory of these rows as what is carried to the next step."""
         hidden, memory = run_with_memory(model, batch.inputs.tokens_BT, batch.carry, key=key)
         loss = self.token_loss(model, model.head_states(hidden.states_BTD), batch.targets_BP, batch.weights["loss"])
         return Terms({"loss": loss}, hidden.routing, carry=memory)

@@ -32,9 +32,9 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 ADDED = 3
-"""Tokens a pair adds to its document."""
+"""The number of tokens that a pair adds to its document."""
 SHORTEST_PAIR = 8
-"""A row has a slot for a pair in every so many tokens; should it hold more, the last ones go without a label."""
+"""A row has one slot for a pair in this many tokens. If it holds more pairs, the last ones have no label."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class SentencePairs(MaskedLM):
         return dataclasses.replace(super().traits, measures=frozenset({"accuracy"}))
 
     def row_length(self, sequence_length: int) -> int:
-        """As many tokens as, with the markers of their pairs, fill a row."""
+        """Returns how many tokens fill a row together with the markers of their pairs."""
         return longest_row(sequence_length, self._with_markers)
 
     def _with_markers(self, length: int) -> int:
@@ -163,7 +163,7 @@ class SentencePairs(MaskedLM):
         )
 
     def _decisions(self, pairs: PairRows) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """First position, label and weight of each pair of a row, [B, Q]."""
+        """Returns the first position, the label and the weight of each pair of a row, [B, Q] each."""
         is_pair_BS = pairs.labels_BS != IGNORE_INDEX
         length = is_pair_BS.shape[1]
         first_BQ = scored_positions(is_pair_BS, -(-length // SHORTEST_PAIR))
@@ -177,7 +177,7 @@ class SentencePairs(MaskedLM):
         return first_BQ, label_BQ, weights_BQ
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """``loss`` of the masked tokens, ``pair`` of the decisions, and ``accuracy``, the share of right ones."""
+        """Returns ``loss`` of the masked tokens, ``pair`` of the decisions, and ``accuracy`` of the decisions."""
         hidden = model(batch.inputs, key=key)
         states_BPE = model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP))
         loss = self.token_loss(model, states_BPE, batch.targets_BP, batch.weights["loss"])
@@ -192,5 +192,5 @@ class SentencePairs(MaskedLM):
         return Terms(sums, hidden.routing)
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """The pairs' factor."""
+        """Returns the factor of the pairs' loss."""
         return {"pair": current(self.pair_weight)}

@@ -46,13 +46,13 @@ class SequenceUnlikelihoodLM(UnlikelihoodLM):
     sequence_weight: Scalar = 1.0
     """Weight of the sequence-level term."""
     ngram: int = 4
-    """Tokens in a row that make a repetition."""
+    """Number of consecutive tokens that make a repetition."""
     prompt_length: int = 50
-    """Tokens of text a continuation begins with."""
+    """Number of tokens of text before a continuation."""
     free_tokens: int = 100
-    """Tokens of the continuation."""
+    """Number of tokens of the continuation."""
     temperature: Scalar = 0.0
-    """Of the sampling; 0 takes the likeliest token, as the paper does."""
+    """Temperature of the sampling; 0 takes the likeliest token, as the paper does."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,7 +73,7 @@ class SequenceUnlikelihoodLM(UnlikelihoodLM):
         )
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """As the token-level objective does, and a prompt of each row that has one."""
+        """Makes the token-level objective's batch and takes a prompt from each row that has room for one."""
         token_key, window_key, sample_key = jax.random.split(key, 3)
         batch = super().corrupt(token_key, rows, vocabulary)
         windows_BW, weights_B = choose_windows(
@@ -84,7 +84,7 @@ class SequenceUnlikelihoodLM(UnlikelihoodLM):
         return dataclasses.replace(batch, weights=batch.weights | {"sequence": weights_B}, extras=batch.extras | extras)
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """The token-level terms, then a pass over what the model has written."""
+        """Returns the token-level terms, and that of a pass over what the model has written."""
         token_key, sequence_key = split_key(key, 2)
         terms = super().terms(model, batch, token_key)
         written_BW = continue_prompts(
@@ -115,10 +115,10 @@ class SequenceUnlikelihoodLM(UnlikelihoodLM):
         return terms | {"sequence": total / self.free_tokens}
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """Those of the token level, and the sequence term's weight."""
+        """Returns the token-level coefficients and the sequence term's weight."""
         return super().coefficients() | {"sequence": current(self.sequence_weight)}
 
     def for_evaluation(self) -> Objective:
-        """The token-level terms: no text is written in a validation."""
+        """Returns the token-level objective: no text is written in a validation."""
         token_level = {field.name: getattr(self, field.name) for field in dataclasses.fields(UnlikelihoodLM)}
         return UnlikelihoodLM(**token_level).for_evaluation()

@@ -9,7 +9,6 @@ whole at every depth. Embedding and unembedding are the model's own; without the
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from lmjax.models.hidden import Hidden
 from lmjax.models.layers import Projection, make_norm, split_key
 from lmjax.models.routing import Routing, joined
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras
 from lmjax.objectives.multi_token import TokensAhead
 from lmjax.objectives.parts.objective import Terms
 from lmjax.schedules.ramp import Scalar, current, extremes
@@ -27,7 +27,7 @@ from lmjax.types import Batch, Stream
 
 
 class PredictionModule(nnx.Module):
-    """What one more token ahead takes: two norms, a projection, a block, and the norm before the unembedding."""
+    """Layers that predict one more token ahead: two norms, a projection, a block, and the norm before the head."""
 
     def __init__(self, model: Transformer, *, rngs: nnx.Rngs):
         """Builds a block as those of ``model`` are."""
@@ -46,65 +46,54 @@ class PredictionModule(nnx.Module):
         self.head_norm = make_norm(config)
 
 
-class SequentialTransformer(Transformer):
-    """An ordinary transformer, and modules that look further ahead."""
+def run_without_norm(model: Transformer, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
+    """Runs the model without its final norm: its states are ``h0``."""
+    embed_key, run_key = split_key(key, 2)
+    x_BTD = model.embed(stream, key=embed_key)
+    return model.run(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, final_norm=False, key=run_key)
 
-    def __init__(self, config: ModelConfig, *, num_modules: int, rngs: nnx.Rngs):
-        """Builds the model and then ``num_modules`` modules."""
-        super().__init__(config, rngs=rngs)
-        self.prediction_modules = nnx.List(PredictionModule(self, rngs=rngs) for _ in range(num_modules))
 
-    def states(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
-        """Runs the model without its final norm: its states are ``h0``."""
-        embed_key, run_key = split_key(key, 2)
-        x_BTD = self.embed(stream, key=embed_key)
-        return self.run(
-            x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, final_norm=False, key=run_key
-        )
+def run_module(
+    module: PredictionModule,
+    model: Transformer,
+    states_BTD: jax.Array,
+    stream: Stream,
+    tokens_BT: jax.Array,
+    *,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, Routing | None]:
+    """Runs module k.
 
-    def ahead(
-        self,
-        states_BTD: jax.Array,
-        stream: Stream,
-        tokens_BT: jax.Array,
-        index: int,
-        *,
-        key: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array, Routing | None]:
-        """Module ``k = index + 1``.
+    Args:
+      module: the module.
+      model: the model whose embeddings it reads.
+      states_BTD: ``h(k-1)``.
+      stream: the model's input, for its positions and mask.
+      tokens_BT: ``x_(i+k)`` at each position i.
+      key: PRNG key of dropout; None for none.
 
-        Args:
-          states_BTD: ``h(k-1)``.
-          stream: the model's input, for its positions and mask.
-          tokens_BT: ``x_(i+k)`` at each position i.
-          index: from 0.
-          key: PRNG key of dropout; None for none.
-
-        Returns:
-          ``h(k)``, [B, T, D]; the normalised ``h(k)``, to which the unembedding is applied; and the expert statistics
-          of the module's block.
-        """
-        embed_key, block_key = split_key(key, 2)
-        module = self.prediction_modules[index]
-        embedded_BTD = self.embed(dataclasses.replace(stream, tokens_BT=tokens_BT), key=embed_key)
-        joined = jnp.concatenate([module.state_norm(states_BTD), module.embedding_norm(embedded_BTD)], axis=-1)
-        hidden = self.run_block(
-            module.block,
-            module.projection(joined),
-            stream.positions_BT,
-            stream.mask,
-            layer=self.config.num_layers - 1,
-            valid_BT=stream.valid_BT,
-            key=block_key,
-        )
-        return hidden.states_BTD, module.head_norm(hidden.states_BTD), hidden.routing
+    Returns:
+      ``h(k)``, [B, T, D]; the normalised ``h(k)``, to which the unembedding is applied; and the expert statistics
+      of the module's block.
+    """
+    embed_key, block_key = split_key(key, 2)
+    embedded_BTD = model.embed(dataclasses.replace(stream, tokens_BT=tokens_BT), key=embed_key)
+    joined_BTE = jnp.concatenate([module.state_norm(states_BTD), module.embedding_norm(embedded_BTD)], axis=-1)
+    hidden = model.run_block(
+        module.block,
+        module.projection(joined_BTE),
+        stream.positions_BT,
+        stream.mask,
+        layer=model.config.num_layers - 1,
+        valid_BT=stream.valid_BT,
+        key=block_key,
+    )
+    return hidden.states_BTD, module.head_norm(hidden.states_BTD), hidden.routing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequentialMultiTokenLM(TokensAhead):
     """The next token by the model, and one more for each module after it."""
-
-    additions: ClassVar[tuple[str, ...]] = ("prediction_modules",)
 
     num_heads: int = 2
     """Tokens predicted at each position: the first by the model itself, the others by a module each."""
@@ -119,22 +108,27 @@ class SequentialMultiTokenLM(TokensAhead):
             raise ValueError(f"objective.weight={self.weight}: must not be negative")
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The model and its modules."""
-        return SequentialTransformer(model, num_modules=self.num_heads - 1, rngs=rngs)
+        """Returns the model, with its ``prediction_modules`` as an extra."""
+        transformer = Transformer(model, rngs=rngs)
+        modules = nnx.List(PredictionModule(transformer, rngs=rngs) for _ in range(self.num_heads - 1))
+        return WithExtras(transformer, prediction_modules=modules)
 
-    def terms(self, model: SequentialTransformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """The model's head and then the modules', each through the fused loss: no head's logits exist whole."""
+    def terms(self, model: WithExtras, batch: Batch, key: jax.Array | None) -> Terms:
+        """Runs the model's head and then the modules', each with the fused loss: no head's logits exist as a whole."""
         key, *module_keys = split_key(key, self.num_heads)
-        hidden = model.states(batch.inputs, key=key)
+        transformer, modules = model.model, model.extras["prediction_modules"]
+        hidden = run_without_norm(transformer, batch.inputs, key=key)
         states_BTD, routings = hidden.states_BTD, [hidden.routing]
-        losses = {"loss": self.token_loss(model, model.normalised(states_BTD), batch, 0)}
+        losses = {"loss": self.token_loss(transformer, transformer.normalised(states_BTD), batch, 0)}
         for index, (name, module_key) in enumerate(zip(self.term_names[1:], module_keys, strict=True)):
             tokens_BT = batch.extras["targets_BTK"][:, :, index]
-            states_BTD, hidden_BTD, routing = model.ahead(states_BTD, batch.inputs, tokens_BT, index, key=module_key)
-            losses[name] = self.token_loss(model, hidden_BTD, batch, index + 1)
+            states_BTD, hidden_BTD, routing = run_module(
+                modules[index], transformer, states_BTD, batch.inputs, tokens_BT, key=module_key
+            )
+            losses[name] = self.token_loss(transformer, hidden_BTD, batch, index + 1)
             routings.append(routing)
         return Terms(losses, joined(routings))
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """Lambda over the number of modules, for each of them."""
+        """Returns for each module lambda divided by the number of modules."""
         return dict.fromkeys(self.term_names[1:], current(self.weight) / (self.num_heads - 1))

@@ -28,7 +28,7 @@ class SpanCorruption(GapObjective):
     density: float = 0.15
     """Share of the tokens that are dropped and predicted."""
     mean_span: float = 3.0
-    """Mean tokens of a dropped span."""
+    """Mean number of tokens of a dropped span."""
 
     fewer_spans = "raise objective.mean_span"
 
@@ -40,11 +40,11 @@ class SpanCorruption(GapObjective):
             raise ValueError(f"objective.mean_span={self.mean_span}: must be at least 1 token")
 
     def counts(self, length: int) -> list[tuple[int, int]]:
-        """Those of t5's ``random_spans_noise_mask``."""
+        """Returns the counts of t5's ``random_spans_noise_mask``."""
         return [span_counts(length, self.density, self.mean_span)]
 
     def row_length(self, sequence_length: int) -> int:
-        """As the base class, for two stacks the lengths of t5's ``random_spans_helper``: 568 tokens for 512 inputs."""
+        """Returns the base class's length; for two stacks t5's (``random_spans_helper``), 568 tokens for 512 inputs."""
         length = super().row_length(sequence_length)
         if self.traits.reads_with_encoder and self.density == 0.5 and self._targets(length) > self._inputs(length):
             # t5 evens out the two lengths at a density of one half.
@@ -54,11 +54,11 @@ class SpanCorruption(GapObjective):
     def join(
         self, key: jax.Array, tokens_BT: jax.Array, vocabulary: Vocabulary, **layout: Any
     ) -> tuple[Rows, jax.Array]:
-        """One row for input and targets of each document."""
+        """Returns rows that hold the input and the targets of each document."""
         del vocabulary
         return span_corrupt_joined(key, tokens_BT, density=self.density, mean_span=self.mean_span, **layout)
 
     def divide(self, key: jax.Array, tokens_BT: jax.Array, vocabulary: Vocabulary, **layout: Any) -> tuple[Rows, Rows]:
-        """Inputs and targets apart."""
+        """Returns the inputs and the targets in rows of their own."""
         del vocabulary
         return span_corrupt(key, tokens_BT, density=self.density, mean_span=self.mean_span, **layout)

@@ -11,7 +11,7 @@ with f two layers ``LayerNorm(GeLU(W x))``, p learned vectors and the head of th
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Embedding, Norm, Projection
 from lmjax.models.token_stack import embedding_std
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import WithExtras
 from lmjax.objectives.masked_lm import MaskedLM
 from lmjax.objectives.parts.objective import Terms
 from lmjax.objectives.parts.scored_positions import scored_positions, scored_targets
@@ -38,7 +39,7 @@ PLACE_WIDTH = 200
 
 
 class SpanBoundary(nnx.Module):
-    """What a span's borders say of one of its tokens, in the width of the hidden states."""
+    """Layers that predict a token of a span from the states at the span's borders."""
 
     def __init__(self, config: ModelConfig, *, head_width: int, rngs: nnx.Rngs):
         """Builds the place vectors and the two layers, the second as wide as the head's input."""
@@ -58,27 +59,16 @@ class SpanBoundary(nnx.Module):
         self.dtype, self.scale = config.dtype, config.logit_scale
 
     def __call__(self, left_BPD: jax.Array, right_BPD: jax.Array, place_BP: jax.Array) -> jax.Array:
-        """States [B, P, E] for the head; ``place_BP`` counts a span's tokens from 0."""
+        """Returns states [B, P, E] for the head; ``place_BP`` counts the tokens of a span from 0."""
         x = jnp.concatenate([left_BPD, right_BPD, self.places(place_BP, self.dtype)], axis=-1)
         for project, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
             x = norm(jax.nn.gelu(project(x), approximate=False))
         return x * self.scale
 
 
-class SpanBoundaryTransformer(Transformer):
-    """An ordinary encoder and the layers of the boundary term, which are dropped after training."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds both."""
-        super().__init__(config, rngs=rngs)
-        self.boundary = SpanBoundary(config, head_width=self.head().weight_DV.shape[0], rngs=rngs)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanMaskedLM(MaskedLM):
     """Masked LM on spans of words; ``rate`` is the share of a row's words to hide."""
-
-    additions: ClassVar[tuple[str, ...]] = ("boundary",)
 
     length_p: float = 0.2
     """Parameter of the geometric distribution of a span's length in words."""
@@ -103,13 +93,15 @@ class SpanMaskedLM(MaskedLM):
         check_word_starts(vocabulary, needed_by="SpanMaskedLM")
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The encoder, with the boundary layers where they are trained."""
+        """Returns the encoder, with the layers ``boundary`` as an extra where they are trained."""
+        encoder = Transformer(model, rngs=rngs)
         if highest(self.boundary_weight) == 0:
-            return super().build(model, rngs=rngs)
-        return SpanBoundaryTransformer(model, rngs=rngs)
+            return encoder
+        head_width = encoder.head().weight_DV.shape[0]
+        return WithExtras(encoder, boundary=SpanBoundary(model, head_width=head_width, rngs=rngs))
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Hides spans and lists where their tokens were."""
+        """Hides spans and lists the positions of their tokens."""
         masked = mask_spans(
             key,
             rows.tokens_BT,
@@ -150,23 +142,23 @@ class SpanMaskedLM(MaskedLM):
             extras={"left": left_BP, "right": right_BP, "place": jnp.clip(place_BP, 0, PLACES - 1)},
         )
 
-    def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """The tokens of spans from their own states and, if it counts, from the states around the span."""
+    def terms(self, model: Any, batch: Batch, key: jax.Array | None) -> Terms:
+        """Returns the losses of the spans' tokens from their own states and, if it counts, from those around it."""
         if highest(self.boundary_weight) == 0:
             return super().terms(model, batch, key)
-        assert isinstance(model, SpanBoundaryTransformer)
-        hidden = model(batch.inputs, key=key)
+        encoder, boundary = model.model, model.extras["boundary"]
+        hidden = encoder(batch.inputs, key=key)
         left_BPD, right_BPD = (gather_scored(hidden.states_BTD, batch.extras[side]) for side in ("left", "right"))
         states = {
-            "loss": model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP)),
-            "boundary": model.boundary(left_BPD, right_BPD, batch.extras["place"]),
+            "loss": encoder.head_states(gather_scored(hidden.states_BTD, batch.scored_BP)),
+            "boundary": boundary(left_BPD, right_BPD, batch.extras["place"]),
         }
         losses = {
-            name: self.token_loss(model, states_BPE, batch.targets_BP, batch.weights[name])
+            name: self.token_loss(encoder, states_BPE, batch.targets_BP, batch.weights[name])
             for name, states_BPE in states.items()
         }
         return Terms(losses, hidden.routing)
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """The boundary term's."""
+        """Returns the factor of the boundary term."""
         return {"boundary": current(self.boundary_weight)} if highest(self.boundary_weight) else {}

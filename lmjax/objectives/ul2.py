@@ -41,7 +41,7 @@ class UL2(GapObjective):
             raise ValueError(f"objective.denoisers={self.denoisers}: give at least one a weight above 0")
 
     def counts(self, length: int) -> list[tuple[int, int]]:
-        """One for each denoiser."""
+        """Returns the counts of each denoiser."""
         counts = ((d, span_counts(length, d.density, d.mean_span)) for d in self.denoisers)
         return [(dropped, 0 if math.isinf(d.mean_span) else spans) for d, (dropped, spans) in counts]
 
@@ -57,9 +57,9 @@ class UL2(GapObjective):
     def join(
         self, key: jax.Array, tokens_BT: jax.Array, vocabulary: Vocabulary, **layout: Any
     ) -> tuple[Rows, jax.Array]:
-        """One row for input and targets of each document."""
+        """Returns rows that hold the input and the targets of each document."""
         return ul2_joined(key, tokens_BT, mode_ids=self._mode_ids(vocabulary), denoisers=self.denoisers, **layout)
 
     def divide(self, key: jax.Array, tokens_BT: jax.Array, vocabulary: Vocabulary, **layout: Any) -> tuple[Rows, Rows]:
-        """Inputs and targets apart."""
+        """Returns the inputs and the targets in rows of their own."""
         return ul2(key, tokens_BT, mode_ids=self._mode_ids(vocabulary), denoisers=self.denoisers, **layout)

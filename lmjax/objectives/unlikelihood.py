@@ -88,11 +88,11 @@ class UnlikelihoodLM(Objective):
         return self.candidates != "context" or highest(self.margin_weight) > 0
 
     def row_length(self, sequence_length: int) -> int:
-        """T inputs and the token after the last of them."""
+        """Returns T + 1: T inputs and the token after the last of them."""
         return sequence_length + 1
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Shifts and corrupts a copy; candidates are found by ``terms``, a microbatch at a time."""
+        """Shifts the rows and corrupts a copy. ``terms`` finds the candidates, for a microbatch at a time."""
         inputs_BT, segments_BT, targets_BT, weights_BT = next_token_targets(rows)
         weights = {"loss": weights_BT, "unlikelihood": weights_BT}
         extras = {}
@@ -119,7 +119,7 @@ class UnlikelihoodLM(Objective):
         )
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
-        """Both terms from the same logits, which exist for a chunk of positions at a time; then the margin."""
+        """Returns both terms from the same logits, which exist for a chunk of positions at a time, and the margin."""
         key, corrupted_key = split_key(key, 2)
         hidden = model(batch.inputs, key=key)
         hidden_BTD = hidden.states_BTD
@@ -147,7 +147,7 @@ class UnlikelihoodLM(Objective):
         return Terms(sums, hidden.routing)
 
     def negative_candidates(self, batch: Batch) -> jax.Array:
-        """Tokens each position must not say, int32 [B, T, K], negative where there are fewer.
+        """Returns the tokens each position must not predict, int32 [B, T, K], negative where there are fewer.
 
         The context of position t is its inputs up to and with t: position 0 already has one token to
         avoid.
@@ -170,7 +170,7 @@ class UnlikelihoodLM(Objective):
         return previous_candidates(tokens_BS, window=window, segments_BT=documents_BS)[:, 1:]
 
     def _margin(self, model: Transformer, batch: Batch, hidden_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
-        """The hinge of each document, at its first position, times its weight."""
+        """Returns the sum over documents of the hinge, which stands at the first position, times its weight."""
         head = model.head()
         # As numbers of 0 and 1: the weights themselves were scaled to sum to one over the batch.
         counts_BT = (batch.weights["loss"] > 0).astype(jnp.float32)
@@ -193,16 +193,16 @@ class UnlikelihoodLM(Objective):
         return jnp.sum(batch.weights["margin"] * hinge_BT)
 
     def coefficients(self) -> dict[str, float | jax.Array]:
-        """Alpha, and the margin's weight."""
+        """Returns alpha and the margin's weight."""
         return {"unlikelihood": current(self.alpha), "margin": current(self.margin_weight)}
 
 
 def _documents(batch: Batch) -> jax.Array:
-    """A number for the document of each position, above 0, made of the interval mask."""
+    """Returns a number above 0 for the document of each position, made of the interval mask."""
     return jnp.broadcast_to(batch.inputs.mask.start_BT, batch.inputs.tokens_BT.shape) + 1
 
 
 def document_sums(values_BT: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
-    """The sum over each document, at its first position; 0 elsewhere (float32 [B, T])."""
+    """Returns the sum over each document at its first position, and 0 elsewhere, float32 [B, T]."""
     start_BT = documents(segments_BT, values_BT.shape).start_BT
     return jax.vmap(lambda values, at: jnp.zeros_like(values).at[at].add(values))(values_BT, start_BT)

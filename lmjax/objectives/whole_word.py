@@ -19,7 +19,7 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import IGNORE_INDEX, Batch, Rows, make_stream
 
 TOKENS_PER_WORD = 8
-"""Words of so many tokens, all of them, would vary the number of hidden tokens as much as is provided for."""
+"""Slots are reserved for as large a variance as if all words had this many tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class WholeWordMaskedLM(MaskedLM):
         check_word_starts(vocabulary, needed_by="WholeWordMaskedLM")
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Hides words and lists where their tokens were."""
+        """Hides words and lists the positions of their tokens."""
         num_slots = word_slots(rows.tokens_BT.shape[1], highest(self.rate))
         inputs_BT, labels_BT = mask_words(
             key,
@@ -62,10 +62,10 @@ class WholeWordMaskedLM(MaskedLM):
 
 
 def word_slots(length: int, rate: float) -> int:
-    """Positions to reserve for a row whose words are scored with probability ``rate``.
+    """Returns how many slots a row needs whose words are scored with probability ``rate``.
 
-    As :func:`lmjax.objectives.parts.scored_positions.slots`, for tokens that come in clumps of
-    :data:`TOKENS_PER_WORD`: their number's variance is that many times as large.
+    As :func:`lmjax.objectives.parts.scored_positions.slots`, but scored tokens come in groups of
+    :data:`TOKENS_PER_WORD`, so the variance of their number is that many times as large.
     """
     deviations = 5 * math.sqrt(length * rate * (1 - rate) * TOKENS_PER_WORD)
     return min(length, -(-math.ceil(length * rate + deviations) // 8) * 8)

@@ -7,12 +7,15 @@ from typing import Literal
 from lmjax.interop import FAMILIES, save_pretrained
 from lmjax.interop.published import read_published
 from lmjax.interop.tokenizer_export import save_tokenizer_files
+from lmjax.models.with_extras import EXTRAS, MODEL
 from lmjax.naming import naming_file
+from lmjax.objectives import ReplacedToken
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.parallel.signals import kept
 from lmjax.runs.marks import text_marks
 from lmjax.runs.opened import Opened
 from lmjax.tokenizers.declared import ROLES
+from lmjax.train.components import leading
 from lmjax.train.published import PUBLISHED
 
 
@@ -64,9 +67,11 @@ def _export(
         # Without learned positions it only tells readers how long the texts of the training were.
         config = dataclasses.replace(config, max_length=max(config.max_length, run.config.train.sequence_length))
     vocabulary = run.tokenizer.vocabulary
-    # The modules that an objective adds for training, and ELECTRA's generator, are not written.
-    added = {*objective.additions, "generator"}
-    params = {name: part for name, part in run.params.items() if name not in added}
+    params = run.params[MODEL]
+    if isinstance(leading(objective), ReplacedToken):
+        # A discriminator is nothing without its classifier; the generator is not written.
+        extras = {name: part for name, part in run.params[EXTRAS].items() if name != "generator"}
+        params = {MODEL: params, EXTRAS: extras}
     published = read_published(run.folder / PUBLISHED, run.tokenizer)
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ROLES}
     unfinished = kept(f"{folder} is not finished: delete it, and run the command again")

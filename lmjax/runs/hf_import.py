@@ -17,7 +17,8 @@ from lmjax.interop.published import keep_published
 from lmjax.interop.surplus_tokens import without_surplus
 from lmjax.interop.tokenizer_files import begins_with_bos, load_tokenizer_files
 from lmjax.models.config import ModelConfig
-from lmjax.models.parameters import Params, module_spec
+from lmjax.models.parameters import Params
+from lmjax.models.with_extras import EXTRAS, MODEL, trained_spec
 from lmjax.objectives import CausalLM, Denoising, MaskedLM, Objective, ReplacedToken, SpanCorruption
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.runs.new_run import make_run
@@ -213,9 +214,16 @@ def _complete(config: RunConfig, params: Params) -> tuple[Params, list[str]]:
 
     The latter are ELECTRA's generator, and the head of a model that was saved without one; they are initialised.
     """
-    spec = module_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
-    added = [name for name in spec.shapes if name not in params]
-    if not added:
-        return params, []
-    init = jax.jit(lambda key: {name: part for name, part in spec.init(key).items() if name in added})
-    return {**init(jax.random.key(config.train.seed)), **params}, added
+    spec = trained_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
+    given = params if EXTRAS in params else {MODEL: params}
+    missing = {part: [name for name in spec.shapes[part] if name not in given.get(part, {})] for part in spec.shapes}
+    if not any(missing.values()):
+        return given, []
+
+    def init(key: jax.Array) -> Params:
+        fresh = spec.init(key)
+        return {part: {name: fresh[part][name] for name in names} for part, names in missing.items()}
+
+    added = jax.jit(init)(jax.random.key(config.train.seed))
+    whole = {part: added[part] | given.get(part, {}) for part in spec.shapes}
+    return whole, [name for names in missing.values() for name in names]

@@ -6,8 +6,10 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+from flax import nnx
 
 from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.with_extras import MODEL, model_spec
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -57,8 +59,19 @@ class Opened:
 
     @property
     def spec(self) -> ModuleSpec:
-        """Its module."""
+        """Its module, with what the objective adds for training; its values are :attr:`params`."""
         return self.learner.spec
+
+    @property
+    def model_params(self) -> Params:
+        """The parameters of its model alone."""
+        return self.params[MODEL]
+
+    @functools.cached_property
+    def model_spec(self) -> ModuleSpec:
+        """Its model alone; its values are :attr:`model_params`."""
+        config = self.config
+        return model_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
 
     @property
     def max_length(self) -> int | None:

@@ -97,14 +97,15 @@ class Run(Opened):
                 f"{other.folder} has another tokenizer than {self.folder}: contrastive decoding compares the models "
                 f"token by token; choose an amateur with the same tokenizer"
             )
-        if other.config.objective.traits.attention != self.config.objective.traits.attention:
+        there, here = other.config.objective.traits.attention, self.config.objective.traits.attention
+        if there != here:
             raise ValueError(
-                f"{other.folder} reads prompts with a {other.config.objective.traits.attention} mask and {self.folder} "
-                f"with a {self.config.objective.traits.attention} one: choose an amateur that reads as this run does"
+                f"{other.folder} reads prompts with a {there} mask and {self.folder} with a {here} one: "
+                f"choose an amateur that reads as this run does"
             )
         return Amateur(
-            spec=other.spec,
-            params=other.params,
+            spec=other.model_spec,
+            params=other.model_params,
             plausibility=plausibility,
             temperature=temperature,
             max_length=other.max_length,

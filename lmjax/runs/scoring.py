@@ -84,7 +84,7 @@ def score(run: Opened, texts: Sequence[str]) -> list[Score]:
     log_probabilities: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     for batch in _batches(lengths):
         tokens_BT, lengths_B = padded([rows[number] for number in batch])
-        log_p_BT = np.asarray(_log_probabilities(run.params, tokens_BT, lengths_B, spec=run.spec))
+        log_p_BT = np.asarray(_log_probabilities(run.model_params, tokens_BT, lengths_B, spec=run.model_spec))
         for number, row in zip(batch, log_p_BT, strict=True):
             log_probabilities[number] = row[: lengths[number] - 1]
     byte_length_V = run.tokenizer.vocabulary.byte_length_V

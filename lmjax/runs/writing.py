@@ -177,8 +177,8 @@ def _new_ids(
     if request.beam is not None:
         # The texts of a prompt stand side by side, and one search finds them all.
         yield beam_search(
-            run.spec,
-            run.params,
+            run.model_spec,
+            run.model_params,
             prompts[:: request.num_samples],
             max_new_tokens=limits[:: request.num_samples],
             beam=request.beam,
@@ -189,8 +189,8 @@ def _new_ids(
         return
     if request.contrastive is not None:
         yield contrastive_search(
-            run.spec,
-            run.params,
+            run.model_spec,
+            run.model_params,
             prompts,
             max_new_tokens=limits,
             search=request.contrastive,
@@ -199,8 +199,8 @@ def _new_ids(
         )
         return
     yield from stream(
-        run.spec,
-        run.params,
+        run.model_spec,
+        run.model_params,
         prompts,
         max_new_tokens=limits,
         sampling=request.sampling,

@@ -24,7 +24,8 @@ from lmjax.train.optimizers import AdamW, Optimizer
 
 CHANGEABLE = (
     "data", "schedule", "train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
-    "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.momentum",
+    "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.momentum", "optimizer.cautious_decay",
+    "optimizer.adamw_learning_rate", "optimizer.neuron_beta", "optimizer.product_beta", "optimizer.basis_every",
 )  # fmt: skip
 """What ``train.change_on_resume`` may name: fields, or parts of a configuration, that fit the state of any run."""
 

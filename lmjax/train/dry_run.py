@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lmjax.models.parameters import module_spec
 from lmjax.models.routing import BIAS_KIND
+from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import MESH_AXES, partition_spec
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
@@ -31,7 +31,7 @@ def parameter_table(config: RunConfig) -> Table:
     config = resolve(config, vocabulary)
     objective, model = config.objective, config.model
     objective.check(model=model, vocabulary=vocabulary, sequence_length=config.train.sequence_length)
-    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     mesh = AbstractMesh(tuple(max(getattr(config.mesh, axis), 1) for axis in MESH_AXES), MESH_AXES)
     decayed = decays(
         jax.tree.map(lambda kind: "norm" if kind == FROZEN else kind, spec.kinds),

@@ -1,7 +1,8 @@
 """Beginning a run with the weights of another (``train.init_from``): pretraining that goes on, preferences, rewards.
 
-The other run's parameters enter by :meth:`~lmjax.objectives.Objective.adopt`; the optimizer, the step and
-the place in the data start afresh. Both runs must have the same model and tokenizer: parameters are compared here by
+The run takes over the other run's model; its objective's extras are new, or those that
+:meth:`~lmjax.objectives.Objective.adopt` makes. The optimizer, the step and the place in the data start afresh.
+Both runs must have the same model and tokenizer: parameters are compared here by
 name and shape, the fields that decide none by :mod:`lmjax.train.other_run`.
 """
 
@@ -11,10 +12,13 @@ import pathlib
 import jax
 from flax import nnx
 
-from lmjax.models.parameters import ModuleSpec, Params, module_spec, named_leaves
+from lmjax.models.parameters import ModuleSpec, Params, named_leaves
+from lmjax.models.with_extras import EXTRAS, MODEL, trained_spec
 from lmjax.naming import naming
+from lmjax.objectives import Objective
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.components import leading
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.leaves import described
@@ -74,11 +78,28 @@ def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -
         saved, _ = checkpoints.restore_params(abstract, step=source.step)
 
     def adopted(key: jax.Array, saved: Params) -> Params:
-        return learner.objective.adopt(learner.spec.init(key), saved, source=source.config.objective)
+        return adopted_params(learner.objective, learner.spec.init(key), saved, source=source.config.objective)
 
     init_key, _ = run_keys(jax.random.key(seed))
     with jax.set_mesh(learner.mesh):
         return jax.jit(adopted, out_shardings=learner.spec.shardings(learner.mesh))(init_key, saved)
+
+
+def adopted_params(objective: Objective, fresh: Params, saved: Params, *, source: Objective) -> Params:
+    """Returns the other run's model, with the extras of this run's objective.
+
+    Args:
+      objective: of this run.
+      fresh: the initial parameters of this run.
+      saved: the parameters of the other run.
+      source: the objective of the other run.
+    """
+    own, other = leading(objective), leading(source)
+    params = {MODEL: saved[MODEL]}
+    if EXTRAS in fresh:
+        known = saved.get(EXTRAS, {}) if type(own) is type(other) else {}
+        params[EXTRAS] = own.adopt(fresh[EXTRAS], model=saved[MODEL], saved=known)
+    return params
 
 
 def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
@@ -95,9 +116,8 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
             f"other tokens: set tokenizer.path to {source.run / TOKENIZER}"
         )
     wanted = described(named_leaves(learner.spec.shapes))
-    given = described(
-        named_leaves(learner.objective.adopt(learner.spec.shapes, source.spec.shapes, source=source.config.objective))
-    )
+    shapes = learner.spec.shapes, source.spec.shapes
+    given = described(named_leaves(adopted_params(learner.objective, *shapes, source=source.config.objective)))
     differing = {
         "missing there": [name for name in wanted if name not in given],
         "unknown here": [name for name in given if name not in wanted],
@@ -131,5 +151,5 @@ def _open_source(path: pathlib.Path) -> _Source:
             f"train.init_from={path}: there is no such checkpoint; "
             + (f"of that run there are steps {there}" if there else "train that run until its first save")
         )
-    spec = module_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
+    spec = trained_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
     return _Source(run=run, step=step, config=config, spec=spec)

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from lmjax.models.parameters import module_spec
+from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import make_mesh, mesh_axes_of
 from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -129,7 +129,7 @@ def learner_on(layout: Layout, config: RunConfig, vocabulary: Vocabulary) -> Lea
                 f"train.microbatches={train.microbatches}: {type(component.objective).__name__} compares the examples "
                 f"of a batch with each other, which cannot be done in parts: set it to 1"
             )
-    spec = module_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
+    spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(config.schedule, total_steps=train.steps)
     return Learner(
         spec=spec,

@@ -297,7 +297,10 @@ def test_a_checkpoint_of_another_model(tiny, lmjax, copy):
     path = copy / "config.json"
     path.write_text(path.read_text().replace('"width": 16', '"width": 32'))
     before = checkpoints(copy)
-    words = ("is of another model", "params.embedding.table_VD is float32[384, 16] there and float32[384, 32] here")
+    words = (
+        "is of another model",
+        "params.model.embedding.table_VD is float32[384, 16] there and float32[384, 32] here",
+    )
     assert refused(lmjax("sample", copy), *words)
     assert refused(lmjax("evaluate", copy), *words)
     assert refused(tiny("train", "--folder", copy, "--model.width", 32, "--train.steps", 6), *words)

@@ -73,10 +73,10 @@ def test_old_rows_are_kept_to_the_bit_and_new_ones_are_means(extended):
     assert "3 tokens added: 273 ids, tables of 272 -> 276 rows" in result.out
     pieces = before.tokenizer.encode("gamma delta")
     for name, axis in (("head_weight_DV", 1), ("head_bias_V", 0)):
-        old, new = (np.moveaxis(np.asarray(run.params[name]), axis, 0) for run in (before, after))
+        old, new = (np.moveaxis(np.asarray(run.params["model"][name]), axis, 0) for run in (before, after))
         np.testing.assert_array_equal(new[:270], old[:270])
         np.testing.assert_allclose(new[270], old[pieces].mean(axis=0), rtol=1e-6)
-    old, new = (np.asarray(run.params["embedding"]["table_VD"]) for run in (before, after))
+    old, new = (np.asarray(run.params["model"]["embedding"]["table_VD"]) for run in (before, after))
     np.testing.assert_array_equal(new[:270], old[:270])
     np.testing.assert_allclose(new[270], old[pieces].mean(axis=0), rtol=1e-6)
     assert not new[273:].any()

@@ -47,7 +47,8 @@ def opened(objective, *, positions="rope", **data) -> Run:
     params = tiny.random_params(learner.spec, scale=1.0)
     # Its highest logit is then a special token's, and never the end of text's.
     silent = [*range(256), tokenizer.vocabulary.eos_id]
-    params["embedding"]["table_VD"] = params["embedding"]["table_VD"].at[jnp.array(silent)].set(0)
+    embedding = params["model"]["embedding"]
+    embedding["table_VD"] = embedding["table_VD"].at[jnp.array(silent)].set(0)
     return Run(pathlib.Path("pair"), config, tokenizer, learner, lambda: (params, 0))
 
 

@@ -11,6 +11,8 @@ from lmjax import masks
 from lmjax.interop import Pretrained, load_pretrained
 from lmjax.interop.pretrained import module_of
 from lmjax.models.execution import ExecutionConfig
+from lmjax.models.with_extras import model_of
+from lmjax.objectives.replaced_token import replaced_logits
 from lmjax.types import make_stream
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "hf"
@@ -52,9 +54,9 @@ def answers(model: Pretrained, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
             target = make_stream(given["decoder_input_ids"], None, "causal")
             cross_mask = masks.cross(jnp.ones_like(target.tokens_BT), mask_BT)
             return {"logits": module.logits(module(target, encoder=stream, cross_mask=cross_mask).states_BTD)}
-        hidden_BTD = module(stream).states_BTD
+        hidden_BTD = model_of(module)(stream).states_BTD
         if model.family.form == "discriminator":
-            return {"logits": module.replaced_logits(hidden_BTD)}
+            return {"logits": replaced_logits(module, hidden_BTD)}
         said = {"states": hidden_BTD} if model.new else {"logits": module.logits(hidden_BTD)}
         return said | ({"pair_logits": module.pair_logits(hidden_BTD[:, 0])} if model.config.pair_head else {})
 

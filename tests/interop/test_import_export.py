@@ -86,8 +86,9 @@ def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_pat
     assert opened.config.data.add_eos and not opened.config.data.add_bos
     original = load_pretrained(folder)
     assert opened.config.model == original.config
+    imported = opened.params if "extras" in original.params else opened.params["model"]
     for part, ours in original.params.items():
-        jax.tree.map(np.testing.assert_array_equal, opened.params[part], ours)
+        jax.tree.map(np.testing.assert_array_equal, {name: imported[part][name] for name in ours}, ours)
     code, out, err = command("export", tmp_path / "run", tmp_path / "again", "--family", original.family.name)
     assert code == 0 and original.family.architecture(original.config) in out, err
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "again"))
@@ -102,6 +103,23 @@ def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_pat
     assert (tmp_path / "again" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
 
 
+def test_a_folder_is_opened_as_the_run_it_would_become(tmp_path):
+    folder = with_tokenizer("mistral", tmp_path / "theirs")
+    opened = open_run(folder)
+    assert opened.imported and opened.step == 0 and not (tmp_path / "run").exists()
+    code, _, err = command("import", folder, tmp_path / "run")
+    assert code == 0, err
+    run = open_run(tmp_path / "run")
+    assert opened.config.model == run.config.model and opened.tokenizer.fingerprint == run.tokenizer.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, opened.params, run.params)
+    texts = ["some words.", "more"]
+    for ours, theirs in zip(opened.score(texts), run.score(texts), strict=True):
+        np.testing.assert_array_equal(ours.log_probabilities, theirs.log_probabilities)
+    assert np.isfinite(opened.score(texts)[0].loss)
+    with pytest.raises(ValueError, match="step=3: .* is a Hugging Face folder"):
+        open_run(folder, step=3)
+
+
 def test_an_encoder_without_a_head_gets_a_new_one_and_contrastive_training_begins_with_it(tmp_path, monkeypatch):
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
@@ -114,8 +132,8 @@ def test_an_encoder_without_a_head_gets_a_new_one_and_contrastive_training_begin
     opened = open_run(tmp_path / "run")
     original = load_pretrained(folder)
     assert type(opened.config.objective) is MaskedLM and [*original.new] == new
-    assert opened.params.keys() == {*original.params, *new} and opened.params["pooler"]
-    assert np.asarray(opened.params["head_dense"]["weight"]).std() == pytest.approx(0.02, rel=0.1)
+    assert opened.params["model"].keys() == {*original.params, *new} and opened.params["model"]["pooler"]
+    assert np.asarray(opened.params["model"]["head_dense"]["weight"]).std() == pytest.approx(0.02, rel=0.1)
 
     path = tmp_path / "texts.txt"
     path.write_text("\n\n".join(f"the {animal} and {n} more are here." for animal in ("cat", "hen") for n in "abcdef"))
@@ -133,7 +151,7 @@ def test_an_encoder_without_a_head_gets_a_new_one_and_contrastive_training_begin
     train(config)
     (line,) = [line for line in read_metrics(tmp_path / "pairs") if "train/loss" in line]
     assert np.isfinite(line["train/loss"]) and line["train/loss"] > 0
-    trained = open_run(tmp_path / "pairs").params
+    trained = open_run(tmp_path / "pairs").params["model"]
     moved = np.abs(trained["embedding"]["table_VD"] - original.params["embedding"]["table_VD"]).max()
     # One step of the optimizer away from what the folder holds.
     assert 0 < moved < 0.01

@@ -247,7 +247,7 @@ def step(mesh: MeshConfig | None = None, num_devices: int = 1, microbatches: int
 
 def experts_of(params):
     """Those of the second layer, which is the only one that has any."""
-    return params["stacks"]["001"]["experts"]
+    return params["model"]["stacks"]["001"]["experts"]
 
 
 def test_devices_and_microbatches_equal_one_device_in_loss_and_gradient():

@@ -14,7 +14,9 @@ from lmjax.data.config import DataConfig
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, Contrastive
-from lmjax.schedules.ramp import Ramp
+from lmjax.objectives.contrastive import temperature_of
+from lmjax.schedules.ramp import Ramp, at_step
+from lmjax.train.initial import adopted_params
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)
@@ -55,8 +57,7 @@ def encode(kind):
 
 def vectors_alone(params, texts, *, length, pooling="mean", kind="bidirectional"):
     """Of each text in a row of its own, with the encoder's parameters, as unit vectors [texts, D]."""
-    encoder = {name: params[name] for name in tiny.model_spec(MODEL).shapes}
-    hidden = np.asarray(encode(kind)(encoder, tiny.one_text_a_row(texts, length)), np.float64)
+    hidden = np.asarray(encode(kind)(params.get("model", params), tiny.one_text_a_row(texts, length)), np.float64)
     pool = {"mean": lambda states: states.mean(0), "last": lambda states: states[-1]}[pooling]
     pooled = np.stack([pool(states[: len(text)]) for states, text in zip(hidden, texts, strict=True)])
     return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -80,7 +81,7 @@ def test_given_examples_by_hand_and_padding_is_nobodys_negative():
         weights_BT=jnp.pad((rows.segments_BT > 0).astype(jnp.float32), ((0, 2), (0, 0))),
     )
     own_negatives = dataclasses.replace(GIVEN, share_negatives=False, symmetric=False)
-    cooling = dataclasses.replace(own_negatives, temperature=Ramp(start=1.0, end=0.5, steps=4)).at(4)
+    cooling = at_step(dataclasses.replace(own_negatives, temperature=Ramp(start=1.0, end=0.5, steps=4)), 4)
     params = tiny.random_params(spec_of(GIVEN))
     found, *others = compiled_terms((GIVEN, own_negatives, cooling))(params, corrupt_of(GIVEN)(filled))
     given = [
@@ -160,7 +161,7 @@ def test_separate_encoders_read_queries_and_keys():
 
     read = jax.jit(lambda params: objective.vectors(spec_of(objective).bind(params), batch, None)[0])
     before = read(params)
-    for changed, moved in (("key_encoder", [False, True, True]), ("final_norm", [True, False, False])):
+    for changed, moved in (("extras", [False, True, True]), ("model", [True, False, False])):
         after = read(params | {changed: jax.tree.map(lambda leaf: leaf + 1, params[changed])})
         assert [not np.array_equal(*pair) for pair in zip(before, after, strict=True)] == moved
 
@@ -169,10 +170,10 @@ def test_a_learned_temperature_begins_where_it_is_set_and_stays_above_its_bound(
     spec = spec_of(Contrastive(learn_temperature=True, temperature=0.07))
 
     def temperature(log_scale):
-        return spec.bind(spec.shapes | {"log_scale": jnp.asarray(log_scale)}).temperature()
+        return temperature_of(jnp.asarray(log_scale))
 
-    start = jax.jit(lambda: spec.init(KEY)["log_scale"])()
-    assert spec.kinds["log_scale"] == "scale"
+    start = jax.jit(lambda: spec.init(KEY)["extras"]["log_scale"])()
+    assert spec.kinds["extras"]["log_scale"] == "scale"
     assert float(temperature(start)) == pytest.approx(0.07, rel=1e-5)
     assert float(temperature(9.0)) == pytest.approx(0.01, rel=1e-5)
     # The gradient is that of the bound itself, so that the parameter can come back.
@@ -182,11 +183,12 @@ def test_a_learned_temperature_begins_where_it_is_set_and_stays_above_its_bound(
 def test_another_runs_model_becomes_both_encoders():
     objective = dataclasses.replace(GIVEN, separate_encoders=True, learn_temperature=True)
     saved, fresh = tiny.random_params(tiny.model_spec(MODEL)), tiny.random_params(spec_of(objective), seed=1)
-    params = objective.adopt(fresh, saved, source=CausalLM())
-    assert params == {**saved, "key_encoder": saved, "log_scale": fresh["log_scale"]}
-    again = objective.adopt(fresh, params | {"log_scale": 3}, source=objective)
-    assert again == {**params, "log_scale": 3}
-    assert CausalLM().adopt(saved, params, source=objective) == saved
+    given = {"model": saved}
+    params = adopted_params(objective, fresh, given, source=CausalLM())
+    assert params == {"model": saved, "extras": {"key_encoder": saved, "log_scale": fresh["extras"]["log_scale"]}}
+    trained = {"model": saved, "extras": {"key_encoder": 2, "log_scale": 3}}
+    assert adopted_params(objective, fresh, trained, source=objective) == trained
+    assert adopted_params(CausalLM(), given, params, source=objective) == given
 
 
 @pytest.mark.parametrize(

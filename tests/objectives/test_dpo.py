@@ -15,7 +15,8 @@ from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import DPO, CausalLM
 from lmjax.parallel.mesh import MeshConfig
-from lmjax.schedules.ramp import Ramp
+from lmjax.schedules.ramp import Ramp, at_step
+from lmjax.train.initial import adopted_params
 from lmjax.train.optimizers import AdamW
 from lmjax.types import make_stream
 
@@ -47,20 +48,20 @@ def log_ratios(params):
         )
 
     def of(params):
-        found = np.asarray(log_probs({name: params[name] for name in tiny.model_spec(MODEL).shapes}), np.float64)
+        found = np.asarray(log_probs(params), np.float64)
         return [
             (lines[np.arange(len(tokens) - 1), tokens[1:]] * weights[1:]).sum()
             for lines, (tokens, weights) in zip(found, answers, strict=True)
         ]
 
-    return np.subtract(of(params), of(params["reference"])).reshape(-1, 2)
+    return np.subtract(of(params["model"]), of(params["extras"]["reference"])).reshape(-1, 2)
 
 
 OBJECTIVES = {
     "dpo": OBJECTIVE,
     "conservative": DPO(beta=0.3, label_smoothing=0.2),
     "ipo": DPO(beta=0.3, variant="ipo"),
-    "rising": DPO(beta=Ramp(start=0.1, end=0.3, steps=5)).at(5),
+    "rising": at_step(DPO(beta=Ramp(start=0.1, end=0.3, steps=5)), 5),
 }
 
 
@@ -89,9 +90,8 @@ def test_terms_by_hand_and_no_gradient_for_the_reference():
         "rejected_reward": 0.3 * ratios[:, 1].sum(),
     }
     assert {name: float(terms["dpo"][name]) for name in looked_at} == pytest.approx(looked_at, rel=1e-4)
-    reference = gradient.pop("reference")
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(reference))
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["extras"]["reference"]))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["model"]))
 
 
 def test_pairs_without_a_response_do_not_count():
@@ -124,8 +124,7 @@ def test_the_reference_is_the_first_policy_and_stays_as_it_is():
     assert metrics[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
     assert abs(metrics[0]["margin"]) < 1e-5 < abs(metrics[2]["margin"])
     for tree in (first, params, ema):
-        policy = {name: part for name, part in first.items() if name != "reference"}
-        jax.tree.map(np.testing.assert_array_equal, tree["reference"], policy)
+        jax.tree.map(np.testing.assert_array_equal, tree["extras"]["reference"], first["model"])
     for tree in (params, ema):
         moved = [not np.array_equal(*leaves) for leaves in zip(*map(jax.tree.leaves, (tree, first)), strict=True)]
         assert sum(moved) == len(moved) / 2
@@ -136,16 +135,17 @@ def test_the_reference_is_the_first_policy_and_stays_as_it_is():
 def test_the_reference_lies_on_the_devices_as_the_policy_does():
     built = tiny.learner(OBJECTIVE, model=MODEL, num_devices=8, mesh=MeshConfig(fsdp=2, tensor=2, data=2))
     shardings = built.state_shardings.params
-    for name in ("embedding", "tail"):
-        assert shardings["reference"][name] == shardings[name]
+    assert shardings["extras"]["reference"] == shardings["model"]
 
 
 def test_another_runs_model_is_policy_and_reference():
     saved, fresh = tiny.random_params(tiny.model_spec(MODEL)), tiny.random_params(spec(), seed=1)
-    assert OBJECTIVE.adopt(fresh, saved, source=CausalLM()) == {**saved, "reference": saved}
+    given, whole = {"model": saved}, {"model": saved, "extras": {"reference": saved}}
+    assert adopted_params(OBJECTIVE, fresh, given, source=CausalLM()) == whole
     # Also a policy's: preferences start anew from where it came to.
-    assert OBJECTIVE.adopt(fresh, {**saved, "reference": 0}, source=OBJECTIVE) == {**saved, "reference": saved}
-    assert CausalLM().adopt(saved, {**saved, "reference": 0}, source=OBJECTIVE) == saved
+    other = {"model": saved, "extras": {"reference": 0}}
+    assert adopted_params(OBJECTIVE, fresh, other, source=OBJECTIVE) == whole
+    assert adopted_params(CausalLM(), given, other, source=OBJECTIVE) == given
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from lmjax.losses import masked_cluster_loss
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import FeatureSource, MaskedFrames
+from lmjax.objectives.masked_frames import cluster_head, run_on_frames
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
@@ -43,8 +44,8 @@ def setting(objective: MaskedFrames):
 
 def logits_of(objective, spec, params, batch, features_BTD):
     model = spec.bind(params)
-    hidden_BTD = model(features_BTD, batch.extras["is_hidden"], batch.inputs).states_BTD
-    states, matrix, bias = model.head(hidden_BTD, objective.temperature)
+    hidden_BTD = run_on_frames(model, features_BTD, batch.extras["is_hidden"], batch.inputs).states_BTD
+    states, matrix, bias = cluster_head(model, hidden_BTD, objective.temperature)
     return hidden_BTD, states @ matrix + (0 if bias is None else bias[None, None, :])
 
 
@@ -88,7 +89,7 @@ def test_logits_are_cosines_over_the_temperature_and_terms_their_cross_entropy()
         return COSINE.terms(spec.bind(params), batch, None).sums, hidden, logits
 
     terms, hidden_BTD, logits_BTV = both(params)
-    output, table = params["output"], np.asarray(params["clusters_VE"])
+    output, table = params["extras"]["output"], np.asarray(params["extras"]["clusters_VE"])
     states = np.asarray(hidden_BTD) @ np.asarray(output["weight"]) + np.asarray(output["bias"])
     lengths = np.linalg.norm(states, axis=-1)[..., None] * np.linalg.norm(table, axis=-1)
     np.testing.assert_allclose(logits_BTV, states @ table.T / lengths / 0.1, rtol=1e-4, atol=1e-4)

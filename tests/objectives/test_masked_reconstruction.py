@@ -13,6 +13,7 @@ from flax import nnx
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import FeatureSource, MaskedReconstruction
+from lmjax.objectives.masked_reconstruction import encode, reconstruct
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 
@@ -70,8 +71,10 @@ def test_a_reconstruction_reads_visible_patches_of_its_document_and_no_hidden_on
     def reconstructions(features_BTD):
         model = spec.bind(params)
         visible_BKD = jnp.take_along_axis(features_BTD, batch.extras["kept"][:, :, None], axis=1)
-        states_BKD = model.encode(visible_BKD, batch.encoder).states_BTD
-        return model.output(model.reconstruct(states_BKD, batch.extras["kept"], batch.inputs).states_BTD).sum(axis=-1)
+        states_BKD = encode(model.model, visible_BKD, batch.encoder).states_BTD
+        decoder, mask_D = model.extras["decoder"], model.extras["mask_D"][...]
+        hidden = reconstruct(decoder, mask_D, states_BKD, batch.extras["kept"], batch.inputs)
+        return model.extras["output"](hidden.states_BTD).sum(axis=-1)
 
     jacobian = jax.jit(jax.jacrev(reconstructions))(batch.extras["features"])
     influence = np.abs(np.asarray(jacobian)).max(axis=-1) > 0  # [B, T by B, T]
@@ -101,8 +104,8 @@ def test_positions_of_visible_patches_matter():
     spec, params, _, batch = setting()
     visible = jnp.take_along_axis(batch.extras["features"], batch.extras["kept"][:, :, None], axis=1)
     shifted = dataclasses.replace(batch.encoder, positions_BT=batch.encoder.positions_BT + 1)
-    encode = jax.jit(lambda stream: spec.bind(params).encode(visible, stream).states_BTD)
-    assert float(jnp.abs(encode(batch.encoder) - encode(shifted)).max()) > 1e-3
+    states = jax.jit(lambda stream: encode(spec.bind(params).model, visible, stream).states_BTD)
+    assert float(jnp.abs(states(batch.encoder) - states(shifted)).max()) > 1e-3
 
 
 @pytest.mark.parametrize("normalize", [False, True])

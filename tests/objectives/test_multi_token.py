@@ -14,6 +14,7 @@ from lmjax.decode.sample import generate
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, MultiTokenLM
+from lmjax.objectives.multi_token import run_head, run_trunk
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)
@@ -29,6 +30,13 @@ def spec_of(num_heads: int):
 @functools.cache
 def params_of(num_heads: int):
     return tiny.random_params(spec_of(num_heads), scale=0.5)
+
+
+def head_of(model, index):
+    """The layer of a head: the model's last, or one of the further ones."""
+    if index == 0:
+        return model.model.tail[-1]
+    return jax.tree.map(lambda leaf: leaf[index - 1], model.extras["further_heads"])
 
 
 def test_each_head_has_its_own_targets_and_none_crosses_a_document():
@@ -54,11 +62,12 @@ def test_terms_are_the_cross_entropies_of_the_heads():
     @jax.jit
     def both(params):
         model = spec_of(3).bind(params)
-        trunk = model.trunk(batch.inputs).states_BTD
+        trunk = run_trunk(model.model, batch.inputs).states_BTD
         targets = jnp.moveaxis(batch.extras["targets_BTK"], -1, 0)
         expected = []
         for index, (targets_BT, weights_BT) in enumerate(zip(targets, batch.weights.values(), strict=True)):
-            log_p = jax.nn.log_softmax(model.logits(model.ahead(trunk, batch.inputs, index).states_BTD))
+            hidden = run_head(model.model, head_of(model, index), trunk, batch.inputs)
+            log_p = jax.nn.log_softmax(model.model.logits(hidden.states_BTD))
             expected.append(-jnp.sum(weights_BT * jnp.take_along_axis(log_p, targets_BT[..., None], axis=-1)[..., 0]))
         return objective.terms(model, batch, None).sums, expected
 
@@ -76,8 +85,8 @@ def test_no_head_sees_what_it_is_to_name():
     @jax.jit
     def states(tokens_BT):
         changed = dataclasses.replace(stream, tokens_BT=tokens_BT)
-        trunk = model.trunk(changed).states_BTD
-        return jnp.stack([model.ahead(trunk, changed, index).states_BTD for index in range(3)])
+        trunk = run_trunk(model.model, changed).states_BTD
+        return jnp.stack([run_head(model.model, head_of(model, k), trunk, changed).states_BTD for k in range(3)])
 
     before, after = states(stream.tokens_BT), states(stream.tokens_BT.at[0, 5].set(40))
     np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
@@ -112,5 +121,7 @@ def test_impossible_settings_are_refused():
     check = functools.partial(MultiTokenLM(num_heads=4).check, vocabulary=tiny.VOCABULARY)
     with pytest.raises(ValueError, match=r"model.num_layers=1: .*at least 2"):
         check(model=dataclasses.replace(tiny.MODEL, num_layers=1), sequence_length=16)
+    with pytest.raises(ValueError, match="model.share_layers=True: each head of MultiTokenLM is a layer of its own"):
+        check(model=dataclasses.replace(tiny.MODEL, share_layers=True), sequence_length=16)
     with pytest.raises(ValueError, match=r"objective.num_heads=4 is more than train.sequence_length=3"):
         check(model=tiny.MODEL, sequence_length=3)

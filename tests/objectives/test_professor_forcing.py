@@ -29,7 +29,7 @@ def results():
     def terms(params):
         model = SPEC.bind(params)
         terms = OBJECTIVE.terms(model, batch, None).sums
-        return terms, (terms, OBJECTIVE.states(model, batch, None))
+        return terms, (terms, OBJECTIVE.states(model.model, batch, None))
 
     gradients, (terms, states) = jax.device_get(jax.jit(jax.jacrev(terms, has_aux=True))(PARAMS))
     return batch, gradients, terms, states
@@ -40,11 +40,11 @@ def judged(objective):
     batch, _, _, states = results()
 
     def judge(params, states):
-        model = SPEC.bind(PARAMS | {"discriminator": params})
-        terms = objective.judge(model.discriminator, states, batch.weights)
-        return terms, (terms, model.discriminator(states))
+        discriminator = SPEC.bind(PARAMS | {"extras": params}).extras["discriminator"]
+        terms = objective.judge(discriminator, states, batch.weights)
+        return terms, (terms, discriminator(states))
 
-    by, (terms, scores) = jax.jit(jax.jacrev(judge, (0, 1), has_aux=True))(PARAMS["discriminator"], states)
+    by, (terms, scores) = jax.jit(jax.jacrev(judge, (0, 1), has_aux=True))(PARAMS["extras"], states)
     return by, terms, scores
 
 
@@ -55,11 +55,10 @@ def is_used(tree) -> bool:
 def test_each_loss_trains_its_own_network():
     _, gradients, *_ = results()
     for term, discriminates in (("loss", False), ("discriminator", True), ("fooling", False)):
-        of_model = {name: leaf for name, leaf in gradients[term].items() if name != "discriminator"}
-        assert is_used(gradients[term]["discriminator"]) == discriminates
-        assert is_used(of_model) == (not discriminates)
+        assert is_used(gradients[term]["extras"]) == discriminates
+        assert is_used(gradients[term]["model"]) == (not discriminates)
     assert not is_used(gradients["accuracy"])
-    assert is_used(gradients["fooling"]["tail"])
+    assert is_used(gradients["fooling"]["model"]["tail"])
 
 
 @pytest.mark.parametrize("move_text", [False, True])
@@ -90,7 +89,7 @@ def test_each_side_rests_by_the_others_accuracy():
 
 def test_states_are_those_of_a_pass_over_text_and_over_samples():
     batch, _, terms, states = results()
-    model = SPEC.bind(PARAMS)
+    model = SPEC.bind(PARAMS).model
     alone = model(make_stream(batch.extras["piece"], None, "causal")).states_BTD[:, 3:]
     np.testing.assert_allclose(states[0::2], alone, rtol=1e-4, atol=1e-5)
     assert (np.abs(states[1::2] - states[0::2]).max(axis=(1, 2)) > 0.1).all()

@@ -14,6 +14,7 @@ from flax import nnx
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import ReplacedToken
+from lmjax.objectives.replaced_token import whole_generator
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Rows
 
@@ -113,13 +114,14 @@ def test_terms_train_their_own_network_and_share_the_embedding_only():
     def is_used(tree) -> bool:
         return any(bool(np.any(leaf)) for leaf in jax.tree.leaves(jax.device_get(tree)))
 
+    networks = {term: {"discriminator": by["model"], **by["extras"]} for term, by in jacobian.items()}
     for term, other in (("generator", "discriminator"), ("discriminator", "generator")):
-        assert is_used(jacobian[term][term]["tail"])
-        assert not is_used(jacobian[term][other]["tail"])
-        assert is_used(jacobian[term]["discriminator"]["embedding"])
-    assert is_used(jacobian["generator"]["generator"]["embedding_projection"])
+        assert is_used(networks[term][term]["tail"])
+        assert not is_used(networks[term][other]["tail"])
+        assert is_used(networks[term]["discriminator"]["embedding"])
+    assert is_used(networks["generator"]["generator"]["embedding_projection"])
     assert not is_used(jacobian["replaced"])
-    assert "embedding" not in params["generator"]
+    assert "embedding" not in params["extras"]["generator"]
 
 
 def test_masked_tokens_reach_the_generator_in_no_way():
@@ -135,7 +137,8 @@ def test_embeddings_are_shared_in_their_own_width_or_separate():
 
     def shapes(**options):
         objective = ReplacedToken(**options)
-        return module_spec(lambda key: objective.build(learned, rngs=nnx.Rngs(params=key))).shapes
+        found = module_spec(lambda key: objective.build(learned, rngs=nnx.Rngs(params=key))).shapes
+        return {"discriminator": found["model"], **found["extras"]}
 
     shared = shapes(generator_ratio=0.5)
     assert not {"embedding", "position_embedding"} & shared["generator"].keys()
@@ -146,9 +149,10 @@ def test_embeddings_are_shared_in_their_own_width_or_separate():
     # The discriminator names no token.
     assert not {"head_dense", "head_norm"} & shared["discriminator"].keys()
     model = spec_of(OBJECTIVE).bind(params := tiny.random_params(spec_of(OBJECTIVE)))
-    table = params["discriminator"]["embedding"]["table_VD"]
-    np.testing.assert_array_equal(model.whole_generator().embedding.table_VD[...], table)
-    np.testing.assert_array_equal(model.whole_generator().head().weight_DV, table.T)
+    table = params["model"]["embedding"]["table_VD"]
+    generator = whole_generator(model, share_embeddings=True)
+    np.testing.assert_array_equal(generator.embedding.table_VD[...], table)
+    np.testing.assert_array_equal(generator.head().weight_DV, table.T)
 
 
 def test_logits_of_all_slots_never_exist():

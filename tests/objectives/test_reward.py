@@ -12,6 +12,7 @@ from flax import nnx
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, PairwiseReward
+from lmjax.train.initial import adopted_params
 from lmjax.types import make_stream
 
 KEY = jax.random.key(0)
@@ -32,10 +33,12 @@ def test_terms_by_hand():
     texts = [tokens[there == number] for tokens, there in both for number in (1, 2)]
     alone = tiny.one_text_a_row(texts, 8)
     hidden = np.asarray(
-        jax.jit(lambda: spec().bind(params)(make_stream(alone.tokens_BT, alone.segments_BT, "causal")).states_BTD)()
+        jax.jit(
+            lambda: spec().bind(params).model(make_stream(alone.tokens_BT, alone.segments_BT, "causal")).states_BTD
+        )()
     )
     last = np.stack([states[len(text) - 1] for states, text in zip(hidden, texts, strict=True)])
-    rewards = (last @ np.asarray(params["score"]["weight"])[:, 0]).reshape(4, 2)
+    rewards = (last @ np.asarray(params["extras"]["score"]["weight"])[:, 0]).reshape(4, 2)
     difference = np.subtract(*rewards.T)
 
     def terms(rows):
@@ -55,7 +58,8 @@ def test_terms_by_hand():
 
 def test_another_runs_model_gets_a_new_score():
     saved, fresh = tiny.random_params(tiny.model_spec(MODEL)), tiny.random_params(spec(), seed=1)
-    assert OBJECTIVE.adopt(fresh, saved, source=CausalLM()) == {**saved, "score": fresh["score"]}
+    params = adopted_params(OBJECTIVE, fresh, {"model": saved}, source=CausalLM())
+    assert params == {"model": saved, "extras": {"score": fresh["extras"]["score"]}}
 
 
 def test_a_negative_margin_is_refused():

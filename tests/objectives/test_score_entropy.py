@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from lmjax.losses.diffusion import cosine_schedule, linear_schedule, score_entropy_loss
+from lmjax.models.time_conditioned import run_at_level
 from lmjax.objectives import MaskedDiffusion, ScoreEntropy
 from lmjax.types import Rows
 
@@ -75,11 +76,11 @@ def test_a_conditioned_model_begins_as_an_unconditioned_one_and_then_tells_times
     stream = objective.corrupt(jax.random.key(0), ROWS, tiny.VOCABULARY).inputs
 
     def hidden(params, level):
-        return built.spec.bind(params)(stream, level_B=jnp.full((6,), level)).states_BTD
+        return run_at_level(built.spec.bind(params), stream, jnp.full((6,), level)).states_BTD
 
     np.testing.assert_array_equal(hidden(params, 0.1), hidden(params, 0.9))
-    moved = {**params, "time_out": jax.tree.map(lambda leaf: leaf + 0.1, params["time_out"])}
+    time_out = jax.tree.map(lambda leaf: leaf + 0.1, params["extras"]["time_out"])
+    moved = {**params, "extras": params["extras"] | {"time_out": time_out}}
     assert np.abs(hidden(moved, 0.1) - hidden(moved, 0.9)).max() > 1e-3
     plain = tiny.model_spec(tiny.MODEL)
-    shared = {name: params[name] for name in plain.shapes}
-    np.testing.assert_allclose(plain.bind(shared)(stream).states_BTD, hidden(params, 0.5), atol=1e-5)
+    np.testing.assert_allclose(plain.bind(params["model"])(stream).states_BTD, hidden(params, 0.5), atol=1e-5)

@@ -88,7 +88,7 @@ def test_the_state_carries_the_memory_of_each_row_from_step_to_step():
     fresh = learner().init(0)
     np.testing.assert_array_equal(fresh.carry.filled_B, 0)
     np.testing.assert_array_equal(state.carry.filled_B, 6)
-    embedded = fresh.params["embedding"]["table_VD"][rows_of(0).tokens_BT[:, 2:8]]
+    embedded = fresh.params["model"]["embedding"]["table_VD"][rows_of(0).tokens_BT[:, 2:8]]
     _, after_one = trained(learner(), 1)
     np.testing.assert_allclose(after_one.carry.states_BLMD[:, 0], embedded, atol=1e-6)
     plain = tiny.learner(CausalLM(), model=MODEL)

@@ -14,6 +14,7 @@ from lmjax.losses import cross_entropy
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import SequentialMultiTokenLM
+from lmjax.objectives.sequential_tokens import run_module, run_without_norm
 from lmjax.schedules.ramp import Ramp, at_step
 from lmjax.types import Rows
 
@@ -33,15 +34,17 @@ def compiled():
     """For the three heads: the states, and the losses at each position."""
 
     def run(params, tokens_BS):
-        model = SPEC.bind(params)
+        both = SPEC.bind(params)
+        model, modules = both.model, both.extras["prediction_modules"]
         batch = OBJECTIVE.corrupt(KEY, dataclasses.replace(ROWS, tokens_BT=tokens_BS), tiny.VOCABULARY)
-        states = model.states(batch.inputs).states_BTD
+        states = run_without_norm(model, batch.inputs).states_BTD
         hidden = [model.normalised(states)]
         for index in range(2):
-            states, out, _ = model.ahead(states, batch.inputs, batch.extras["targets_BTK"][:, :, index], index)
+            tokens_BT = batch.extras["targets_BTK"][:, :, index]
+            states, out, _ = run_module(modules[index], model, states, batch.inputs, tokens_BT)
             hidden.append(out)
         losses = [cross_entropy(model.logits(h), batch.extras["targets_BTK"][:, :, k]) for k, h in enumerate(hidden)]
-        return jnp.stack(hidden), jnp.stack(losses), OBJECTIVE.terms(model, batch, None).sums
+        return jnp.stack(hidden), jnp.stack(losses), OBJECTIVE.terms(both, batch, None).sums
 
     return jax.jit(run)
 
@@ -57,20 +60,20 @@ def test_terms_are_the_weighted_cross_entropies_of_model_and_modules():
 
 def test_module_by_hand():
     """``h1_i`` from ``h0`` and the embedding of the next token, in NumPy up to the block."""
-    model = SPEC.bind(PARAMS)
+    both = SPEC.bind(PARAMS)
+    model, bound = both.model, both.extras["prediction_modules"][0]
     batch = OBJECTIVE.corrupt(KEY, ROWS, tiny.VOCABULARY)
-    states = model.states(batch.inputs).states_BTD
-    module = jax.tree.map(np.asarray, PARAMS["prediction_modules"]["000"])
+    states = run_without_norm(model, batch.inputs).states_BTD
+    module = jax.tree.map(np.asarray, PARAMS["extras"]["prediction_modules"]["000"])
 
     def rms(x, scale):
         return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + 1e-5) * scale
 
-    embedded = np.asarray(PARAMS["embedding"]["table_VD"])[np.asarray(batch.targets_BP)]
+    embedded = np.asarray(PARAMS["model"]["embedding"]["table_VD"])[np.asarray(batch.targets_BP)]
     joined = [rms(np.asarray(states), module["state_norm"]["scale"]), rms(embedded, module["embedding_norm"]["scale"])]
     x = np.concatenate(joined, axis=-1) @ module["projection"]["weight"]
-    block = model.prediction_modules[0].block
-    out, *_ = block(jnp.asarray(x), batch.inputs.positions_BT, batch.inputs.mask)
-    found, hidden, _ = model.ahead(states, batch.inputs, batch.targets_BP, 0)
+    out, *_ = bound.block(jnp.asarray(x), batch.inputs.positions_BT, batch.inputs.mask)
+    found, hidden, _ = run_module(bound, model, states, batch.inputs, batch.targets_BP)
     np.testing.assert_allclose(found, out, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(hidden, rms(np.asarray(out), module["head_norm"]["scale"]), rtol=1e-4, atol=1e-4)
 
@@ -101,9 +104,10 @@ def test_no_scored_position_depends_on_another_document():
 
 def test_without_its_modules_it_is_the_model_it_was():
     plain = tiny.model_spec(MODEL)
-    params = {name: leaf for name, leaf in PARAMS.items() if name != "prediction_modules"}
+    assert jax.tree.structure(plain.shapes) == jax.tree.structure(PARAMS["model"])
     stream = OBJECTIVE.corrupt(KEY, ROWS, tiny.VOCABULARY).inputs
-    np.testing.assert_array_equal(SPEC.bind(PARAMS)(stream).states_BTD, plain.bind(params)(stream).states_BTD)
+    whole, alone = SPEC.bind(PARAMS).model, plain.bind(PARAMS["model"])
+    np.testing.assert_array_equal(whole(stream).states_BTD, alone(stream).states_BTD)
 
 
 def test_logits_of_two_heads_never_exist_together():

@@ -76,8 +76,8 @@ def test_both_terms_are_the_cross_entropies_of_the_paper():
 
     @jax.jit
     def both(params):
-        model, part = spec.bind(params), params["boundary"]
-        hidden = model(batch.inputs).states_BTD
+        model, part = spec.bind(params), params["extras"]["boundary"]
+        hidden = model.model(batch.inputs).states_BTD
         at = functools.partial(jnp.take_along_axis, hidden, axis=1)
         vectors = part["places"]["table_VD"][batch.extras["place"]]
         states = jnp.concatenate([*(at(batch.extras[side][..., None]) for side in ("left", "right")), vectors], axis=-1)
@@ -86,7 +86,7 @@ def test_both_terms_are_the_cross_entropies_of_the_paper():
             states = norm(projected * jax.scipy.stats.norm.cdf(projected), part[f"{layer}_norm"])
         expected = {}
         for name, asked in (("loss", at(batch.scored_BP[..., None])), ("boundary", states)):
-            losses = cross_entropy(asked @ params["embedding"]["table_VD"].T, batch.targets_BP)
+            losses = cross_entropy(asked @ params["model"]["embedding"]["table_VD"].T, batch.targets_BP)
             expected[name] = jnp.sum(losses * batch.weights[name])
         return OBJECTIVE.terms(model, batch, None).sums, expected
 
@@ -98,8 +98,8 @@ def test_both_terms_are_the_cross_entropies_of_the_paper():
 
 def test_without_weight_there_is_no_term_and_no_layer():
     plain = dataclasses.replace(OBJECTIVE, boundary_weight=0.0)
-    assert "boundary" not in spec_of(plain).shapes
-    assert "boundary" in spec_of(OBJECTIVE).shapes
+    assert spec_of(plain).shapes.keys() == spec_of(OBJECTIVE).shapes["model"].keys()
+    assert "boundary" in spec_of(OBJECTIVE).shapes["extras"]
     assert OBJECTIVE.coefficients() == {"boundary": 1.0}
     assert plain.coefficients() == {}
     with pytest.raises(ValueError, match=r"objective\.boundary_weight=-1\.0"):

@@ -103,9 +103,9 @@ def test_preferences_begin_with_a_pretrained_model_and_go_on_bit_for_bit(source,
     assert halves.step == 4
     params = [open_run(result.folder).params for result in (whole, halves)]
     jax.tree.map(np.testing.assert_array_equal, *params)
-    reference = params[0].pop("reference")
-    jax.tree.map(np.testing.assert_array_equal, reference, source[1][2])
-    assert not np.array_equal(params[0]["embedding"]["table_VD"], reference["embedding"]["table_VD"])
+    policy, reference = params[0]["model"], params[0]["extras"]["reference"]
+    jax.tree.map(np.testing.assert_array_equal, reference, source[1][2]["model"])
+    assert not np.array_equal(policy["embedding"]["table_VD"], reference["embedding"]["table_VD"])
     numbers = [[line["train/loss"] for line in read_metrics(result.folder)] for result in (whole, halves)]
     assert numbers[0] == numbers[1]
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_chosen_by_its_folder(source, tmp_path):
     folder, params = source
     _, learner = learner_of(run_config(tmp_path / "new", objective=PairwiseReward(), data=PAIRS))
     first = initial_params(learner, folder / CHECKPOINTS / "1", seed=0)
-    score = first.pop("score")["weight"]
+    score = first.pop("extras")["score"]["weight"]
     jax.tree.map(np.testing.assert_array_equal, first, params[1])
     assert np.std(score) == pytest.approx(MODEL.width**-0.5, rel=0.5)
 
@@ -135,9 +135,12 @@ def test_what_cannot_be_begun_with_is_refused_before_anything_is_read(source, tm
     assert "was trained with another tokenizer than the data's" in foreign
     assert f"set tokenizer.path to {folder / 'tokenizer'}" in foreign
     deeper = refusal(model=dataclasses.replace(MODEL, num_layers=2))
-    assert "is of another model (missing there: tail.001.attention.key.weight, " in deeper and " more)" in deeper
+    assert "is of another model (missing there: model.tail.001.attention.key.weight, " in deeper and " more)" in deeper
     wider = refusal(model=dataclasses.replace(MODEL, feedforward_width=64))
-    assert "of another shape: tail.000.feedforward.down.weight (float32[32, 16] there, float32[64, 16] here)" in wider
+    assert (
+        "of another shape: model.tail.000.feedforward.down.weight (float32[32, 16] there, float32[64, 16] here)"
+        in wider
+    )
     shallower = refusal(model=dataclasses.replace(MODEL, qk_norm="head"), objective=CausalLM())
-    assert "missing there: tail.000.attention.key_norm.scale" in shallower
+    assert "missing there: model.tail.000.attention.key_norm.scale" in shallower
     assert str(folder / "config.json") in deeper

@@ -96,7 +96,7 @@ def test_step_moves_nothing_between_host_and_device():
 def test_state_is_born_sharded_and_equal_to_one_device():
     sharded = tiny.learner(model=MODEL, mesh=MeshConfig(fsdp=4, tensor=2), num_devices=8)
     state = sharded.init(3)
-    up = state.params["stacks"]["000"]["feedforward"]["up"]["weight"]
+    up = state.params["model"]["stacks"]["000"]["feedforward"]["up"]["weight"]
     assert up.sharding.shard_shape(up.shape) == (2, 16 // 4, 32 // 2)
     moment = jax.tree.leaves(state.opt_state)
     largest = max(moment, key=lambda leaf: leaf.size)

@@ -1,1 +1,1 @@
-"""Documents to token shards: reading, splitting, encoding, writing."""
+"""Preparation, which makes token shards of documents: reading, splitting, encoding, writing."""

@@ -1,4 +1,4 @@
-"""Decompression as a stream: every byte of the content or an error, in bounded memory and up to a limit."""
+"""Decompression as a stream, in bounded memory and up to a limit; it yields the whole content or raises an error."""
 
 import bz2
 import lzma
@@ -8,9 +8,9 @@ from typing import IO, Any
 
 BLOCK_BYTES = 1 << 20
 FREE_EXPANSION_BYTES = 1 << 26
-"""Content that is not compared with ``max_expansion``: a small file may well compress a thousandfold."""
+"""Bytes of content that ``max_expansion`` does not limit: a small file may well be compressed a thousandfold."""
 _ZSTANDARD_INPUT = 1 << 12
-"""Compressed bytes given to zstandard at once: its decoder cannot be told how much to give back."""
+"""Compressed bytes that are given to zstandard at once, for its decoder has no limit on the bytes it returns."""
 _WINDOW_BYTES = 1 << 31
 """The largest window of the format (``zstd --long=31``); no more memory is taken than a frame asks for."""
 
@@ -20,7 +20,7 @@ _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
 
 
 def compression_of(head: bytes) -> str:
-    """The kind of archive that begins with these bytes, a key of :data:`MAGIC`; ``""`` for none."""
+    """Returns the kind of archive that begins with these bytes, a key of :data:`MAGIC`; ``""`` if it is none."""
     if 0x50 <= head[:1].ljust(1)[0] < 0x60 and head[1:4] == _SKIPPABLE_FRAME:
         return "zstandard"
     for name, magic in MAGIC.items():
@@ -38,13 +38,13 @@ def decompressed(
     max_expansion: float = float("inf"),
     advance: Callable[[int], None] = lambda count: None,
 ) -> Iterator[bytes]:
-    """The content of a file in blocks of about a mebibyte.
+    """Yields the content of a file in blocks of about a mebibyte.
 
     Args:
-      raw: the file, where reading is to begin.
-      path: its name in messages.
+      raw: the open file, at the position where the archive begins.
+      path: the file's name in messages.
       compression: see :func:`compression_of`.
-      max_expansion: the most bytes of content for each byte of the archive.
+      max_expansion: the largest allowed ratio of the content's size to the archive's.
       advance: called with the number of bytes of the file read since the last call.
 
     Raises:
@@ -74,14 +74,14 @@ def _chunks(raw: IO[bytes], num_bytes: int, advance: Callable[[int], None]) -> I
 
 
 def _members(chunks: Iterator[bytes], path: str, compression: str) -> Iterator[bytes]:
-    """The content of all members (frames, streams) of an archive, one after the other."""
+    """Yields the content of all members (frames, streams) of an archive, one after the other."""
     begin_member, error_kinds = _decoder(path, compression)
     member: Any = None
     taken = whole = 0
     for chunk in chunks:
         while chunk:
             if member is None:
-                # Tapes, and some tools, fill up the last block with zeros.
+                # Tapes and some tools fill the last block with zeros.
                 padding = len(chunk) - len(chunk.lstrip(b"\0")) if whole else 0
                 taken, chunk = taken + padding, chunk[padding:]
                 if not chunk:
@@ -107,7 +107,7 @@ def _members(chunks: Iterator[bytes], path: str, compression: str) -> Iterator[b
 
 
 def _decode(member: Any, chunk: bytes, compression: str) -> Iterator[bytes]:
-    """What ``chunk`` adds to a member's content, in blocks, up to the member's end."""
+    """Yields the content that ``chunk`` adds to a member, in blocks, up to the member's end."""
     if compression == "zstandard":
         yield from filter(None, [member.decompress(chunk)])
         return
@@ -120,7 +120,7 @@ def _decode(member: Any, chunk: bytes, compression: str) -> Iterator[bytes]:
 
 
 def _decoder(path: str, compression: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
-    """What begins a new member, and the errors that damage is reported by."""
+    """Returns a function that makes a decoder for a new member, and the errors that a decoder raises on damage."""
     if compression == "gzip":
         return lambda: zlib.decompressobj(wbits=31), (zlib.error,)
     if compression == "bzip2":

@@ -1,4 +1,4 @@
-"""Reading documents out of text files and JSON records, one at a time, without trusting any of them."""
+"""Reading of documents from text files and JSON records, one at a time; every one is checked."""
 
 import codecs
 import dataclasses
@@ -25,14 +25,14 @@ def read_documents(
     tally: Tally | None = None,
     folder: pathlib.Path | None = None,
 ) -> Iterator[Document]:
-    """The documents of a piece, in order, empty ones too.
+    """Yields the documents of a piece in order, including empty ones.
 
     Args:
-      config: how to read.
-      piece: what to read.
+      config: says how to read.
+      piece: the part of a file to read.
       advance: called with the number of bytes of the file read since the last call.
-      tally: counts what is replaced or left out.
-      folder: where texts too long to be held are kept; by default that for temporary files.
+      tally: counts replaced bytes and records that are left out.
+      folder: the folder for texts that are too long for memory; by default that of temporary files.
 
     Raises:
       ValueError: a bad record (unless such are left out), a truncated or damaged archive; names the
@@ -57,7 +57,7 @@ def read_documents(
 def _content(
     raw: IO[bytes], config: DataConfig, file: SourceFile, advance: Callable[[int], None] = lambda count: None
 ) -> Iterator[bytes]:
-    """The content as UTF-8, without a byte-order mark, in blocks."""
+    """Yields the content as UTF-8, without a byte-order mark, in blocks."""
     mark = file.format.mark_bytes if raw.tell() == 0 else 0
     blocks = decompressed(raw, file.path, file.format.compression, max_expansion=config.max_expansion, advance=advance)
     blocks = _without_mark(blocks, mark) if mark else blocks
@@ -90,7 +90,7 @@ def _transcoded(blocks: Iterator[bytes], file: SourceFile) -> Iterator[bytes]:
 
 
 def applicable(config: DataConfig) -> DataConfig:
-    """``config`` without the settings that its files have no use for: for texts it was not written for."""
+    """Returns ``config`` without the settings that its files do not use, so that it fits other texts as well."""
     plain = dataclasses.replace(
         config, document_separator=None, prompt_field=None, weight_field=None, text_field=DataConfig.text_field
     )
@@ -107,11 +107,11 @@ def _holds_separator(config: DataConfig, file: SourceFile) -> bool:
 
 
 def split_document(config: DataConfig, document: Document) -> dict[str, Document]:
-    """The document's share of each split, ``"train"`` and ``"valid"``; a split it has no part in is absent.
+    """Returns the document's part in each split, ``"train"`` and ``"valid"``; a split without a part is absent.
 
-    By document: a hash of the text decides, so copies of a text are always on the same side. By tail:
-    the last ``valid_fraction`` of its file, as nanoGPT splits tiny Shakespeare; of a file of many
-    documents that is its last ones, and the end of the one the cut falls into.
+    By document: a hash of the text decides, so all copies of a text are in the same split. By tail: the last
+    ``valid_fraction`` of its file, as nanoGPT splits tiny Shakespeare; of a file of many documents that is its last
+    ones, and the end of the one the cut falls into.
     """
     if config.valid_fraction == 0.0:
         return {"train": document}
@@ -126,7 +126,7 @@ def split_document(config: DataConfig, document: Document) -> dict[str, Document
 
 
 def _train_characters(config: DataConfig, document: Document) -> int:
-    """How many of a document's characters are before the cut of its file."""
+    """Returns how many of a document's characters are before the cut of its file."""
     share = 1 - config.valid_fraction
     if document.span is not None:
         begin, end, size = document.span
@@ -146,9 +146,9 @@ def _split_at(document: Document, cut: int) -> dict[str, Document]:
 
 
 def texts(config: DataConfig, split: str = "train") -> Iterator[str]:
-    """The texts of a split straight from the source, in order: what a tokenizer is trained on.
+    """Yields the texts of a split directly from the source, in order; a tokenizer is trained on them.
 
-    A text too long to be held comes in parts.
+    A text that is too long for memory comes in parts.
 
     Raises:
       ValueError: as :func:`read_documents` and :meth:`lmjax.data.prepare.record.Tally.check`.

@@ -1,4 +1,4 @@
-"""One unit of input to one train and one valid shard: read, split, encode, write."""
+"""The work on one unit of input: it is read, split, encoded, and written as one train and one valid shard."""
 
 import dataclasses
 import pathlib
@@ -25,14 +25,14 @@ ENTRIES = "entries"
 
 
 class Tokenizer(Protocol):
-    """What preparation needs of a tokenizer."""
+    """The methods of a tokenizer that preparation uses."""
 
     token_bytes: Any
     """The bytes of text that each id stands for."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The facts of its ids."""
+        """The description of its ids."""
 
     def encode_batch(
         self, texts: Sequence[str], *, after: Sequence[str | None] | None = None, num_threads: int | None = None
@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all units of a preparation share; ``num_threads`` is the tokenizer's (default: its own)."""
+    """The settings that all units of a preparation share; ``num_threads`` is the tokenizer's (default: its own)."""
 
     config: DataConfig
     vocabulary: Vocabulary
@@ -57,13 +57,13 @@ class Job:
 
 
 def entry_path(folder: pathlib.Path, number: int) -> pathlib.Path:
-    """The file whose presence says that a unit is done, and which holds its part of the manifest."""
+    """Returns the path of a unit's entry. The file exists if the unit is done, and holds its part of the manifest."""
     return folder / ENTRIES / f"{number:05d}.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a unit that is done adds to the manifest."""
+    """The part of the manifest that a finished unit adds."""
 
     shards: tuple[Shard, ...]
     empty_documents: int
@@ -71,7 +71,7 @@ class Entry:
 
 
 def read_entry(folder: pathlib.Path, number: int) -> Entry | None:
-    """The entry of a unit; ``None`` where there is none, or a damaged one, and the unit is to be done."""
+    """Reads the entry of a unit; ``None`` if it is missing or damaged, and the unit must be done."""
     try:
         content = read_json(entry_path(folder, number))
         shards = tuple(map(shard_from_json, content["shards"]))
@@ -84,7 +84,7 @@ def read_entry(folder: pathlib.Path, number: int) -> Entry | None:
 def encode_unit(
     job: Job, tokenizer: Tokenizer, number: int, unit: Sequence[Piece], advance: Callable[[int], None]
 ) -> None:
-    """Writes the shards of one unit, then the entry that says they are there."""
+    """Writes the shards of one unit, and after them its entry."""
     writers = {
         split: ShardWriter(
             job.folder,
@@ -120,9 +120,9 @@ def encode_unit(
 def _batches_of_documents(
     job: Job, unit: Sequence[Piece], tally: Tally, advance: Callable[[int], None]
 ) -> Iterator[list[tuple[str, Document]]]:
-    """(split, document) pairs in batches of about a megabyte, enough for a tokenizer to use its threads.
+    """Yields (split, document) pairs in batches of about a megabyte, so that a tokenizer can use its threads.
 
-    A document too long to be held is a batch by itself.
+    A document that is too long for memory is a batch by itself.
     """
     config = job.config
     batch: list[tuple[str, Document]] = []
@@ -156,9 +156,9 @@ def _batches_of_documents(
 def _write_batch(
     job: Job, tokenizer: Tokenizer, batch: Sequence[tuple[str, Document]], writers: dict[str, ShardWriter]
 ) -> int:
-    """Encodes and writes documents; the number of them that had no text.
+    """Encodes and writes documents; returns how many of them had no text.
 
-    The texts of an example follow each other in one shard; one that lacks the text of any has none.
+    The texts of an example follow each other in one shard; an example in which any text is empty is left out.
     """
     config, vocabulary = job.config, job.vocabulary
     before, after = _edges(job)
@@ -193,7 +193,7 @@ def _write_batch(
 
 
 def _texts_before(config: DataConfig, document: Document) -> list[str | None]:
-    """What stands before each part: None where a document begins, "" where only a special token does."""
+    """Returns the text before each part: None at the beginning of a document, "" after a special token."""
     if document.markers:
         return [*document.befores]
     size = len(document.parts) // config.num_members
@@ -205,7 +205,7 @@ def _texts_before(config: DataConfig, document: Document) -> list[str | None]:
 
 
 def _edges(job: Job) -> tuple[list[int], list[int]]:
-    """The ids before and after each document."""
+    """Returns the ids that are put before and after each document."""
     config, vocabulary = job.config, job.vocabulary
     before = [vocabulary.require("bos", needed_by="data.add_bos=True")] if config.add_bos else []
     after = [vocabulary.require("eos", needed_by="data.add_eos=True")] if config.add_eos else []
@@ -213,7 +213,7 @@ def _edges(job: Job) -> tuple[list[int], list[int]]:
 
 
 def _write_long(job: Job, tokenizer: Tokenizer, document: Document, writer: ShardWriter) -> None:
-    """Encodes and writes a document piece by piece."""
+    """Encodes and writes a long document piece by piece."""
 
     def put(ids: Sequence[int] | np.ndarray, weight: float = 1.0) -> None:
         writer.add_part(ids, weights=np.full(len(ids), weight) if job.config.weighted else None)

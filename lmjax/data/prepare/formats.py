@@ -1,7 +1,7 @@
-"""What a file holds, by its first bytes: text, JSON lines, a JSON array, or something that is not read.
+"""The format of a file, recognised by its first bytes: text, JSON lines, a JSON array, or one that cannot be read.
 
-A name says less than the bytes: ``.json.gz`` may hold JSON lines or an array, and a file may have been
-compressed, or taken out of its archive, without being renamed.
+The bytes are more reliable than the name: ``.json.gz`` may hold JSON lines or an array, and a file may have been
+compressed or decompressed without a new name.
 """
 
 import codecs
@@ -22,8 +22,8 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _UNPACK = "unpack it, and give the files in it"
 _CONVERT = "convert it to JSON lines"
 _LEAVE_OUT = "convert it to text"
-# A pattern for the first bytes, what they tell, and the remedy. Those that a text could begin with go on to bytes that
-# a text could not.
+# A pattern for the first bytes, the format, and the remedy. Where a text could begin like the format, the pattern
+# includes bytes that no text has.
 _KNOWN = tuple(
     (re.compile(pattern, re.DOTALL), name, remedy)
     for pattern, name, remedy in (
@@ -75,7 +75,7 @@ _KNOWN = tuple(
     )
 )  # fmt: skip
 
-_MARKS = (  # The mark of UTF-32 begins with that of UTF-16.
+_MARKS = (  # The byte-order mark of UTF-32 begins with that of UTF-16, so it is tried first.
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -89,11 +89,11 @@ _CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r\x1b"))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
-    """How a file is read.
+    """The format in which a file is read.
 
     Attributes:
       compression: see :func:`lmjax.data.prepare.archives.compression_of`.
-      encoding: of the content.
+      encoding: the encoding of the content.
       mark_bytes: size of the byte-order mark that the content begins with.
       layout: text, JSON objects each in a line, or a JSON array of objects.
     """
@@ -104,7 +104,7 @@ class Format:
     layout: Literal["text", "lines", "array"] = "text"
 
     def __str__(self) -> str:
-        """For people, as in "JSON lines, gzip"."""
+        """Returns the name for people, such as "JSON lines, gzip"."""
         name = {"text": "text", "lines": "JSON lines", "array": "JSON array"}[self.layout]
         encoding = "" if self.encoding == "utf-8" else self.encoding.upper()
         return ", ".join(part for part in (name, encoding, self.compression) if part)
@@ -112,16 +112,16 @@ class Format:
 
 @functools.lru_cache(maxsize=1 << 16)
 def recognise(path: str, size: int, modified_ns: int, *, fields: Sequence[str]) -> Format:
-    """The format of a file.
+    """Recognises the format of a file.
 
     Args:
-      path: where it is.
-      size: of the file; with ``modified_ns`` the state that the answer is remembered for.
-      modified_ns: time of its last change.
+      path: the file.
+      size: size of the file; the answer is cached for this size and ``modified_ns``.
+      modified_ns: time of the file's last change.
       fields: a first line that is a JSON object with one of them means JSON lines, whatever the name.
 
     Raises:
-      ValueError: what it holds is not read; the message says what that is and what to do.
+      ValueError: the format cannot be read; the message names it and says what to do.
     """
     with open(path, "rb") as raw:
         head = raw.read(HEAD_BYTES)
@@ -150,7 +150,7 @@ def recognise(path: str, size: int, modified_ns: int, *, fields: Sequence[str]) 
 
 
 def _beginning(raw, path: str, compression: str) -> bytes:
-    """The first bytes of an archive's content; of a damaged one, those before the damage."""
+    """Returns the first bytes of an archive's content; if it is damaged, the bytes before the damage."""
     head = b""
     blocks = decompressed(raw, path, compression)
     while len(head) < HEAD_BYTES:
@@ -167,7 +167,7 @@ def _beginning(raw, path: str, compression: str) -> bytes:
 
 
 def _looks_like(suffix: str, head: bytes) -> bool:
-    """Whether a file that is named as an archive, and is none, may be what would be in it."""
+    """Returns whether a file that is named as an archive, but is not one, may be the decompressed content."""
     if suffix in JSON_SUFFIXES and not head.lstrip().startswith((b"{", b"[")):
         return False
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -207,11 +207,11 @@ def _unmarked_encoding(head: bytes) -> str:
 def _layout(
     path: str, suffix: str, text: str, *, is_whole: bool, fields: Sequence[str]
 ) -> Literal["text", "lines", "array"]:
-    """Whether text is JSON, by its beginning and the file's name."""
+    """Returns whether text is JSON lines, a JSON array or plain, by its beginning and the file's name."""
     content = text.lstrip()
     if suffix in JSON_SUFFIXES and content.startswith("["):
         first_line = content.partition("\n")[0]
-        # Lines that are arrays are JSON lines with the wrong records, and are refused one by one.
+        # Lines that are arrays are JSON lines with bad records, which are refused one by one.
         closed = _parsed(first_line) is not None and bool(content[len(first_line) :].strip())
         return "lines" if closed else "array"
     lines = content.split("\n", 2)

@@ -1,4 +1,4 @@
-"""JSON records: one line, or one element of an array, to a document."""
+"""JSON records: each line, or each element of an array, is a document."""
 
 import codecs
 import functools
@@ -22,7 +22,7 @@ _STRING_END = re.compile(rb'\\.|"', re.DOTALL)
 
 
 class _Record(NamedTuple):
-    """The bytes of a record (``None`` where it has too many), and where it is in the content."""
+    """The bytes of a record (``None`` if it is too long), and its place in the content."""
 
     content: bytes | None
     begin: int
@@ -33,14 +33,14 @@ class _Record(NamedTuple):
 def json_documents(
     config: DataConfig, piece: Piece, blocks: Iterator[bytes], tally: Tally, *, size: int | None = None
 ) -> Iterator[Document]:
-    """The documents of a file, or of a piece of one, in order.
+    """Yields the documents of a file, or of a piece of one, in order.
 
     Args:
-      config: how to read.
-      piece: what to read: the records that begin in it.
-      blocks: its content, from one byte before the piece on where it is not the first.
-      tally: counts what is replaced or left out.
-      size: of the content, where documents are to know their place in it.
+      config: says how to read.
+      piece: the part to read: the records that begin in it.
+      blocks: its content; unless the piece is the first of its file, it begins one byte before the piece.
+      tally: counts replaced bytes and records that are left out.
+      size: size of the content; needed if documents must know their place in it.
 
     Raises:
       ValueError: a record that cannot be read, unless such are left out; or an array that is not one.
@@ -64,11 +64,11 @@ def json_documents(
 
 
 def _lines(piece: Piece, blocks: Iterator[bytes], max_bytes: int) -> Iterator[_Record]:
-    """The lines that begin in the piece and are not blank; a line belongs to one piece and one only."""
+    """Yields the lines that begin in the piece and are not blank, so that each line belongs to exactly one piece."""
     lines = _bounded_lines(blocks, max_bytes)
     position = piece.begin
     if piece.begin:
-        # Reading began one byte early: up to the first newline all belongs to the piece before.
+        # Reading began one byte early: the bytes up to the first newline belong to the piece before.
         position += next(lines, (b"", 0))[1]
     first_byte = position
 
@@ -86,7 +86,7 @@ def _lines(piece: Piece, blocks: Iterator[bytes], max_bytes: int) -> Iterator[_R
 
 
 def _bounded_lines(blocks: Iterable[bytes], max_bytes: int) -> Iterator[tuple[bytes | None, int]]:
-    """(line, its length) for each line, ``None`` for those of more than ``max_bytes``, which are not held."""
+    """Yields (line, its length); a line longer than ``max_bytes`` is ``None`` and not kept in memory."""
     held: list[bytes] = []
     length = 0
     for block in blocks:
@@ -111,7 +111,7 @@ def _count_lines(path: str, num_bytes: int) -> int:
 
 
 def _elements(piece: Piece, blocks: Iterator[bytes], max_bytes: int) -> Iterator[_Record]:
-    """The elements of a JSON array, found by its brackets, commas and strings alone.
+    """Yields the elements of a JSON array, which are found by brackets, commas and strings.
 
     Raises:
       ValueError: the array does not end, or does not end the file.
@@ -158,7 +158,7 @@ def _elements(piece: Piece, blocks: Iterator[bytes], max_bytes: int) -> Iterator
             if depth == 1 and sign in b"[,":
                 start, begin = place, position + place
         if in_string and content.endswith(b"\\"):
-            # The character it escapes is in the next block.
+            # The escaped character is in the next block.
             backslashes = len(content) - len(content.rstrip(b"\\"))
             rest = content[len(content) - backslashes % 2 :] if backslashes % 2 else b""
         kept = len(content) - len(rest)
@@ -171,7 +171,7 @@ def _elements(piece: Piece, blocks: Iterator[bytes], max_bytes: int) -> Iterator
 
 
 def _integer(digits: str) -> int | float:
-    # Python refuses thousands of digits; no field that is read is such a number.
+    # Python refuses numbers with thousands of digits; no field that lmjax reads is such a number.
     return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
 
 
@@ -183,7 +183,7 @@ def _document(config: DataConfig, record: _Record, name: str) -> Document:
         )
     if b"\0" in record.content:
         raise ValueError("NUL bytes, as a file has that was not written to its end: correct or remove it")
-    # Files with a byte-order mark each, one after the other (`cat`), have marks in between.
+    # Joining files that each have a byte-order mark (`cat`) leaves marks in the middle.
     decoded, bad = decode(record.content.removeprefix(codecs.BOM_UTF8), config)
     try:
         fields = json.loads(decoded, parse_int=_integer)
@@ -260,7 +260,7 @@ def _short(value: object) -> str:
 
 
 def _without_surrogates(text: str, config: DataConfig) -> tuple[str, int]:
-    r"""JSON can spell half a character (``"\ud800"``), which no UTF-8 can: treated as undecodable."""
+    r"""Replaces half characters: JSON can contain one (``"\ud800"``), UTF-8 cannot. They count as undecodable."""
     try:
         text.encode()
         return text, 0

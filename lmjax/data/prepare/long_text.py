@@ -1,4 +1,4 @@
-"""Texts too long to be held in memory: kept in a file without a name, and read back in blocks."""
+"""Texts that are too long for memory: they are kept in a file without a name and read in blocks."""
 
 import os
 import pathlib
@@ -7,19 +7,19 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 LONG_CHARACTERS = 1 << 22
-"""Texts of more characters than this are kept in a file."""
+"""A text with more characters than this is kept in a file."""
 BLOCK_CHARACTERS = 1 << 20
 END_CHARACTERS = 16
 
 
 class LongText:
-    """A text, or a stretch of one, that is read as often as it is needed and never held whole."""
+    """A text, or a part of one, that is read whenever it is needed and is never in memory as a whole."""
 
     def __init__(self, file: IO[bytes], offsets: list[int], begin: int, end: int):
         """Characters ``begin`` to ``end`` of a file of UTF-8.
 
         Args:
-          file: holds the text in blocks of ``BLOCK_CHARACTERS``; gone when nobody refers to it any more.
+          file: holds the text in blocks of ``BLOCK_CHARACTERS``; it is deleted when nothing refers to it.
           offsets: where each block begins, and where the last one ends, in bytes.
           begin: first character.
           end: character after the last.
@@ -38,7 +38,7 @@ class LongText:
         return LongText(self._file, self._offsets, self._begin + begin, self._begin + max(begin, end))
 
     def blocks(self) -> Iterator[str]:
-        """The text in stretches of at most ``BLOCK_CHARACTERS``."""
+        """Yields the text in parts of at most ``BLOCK_CHARACTERS``."""
         for number in range(self._begin // BLOCK_CHARACTERS, -(-self._end // BLOCK_CHARACTERS)):
             first, last = self._offsets[number : number + 2]
             text = os.pread(self._file.fileno(), last - first, first).decode()
@@ -47,10 +47,10 @@ class LongText:
 
 
 class LongTextWriter:
-    """Writes a text to a file, stretch by stretch."""
+    """Writes a text to a file, part by part."""
 
     def __init__(self, folder: pathlib.Path | None = None):
-        """Opens the file in ``folder`` (default: that for temporary files)."""
+        """Opens the file in ``folder`` (default: the folder for temporary files)."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as the text)
         self._offsets = [0]
         self._held = ""
@@ -77,15 +77,15 @@ class LongTextWriter:
 
 
 Text = str | LongText
-"""A text in memory or in a file: both have a length and can be cut."""
+"""A text in memory or in a file; both have a length and can be sliced."""
 
 
 def blocks_of(text: Text) -> Iterable[str]:
-    """The text in stretches that can be held."""
+    """Yields the text in parts that fit into memory."""
     return (text,) if isinstance(text, str) else text.blocks()
 
 
 def end_of(text: Text, end: int | None = None) -> str:
-    """The last characters of a text (up to ``end``) that can decide how what follows is encoded."""
+    """Returns the last characters of a text (up to ``end``) that can influence how the following text is encoded."""
     end = len(text) if end is None else end
     return "".join(blocks_of(text[max(end - END_CHARACTERS, 0) : end]))

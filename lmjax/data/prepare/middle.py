@@ -1,14 +1,13 @@
-"""Fill-in-the-middle in preparation: whole documents, cut between characters, before anything is a token.
+"""Fill in the middle during preparation: whole documents are cut between characters, before they are encoded.
 
 Bavarian et al. 2022, section 3. A document is cut at two uniformly random places and stored as
 
     PSM   <prefix> E(prefix) <suffix> E(suffix) <middle> E(middle)
     SPM   <prefix> <suffix> E(suffix) <middle> E(prefix) E(middle)
 
-with E the tokenizer, on each part by itself: a model that completes at a cursor meets parts that begin
-and end within what would have been one token. No part begins a document after its marker, so a tokenizer
-that puts a space before documents puts none there. Draws are made of the text, so that another preparation
-of it, in other units or by other workers, makes the same ones.
+where E encodes each part by itself, because at a cursor a part may begin or end inside of what would be one token. A
+part after a marker does not begin a document, so a tokenizer that puts a space before documents puts none there. The
+random numbers are computed from the text, so that they do not depend on units of input or workers.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from lmjax.data.prepare.record import Document
 
 
 def middle_last(config: DataConfig, document: Document) -> Document:
-    """The document with its middle last, with probability ``fim_rate``; else, or without text, as it is."""
+    """Moves the document's middle to its end with probability ``fim_rate``; a document without text stays as it is."""
     if not (config.fim_rate and document.num_characters):
         return document
     ((text, _),) = document.parts

@@ -1,7 +1,7 @@
-"""A long text encoded piece by piece, with the ids of the whole.
+"""Encoding of a long text piece by piece, with the same ids as for the whole text.
 
-Tokenizers do not work from left to right, so a text may be cut only where no token can cross. Such a
-place is a line end, or else a space, between two characters that are no whitespace, if
+Tokenizers do not work from left to right, so a text may be cut only where no token can cross the cut. Such a place is
+a line end, or else a space, between two characters that are not whitespace, if
 
 - no token of the vocabulary holds what would be joined there (a line end and the beginning of a line; the
   end of a word and a space): the best division of the whole is then that of its two sides, in byte-pair
@@ -9,8 +9,8 @@ place is a line end, or else a space, between two characters that are no whitesp
 - on the text around it, the ids up to the place are those of the text up to the place: this finds the
   rules that cut a text into words by what follows.
 
-Each piece is encoded behind the last characters of the one before, whose ids are then taken off: a
-tokenizer that puts a space before a text puts it before those.
+Each piece is encoded together with the last characters of the piece before, and their ids are then removed. A
+tokenizer that puts a space before a text thus puts it before those characters.
 """
 
 import re
@@ -23,11 +23,11 @@ import numpy as np
 PIECE_CHARACTERS = 1 << 18
 CONTEXT_CHARACTERS = 1 << 9
 _PIECES_AT_ONCE = 8
-"""Encoded together, so that a tokenizer can use its threads."""
+"""Number of pieces that are encoded together, so that a tokenizer can use its threads."""
 _TRIES = 8
 _COSTLY_CHARACTERS = 1 << 26
 
-# (place to cut at, what a token that crosses such a place holds), the better first.
+# (place to cut at, the text in any token that crosses such a place); the first is preferred.
 _PLACES = (
     (re.compile(r"(?<=\S\n)(?=\S)"), re.compile(rb"\n\S")),
     (re.compile(r"(?<=\w)(?= \w)"), re.compile(rb"\S ")),
@@ -35,7 +35,7 @@ _PLACES = (
 
 
 class Encoder(Protocol):
-    """What this needs of a tokenizer."""
+    """The methods of a tokenizer that encoding in pieces uses."""
 
     token_bytes: Any
     """The bytes of text that each id stands for."""
@@ -55,17 +55,17 @@ def encode_in_pieces(
     num_threads: int | None = None,
     piece_characters: int = PIECE_CHARACTERS,
 ) -> Iterator[np.ndarray]:
-    """The ids of a text, in stretches.
+    """Yields the ids of a text, part by part.
 
-    A text in which no place to cut is found for long is held, and encoded, in one piece.
+    A long stretch without a place to cut is kept in memory and encoded in one piece.
 
     Args:
-      tokenizer: makes the ids.
-      blocks: the text, in stretches of any length.
+      tokenizer: encodes the pieces.
+      blocks: the text, in parts of any length.
       after: the text before it, see :meth:`lmjax.tokenizers.base.Tokenizer.encode`.
-      name: of the text, for messages.
+      name: name of the text in messages.
       num_threads: the tokenizer's.
-      piece_characters: about how long pieces are.
+      piece_characters: approximate length of a piece.
     """
     waiting: list[tuple[str, str]] = []
     for piece in _pieces(tokenizer, blocks, name, piece_characters):
@@ -80,7 +80,7 @@ def _encode(
     tokenizer: Encoder, pieces: Sequence[tuple[str, str]], after: str | None, name: str, num_threads: int | None
 ) -> Iterator[np.ndarray]:
     texts = [context + piece for context, piece in pieces] + [context for context, _ in pieces]
-    # Only the first piece stands right after what comes before the text.
+    # Only the first piece directly follows the text before.
     befores = [None if context else after for context, _ in pieces] + [None] * len(pieces)
     encoded = [np.asarray(ids) for ids in tokenizer.encode_batch(texts, after=befores, num_threads=num_threads)]
     for ids, context_ids in zip(encoded[: len(pieces)], encoded[len(pieces) :], strict=True):
@@ -93,7 +93,7 @@ def _encode(
 
 
 def _pieces(tokenizer: Encoder, blocks: Iterable[str], name: str, length: int) -> Iterator[tuple[str, str]]:
-    """(text before it, piece) pairs."""
+    """Yields (text before the piece, piece) pairs."""
     places = [place for place, crossing in _PLACES if not any(map(crossing.search, tokenizer.token_bytes))]
     held = context = ""
     goal, warned = length, False
@@ -117,7 +117,7 @@ def _pieces(tokenizer: Encoder, blocks: Iterable[str], name: str, length: int) -
 
 
 def _place_to_cut(tokenizer: Encoder, places: Sequence[re.Pattern[str]], text: str, end: int, begin: int) -> int | None:
-    """The last place before ``end`` and after ``begin`` at which the text may be cut, among the last few."""
+    """Returns the last place between ``begin`` and ``end`` at which the text may be cut, among the last few places."""
     for place in places:
         start = max(begin + 1, end - (end - begin) // 4)
         found = [match.start() for match in place.finditer(text, start, end)][-_TRIES:]

@@ -1,8 +1,9 @@
-"""From text to token shards: parallel over units of input, resumable, the same bytes however it is job.
+"""Preparation of token shards from text, in parallel and resumable. The output is identical however the work is
+divided.
 
-A unit of input (see :func:`lmjax.data.prepare.sources.plan_units`) becomes one train and one valid shard and
-then an entry in ``entries/``; the entry's presence is what makes the unit done. A preparation that
-is killed and run again does the units that have no entry, and the manifest is written last.
+A unit of input (see :func:`lmjax.data.prepare.sources.plan_units`) becomes one train and one valid shard and then an
+entry in ``entries/``. A unit is done when its entry exists. A preparation that is killed and run again does the units
+that have no entry, and the manifest is written last.
 """
 
 import collections
@@ -42,7 +43,7 @@ TokenizerLoader = Callable[[pathlib.Path], Tokenizer]
 
 
 def load_saved_tokenizer(folder: pathlib.Path) -> Tokenizer:
-    """The tokenizer saved in a folder."""
+    """Loads the tokenizer that is saved in a folder."""
     from lmjax.tokenizers import load_tokenizer
 
     return load_tokenizer(folder)
@@ -57,16 +58,16 @@ def prepare(
     progress: Progress | None = None,
     load_tokenizer: TokenizerLoader = load_saved_tokenizer,
 ) -> Manifest:
-    """Tokenizes the corpus into shards in ``folder``; at once when that is already done.
+    """Tokenizes the corpus into shards in ``folder``; returns at once if that is already done.
 
     Args:
-      config: what to read, how to split it.
+      config: says what to read and how to split it.
       tokenizer: makes the ids; a copy is saved in ``folder/tokenizer``.
-      folder: where the shards go; made if it is not there.
-      num_workers: processes; by default one for each core, and never more than there are units. The
-        result does not depend on it. Workers are spawned: a script that calls this with more than
-        one needs the usual ``if __name__ == "__main__":``.
-      progress: called with bytes of input done and in all.
+      folder: the folder for the shards; it is made if it does not exist.
+      num_workers: processes; by default one for each core, and never more than there are units. The result does not
+        depend on their number. Workers are spawned: a script that calls this with more than one needs the usual ``if
+        __name__ == "__main__":``.
+      progress: called with the bytes of input that are done, and the bytes in all.
       load_tokenizer: how a worker loads the saved copy (a function of a module).
 
     Returns:
@@ -82,7 +83,7 @@ def prepare(
     files = find_files(config)
     plan = _plan(config, vocabulary, files)
     refuse_foreign(folder)
-    # Asked before the lock too: a finished folder may be one we cannot write to.
+    # Checked before the lock is taken, for a finished folder may be read-only.
     if (manifest := _finished(folder, plan)) is not None:
         return manifest
     resumable = kept(f"what is prepared in {folder} stays: the same command goes on from there")
@@ -104,7 +105,7 @@ def prepare(
 
 
 def prepared_key(config: DataConfig, vocabulary: Vocabulary) -> str:
-    """A name for what :func:`prepare` would make, for a folder's name; another when the content would be."""
+    """Returns a name for the result of :func:`prepare`, for use in a folder's name; other content has another name."""
     plan = json.dumps(_plan(config, vocabulary, find_files(config)), sort_keys=True)
     return hashlib.sha256(plan.encode()).hexdigest()[:16]
 
@@ -131,7 +132,7 @@ def _require_special_tokens(config: DataConfig, vocabulary: Vocabulary) -> None:
 
 
 def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
-    """The manifest that is there, if it is of this preparation; a refusal if it is of another."""
+    """Returns the manifest in the folder if it belongs to this preparation, and refuses one of another preparation."""
     if not (folder / MANIFEST).exists():
         return None
     manifest = Manifest.load(folder)
@@ -139,7 +140,7 @@ def _finished(folder: pathlib.Path, plan: dict[str, Any]) -> Manifest | None:
         found = getattr(manifest, section)
         what = "tokenizer"
         if isinstance(wanted, dict):
-            # A setting that is not there is one that was not used: the version that wrote it may not have known it.
+            # A setting that is missing was not used, because the version that wrote the manifest may not have had it.
             key = next((key for key in {**wanted, **found} if found.get(key) != wanted.get(key)), None)
             if key is None:
                 continue
@@ -161,17 +162,17 @@ def refuse_foreign(folder: pathlib.Path) -> None:
     """
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, PLAN)):
         return
-    # What a preparation that was killed before it had a plan may leave.
+    # Files that a preparation may leave if it is killed before it has a plan.
     ours = (LOCK_FILE, ".lock", TOKENIZER, ENTRIES)
     if any(name not in ours and not is_partial(name) for name in os.listdir(folder)):
         raise ValueError(f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)")
 
 
 def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Makes the folder ready, whether it is new or a preparation was stopped in it."""
+    """Prepares the folder, which is new or holds a preparation that was stopped."""
     plan_path = folder / PLAN
     if plan_path.exists() and not _is_same(plan_path, plan):
-        # Stopped, and then the data or the settings were changed: nothing of it can be kept.
+        # The data or the settings were changed after it was stopped, so nothing of it can be kept.
         _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts")
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     _remove(folder, ".*.partial", f"{ENTRIES}/.*.partial")
@@ -226,7 +227,7 @@ def _do_units(
         num_workers, mp_context=spawn, initializer=_start_worker, initargs=(job, load_tokenizer, counter)
     )
     try:
-        # A terminal sends Ctrl-C to the workers too: it is for their parent, with which they end.
+        # A terminal sends Ctrl-C to the workers as well. They ignore it: the parent handles it and ends them.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         waiting = {pool.submit(_do_unit_in_worker, number, units[number]) for number in missing}
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
@@ -254,7 +255,7 @@ def _start_worker(job: Job, load_tokenizer: TokenizerLoader, counter: Any) -> No
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
-    # A pool's workers outlive a killed parent, and would write beside the next preparation for ever.
+    # Without this, the workers would survive a killed parent and go on writing beside the next preparation.
     threading.Thread(target=end_with_parent, daemon=True).start()
     tokenizer = load_tokenizer(job.folder / TOKENIZER)
     found, wanted = tokenizer.vocabulary.fingerprint, job.vocabulary.fingerprint
@@ -273,7 +274,7 @@ def _do_unit_in_worker(number: int, unit: Sequence[Piece]) -> None:
 
 
 def _collect(job: Job, plan: dict[str, Any], num_units: int) -> Manifest:
-    """Puts the entries together: all train shards, then all valid shards, in the order of the input."""
+    """Joins the entries into a manifest: all train shards, then all valid shards, in the order of the input."""
     entries = [read_entry(job.folder, n) for n in range(num_units)]
     whole: list[Entry] = [entry for entry in entries if entry is not None]
     assert len(whole) == num_units, "a unit that was done has no entry"

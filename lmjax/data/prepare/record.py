@@ -1,4 +1,4 @@
-"""What reading gives: a document, its parts and where it came from."""
+"""The record that reading returns: a document, its parts, and its source."""
 
 import dataclasses
 
@@ -13,13 +13,14 @@ class Document:
     """Some text in parts, each with the loss weight of its tokens.
 
     Attributes:
-      name: the file (and line) it came from.
+      name: the file (and line) from which it was read.
       parts: (text, loss weight) pairs; the document is their concatenation. Of an example of several
         texts (``data.members``) they are those of one member after the other, equally many of each.
       undecodable_bytes: bytes that were not UTF-8 and were replaced.
       markers: for each part, the names of the special tokens before it; empty for none at all.
-      befores: with markers, the end of what stands before each part in the document, whose order the parts have left.
-      span: the bytes of the file's content it takes, as (begin, end, size of the content); ``None`` for all.
+      befores: with markers, the end of the text that precedes each part in the original document, for the parts are
+        reordered.
+      span: its bytes in the content of the file, as (begin, end, size of the content); ``None`` for all bytes.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Document:
 
     @property
     def held_texts(self) -> list[str]:
-        """The text of each part of a document that is held in memory."""
+        """The text of each part; only for a document that is in memory."""
         assert not self.is_long, "a long text is never held whole"
         return [text for text, _ in self.parts if isinstance(text, str)]
 
@@ -47,20 +48,20 @@ class Document:
 
     @property
     def is_long(self) -> bool:
-        """Whether some of it is kept in a file."""
+        """Whether a part of the text is kept in a file."""
         return not all(isinstance(text, str) for text, _ in self.parts)
 
 
 def decode(content: bytes, config: DataConfig, *, offset: int = 0) -> tuple[str, int]:
-    """The text, and how many bytes were not UTF-8 and now are U+FFFD.
+    """Returns the text, and the number of bytes that were not UTF-8 and became U+FFFD.
 
     Args:
-      content: whole characters, as far as they are UTF-8.
+      content: the bytes; no UTF-8 character may be cut at either end.
       config: says what to do with bytes that are not.
-      offset: of the content, for the message.
+      offset: place of the content in its file, for the message.
 
     Raises:
-      ValueError: some byte is not, and ``data.decode_errors`` is "strict".
+      ValueError: a byte is not UTF-8, and ``data.decode_errors`` is "strict".
     """
     try:
         return content.decode(), 0

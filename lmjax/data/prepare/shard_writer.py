@@ -2,7 +2,7 @@
 
 A shard is ``NAME.bin`` (token ids), ``NAME.idx`` (int64 document bounds: 0, end of the first
 document, ..., number of tokens) and, when documents carry loss weights, ``NAME.wts`` (float16, one
-a token). Every file is written aside and renamed, so a name that exists is a file that is whole.
+a token). Every file is written under a temporary name and then renamed, so a file with its final name is complete.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from lmjax.data.manifest import BOUND_DTYPE, WEIGHT_DTYPE, FileRecord, Shard, to
 
 
 class _HashedFile:
-    """An array file being written aside, hashed on the way."""
+    """An array file under its temporary name; its hash is computed while it is written."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -44,10 +44,10 @@ class _HashedFile:
 
 
 class ShardWriter:
-    """Writes one shard, document by document, in memory that does not grow with its tokens."""
+    """Writes one shard, document by document; its memory does not grow with the number of tokens."""
 
     def __init__(self, folder: pathlib.Path | str, name: str, *, split: str, vocabulary_size: int, weighted: bool):
-        """Opens the files of the shard ``name`` in ``folder``, aside until :meth:`finish`."""
+        """Opens the files of the shard ``name`` in ``folder``, under temporary names until :meth:`finish`."""
         self._folder = pathlib.Path(folder)
         self._name = name
         self._split = split
@@ -69,7 +69,7 @@ class ShardWriter:
         self.end_document(text_bytes=text_bytes)
 
     def add_part(self, ids: Iterable[int] | np.ndarray, *, weights: np.ndarray | None = None) -> None:
-        """Adds tokens to a document that is not complete yet.
+        """Adds tokens to the current document.
 
         Raises:
           ValueError: an id outside the vocabulary.
@@ -90,13 +90,13 @@ class ShardWriter:
         self._num_tokens += array.size
 
     def end_document(self, *, text_bytes: int) -> None:
-        """Completes a document."""
+        """Ends the current document."""
         assert self._num_tokens > self._bounds[-1], "an empty document has no place in a shard"
         self._bounds.append(self._num_tokens)
         self._text_bytes += text_bytes
 
     def finish(self) -> Shard | None:
-        """Puts the files in their place; nothing is left of a shard without documents."""
+        """Gives the files their final names; a shard without documents is removed."""
         if len(self._bounds) == 1:
             self.discard()
             return None

@@ -1,4 +1,4 @@
-"""Which files a data path means, and how they are divided into units of work.
+"""The files of a data path, and their division into units of work.
 
 The order is that of sorted relative names and the division depends on sizes alone, so the shards do
 not depend on the file system, on where the folder lies or on the number of workers.
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from lmjax.data.config import STDLIB, DataConfig
 from lmjax.data.prepare.formats import Format, recognise
 
-# Tests hold files broken on purpose; character tables and help topics are not code; the last are not
-# the same on two machines with the same Python.
+# Tests contain files that are broken on purpose, and character tables and help topics are not code. The last ones
+# differ between machines with the same Python.
 STDLIB_SKIPPED_FOLDERS = {
     "site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__",
     "encodings", "pydoc_data",
@@ -29,7 +29,7 @@ STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file of the corpus: its name relative to the corpus, where it is, its state when listed, and what it holds."""
+    """A file of the corpus: its name relative to the corpus, its path, its state when it was listed, and its format."""
 
     name: str
     path: str
@@ -39,7 +39,7 @@ class SourceFile:
 
     @property
     def is_divisible(self) -> bool:
-        """Whether it can be read from any place on: lines of JSON, neither compressed nor of another encoding."""
+        """Whether reading can begin anywhere: in lines of JSON that are UTF-8 and not compressed."""
         format = self.format
         return format.layout == "lines" and not format.compression and format.encoding == "utf-8"
 
@@ -54,10 +54,10 @@ class Piece:
 
 
 def find_files(config: DataConfig) -> list[SourceFile]:
-    """The files ``config.path`` means, sorted by name.
+    """Returns the files that ``config.path`` names, sorted by name.
 
     Raises:
-      ValueError: nothing is there, or a compressed file needs a package that is not installed.
+      ValueError: there is no file, or a compressed file needs a package that is not installed.
     """
     root, paths = _candidates(config)
     names = {os.path.relpath(path, root): path for path in paths if os.path.isfile(path)}
@@ -89,7 +89,7 @@ def find_files(config: DataConfig) -> list[SourceFile]:
 
 
 def _refuse_unused_settings(config: DataConfig, files: Sequence[SourceFile]) -> None:
-    """Refuses settings that no file has a use for, which would otherwise do nothing in silence."""
+    """Refuses settings that no file uses, which would otherwise have no effect without notice."""
     texts = [file for file in files if file.format.layout == "text" and file.size]
     if config.members and texts:
         raise ValueError(
@@ -132,7 +132,7 @@ def _candidates(config: DataConfig) -> tuple[str, list[str]]:
 
 
 def _goes_round(root: str, name: str) -> bool:
-    """Whether the way to a file passes a folder twice, by a link to a folder it is in."""
+    """Returns whether the path of a file contains a folder twice, because of a link to a folder above it."""
     parents = pathlib.PurePath(name).parts[:-1]
     real = [_real_path(root, parents[:depth]) for depth in range(len(parents) + 1)]
     return len(set(real)) < len(real)
@@ -150,7 +150,7 @@ def _is_stdlib_source(name: pathlib.PurePath) -> bool:
 def plan_units(files: Sequence[SourceFile], shard_bytes: int) -> list[list[Piece]]:
     """Divides files into units of about ``shard_bytes`` bytes: small files together, large JSON lines cut.
 
-    Compressed files and text cannot be cut, so such a file is in one unit whatever its size.
+    Compressed files and text files cannot be cut, so such a file is in one unit, whatever its size.
     """
     units: list[list[Piece]] = []
     room = 0
@@ -167,6 +167,6 @@ def plan_units(files: Sequence[SourceFile], shard_bytes: int) -> list[list[Piece
 
 
 def fingerprint(files: Sequence[SourceFile]) -> str:
-    """Hex digest of the files' names, sizes and modification times: changes when the corpus does."""
+    """Returns a hex digest of the files' names, sizes and modification times, which changes with the corpus."""
     listing = [[file.name, file.size, file.modified_ns] for file in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()

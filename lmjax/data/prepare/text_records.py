@@ -1,4 +1,4 @@
-"""Text files: documents between separators, however long they are."""
+"""Text files: the documents between separators, of any length."""
 
 import pathlib
 import re
@@ -20,18 +20,18 @@ def text_documents(
     size: int | None = None,
     folder: pathlib.Path | None = None,
 ) -> Iterator[Document]:
-    """The documents of a text file, in order.
+    """Yields the documents of a text file, in order.
 
     Args:
-      config: how to read.
-      file: names it.
-      blocks: its content.
-      tally: counts what is replaced or left out.
-      size: of the content, where documents are to know their place in it.
-      folder: where long texts are kept.
+      config: says how to read.
+      file: the file, for messages.
+      blocks: the content of the file.
+      tally: counts replaced bytes and records that are left out.
+      size: size of the content; needed if documents must know their place in it.
+      folder: the folder for long texts.
 
     Raises:
-      ValueError: a document that is not text, unless such are left out.
+      ValueError: a document is not text, and such documents are not left out.
     """
     separator = config.separator
     position = num_separators = 0
@@ -51,9 +51,9 @@ def text_documents(
 
 
 def split(blocks: Iterable[bytes], separator: str | None) -> Iterator[tuple[bytes, int]]:
-    """Stretches of text, each with the size of the separator that follows it; 0 where the text goes on.
+    """Yields parts of the text, each with the size of the separator that follows; 0 if the document goes on.
 
-    Not more than a block and a separator is held, whatever the distance between separators.
+    It keeps at most a block and a separator in memory, whatever the distance between separators.
     """
     if separator is None:
         yield from ((block, 0) for block in blocks)
@@ -67,7 +67,7 @@ def split(blocks: Iterable[bytes], separator: str | None) -> Iterator[tuple[byte
         for match in pattern.finditer(content):
             yield content[place : match.start()], len(match[0])
             place = match.end()
-        # A separator may straddle two blocks, so the end of this one is searched again.
+        # A separator may lie across two blocks, so the end of this block is searched again.
         keep = max(place, len(content) - longest + 1)
         yield content[place:keep], 0
         rest = content[keep:]
@@ -75,13 +75,13 @@ def split(blocks: Iterable[bytes], separator: str | None) -> Iterator[tuple[byte
 
 
 def _pattern(separator: str) -> re.Pattern[bytes]:
-    """Matches the separator, with line ends of either kind unless it says which."""
+    """Returns a pattern for the separator; its line ends match both kinds, unless it contains a carriage return."""
     line_end = b"\n" if "\r" in separator else b"\r?\n"
     return re.compile(line_end.join(re.escape(part.encode()) for part in separator.split("\n")))
 
 
 class _Builder:
-    """A document in the making: decoded as it comes, moved to a file when it grows long."""
+    """A document that is being read: its bytes are decoded at once, and it moves to a file if it becomes long."""
 
     def __init__(self, config: DataConfig, folder: pathlib.Path | None, begin: int):
         self.num_bytes = 0
@@ -96,7 +96,7 @@ class _Builder:
         self._problem: str | None = None
 
     def add(self, content: bytes) -> None:
-        """Takes the next bytes of the document."""
+        """Adds the next bytes of the document."""
         offset = self._begin + self.num_bytes - len(self._unfinished)
         self.num_bytes += len(content)
         content = self._unfinished + content
@@ -128,7 +128,7 @@ class _Builder:
             self._held = []
 
     def finish(self, file: SourceFile, tally: Tally, *, size: int | None) -> Iterator[Document]:
-        """The document, unless it is left out."""
+        """Yields the document, unless it is left out."""
         self._take(self._unfinished, self._begin + self.num_bytes - len(self._unfinished))
         tally.content_bytes += self.num_bytes
         if self._problem is not None:
@@ -144,7 +144,7 @@ class _Builder:
 
 
 def _whole_characters(content: bytes) -> int:
-    """How many bytes to take so that no character is cut; what is no UTF-8 may be cut anywhere."""
+    """Returns how many bytes to take so that no character is cut; invalid UTF-8 may be cut anywhere."""
     for back in range(1, min(4, len(content)) + 1):
         byte = content[-back]
         if byte < 0x80:

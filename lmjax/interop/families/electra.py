@@ -54,9 +54,9 @@ ELECTRA = Family(
 def _discriminator_rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     stack = (*encoder_rules("electra"), *linear("electra.embeddings_project", "embedding_projection"))
     return (
-        *(dataclasses.replace(rule, ours=tuple(f"discriminator.{name}" for name in rule.ours)) for rule in stack),
-        *linear("discriminator_predictions.dense", "classifier_dense"),
-        *linear("discriminator_predictions.dense_prediction", "classifier"),
+        *(dataclasses.replace(rule, ours=tuple(f"model.{name}" for name in rule.ours)) for rule in stack),
+        *linear("discriminator_predictions.dense", "extras.classifier_dense"),
+        *linear("discriminator_predictions.dense_prediction", "extras.classifier"),
     )
 
 

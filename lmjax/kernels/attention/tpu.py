@@ -3,8 +3,7 @@
 The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`; here arrays are brought into their form and back, rows
 and heads are shared out over a mesh, and the gradient is defined.
 
-Besides the legend of ``types.py``, I counts query blocks, and R the queries of a block times the query heads of a
-key-value head.
+Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
 
 import functools
@@ -144,7 +143,9 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
     grad_output_BKIHR = _to_blocks(grad_output_BTNH, num_kv_heads, plan.query_block)
     mean_BTN1 = jnp.sum(output_BTNH.astype(jnp.float32) * grad_output_BTNH, axis=-1, keepdims=True)
     mean_BKI1R = _to_blocks(mean_BTN1, num_kv_heads, plan.query_block)
-    sink_weights_BKI1R = jnp.exp2(sinks_N.reshape(num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups))
+    sink_weights_BKI1R = jnp.exp2(
+        sinks_N.reshape(1, num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups)
+    )
     grad_sinks_N = -jnp.sum(sink_weights_BKI1R * _by_head(mean_BKI1R, groups), axis=(0, 2, 3, 5)).reshape(-1)
 
     num_blocks, width, rows = query_BKIHR.shape[2:]

@@ -1,4 +1,4 @@
-"""Documents with gaps, each named by a sentinel, and what was in the gaps: for one stack, or for two.
+"""Spans are dropped from documents, with a sentinel in the place of each, and predicted: by one stack, or by two.
 
 What T5's span corruption and UL2's mixture share. In the form for one stack ("decoder") a document's
 targets follow its input, which is seen in both directions (Raffel et al. 2020, section 3.2.1's prefix
@@ -70,34 +70,34 @@ class GapObjective(EncoderDecoderObjective):
         return Traits(attention="prefix", text_term="loss")
 
     def row_length(self, sequence_length: int) -> int:
-        """As many tokens as fill the encoder's T inputs, or one stack's T inputs and one target more.
+        """Returns how many tokens fill the encoder's T inputs, or one stack's T inputs and one target more.
 
-        Where documents are corrupted in several ways, under the one that takes most room; the others
-        leave the row's end empty.
+        Documents may be corrupted in several ways. The length is that of the way that takes most room; the
+        others leave the end of the row empty.
         """
         if self.traits.reads_with_encoder:
             return longest_row(sequence_length, self._inputs)
         return longest_row(sequence_length + 1, self._joined)
 
     def decoder_length(self, sequence_length: int) -> int:
-        """Dropped tokens, sentinels and ends of text."""
+        """Returns the room for dropped tokens, sentinels and ends of text."""
         return self._targets(self.row_length(sequence_length))
 
     def _further_documents(self) -> int:
-        """Room for an end of text of each, and for counts that round up where one long document's would not."""
+        """Returns the room for the ends of text of further documents, and for counts that round up more often."""
         return 3 * (self.documents_per_row - 1)
 
     def _inputs(self, length: int) -> int:
-        """Positions of the encoder for a row of ``length`` tokens."""
+        """Returns the positions of the encoder for a row of ``length`` tokens."""
         kept = max(length - dropped + sentinels for dropped, sentinels in self.counts(length))
         return kept + 1 + self.begin_tokens * self.documents_per_row + self._further_documents()
 
     def _targets(self, length: int) -> int:
-        """Positions of the decoder for a row of ``length`` tokens."""
+        """Returns the positions of the decoder for a row of ``length`` tokens."""
         return max(map(sum, self.counts(length))) + 1 + self._further_documents()
 
     def _joined(self, length: int) -> int:
-        """Positions of one stack, the last target's included."""
+        """Returns the positions of one stack, that of the last target included."""
         sentinels = max(sentinels for _, sentinels in self.counts(length))
         added = 2 * sentinels + 1 + self.begin_tokens * self.documents_per_row
         return length + added + self._further_documents()
@@ -115,7 +115,7 @@ class GapObjective(EncoderDecoderObjective):
             )
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
-        """Drops spans of each document and puts them after it, or into rows of their own."""
+        """Drops spans of each document, and writes them after it or into rows of their own."""
         length = rows.tokens_BT.shape[1]
         eos_id = vocabulary.require("eos", needed_by=type(self).__name__)
         layout: dict[str, Any] = {
@@ -149,7 +149,7 @@ def _joined_batch(
     *,
     num_targets: int,
 ) -> Batch:
-    """The batch of rows that hold documents' inputs with their targets behind them.
+    """Returns the batch of rows in which the targets of a document follow its input.
 
     Args:
       rows: the data.
@@ -173,7 +173,7 @@ def _joined_batch(
 
 
 def _without_cut_inputs(batch: Batch, eos_id: int) -> Batch:
-    """Weighs targets 0 whose document did not fit the encoder's row, to its end of text."""
+    """Returns the batch with weight 0 for targets of documents that were cut off at the end of the encoder's row."""
     assert batch.encoder is not None and batch.cross_mask is not None
     last_BT = jnp.maximum(batch.cross_mask.end_BT - 1, 0)
     has_input_BT = batch.cross_mask.start_BT < batch.cross_mask.end_BT
@@ -182,7 +182,7 @@ def _without_cut_inputs(batch: Batch, eos_id: int) -> Batch:
 
 
 def joined_length(length: int, needed: Callable[[int], int]) -> int:
-    """How long to make the joined rows of ``length`` tokens.
+    """Returns how long the joined rows of ``length`` tokens are made.
 
     The inverse of :func:`longest_row`, which takes two or three lengths to one: of those it takes the
     one that leaves the model the most even number of inputs, as accelerators like it.

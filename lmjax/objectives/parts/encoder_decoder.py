@@ -44,7 +44,7 @@ class EncoderDecoderObjective(TokenObjective):
         """Returns how many positions the decoder has where the encoder has ``sequence_length``."""
 
     def start_id(self, vocabulary: Vocabulary) -> int:
-        """Id of the token the decoder's text begins with.
+        """Returns the id of the token that the decoder's text begins with.
 
         Raises:
           ValueError: the tokenizer has none.
@@ -67,7 +67,7 @@ class EncoderDecoderObjective(TokenObjective):
 
 
 def paired_batch(inputs: Rows, targets: Rows, *, start_id: int) -> Batch:
-    """The batch in which a decoder writes ``targets`` about the ``inputs`` an encoder reads.
+    """Returns the batch in which an encoder reads ``inputs`` and a decoder writes ``targets``.
 
     Args:
       inputs: rows [B, S] for the encoder.
@@ -96,7 +96,7 @@ def _cross_mask(inputs: Rows, targets: Rows) -> IntervalMask:
 
 
 def longest_row(room: int, needed: Callable[[int], int]) -> int:
-    """The most tokens n with ``needed(n) <= room``; ``needed`` must not fall as n rises (-1 if none)."""
+    """Returns the largest n with ``needed(n) <= room``, or -1 if there is none; ``needed`` must not fall as n rises."""
     bound = room + 1
     while needed(bound) <= room:
         bound *= 2

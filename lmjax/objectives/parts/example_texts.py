@@ -1,7 +1,7 @@
 """Rows of several texts that belong together: M equal stretches, read as M rows by the model.
 
 A :class:`~lmjax.types.Batch` keeps the texts of an example in one row, so that microbatches and devices
-never part them; the model gets each as a row of its own, which costs attention M times less.
+never separate them. The model reads each as a row of its own, which costs attention M times less.
 """
 
 import jax
@@ -12,14 +12,14 @@ from lmjax.types import Stream
 
 
 def apart(array_BT: jax.Array, num_members: int, members: slice = slice(None)) -> jax.Array:
-    """Stretches as rows: [B, M S, ...] to [B m, S, ...], an example's m chosen members one after the other."""
+    """Makes rows of stretches: [B, M S, ...] to [B m, S, ...], with the m chosen members of an example in sequence."""
     num_rows, length = array_BT.shape[:2]
     stretches = array_BT.reshape(num_rows, num_members, length // num_members, *array_BT.shape[2:])[:, members]
     return stretches.reshape(-1, *stretches.shape[2:])
 
 
 def stream_apart(stream: Stream, num_members: int, members: slice = slice(None)) -> Stream:
-    """A stream whose rows are those of :func:`apart`; no member may see another."""
+    """Returns the stream with the rows of :func:`apart`, in which no member sees another."""
     shape = stream.tokens_BT.shape
     length = shape[1] // num_members
     first_1T = jnp.arange(shape[1], dtype=jnp.int32)[None, :] // length * length

@@ -23,7 +23,7 @@ TOKEN_FIELDS = (
     "num_types", "pooler", "pair_head", "embedding_width", "scale_embeddings", "head_transform", "head_bias",
     "logit_softcap", "logit_scale",
 )  # fmt: skip
-"""What a model says of token embeddings and heads."""
+"""The fields of a model that concern token embeddings and heads."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,11 @@ class FeatureObjective(Objective):
 
     @property
     def feature_width(self) -> int:
-        """D."""
+        """D, the number of numbers in a vector."""
         return self.source.width
 
     def row_length(self, sequence_length: int) -> int:
-        """Tokens of which ``sequence_length`` vectors are made."""
+        """Returns how many tokens ``sequence_length`` vectors are made of."""
         return self.source.num_tokens(sequence_length)
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
@@ -60,7 +60,7 @@ class FeatureObjective(Objective):
                 )
 
     def features(self, key: jax.Array, rows: Rows) -> jax.Array:
-        """The vectors of the rows, float32 [B, T, D].
+        """Returns the vectors of the rows, float32 [B, T, D].
 
         Args:
           key: PRNG key.
@@ -97,7 +97,7 @@ class FeatureObjective(Objective):
 
 
 def rows_of_vectors(rows: Rows, num_vectors: int) -> Rows:
-    """Rows [B, num_vectors] with the token, document and weight each vector begins with."""
+    """Returns rows [B, num_vectors] with the first token of each vector, its document and its weight."""
     length = rows.tokens_BT.shape[1]
     index_T = jnp.arange(num_vectors) * length // num_vectors
     return jax.tree.map(lambda leaf: leaf[:, index_T], rows)
@@ -142,5 +142,5 @@ class FeatureStack(Stack):
 
 
 def mask_vector(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param:
-    """What stands, learned, in the place of every vector that is hidden, [D]."""
+    """Returns the learned vector that stands in the place of every hidden one, [D]."""
     return parameter(embedding_std(config) * jax.random.normal(rngs.params(), (config.width,)), ("embed",), "embedding")

@@ -3,7 +3,7 @@
 Objectives that train on the output of their own model use it. Nothing here is differentiated. Every draw is a function
 of the seed of its row and of its position, so it does not depend on devices, microbatches or chunks.
 
-Axes: P tokens of a prompt, N tokens to add, W tokens of a window.
+Axes: P tokens of a prompt, W tokens of a window.
 """
 
 import jax

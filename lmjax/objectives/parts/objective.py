@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +78,6 @@ class Terms:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(Choice, abc.ABC, home="lmjax.objectives"):
     """What to predict, and from what. Subclasses define ``corrupt`` and ``terms``, and override what differs."""
-
-    additions: ClassVar[tuple[str, ...]] = ()
-    """Names of what ``build`` adds to the parameters of a plain :class:`Transformer`."""
 
     def __post_init__(self):
         """Refuses a value that a field does not list, and a schedule for a field that cannot follow one.
@@ -151,24 +148,19 @@ class Objective(Choice, abc.ABC, home="lmjax.objectives"):
             )
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        """Returns the module to train."""
+        """Returns the module to train: a model, or :class:`~lmjax.models.with_extras.WithExtras` with added modules."""
         return Transformer(model, rngs=rngs)
 
-    def adopt(self, fresh: Params, saved: Params, *, source: "Objective") -> Params:
-        """The parameters of a run that begins with those of another (``train.init_from``).
+    def adopt(self, fresh: Params, *, model: Params, saved: Params) -> Params:
+        """Returns the extras of a run that begins with the model of another (``train.init_from``).
 
         Args:
-          fresh: the initial parameters of this objective's module.
-          saved: those of the other run's.
-          source: the other run's objective.
-
-        Returns:
-          The other run's transformer, and from ``fresh`` what this objective adds to it; from
-          ``saved`` where both are of one class.
+          fresh: the initial extras of this objective's module.
+          model: the other run's model.
+          saved: the other run's extras if its objective is of this class, else nothing.
         """
-        own = saved if type(source) is type(self) else fresh
-        added = {name: own[name] for name in self.additions if name in own}
-        return {name: part for name, part in saved.items() if name not in source.additions} | added
+        del model
+        return {name: saved.get(name, part) for name, part in fresh.items()}
 
     def initial_carry(self, model: ModelConfig, num_rows: int) -> Any:
         """Returns the ``carry`` of the first step's batch: arrays [B, ...], or None if rows carry nothing over."""

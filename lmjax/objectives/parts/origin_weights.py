@@ -1,7 +1,7 @@
-"""Loss weights for objectives that move tokens about and put tokens of their own between them.
+"""Loss weights for objectives that move tokens and insert others between them.
 
-The data weigh tokens where they stood. To find them again, the same corruption is run once more, with
-the same key, on rows that hold each token's place in the place of the token.
+The weights of the data are indexed by the original position of a token. To find where each token went, the
+same corruption is run once more, with the same key, on rows that hold position codes instead of tokens.
 
 Axes: K documents of a row.
 """
@@ -16,10 +16,10 @@ from lmjax.types import Rows
 
 
 def place_codes(rows: Rows, vocabulary: Vocabulary) -> jax.Array:
-    """Rows with ``vocabulary.size + t`` at position ``t``, int32 [B, T].
+    """Returns position codes: rows with ``vocabulary.size + t`` at position ``t``, int32 [B, T].
 
-    A document's own first and last token stay if they are the begin and end of text, which corruption
-    treats by their ids.
+    A document's first and last token stay if they are the begin and end of text, because corruption
+    recognises these by their ids.
     """
     where = documents(rows.segments_BT, rows.tokens_BT.shape)
     begins_BT = where.first & (rows.tokens_BT == (-1 if vocabulary.bos_id is None else vocabulary.bos_id))
@@ -28,7 +28,7 @@ def place_codes(rows: Rows, vocabulary: Vocabulary) -> jax.Array:
 
 
 def moved_weights(rows: Rows, codes: Rows, vocabulary: Vocabulary) -> jax.Array:
-    """Weight of each token of corrupted rows as a target.
+    """Returns the weight of each token of corrupted rows as a target.
 
     Args:
       rows: the data.
@@ -36,8 +36,8 @@ def moved_weights(rows: Rows, codes: Rows, vocabulary: Vocabulary) -> jax.Array:
       vocabulary: as there.
 
     Returns:
-      float32, the shape of ``codes``: a token of the data keeps its weight, one that corruption put in
-      weighs as much as its document's last token, padding nothing.
+      float32, the shape of ``codes``. A token of the data keeps its weight, a token that corruption inserted
+      weighs as much as its document's last token, and padding weighs 0.
     """
     weights_BT = token_weights(rows)
     where = documents(rows.segments_BT, weights_BT.shape)

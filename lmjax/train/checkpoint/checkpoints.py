@@ -18,6 +18,7 @@ from lmjax.train.checkpoint.checksums import write_sums
 from lmjax.train.checkpoint.config import CheckpointConfig
 from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, remedy, some
 from lmjax.train.checkpoint.folder import BEST, Best, delete_steps, set_aside, write_best
+from lmjax.train.checkpoint.format import FORMAT
 from lmjax.train.checkpoint.load import from_primary
 from lmjax.train.checkpoint.reader import Reader
 from lmjax.train.checkpoint.storage import CONTENTS, Storage, Writing, clear_unfinished, missing_file
@@ -171,7 +172,7 @@ class Checkpoints(Reader):
             self._refuse_not_finite(step, leaves)
         with self._failures_of(step), jax.transfer_guard("allow"):
             keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
-            contents = {"leaves": described(leaves), "keys": keys, "data": data}
+            contents = {"format": FORMAT, "leaves": described(leaves), "keys": keys, "data": data}
             parts = by_part({n: jax.random.key_data(leaf) if n in keys else leaf for n, leaf in leaves.items()})
             self._next_best = best
             writing = self._files.write(step, contents, parts)

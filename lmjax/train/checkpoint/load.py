@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from lmjax.models.parameters import Leaves, named_leaves
 from lmjax.train.checkpoint.checksums import first_problem, read_sums
 from lmjax.train.checkpoint.errors import CheckpointError, DamagedError, first_line, some
+from lmjax.train.checkpoint.format import format_of, saved_names
 from lmjax.train.checkpoint.storage import CONTENTS, Storage, missing_file
 from lmjax.train.leaves import by_part, check_same, described, not_finite, part_of, storage
 from lmjax.types import PyTree
@@ -20,7 +21,7 @@ Choose = Callable[[dict[str, str]], tuple[Leaves, dict[str, str]]]
 
 
 def load_step(files: Storage, folder: pathlib.Path, choose: Choose) -> tuple[Leaves, Any]:
-    """The leaves wanted of a step, and the caller's data.
+    """Returns the leaves wanted of a step, under today's names, and the caller's data.
 
     Args:
       files: of the folder the step is in.
@@ -39,9 +40,15 @@ def load_step(files: Storage, folder: pathlib.Path, choose: Choose) -> tuple[Lea
         saved, keys, data = contents["leaves"], contents["keys"], contents["data"]
     except Exception as error:
         raise DamagedError(first_line(error)) from error
+    try:
+        number = format_of(contents)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     wanted, expected = choose(saved)
-    check_same(described(wanted), expected, folder)
-    parts = by_part({name: storage(leaf) for name, leaf in wanted.items()})
+    names = saved_names(wanted, saved, number=number)
+    today = {former: name for name, former in names.items()}
+    check_same(described(wanted), {today.get(name, name): leaf for name, leaf in expected.items()}, folder)
+    parts = by_part({names[name]: storage(leaf) for name, leaf in wanted.items()})
     _verify(folder, set(parts))
     try:
         loaded = files.read(int(folder.name), parts)
@@ -55,7 +62,7 @@ def load_step(files: Storage, folder: pathlib.Path, choose: Choose) -> tuple[Lea
         raise DamagedError(f"not finite: {some(bad)}")
     for name in keys.keys() & leaves.keys():
         leaves[name] = jax.random.wrap_key_data(leaves[name], impl=keys[name])
-    return {name: leaves[name] for name in wanted}, data
+    return {name: leaves[names[name]] for name in wanted}, data
 
 
 def everything(abstract_state: PyTree) -> Choose:

@@ -1,6 +1,6 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, algorithm 3).
 
-Legend of this module: S matrices of a stack, M inputs, N outputs.
+Axes: S matrices of a stack, M inputs, N outputs.
 """
 
 import dataclasses
