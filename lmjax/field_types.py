@@ -29,7 +29,7 @@ def check_types(config: Any, *, where: str = "") -> None:
             check_types(item, where=f"{path}.")
 
 
-def check_literals(config: Any, where: str) -> None:
+def check_literals(config: object, where: str) -> None:
     """Refuses a value that its field's ``Literal`` does not name; a configuration calls it in ``__post_init__``.
 
     Args:

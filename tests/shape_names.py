@@ -84,17 +84,21 @@ def watched(root: pathlib.Path = ROOT) -> Iterator[set[str]]:
 
 def _misnamed(values: dict[str, Any]) -> Iterator[str]:
     for name, value in values.items():
-        yield from _check(name, value)
+        surplus = _surplus(name, value)
+        if surplus:
+            yield f"{name} has {len(value.shape)} axes: {value.shape}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name for field in dataclasses.fields(value)}
+            fields = [field.name for field in dataclasses.fields(value)]
         else:
-            fields = set(getattr(type(value), "_fields", ()))
-        for field in fields:
-            yield from _check(field, getattr(value, field, None))
+            fields = list(getattr(type(value), "_fields", ()))
+        found = {field: _surplus(field, getattr(value, field, None)) for field in fields}
+        known = {field: surplus for field, surplus in found.items() if surplus is not None}
+        # A stack of records has an axis more in all of its arrays, and a record out of a stack an axis less.
+        if len(set(known.values())) > 1:
+            yield from (f"{name}.{field} has {surplus:+} axes" for field, surplus in known.items() if surplus)
 
 
-def _check(name: str, value: Any) -> Iterator[str]:
-    stated = axes(name)
-    shape = getattr(value, "shape", None)
-    if stated is not None and isinstance(shape, tuple) and len(shape) != len(stated):
-        yield f"{name} has {len(shape)} axes: {shape}"
+def _surplus(name: str, value: Any) -> int | None:
+    """How many axes a value has beyond those its name states; None where it is no array or the name states none."""
+    stated, shape = axes(name), getattr(value, "shape", None)
+    return None if stated is None or not isinstance(shape, tuple) else len(shape) - len(stated)

@@ -1,13 +1,10 @@
-"""Sampling of tokens from logits with few random numbers.
-
-Axes: K blocks of the vocabulary, C ids of a block.
-"""
+"""Sampling of tokens from logits with few random numbers."""
 
 import jax
 import jax.numpy as jnp
 
 
-def gumbel_sample(key: jax.Array, logits_V: jax.Array) -> jax.Array:
+def gumbel_sample(key: jax.Array, logits: jax.Array) -> jax.Array:
     """Samples ``v`` with probability ``softmax(logits)_v`` along the last axis, from little noise.
 
     The largest of ``logits_v + Gumbel noise`` within a block of the vocabulary is itself
@@ -16,7 +13,7 @@ def gumbel_sample(key: jax.Array, logits_V: jax.Array) -> jax.Array:
 
     Args:
       key: PRNG key.
-      logits_V: float [..., V]; minus infinity is never sampled.
+      logits: float [..., V]; minus infinity is never sampled.
 
     Returns:
       int32 [...], the ids.
@@ -29,11 +26,11 @@ def gumbel_sample(key: jax.Array, logits_V: jax.Array) -> jax.Array:
       >>> print(corruption.gumbel_sample(jax.random.key(0), jnp.array([-jnp.inf, 0.0, -jnp.inf])))
       1
     """
-    vocab_size = logits_V.shape[-1]
+    vocab_size = logits.shape[-1]
     block = 1 << (vocab_size.bit_length() // 2)
-    padded = jnp.pad(logits_V, [(0, 0)] * (logits_V.ndim - 1) + [(0, -vocab_size % block)], constant_values=-jnp.inf)
-    logits_KC = padded.reshape(*logits_V.shape[:-1], -1, block)
+    padded = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, -vocab_size % block)], constant_values=-jnp.inf)
+    blocks = padded.reshape(*logits.shape[:-1], -1, block)
     block_key, id_key = jax.random.split(key)
-    chosen = jax.random.categorical(block_key, jax.nn.logsumexp(logits_KC, axis=-1))
-    logits_C = jnp.take_along_axis(logits_KC, chosen[..., None, None], axis=-2).squeeze(-2)
-    return (chosen * block + jax.random.categorical(id_key, logits_C)).astype(jnp.int32)
+    chosen = jax.random.categorical(block_key, jax.nn.logsumexp(blocks, axis=-1))
+    of_block = jnp.take_along_axis(blocks, chosen[..., None, None], axis=-2).squeeze(-2)
+    return (chosen * block + jax.random.categorical(id_key, of_block)).astype(jnp.int32)

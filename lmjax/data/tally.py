@@ -1,4 +1,4 @@
-"""What was met while documents were read: counts, the first bad records, notes for people."""
+"""Counts of what was found while documents were read, the first bad records, and notes for people."""
 
 import collections
 import dataclasses
@@ -8,21 +8,21 @@ from typing import Any
 from lmjax.data.config import DataConfig
 
 FIRST_PLACES = 5
-"""Bad records that are described; the others are counted."""
+"""Number of bad records that are described; the others are only counted."""
 _ENOUGH_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """What reading met; tallies of several units add up.
+    """The counts of reading one or more units of input; tallies can be added.
 
     Attributes:
-      content_bytes: bytes of content read.
-      undecodable: bytes that were not UTF-8 and were replaced, by file name.
-      bad_records: records left out.
-      bad_places: where the first of them are, and what is wrong with each.
-      text_files: files of text that were to be divided by the separator.
-      separated_files: of those, files that it occurs in.
+      content_bytes: number of bytes of content.
+      undecodable: number of bytes that were not UTF-8 and were replaced, by file name.
+      bad_records: number of records that were left out.
+      bad_places: the place and the problem of the first of them.
+      text_files: number of text files that should be divided by the separator.
+      separated_files: number of those in which the separator occurs.
     """
 
     content_bytes: int = 0
@@ -49,7 +49,7 @@ class Tally:
         return cls(**content)
 
     def add(self, other: "Tally") -> None:
-        """Takes in what another unit met."""
+        """Adds the counts of another unit."""
         for name in ("content_bytes", "bad_records", "text_files", "separated_files"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.undecodable = dict(collections.Counter(self.undecodable) + collections.Counter(other.undecodable))
@@ -73,16 +73,16 @@ class Tally:
             self.undecodable[name] = self.undecodable.get(name, 0) + num_bytes
 
     def check_unit(self, config: DataConfig) -> None:
-        """Refuses a unit of input, unless it is small, of which too many bytes are not UTF-8.
+        """Refuses a unit of input in which too many bytes are not UTF-8, unless it is small.
 
         Raises:
-          ValueError: so it is.
+          ValueError: too many bytes are not UTF-8.
         """
         if self.content_bytes >= _ENOUGH_BYTES:
             self._check_undecodable(config)
 
     def check(self, config: DataConfig) -> None:
-        """Refuses a whole corpus that is not what the settings say.
+        """Refuses a corpus that does not agree with the settings.
 
         Raises:
           ValueError: too many bytes are not UTF-8, or the separator occurs nowhere.
@@ -108,7 +108,7 @@ class Tally:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should be told, a sentence each."""
+        """Remarks for a person, one sentence each."""
         notes = []
         if self.undecodable:
             total = sum(self.undecodable.values())
@@ -130,5 +130,5 @@ class Tally:
 
 
 def printable(name: str) -> str:
-    """A file's name for people: without what no terminal can show, and in one line."""
+    """Returns a file's name for people, in one line and without characters that a terminal cannot show."""
     return name.encode(errors="replace").decode().replace("\n", "\\n")

@@ -1,10 +1,10 @@
 """Whether the files of shards are those the manifest names: sizes always, checksums as asked.
 
-A disk may lose a bit of a file without changing its size or its time, so a file that was found whole
-once is not so for ever; and to read all of a large corpus at each start takes too long. ``"sample"``
-therefore reads files that are new or changed, and others picked at random, up to a gibibyte (a second
-or so): a damaged byte of a split of S bytes is found at a start with probability ``min(1, 2^30 / S)``
-or a little more, hence always where the split is smaller, and within some ``S / 2^30`` starts where not.
+A disk may change a bit of a file without changing its size or its time, so a file that was correct once may be
+damaged later. Reading all of a large corpus at each start takes too long. ``"sample"`` therefore reads files that are
+new or changed, and others picked at random, up to a gibibyte (a second or so): a damaged byte of a split of S bytes
+is found at a start with probability ``min(1, 2^30 / S)`` or a little more, hence always where the split is smaller,
+and within some ``S / 2^30`` starts where not.
 """
 
 import concurrent.futures
@@ -15,7 +15,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from lmjax.data.manifest import Shard, read_json, write_json
+from lmjax.atomic_files import write_json
+from lmjax.data.manifest import Shard, read_json
 
 VERIFIED = "verified.json"
 SAMPLE_BYTES = 1 << 30
@@ -26,12 +27,12 @@ def verify_files(folder: pathlib.Path, shards: Sequence[Shard], verify: Verify) 
     """Compares the files of shards with the manifest.
 
     Args:
-      folder: where they are.
-      shards: what the manifest says of them.
-      verify: which checksums are compared; ``"never"`` leaves it at sizes.
+      folder: the folder of the shards.
+      shards: the entries of the manifest.
+      verify: which checksums are compared; ``"never"`` compares the sizes only.
 
     Raises:
-      ValueError: a file is missing, lies elsewhere, or is not as long, or not as it was.
+      ValueError: a file is missing, is outside of the folder, or has another size or another checksum.
     """
     _check_sizes(folder, shards)
     if verify == "never":
@@ -52,7 +53,7 @@ def verify_files(folder: pathlib.Path, shards: Sequence[Shard], verify: Verify) 
         try:
             write_json(folder / VERIFIED, {**known, **states})
         except OSError:
-            return  # A folder we cannot write to is verified at every opening.
+            return  # A read-only folder is verified each time it is opened.
 
 
 def _check_sizes(folder: pathlib.Path, shards: Iterable[Shard]) -> None:
@@ -87,6 +88,6 @@ def _check_sums(folder: pathlib.Path, names: Sequence[str], wanted: dict[str, st
 
 
 def sha256_of(path: pathlib.Path) -> str:
-    """Hex sha256 of a file."""
+    """Returns the sha256 of a file in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,9 @@
 Each step extends every beam by every token and keeps the ``width`` best texts that have not ended (Graves 2012; the
 length penalty: Wu et al. 2016, section 7). Twice as many candidates are looked at, so that ended texts do not narrow
 the search. A text that ends among the best ``width`` candidates joins the pool of finished texts.
+
+Axes: W beams of a row, N beams of all rows in one line, X tokens that could follow a row's beams, K the best of them,
+S new tokens.
 """
 
 import dataclasses

@@ -4,8 +4,6 @@ This is the reverse of the noising process (MDLM: Sahoo et al. 2024, section 3.2
 becomes a token of the model's distribution with probability ``(m(t) - m(s)) / m(t)``, where m is the share of masks. A
 token stays once it is written. With ``order="confidence"`` the same number of tokens is written at the positions where
 the model is surest (MaskGIT: Chang et al. 2022, section 3.2).
-
-Axes: N positions of all rows in one line.
 """
 
 import functools

@@ -216,8 +216,8 @@ class ReplacedToken(Objective):
         length = math.gcd(num_slots, SAMPLED_SLOTS)
 
         def place(tokens_BT: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
-            def cut(array_BP: jax.Array) -> jax.Array:
-                return jax.lax.dynamic_slice_in_dim(array_BP, start, length, axis=1)
+            def cut(array: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(array, start, length, axis=1)
 
             logits_BCV = jax.lax.stop_gradient(generator.logits(cut(hidden_BPD)))
 
@@ -246,4 +246,4 @@ class ReplacedToken(Objective):
     @property
     def traits(self) -> Traits:
         """Two encoders, which see the whole text."""
-        return Traits(attention="bidirectional", measures=frozenset({"replaced"}))
+        return Traits(attention="bidirectional", measures=frozenset({"replaced"}), text_term="generator")

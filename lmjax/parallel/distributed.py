@@ -1,8 +1,8 @@
-"""Start-up of a run of several processes: find the peers, join them, check that nobody is missing.
+"""Start-up of a run of several processes: it finds the peers, joins them, and checks that none is missing.
 
-One program runs in every process; ``jax.distributed`` makes their devices one machine. Where the
-peers are comes from the configuration, or from what launched us: ``launch/local.py`` and
-``launch/tpu_pod.sh`` (the ``LMJAX_*`` variables below), Slurm, Open MPI, a TPU pod or a JobSet.
+One program runs in every process; ``jax.distributed`` makes their devices one machine. The addresses of the peers
+come from the configuration or from the launcher: ``launch/local.py`` and ``launch/tpu_pod.sh`` (the ``LMJAX_*``
+variables below), Slurm, Open MPI, a TPU pod or a JobSet.
 """
 
 import collections
@@ -31,10 +31,10 @@ class DistributedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """Where the other processes of a run are; all of it is found by itself under a known launcher."""
+    """The other processes of a run; under a known launcher all fields are found automatically."""
 
     coordinator: str | None = None
-    """host:port of process 0; found by itself under Slurm, Open MPI, TPU pods and launch/."""
+    """host:port of process 0; found automatically under Slurm, Open MPI, TPU pods and launch/."""
     num_processes: int | None = None
     """Number of processes of the run."""
     process_id: int | None = None
@@ -60,7 +60,7 @@ class DistributedConfig:
 
 
 def find_peers(config: DistributedConfig, environment: Mapping[str, str]) -> DistributedConfig:
-    """The configuration with what ``launch/`` put into the environment filled in; given fields win.
+    """Returns the configuration, completed by the environment variables of ``launch/``; fields that are given stay.
 
     Raises:
       ValueError: a variable is not a number, or the fields it fills do not go together.
@@ -81,7 +81,7 @@ def find_peers(config: DistributedConfig, environment: Mapping[str, str]) -> Dis
 
 
 def is_launched(config: DistributedConfig, environment: Mapping[str, str]) -> bool:
-    """Whether this is one of several processes: by configuration, or by the marks of a known launcher."""
+    """Returns whether this is one of several processes, by the configuration or the variables of a known launcher."""
     counts = (
         config.num_processes or 1,
         config.expected_processes or 1,
@@ -94,10 +94,10 @@ def is_launched(config: DistributedConfig, environment: Mapping[str, str]) -> bo
 
 
 def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
-    """GPUs of this process where jax's own guess is wrong, else ``None``.
+    """Returns the GPUs of this process if jax's own choice would be wrong, else ``None``.
 
-    Under Slurm jax takes one GPU a task; with a single task on each node it would leave the
-    node's other GPUs idle.
+    Under Slurm jax uses one GPU for each task. With a single task on each node the other GPUs of the node would be
+    idle.
     """
     one_task_a_node = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -105,15 +105,15 @@ def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def start(config: DistributedConfig | None = None) -> None:
-    """Joins the other processes and says what came up; call before the first use of jax.
+    """Joins the other processes and prints what was found; call it before the first use of jax.
 
-    A single process joins nothing. From here on an exception that nobody caught ends its process
-    at once, so that the peers fail within a second instead of waiting for it to leave in order.
+    A single process joins nothing. After this call an uncaught exception ends its process at once, so that the peers
+    fail within a second and do not wait for an orderly end.
 
     Raises:
       ValueError: processes or devices are not as many as expected.
-      DistributedError: the peers cannot be found or joined. (When they do not come up in time,
-        every process that did says so and exits with 1.)
+      DistributedError: the peers cannot be found or joined. (If some do not start in time, every process that did
+        start says so and exits with 1.)
     """
     config = find_peers(config or DistributedConfig(), os.environ)
     if is_launched(config, os.environ) and not jax.distributed.is_initialized():
@@ -127,9 +127,9 @@ def start(config: DistributedConfig | None = None) -> None:
 def _join(config: DistributedConfig) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     host, _, port = (config.coordinator or "").rpartition(":")
-    # The coordinator has no password: a run on one machine should not listen to the network.
+    # The coordinator has no password, so a run on one machine should not listen to the network.
     bind_address = f"{host}:{port}" if host in ("localhost", "127.0.0.1") else None
-    # When its own time is up, jax aborts the process with a C++ stack and no word on what to do.
+    # At its own timeout jax aborts the process with a C++ stack and no advice.
     alarm = threading.Timer(config.initialization_timeout, _give_up_waiting, (config,))
     alarm.daemon = True
     alarm.start()
@@ -150,7 +150,8 @@ def _join(config: DistributedConfig) -> None:
     finally:
         alarm.cancel()
     if in_main_thread:
-        # jax has taken SIGTERM for itself, and whoever does not ask it would not end until the loop listens.
+        # jax has installed its own SIGTERM handler, with which a process would not end before the training loop
+        # handles signals.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if on_sigterm is None else on_sigterm)
 
 
@@ -180,7 +181,7 @@ def _check(what: str, found: int, expected: int | None) -> None:
 
 
 def describe_processes() -> str:
-    """One line: this process, its devices, all devices and their kinds."""
+    """Returns one line with this process, its devices, all devices and their kinds."""
     kinds = collections.Counter(device.device_kind for device in jax.devices())
     kinds_text = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
     return (
@@ -190,21 +191,21 @@ def describe_processes() -> str:
 
 
 def is_primary() -> bool:
-    """Whether this process prints, writes metrics and draws the progress bar."""
+    """Returns whether this process prints, writes metrics and draws the progress bar."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has called this, however long the last one takes; for a single one at once.
+    """Waits until every process has called this, however long the last one takes; a single process does not wait.
 
-    A collective (``multihost_utils.sync_global_devices``) is no way to wait: on CPU the first one fails
-    when a peer is 30 s late (measured), and a process that waits in one cannot be told that a peer is gone.
+    A collective (``multihost_utils.sync_global_devices``) is not suitable for waiting: on CPU it fails if a peer is
+    30 s late (measured), and a process that waits in it does not notice that a peer has ended.
 
     Args:
       name: the same in every process.
 
     Raises:
-      DistributedError: a process has ended instead.
+      DistributedError: a process has ended.
     """
     if jax.process_count() == 1:
         return
@@ -219,11 +220,11 @@ def wait_for_all(name: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process: in order, or at once when a failing process would keep its peers waiting.
+    """Ends the process in the usual way, or at once if its peers would otherwise wait for a failing process.
 
-    Leaving in order means to wait (70 s, measured) for peers that are themselves waiting for us.
+    The usual way would wait (70 s, measured) for peers that are waiting for this process.
     """
-    with contextlib.suppress(OSError):  # Nobody may be left to read it.
+    with contextlib.suppress(OSError):  # The reader of the output may be gone.
         sys.stdout.flush()
         sys.stderr.flush()
     if code != 0 and jax.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""One process writes into a folder at a time; the lock goes with its process, however that ends."""
+"""A lock with which one process at a time writes into a folder; it ends with its process, however the process ends."""
 
 import contextlib
 import errno
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 LOCK_FILE = ".lmjax-lock"
 
-# What file systems without locks answer (a NFS mount without a lock service, Lustre without -o flock).
+# The errors of file systems without locks (NFS without a lock service, Lustre without -o flock).
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _holders: dict[str, int] = {}
-"""Folders this process holds, and the thread that does: it may ask again."""
+"""The folders that this process has locked, each with its thread, which may lock it again."""
 
 
 class FolderInUseError(ValueError):
@@ -28,13 +28,13 @@ class FolderInUseError(ValueError):
 def folder_lock(folder: pathlib.Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from writing into ``folder`` until the block ends.
 
-    The lock is the system's (``flock`` on a file of the folder): it also ends with a process that is
-    killed, and it holds between the machines that share a folder by NFS. A file that a killed process
-    left is taken over. The thread that holds a folder may ask for it again.
+    The lock is the system's (``flock`` on a file in the folder). It also ends when its process is killed, and it
+    works between machines that share a folder by NFS. The file of a killed process is taken over. The thread that
+    holds a folder may lock it again.
 
     Args:
-      folder: made if it is not there, and removed again if nothing was put into it.
-      doing: what happens to the folder, as in "is being trained"; others are told.
+      folder: the folder; it is made if it does not exist, and removed if it is empty at the end.
+      doing: what happens to the folder, such as "is being trained"; the message to other processes says it.
       wait: wait for the other process instead of refusing.
 
     Raises:
@@ -53,7 +53,8 @@ def folder_lock(folder: pathlib.Path, doing: str, *, wait: bool = False) -> Iter
             yield
         finally:
             _holders.pop(key, None)
-            # While it is held: whoever opened it meanwhile sees that it is not the folder's any more.
+            # Removed while it is locked, so that a process that has just opened it sees that it is no longer in the
+            # folder.
             with contextlib.suppress(OSError):
                 os.unlink(folder / LOCK_FILE)
             os.close(descriptor)
@@ -65,7 +66,7 @@ def folder_lock(folder: pathlib.Path, doing: str, *, wait: bool = False) -> Iter
 
 @contextlib.contextmanager
 def fresh_folder(folder: pathlib.Path, doing: str) -> Iterator[None]:
-    """:func:`folder_lock` of a folder that holds nothing yet.
+    """Locks, like :func:`folder_lock`, a folder that must be empty.
 
     Raises:
       ValueError: it is not empty.
@@ -83,7 +84,7 @@ def _acquire(folder: pathlib.Path, doing: str, *, wait: bool) -> int:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not inherited by programs started from here, which would keep the lock alive.
+        # Programs that are started from here must not inherit it: they would keep the lock.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +106,7 @@ def _acquire(folder: pathlib.Path, doing: str, *, wait: bool) -> int:
             )
         if _is_the_folders(path, descriptor):
             break
-        # The one that held it has ended, and its file with it.
+        # The process that held it has ended and removed the file.
         os.close(descriptor)
     text = f"{doing} by process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
     os.ftruncate(descriptor, 0)
@@ -121,7 +122,7 @@ def _is_the_folders(path: pathlib.Path, descriptor: int) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """What the other process wrote of itself; it may not have come to that yet."""
+    """Returns what the other process has written about itself, which may still be nothing."""
     for _ in range(20):
         text = os.pread(descriptor, 1000, 0).decode(errors="replace")
         if text.endswith("\n"):

@@ -1,8 +1,8 @@
-"""The device mesh, and the one table that says on which mesh axes a logical axis is laid out.
+"""The device mesh, and the table that maps each logical axis to mesh axes.
 
 Every parameter and activation names its axes (``("embed", "mlp")``); :data:`RULES` turns the names
-into mesh axes. Data parallelism, fully sharded parameters, expert, tensor and context parallelism are
-then sizes of one mesh, and the model's code holds no device placement at all.
+into mesh axes. Data parallelism, fully sharded parameters, expert, tensor and context parallelism are then sizes of
+one mesh, and the model's code contains no placement on devices.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 """Logical axis to mesh axes; a name that is not listed (``"layers"``, ``"head_dim"``) is replicated.
 
-``"routed_batch"`` are rows whose tokens lie with their experts: moving between it and ``"batch"`` is the
-all-to-all of expert parallelism.
+``"routed_batch"`` is the axis of rows whose tokens are on the devices of their experts. A change between it and
+``"batch"`` is the all-to-all of expert parallelism.
 """
 
 
@@ -40,15 +40,15 @@ class MeshConfig:
     """Sizes of the mesh axes; their product is the number of devices."""
 
     data: int = -1
-    """Replicas of the model, each with its share of the batch; -1 takes the devices the others leave."""
+    """Number of replicas of the model, each with its share of the batch; -1 uses all devices that are left."""
     fsdp: int = 1
-    """Ways parameters and optimizer state are split; these devices share the batch as well."""
+    """Number of parts into which parameters and optimizer state are split; these devices share the batch as well."""
     expert: int = 1
-    """Ways the experts of a mixture are split; these devices share the batch as well, and send tokens to experts."""
+    """Number of parts into which the experts are split; these devices share the batch and exchange tokens."""
     tensor: int = 1
-    """Ways each matrix multiplication is split over heads, feed-forward and vocabulary."""
+    """Number of parts into which heads, feed-forward and vocabulary of each matrix product are split."""
     context: int = 1
-    """Ways each row is split over its positions; only keys and values are gathered, for attention."""
+    """Number of parts into which the positions of each row are split; attention gathers keys and values only."""
 
     def __post_init__(self):
         for name in MESH_AXES:
@@ -57,7 +57,7 @@ class MeshConfig:
                 raise ValueError(f"mesh.{name}={size}: must be at least 1" + (", or -1" if name == "data" else ""))
 
     def sizes(self, num_devices: int) -> tuple[int, ...]:
-        """The size of each of ``MESH_AXES``, ``data=-1`` resolved.
+        """Returns the size of each of ``MESH_AXES``, with ``data=-1`` replaced by its value.
 
         Raises:
           ValueError: the sizes do not multiply to the number of devices.
@@ -87,25 +87,25 @@ def current_platform() -> str:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a run, over all devices of all processes unless ``devices`` are given."""
+    """Returns the mesh of a run, over all devices of all processes unless ``devices`` are given."""
     array = arrange(config, jax.devices() if devices is None else devices)
-    # Explicit is the default axis type of every jax we support; the model is written for Auto.
+    # The default axis type is Explicit in all supported versions of jax; the model is written for Auto.
     return Mesh(array, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def arrange(config: MeshConfig, devices: Sequence[jax.Device]) -> np.ndarray:
-    """The devices as an array with an axis for each of ``MESH_AXES``, neighbours near each other.
+    """Returns the devices as an array with an axis for each of ``MESH_AXES``, with near devices as neighbours.
 
-    A slice of TPUs is a torus, and an axis of the mesh takes whole axes of it where the sizes allow it;
-    else (8 ways on 4 x 4 x 4) a part of one, where ``jax.make_mesh`` gives up. Several slices, which a
-    slower network joins, are replicas.
+    A slice of TPUs is a torus. An axis of the mesh uses whole axes of the torus if the sizes allow it, else a part of
+    one (8 on 4 x 4 x 4), which ``jax.make_mesh`` refuses. Several slices, between which the network is slower, become
+    replicas.
 
     Raises:
-      ValueError: the sizes do not make the devices, or ``data`` cannot be divided over the slices.
+      ValueError: the sizes do not multiply to the number of devices, or ``data`` cannot be divided over the slices.
     """
     sizes = config.sizes(len(devices))
     num_slices = len({getattr(device, "slice_index", None) for device in devices})
-    # To jax every machine with GPUs is a slice too, but parameters may well be split over several.
+    # For jax every machine with GPUs is a slice, too, but parameters may well be split over several machines.
     if num_slices == 1 or devices[0].platform != "tpu":
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     data, *model_ways = sizes
@@ -123,15 +123,15 @@ def arrange(config: MeshConfig, devices: Sequence[jax.Device]) -> np.ndarray:
 
 
 def mesh_axes_of(logical_axis: str | None) -> tuple[str, ...]:
-    """Mesh axes a logical axis is laid out on; empty when it is replicated."""
+    """Returns the mesh axes of a logical axis; empty if it is replicated."""
     return RULES.get(logical_axis, ()) if logical_axis is not None else ()
 
 
 def partition_spec(logical_axes: Sequence[str | None], shape: Sequence[int], mesh) -> PartitionSpec:
-    """The layout of an array whose axes have these logical names.
+    """Returns the layout of an array whose axes have these logical names.
 
-    A dimension its mesh axes do not divide, or whose mesh axes an earlier dimension took, is
-    replicated (jax drops or refuses such a constraint, depending on its version).
+    A dimension is replicated if its mesh axes do not divide it, or if an earlier dimension already uses them (jax
+    drops or refuses such a constraint, depending on its version).
 
     Args:
       logical_axes: one name (or ``None``) for each dimension.
@@ -151,12 +151,12 @@ def partition_spec(logical_axes: Sequence[str | None], shape: Sequence[int], mes
 
 
 def named_sharding(logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """:func:`partition_spec` on a concrete mesh."""
+    """Returns the :func:`partition_spec` on a concrete mesh."""
     return NamedSharding(mesh, partition_spec(logical_axes, shape, mesh))
 
 
 def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
-    """Pins the layout of an activation inside ``jit``; does nothing when no mesh is set."""
+    """Fixes the layout of an activation inside ``jit``; does nothing if no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return array
@@ -164,7 +164,7 @@ def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
 
 
 def ways(logical_axis: str, size: int) -> int:
-    """Parts a dimension of this size and name is laid out in, on the mesh that is set."""
+    """Returns the number of parts into which the current mesh splits a dimension of this size and name."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes:
         return 1
@@ -173,10 +173,10 @@ def ways(logical_axis: str, size: int) -> int:
 
 
 def flatten_tokens(array: jax.Array) -> jax.Array:
-    """[B, T, ...] as [N, ...] so that no token changes its device; :func:`unflatten_tokens` is the inverse.
+    """Reshapes [B, T, ...] to [N, ...] so that no token changes its device; :func:`unflatten_tokens` is the inverse.
 
-    With rows split over devices by their positions too, the tokens of a device come one after the
-    other, and not those of a row: a plain reshape would gather every row first.
+    If rows are also split over devices by positions, the tokens of a device follow each other, not those of a row. A
+    plain reshape would first gather every row.
     """
     batch, length, *rest = array.shape
     batch_ways, length_ways = ways("batch", batch), ways("length", length)

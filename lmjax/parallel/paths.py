@@ -1,4 +1,4 @@
-"""Paths are those of a local or a mounted file system; addresses such as ``gs://BUCKET/RUN`` are refused."""
+"""A check that paths are on a local or mounted file system; addresses such as ``gs://BUCKET/RUN`` are refused."""
 
 import os
 import re
@@ -8,11 +8,11 @@ _MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfu
 
 
 def refuse_address(name: str, path: str | os.PathLike[str] | None) -> None:
-    """Refuses an address where a path is wanted, which would be taken for a folder called ``gs:``.
+    """Refuses an address in place of a path; it would be taken for a folder with the name ``gs:``.
 
     Args:
       name: the field or option, for the message.
-      path: what it says; a ``pathlib.Path`` has lost one of the two slashes.
+      path: the value; in a ``pathlib.Path`` one of the two slashes is missing.
 
     Raises:
       ValueError: it begins with a scheme such as ``gs://``.

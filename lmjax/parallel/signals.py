@@ -1,9 +1,9 @@
-"""SIGTERM and Ctrl-C outside of the training loop: the process ends at once, with a word on what is kept.
+"""SIGTERM and Ctrl-C outside of the training loop: the process ends at once and says what is kept.
 
-A handler written in Python runs when the main thread comes back to Python, which a compile, or the
-training of a tokenizer, may not do for minutes; and an exception thrown into the middle of jax's tracing
-can crash the interpreter as it is torn down. So the signal wakes a thread of its own (through
-``signal.set_wakeup_fd``), which says what is kept and leaves without tearing anything down.
+A handler in Python runs when the main thread returns to Python, and a compilation or the training of a tokenizer may
+not return for minutes. An exception in the middle of jax's tracing can crash the interpreter at its end. The signal
+therefore wakes a separate thread (through ``signal.set_wakeup_fd``), which says what is kept and ends the process
+without cleaning up.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _kept = ["what was finished before is intact"]
 
 @contextlib.contextmanager
 def kept(text: str) -> Iterator[None]:
-    """What to tell a person whose signal ends the process during this block; an inner block goes first."""
+    """Sets what a person is told if a signal ends the process during this block; an inner block has priority."""
     _kept.append(text)
     try:
         yield
@@ -31,9 +31,9 @@ def kept(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the process, with 143 and 130, unless something inside takes them for itself.
+    """Lets SIGTERM and Ctrl-C end the process, with 143 and 130, unless code inside installs its own handlers.
 
-    A signal that whoever started us ignores (``nohup``, a shell's background job) stays ignored. Outside
+    A signal that was ignored when the process started (``nohup``, a shell's background job) stays ignored. Outside of
     the main thread nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -52,7 +52,7 @@ def ending_at_once() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            # A handler that was not set from Python is None and cannot be put back by it.
+            # A handler that was not set from Python is None and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(previous_descriptor)
         os.close(write_end)
@@ -66,7 +66,7 @@ def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
 
 def _watch(descriptor: int) -> None:
     while byte := os.read(descriptor, 1):
-        # Another handler, such as the training loop's, is asked in the main thread.
+        # Another handler, such as that of the training loop, runs in the main thread.
         if byte[0] in _SIGNALS and signal.getsignal(byte[0]) is _left_to_the_thread:
             _end(byte[0])
 
@@ -75,9 +75,9 @@ def _end(number: int) -> None:
     word = "interrupted" if number == signal.SIGINT else f"{signal.Signals(number).name}: ended"
     text = f"{word}; {_kept[-1]}\n"
     with contextlib.suppress(OSError):
-        # Below a progress bar, which also hides the cursor.
+        # The message goes below a progress bar, and the cursor, which the bar hides, is shown again.
         os.write(2, ((SHOW_CURSOR + "\n" if sys.stderr.isatty() else "") + text).encode(errors="backslashreplace"))
-    # The main thread may hold the stream, and wait for a reader that does not read.
+    # The main thread may have locked the stream while it waits for a reader that does not read.
     flush = threading.Thread(target=_flush, daemon=True)
     flush.start()
     flush.join(timeout=1)

@@ -15,6 +15,7 @@ from lmjax.data.rows.pipeline import batches, process_share
 from lmjax.data.rows.source import RowSource
 from lmjax.objectives import Objective
 from lmjax.train.config import TrainConfig
+from lmjax.train.corpus import Corpus
 from lmjax.types import Rows
 
 
@@ -60,13 +61,35 @@ class Curriculum:
         """The phase of the step after ``step`` updates."""
         return next(phase for phase in self.phases if phase.end_step is None or step < phase.end_step)
 
+    def rows(self, corpus: Corpus, *, seed: int) -> RowSource:
+        """Returns the training rows of a run: the one place that says how a run reads its data.
+
+        Args:
+          corpus: the run's data.
+          seed: ``train.seed``, which decides the order.
+
+        Raises:
+          ValueError: the data have too few tokens, or cannot be cut into rows as short as a phase has.
+        """
+        longest = self.phases[-1]
+        rows = corpus.rows(
+            "train",
+            row_length=longest.row_length,
+            overlap=self.overlap,
+            num_streams=longest.batch_size,
+            seed=seed,
+        )
+        for phase in self.phases:
+            rows.cut(phase.row_length)
+        return rows
+
     def batches(
         self, rows: RowSource, *, start_step: int = 0, sharding: jax.sharding.Sharding | None = None
     ) -> Iterator[Rows]:
         """This process's part of the batches of ``start_step``, ``start_step + 1``, ...
 
         Args:
-          rows: of the last phase, with this curriculum's overlap.
+          rows: of :meth:`rows`.
           start_step: the first step.
           sharding: of a batch over the devices of all processes; ``None``: this is the only process.
         """

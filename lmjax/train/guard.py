@@ -2,13 +2,14 @@
 
 import contextlib
 import faulthandler
+import itertools
 import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import jax
@@ -189,3 +190,30 @@ class Watchdog:
         )
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
         os._exit(1)
+
+
+class StoppedError(Exception):
+    """A signal came during long work between two steps."""
+
+
+def signs_of_life(watchdog: Watchdog, graceful: GracefulExit) -> Callable[[], None]:
+    """Returns a function to call after each part of long work between two steps.
+
+    It tells the watchdog that the process is alive and stops the work when a signal has come, so that what was trained
+    is saved in time.
+
+    Raises:
+      StoppedError: a signal has come; both now and when the function is called.
+    """
+    parts = itertools.count()
+
+    def check() -> None:
+        if graceful.should_stop(next(parts)):
+            raise StoppedError
+
+    def after_part() -> None:
+        watchdog.touch()
+        check()
+
+    check()
+    return after_part

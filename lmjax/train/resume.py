@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
+from lmjax.naming import naming
 from lmjax.objectives.parts.objective import carries_rows
 from lmjax.parallel.distributed import is_primary
 from lmjax.schedules.learning_rate import build_schedule
@@ -72,12 +73,10 @@ def _branch(config: RunConfig, tokenizer: Tokenizer) -> Origin:
     run, step = split_checkpoint(config.train.branch_from or "")
     if run.resolve() == config.run_folder.resolve():
         raise ValueError(f"{named} is the run's own folder: choose another --folder")
-    try:
+    with naming(named):
         before, record = read_config(run / CONFIG), read_record(run)
         there = Checkpoints(run / CHECKPOINTS, read_only=True)
         step = find_step(there, step)
-    except ValueError as error:
-        raise ValueError(f"{named}: {error}") from None
     if not there.steps() or step not in (None, *there.steps()):
         raise ValueError(f"{named}: there is no such checkpoint; of that run there are steps {there.steps()}")
     check_same_run(before, config, folder=run, free=FREE_IN_A_BRANCH)

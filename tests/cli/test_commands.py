@@ -115,7 +115,7 @@ def test_a_dry_run_tells_which_rule_updates_which_parameter(workspace, capsys):
     config = dataclasses.replace(load_recipe(workspace / "tiny.py"), optimizer=Muon())
     lines = [line.split() for line in describe_run(config).splitlines()]
     rules = {line[0]: line[-2] for line in lines if len(line) > 5 and "." in line[0]}
-    assert rules["embedding.table_VD"] == "AdamW"
+    assert rules["model.embedding.table_VD"] == "AdamW"
     for name, rule in rules.items():
         assert rule == ("Muon" if "attention" in name or "feedforward" in name else "AdamW"), name
 

@@ -58,7 +58,7 @@ def test_an_example_shows_what_it_prints(room, name, thing):
     assert not misnamed
 
 
-@pytest.mark.parametrize("name", public_docstrings.objectives())
+@pytest.mark.parametrize("name", list(public_docstrings.objectives()))
 def test_an_objective_has_a_page_with_formula_and_source(name):
     assert public_docstrings.objective_problems(name, public_docstrings.objective_pages()) == []
 

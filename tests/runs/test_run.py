@@ -17,7 +17,6 @@ from lmjax.models.config import ModelConfig
 from lmjax.objectives import Contrastive, FillInMiddle, MaskedDiffusion, MaskedLM, PrefixLM, SpanCorruption
 from lmjax.types import make_stream
 
-GREEDY = SamplingConfig(temperature=0.0)
 TEXT_ONLY = SamplingConfig(allowed_tokens=tuple(range(97, 123)), temperature=2.0)
 PROMPTS = ["one", "a longer prompt", "x"]
 
@@ -50,8 +49,8 @@ def test_a_stop_string_ends_its_own_text_only(run):
 
 
 def test_every_way_to_write_is_reached(run):
-    greedy = run.sample(PROMPTS, max_new_tokens=4, sampling=GREEDY)
-    options = {"max_new_tokens": 4, "sampling": GREEDY}
+    options = {"max_new_tokens": 4, "sampling": dataclasses.replace(TEXT_ONLY, temperature=0.0)}
+    greedy = run.sample(PROMPTS, **options)
     assert run.sample(PROMPTS, beam=BeamConfig(beams=1), **options) == greedy
     assert run.sample(PROMPTS, contrastive=ContrastiveSearch(candidates=1), **options) == greedy
     beams = run.sample(PROMPTS, beam=BeamConfig(beams=3), num_samples=2, batch_size=3, **options)

@@ -128,7 +128,7 @@ class _Builder:
             self._held = []
 
     def finish(self, file: SourceFile, tally: Tally, *, size: int | None) -> Iterator[Document]:
-        """Returns the document, or None if it is left out."""
+        """Yields the document, unless it is left out."""
         self._take(self._unfinished, self._begin + self.num_bytes - len(self._unfinished))
         tally.content_bytes += self.num_bytes
         if self._problem is not None:

@@ -1,1 +1,1 @@
-"""Token shards to rows, and rows to batches: each a pure function of its number."""
+"""Rows from token shards, and batches from rows: each is a pure function of its number."""

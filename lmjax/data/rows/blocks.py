@@ -1,12 +1,12 @@
 """Rows of tokens by number: row ``i`` is a pure function of (manifest, seed, lengths, i).
 
-The stream is divided into *blocks*, an epoch visits each block once in an order made from
-(seed, epoch), and a row is a block or an equal part of one. The place in the data is therefore one
-number, the tokens consumed so far: a run that changes its row length (each length dividing the
-block length) goes on with row ``consumed // row_length`` and neither repeats nor skips a token.
+The stream is divided into *blocks*. An epoch visits each block once, in an order computed from (seed, epoch), and a
+row is a block or an equal part of one. The place in the data is therefore one number, the tokens consumed so far: a
+run that changes its row length (each length dividing the block length) goes on with row ``consumed // row_length``
+and neither repeats nor skips a token.
 
-A row may end with the first ``overlap`` tokens of what follows it, so that every token of a block has a
-row in which it is the next one. Lengths and consumed tokens are then counted without the overlap.
+A row may end with the first ``overlap`` tokens of the text that follows it, so that every token of a block is
+predicted in some row. Row lengths and consumed tokens are then counted without the overlap.
 """
 
 import abc
@@ -21,7 +21,7 @@ from lmjax.data.rows.source import RowSource
 
 
 class _BlockRows(RowSource):
-    """What windows and packed rows share: the order of blocks, and the parts of a block."""
+    """The common part of windows and packed rows: the order of blocks, and the parts of a block."""
 
     def __init__(
         self, shards: TokenShards, *, row_length: int, block_length: int | None, overlap: int, seed: int | None
@@ -49,21 +49,21 @@ class _BlockRows(RowSource):
         self.row_length = row_length
 
     def cut(self, row_length: int) -> "RowSource":
-        """The same blocks in the same order, cut into rows of another length."""
+        """Cuts the same blocks, in the same order, into rows of another length."""
         others = copy.copy(self)
         others._set_row_length(row_length)
         return others
 
     @property
     def rows_per_block(self) -> int:
-        """Rows a block is cut into."""
+        """The number of rows in a block."""
         return (self.block_length - self.overlap) // (self.row_length - self.overlap)
 
     def __len__(self) -> int:
         return self._num_blocks * self.rows_per_block
 
     def locate(self, index: int) -> tuple[int, int, int]:
-        """(epoch, block, offset within the block) of the first token of row ``index``."""
+        """Returns (epoch, block, offset within the block) of the first token of row ``index``."""
         epoch, within = divmod(index, len(self))
         number, part = divmod(within, self.rows_per_block)
         block = number if self._seed is None else epoch_permutation(self._num_blocks, self._seed, epoch)(number)
@@ -71,10 +71,10 @@ class _BlockRows(RowSource):
 
 
 class WindowRows(_BlockRows):
-    """Windows over the stream of all documents, laid end to end on a grid that moves with the epoch.
+    """Windows over the stream of all documents, side by side on a grid that is moved in every epoch.
 
-    The stream is taken as a ring, so the grid can begin anywhere: every token is in one row of an
-    epoch at most (but for the overlap), and all that do not fill a last block are in one.
+    The stream is treated as a ring, so the grid can begin anywhere. Without the overlap every token is in at most one
+    row of an epoch; only the tokens that do not fill the last block are in none.
     """
 
     def __init__(
@@ -87,7 +87,8 @@ class WindowRows(_BlockRows):
         seed: int | None,
         segments: bool = False,
     ):
-        """Rows of ``row_length``; in stream order and unmoved when ``seed`` is ``None`` (validation).
+        """Makes rows of ``row_length``; in the order of the stream, on a fixed grid, if ``seed`` is ``None``
+        (validation).
 
         Raises:
           ValueError: the split is shorter than one block.
@@ -106,7 +107,7 @@ class WindowRows(_BlockRows):
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
     ) -> None:
-        """Writes the window; a document the window begins or ends in is cut there."""
+        """Writes the window; the documents at its beginning and end are cut."""
         shards = self.shards
         epoch, block, within = self.locate(index)
         offset = 0 if self._seed is None else epoch_offset(shards.num_tokens, self._seed, epoch)
@@ -124,9 +125,9 @@ class WindowRows(_BlockRows):
 
 
 class PackedRows(_BlockRows):
-    """Whole documents packed best-fit-decreasing; every token of the split is in one row of an epoch.
+    """Whole documents, packed best-fit-decreasing; every token of the split is in one row of an epoch.
 
-    With an overlap, the rows of one block share tokens; those of two do not.
+    With an overlap, rows of the same block share tokens; rows of different blocks do not.
     """
 
     has_segments = True
@@ -140,7 +141,7 @@ class PackedRows(_BlockRows):
         overlap: int = 0,
         seed: int | None,
     ):
-        """Rows of ``row_length``, cut from packed blocks; in plan order when ``seed`` is ``None``."""
+        """Makes rows of ``row_length``, cut from packed blocks; in the order of the plan if ``seed`` is ``None``."""
         super().__init__(shards, row_length=row_length, block_length=block_length, overlap=overlap, seed=seed)
 
     def _count_blocks(self) -> int:

@@ -1,13 +1,13 @@
-"""One example a row: a document, or several that belong together, each in its own stretch of the row.
+"""One example in each row: a document, or several that belong together, each in its own part of the row.
 
 An example of M members (``data.members``: a query and its answer, a chosen and a rejected reply) is M
-consecutive documents of the shards. Its row is M stretches of equal length, member m at the start of
-stretch m as segment m, padding (segment 0) after it. Nothing ever separates the members: the split
-into training and validation, the order and the batches are all of examples.
+consecutive documents of the shards. Its row has M parts of equal length. Member m is at the beginning of part m as
+segment m, followed by padding (segment 0). The members are never separated: the split into training and validation,
+the order and the batches are made of whole examples.
 
-What does not fit is cut from the front of the prompt (the tokens of weight 0 the members begin with),
-equally from all members and all but its last token, and then from the end of each member. A
-beginning-of-text token (``data.add_bos``) stays, and the prompt is cut behind it.
+If the members do not fit, tokens are first removed from the beginning of the prompt (the tokens of weight 0 with
+which the members begin), equally from all members and at most all but its last token, and then from the end of each
+member. A beginning-of-text token (``data.add_bos``) stays, and the prompt is cut after it.
 """
 
 import bisect
@@ -21,15 +21,15 @@ from lmjax.data.rows.source import RowSource
 
 
 class ExampleRows(RowSource):
-    """Each example once an epoch, in an order made from (seed, epoch); in their own order without a seed."""
+    """Each example once an epoch, in an order computed from (seed, epoch); without a seed in that of the shards."""
 
     has_segments = True
 
     def __init__(self, shards: TokenShards, *, row_length: int, block_length: int | None = None, seed: int | None):
-        """Rows of ``row_length``, a multiple of the number of members.
+        """Makes rows of ``row_length``, a multiple of the number of members.
 
         Raises:
-          ValueError: the members cannot share the row equally, or rows are to change their length.
+          ValueError: the members cannot share the row equally, or the length of rows changes during the run.
         """
         self.num_members = max(len(shards.members), 1)
         if row_length < 1 or row_length % self.num_members:
@@ -55,14 +55,14 @@ class ExampleRows(RowSource):
         return self._ends[-1]
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(epoch, example) of row ``index``."""
+        """Returns (epoch, example) of row ``index``."""
         epoch, within = divmod(index, len(self))
         return epoch, within if self._seed is None else epoch_permutation(len(self), self._seed, epoch)(within)
 
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
     ) -> None:
-        """Writes the members, each at the start of its stretch."""
+        """Writes the members, each at the beginning of its part."""
         assert segments_T is not None
         starts, lengths = self._stretches(self.locate(index)[1])
         room = self.row_length // self.num_members
@@ -84,14 +84,14 @@ class ExampleRows(RowSource):
                     self.shards.read_weights(place, weights_T[part])
 
     def _stretches(self, example: int) -> tuple[list[int], list[int]]:
-        """Place in the stream, and number of tokens, of each member."""
+        """Returns each member's place in the stream and its number of tokens."""
         number = bisect.bisect_right(self._ends, example) - 1
         first = (example - self._ends[number]) * self.num_members
         bounds = self.shards.document_bounds(number)[first : first + self.num_members + 1]
         return (self.shards.shard_start(number) + bounds[:-1]).tolist(), np.diff(bounds).tolist()
 
     def _skipped_prompt(self, start: int, lengths: list[int], room: int) -> int:
-        """Tokens to leave out at the front of every member, behind its beginning-of-text token."""
+        """Returns how many tokens to leave out of every member after its beginning-of-text token."""
         excess = max(lengths) - room
         if excess <= 0 or not self.shards.weighted:
             return 0

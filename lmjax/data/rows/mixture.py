@@ -1,9 +1,9 @@
 """Rows from several sources in exact proportions, as evenly interleaved as they can be.
 
-Peel off the first source: of the first ``i`` samples, ``floor(i w / W)`` are its own; the others form
-a shorter stream, which is divided among the remaining sources in the same way. Which source sample
-``i`` is from, and which of that source's samples it is, are then a few integer divisions: no state,
-no table, and the counts are never off by more than the number of sources.
+Of the first ``i`` samples, ``floor(i w / W)`` come from the first source. The others form a shorter stream, which is
+divided among the remaining sources in the same way. Which source sample ``i`` is from, and which of that source's
+samples it is, are then a few integer divisions: no state, no table, and the counts are never off by more than the
+number of sources.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Interleave:
     weights: tuple[Fraction, ...]
 
     def __call__(self, index: int) -> tuple[int, int]:
-        """(source, number among that source's samples) of sample ``index``."""
+        """Returns (source, number among that source's samples) of sample ``index``."""
         remaining = sum(self.weights)
         for source, weight in enumerate(self.weights[:-1]):
             share = weight / remaining
@@ -34,7 +34,7 @@ class Interleave:
         return len(self.weights) - 1, index
 
     def counts(self, num_samples: int) -> tuple[int, ...]:
-        """How many of the first ``num_samples`` each source has."""
+        """Returns how many of the first ``num_samples`` come from each source."""
         counts = []
         remaining = sum(self.weights)
         for weight in self.weights:
@@ -46,17 +46,17 @@ class Interleave:
 
 
 class MixtureRows(RowSource):
-    """Rows of several sources in proportion to weights; a source that runs out begins its next epoch.
+    """Rows of several sources in proportion to weights; a source that has no more rows begins its next epoch.
 
-    Sources whose blocks are cut into rows take turns by the block, so that the place in each does not
-    depend on the row length.
+    Sources whose blocks are cut into rows alternate by blocks, so that the place in each source does not depend on
+    the row length.
     """
 
     def __init__(self, sources: Sequence[RowSource], weights: Sequence[float]):
         """Mixes sources whose rows are equally long.
 
         Raises:
-          ValueError: no sources, a weight for each is not given, or the row lengths differ.
+          ValueError: there is no source, the number of weights is another, or the row lengths differ.
         """
         if not sources or len(sources) != len(weights) or not all(weight > 0 for weight in weights):
             raise ValueError(f"a mixture of {len(sources)} sources with weights {list(weights)}: give each one above 0")
@@ -70,22 +70,22 @@ class MixtureRows(RowSource):
         self._interleave = Interleave(tuple(Fraction(weight).limit_denominator(10**9) for weight in weights))
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(source, row of that source) of row ``index``."""
+        """Returns (source, row of that source) of row ``index``."""
         block, part = divmod(index, self.rows_per_block)
         source, own_block = self._interleave(block)
         return source, own_block * self.rows_per_block + part
 
     @property
     def rows_per_block(self) -> int:
-        """Rows a block is cut into, the same in all sources."""
+        """The number of rows in a block, the same in all sources."""
         return self.sources[0].rows_per_block
 
     def cut(self, row_length: int) -> "MixtureRows":
-        """The same blocks of every source, cut into rows of another length."""
+        """Cuts the same blocks of every source into rows of another length."""
         return MixtureRows([source.cut(row_length) for source in self.sources], self.weights)
 
     def __len__(self) -> int:
-        """Rows until the first source begins to repeat."""
+        """The number of rows until the first source begins to repeat."""
         num_blocks = [len(source) // self.rows_per_block for source in self.sources]
         low, high = 0, sum(num_blocks) + 1
         while high - low > 1:
@@ -98,7 +98,7 @@ class MixtureRows(RowSource):
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
     ) -> None:
-        """Writes the row of its source; unbroken rows are one document, unweighted tokens count 1."""
+        """Writes the row of its source; a row without segments is one document, a token without weight has weight 1."""
         number, own_index = self.locate(index)
         source = self.sources[number]
         if segments_T is not None and not source.has_segments:

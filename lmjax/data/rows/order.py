@@ -2,8 +2,8 @@
 
 A Feistel network on the pair (i // b, i % b), each half taken modulo its own range (the
 generalised Feistel cipher of Black and Rogaway, "Ciphers with arbitrary finite domains", 2002, §3),
-permutes a rectangle a·b that is a little larger than ``size``; an image that falls outside is sent
-through again until it falls inside ("cycle walking"), which keeps it a bijection.
+permutes the numbers below a·b, which is slightly larger than ``size``. If the image of a number is ``size`` or more,
+the permutation is applied again until it is not ("cycle walking"); the result is a bijection.
 """
 
 import functools
@@ -27,7 +27,7 @@ class Permutation:
         self._keys = [int.from_bytes(digest[8 * r : 8 * r + 8], "little") for r in range(_ROUNDS)]
 
     def __call__(self, index: int) -> int:
-        """The place ``index`` is sent to."""
+        """Returns the image of ``index``."""
         assert 0 <= index < self.size, (index, self.size)
         while True:
             high, low = divmod(index, self._width)
@@ -50,11 +50,11 @@ def _mix(value: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def epoch_permutation(size: int, seed: int, epoch: int) -> Permutation:
-    """The order of an epoch."""
+    """Returns the order of an epoch."""
     return Permutation(size, key=(seed, epoch))
 
 
 def epoch_offset(size: int, seed: int, epoch: int) -> int:
-    """A number in ``range(size)``: how far the window grid is moved along the stream in an epoch."""
+    """Returns how far the window grid is moved along the stream in an epoch, a number in ``range(size)``."""
     digest = hashlib.blake2b(repr(("offset", seed, epoch)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % size

@@ -1,9 +1,9 @@
-"""Best-fit-decreasing packing: whole documents into rows with hardly a token of padding.
+"""Best-fit-decreasing packing: whole documents fill rows with almost no padding.
 
-Longest first, each document goes to the row with the least room that still holds it (Ding et al.,
-"Fewer Truncations Improve Language Modeling", 2024, §3). Lengths are small integers, so documents of
-one length are placed together and rows are kept by the room they have left: the work is a few
-array operations for each distinct length instead of a search for each document.
+In the order of decreasing length, each document goes to the row with the least room in which it still fits (Ding et
+al., "Fewer Truncations Improve Language Modeling", 2024, §3). Lengths are small integers, so documents of one length
+are placed together and rows are kept by the room they have left: the work is a few array operations for each distinct
+length instead of a search for each document.
 
 The plan is made once for a row length and kept in the prepared folder; it is read memory-mapped.
 """
@@ -20,23 +20,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lmjax.data.manifest import read_json, write_json
+from lmjax.atomic_files import write_json
+from lmjax.data.manifest import read_json
 from lmjax.data.rows.shard_reader import TokenShards
 from lmjax.data.verification import sha256_of
 
 DOCUMENTS_AT_ONCE = 1 << 20
-"""Documents packed together: bounds the memory of planning; fuller rows are not to be had from more."""
+"""Documents that are packed together. This limits memory; more documents would not fill rows better."""
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
     """Assigns items to bins.
 
     Args:
-      lengths: int [items], each from 1 to ``capacity``.
-      capacity: the most a bin holds.
+      lengths: int [items], the lengths of the items, from 1 to ``capacity``.
+      capacity: the size of a bin.
 
     Returns:
-      int64 [items], the bin of each, and the number of bins.
+      int64 [items], the bin of each item, and the number of bins.
     """
     order = np.argsort(-lengths, kind="stable")
     bins = np.empty(len(lengths), np.int64)
@@ -63,7 +64,8 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray,
                 room = capacity
                 candidates = np.arange(num_bins, num_bins + -(-items.size // (capacity // length)))
                 num_bins += candidates.size
-            # A bin that took an item is now the tightest that fits another, until it fits none.
+            # After a bin has taken an item, it is the fullest bin that can take another one, until it has too little
+            # room.
             each = room // length
             used = min(-(-items.size // each), candidates.size)
             placed = min(used * each, items.size)
@@ -78,12 +80,12 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray,
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PackingPlan:
-    """Which stretches of the stream make each row: those from ``row_bounds[r]`` to ``row_bounds[r + 1]``.
+    """The stretches of the stream that make each row: row r has those from ``row_bounds[r]`` to ``row_bounds[r + 1]``.
 
     Attributes:
-      starts: int64 [stretches], place in the stream.
-      lengths: int32 [stretches].
-      row_bounds: int64 [rows + 1].
+      starts: int64 [stretches], the place of each in the stream.
+      lengths: int32 [stretches], the number of tokens of each.
+      row_bounds: int64 [rows + 1], the first stretch of each row, and the number of stretches.
     """
 
     starts: np.ndarray
@@ -101,7 +103,8 @@ _FILES = {"starts": "<i8", "lengths": "<i4", "row_bounds": "<i8"}
 
 
 def packing_plan(shards: TokenShards, row_length: int) -> PackingPlan:
-    """The plan for rows of ``row_length``, from the prepared folder or made and left there.
+    """Returns the plan for rows of ``row_length`` from the prepared folder; if there is none, makes it and saves it
+    there.
 
     A document longer than a row is cut into full rows and a rest, which is packed like a document.
     """
@@ -110,7 +113,7 @@ def packing_plan(shards: TokenShards, row_length: int) -> PackingPlan:
     if folder.is_dir():
         if _is_whole(folder):
             return _open_plan(folder)
-        # It is made of the shards, so a damaged one is made again.
+        # A damaged plan is made again from the shards.
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
     with contextlib.suppress(OSError):
@@ -123,7 +126,7 @@ def packing_plan(shards: TokenShards, row_length: int) -> PackingPlan:
             plan = _open_plan(partial)
             weakref.finalize(plan, shutil.rmtree, partial, ignore_errors=True)
             return plan
-        # Another process may have been faster, with the same plan.
+        # Another process may have saved the same plan meanwhile.
         with contextlib.suppress(OSError):
             partial.rename(folder)
     except BaseException:
@@ -134,7 +137,7 @@ def packing_plan(shards: TokenShards, row_length: int) -> PackingPlan:
 
 
 def _is_whole(folder: pathlib.Path) -> bool:
-    """Whether the files of a plan are those it was finished with."""
+    """Returns whether the files of a plan are unchanged since it was saved."""
     try:
         return read_json(folder / _SUMS) == {name: sha256_of(folder / name) for name in _FILES}
     except (OSError, ValueError):
@@ -164,7 +167,7 @@ def _write_plan(folder: pathlib.Path, shards: TokenShards, row_length: int) -> N
 
 
 def _stretches(shards: TokenShards, row_length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(start, length) of documents, long ones cut, about ``DOCUMENTS_AT_ONCE`` at a time."""
+    """Yields (start, length) of documents, about ``DOCUMENTS_AT_ONCE`` at a time; long documents are cut."""
     held_starts: list[np.ndarray] = []
     held_lengths: list[np.ndarray] = []
     held = 0

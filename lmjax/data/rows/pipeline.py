@@ -1,4 +1,4 @@
-"""From prepared folders to batches on devices; the only state is the number of the next step."""
+"""Batches on devices from prepared folders; the only state is the number of the next step."""
 
 import collections
 import concurrent.futures
@@ -37,20 +37,21 @@ def open_rows(
     whole: bool = False,
     eos_id: int | None = None,
 ) -> RowSource:
-    """The rows of a split as ``config.packing`` says, of one folder or of the mixture.
+    """Opens the rows of a split as ``config.packing`` says, of one folder or of a mixture.
 
     Args:
       config: packing, and the folder or folders.
       split: ``"train"`` or ``"valid"``.
       row_length: T.
-      seed: of the order; ``None`` for the fixed order of validation.
-      folder: the prepared folder, where it is not ``config.prepared``.
-      block_length: the longest row length of the run, where it changes during the run.
+      seed: seed of the order; ``None`` is the fixed order of validation.
+      folder: the prepared folder, if it is not ``config.prepared``.
+      block_length: the largest row length of the run, if the length changes during the run.
       overlap: tokens that a row shares with the next one of its block (0 where a row is an example).
-      num_streams: rows of a step, which "streams" lays out so that each goes on in the next.
-      tokenizer_fingerprint: refuse shards another tokenizer made.
-      whole: for evaluation: all of the split once, see :mod:`lmjax.data.rows.whole`; of a mixture, its sources so.
-      eos_id: with ``whole``, the token that an unbroken text begins after.
+      num_streams: number of rows in a step; with "streams" each row is continued in the next step.
+      tokenizer_fingerprint: refuse shards that another tokenizer has made.
+      whole: for evaluation, read every token of the split once, see :mod:`lmjax.data.rows.whole`; in a mixture this
+        holds for each source.
+      eos_id: with ``whole``, the token before the first token of an unbroken text.
 
     Raises:
       ValueError: no folder is given, or one cannot be used (see ``open_shards`` and ``WindowRows``).
@@ -67,7 +68,7 @@ def open_rows(
                 f"{path} was prepared with data.members={shards.members}, here it is {config.members}: set it to that "
                 f"(and data.packing to examples, if it names any), or use another folder"
             )
-        # Sources of one mixture must not visit their blocks in step.
+        # The sources of a mixture must not visit their blocks in the same order.
         own_seed = None if seed is None else seed + (number << 32)
         if config.packing == "examples":
             sources.append(ExampleRows(shards, row_length=row_length, block_length=block_length, seed=own_seed))
@@ -112,7 +113,7 @@ def _whole_rows(
 
 
 class _HostBatches:
-    """This process's rows of each global batch, by step: random access for Grain."""
+    """The rows of this process in each global batch, by step, as a random-access source for Grain."""
 
     def __init__(self, rows: RowSource, *, local_batch_size: int, stride: int, first_row: int, end_row: int | None):
         self._rows = rows
@@ -134,7 +135,7 @@ class _HostBatches:
 
 
 def _pad_batch(rows: Rows, size: int) -> Rows:
-    """Adds rows of weight 0; weights are always there, so that every batch has one structure."""
+    """Adds rows of weight 0. All batches have weights, so that they have the same structure."""
     missing = size - len(rows.tokens_BT)
     weights_BT: Any = rows.weights_BT
     if weights_BT is None:
@@ -156,23 +157,23 @@ def batches(
     num_threads: int = 0,
     prefetch: int = 4,
 ) -> Iterator[Rows]:
-    """This process's part of global batches ``start_step``, ``start_step + 1``, ...
+    """Yields this process's part of the global batches ``start_step``, ``start_step + 1``, ...
 
-    Global batch ``k`` is rows ``first_row + k·B`` to ``first_row + (k + 1)·B``; process ``h`` of ``H`` has
-    the ``h``-th ``H``-th of it. So the data do not depend on the number of processes, and a run that
-    starts at step ``k`` sees what an uninterrupted one sees.
+    Global batch ``k`` is rows ``first_row + k·B`` to ``first_row + (k + 1)·B``; process ``h`` of ``H`` has part ``h``
+    of ``H`` equal parts. The data therefore do not depend on the number of processes, and a run that starts at step
+    ``k`` reads the same rows as an uninterrupted one.
 
     Args:
-      rows: where rows come from.
+      rows: the source of the rows.
       global_batch_size: B.
       start_step: the first step.
       first_row: the row step 0 begins with.
-      num_rows: stop after these; a last batch that is not full is filled with rows of weight 0, and
-        all batches carry weights. ``None`` goes on for ever.
+      num_rows: stop after so many rows; a last batch that is not full gets rows of weight 0, and all batches have
+        weights. ``None`` never stops.
       process_index: h; with ``process_count``, see :func:`process_share`.
       process_count: H.
-      num_threads: Grain's reading threads; 0, best for local files, reads when asked.
-      prefetch: batches the threads may be ahead.
+      num_threads: Grain's reading threads; 0 reads in the calling thread, which is best for local files.
+      prefetch: number of batches that the threads may read ahead.
 
     Raises:
       ValueError: the processes do not divide the batch.
@@ -193,7 +194,7 @@ def batches(
 
 
 def process_share(sharding: jax.sharding.Sharding, global_batch_size: int) -> tuple[int, int]:
-    """(process_index, process_count) for :func:`batches`, so that each process reads what its devices hold.
+    """Returns (process_index, process_count) for :func:`batches`, so that each process reads the rows of its devices.
 
     Processes whose devices hold the same rows (tensor parallelism across hosts) read the same part.
 
@@ -213,15 +214,15 @@ def process_share(sharding: jax.sharding.Sharding, global_batch_size: int) -> tu
 
 
 def device_batches(iterator: Iterator[Rows], sharding: jax.sharding.Sharding, *, depth: int = 2) -> Generator[Rows]:
-    """Global arrays on the devices, ``depth`` batches ahead of the consumer, made in one background thread.
+    """Yields global arrays on the devices; a background thread makes them ``depth`` batches ahead of the consumer.
 
     An exception of ``iterator`` is raised where its batch would have come. Closing the generator (or
     dropping it) ends the thread.
 
     Args:
       iterator: this process's rows.
-      sharding: of a [B, T] array.
-      depth: batches in flight, at least 1.
+      sharding: sharding of a [B, T] array.
+      depth: number of batches that are made in advance, at least 1.
     """
     assert depth >= 1
 

@@ -1,8 +1,8 @@
-"""Reading shards as one long stream of tokens, at any place, without holding it.
+"""Reading of shards as one long stream of tokens, from any place, without keeping it in memory.
 
-Tokens are read with ``pread`` rather than mapped: the process's memory then stays flat however much
-of a corpus it has visited, and a file cut short under a running program is an error with a name
-and not a bus error. Document bounds, which are searched, are memory-mapped.
+Tokens are read with ``pread``, not mapped. The memory of the process then does not grow with the part of the corpus
+that it has read, and a file that becomes shorter while a program runs raises an error that names it, not a bus error.
+Document bounds, which are searched, are memory-mapped.
 """
 
 import bisect
@@ -34,26 +34,26 @@ class TokenShards:
         self.text_bytes = sum(shard.text_bytes for shard in shards)
         self._dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._ends = list(itertools.accumulate((shard.tokens for shard in shards), initial=0))
-        # A corpus may have more shards than a process may have files.
+        # A corpus may have more shards than a process may have open files.
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(self._open_file)
         self.document_bounds = functools.lru_cache(maxsize=OPEN_FILES)(self._map_bounds)
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The fields of an example that are consecutive documents; empty where a document is one by itself."""
+        """The fields of an example, which are consecutive documents; empty if each document is an example."""
         return tuple(self.manifest.settings.get("members", ()))
 
     @property
     def num_tokens(self) -> int:
-        """Length of the stream."""
+        """The length of the stream."""
         return self._ends[-1]
 
     def _open_file(self, name: str):
-        # Closed when the last user lets go, which an evicted file's reader in another thread may be.
+        # The file is closed when its last user releases it; a reader in another thread may still use an evicted file.
         return open(self.folder / name, "rb", buffering=0)
 
     def _map_bounds(self, number: int) -> np.ndarray:
-        """int64 [documents + 1], the document bounds of shard ``number``, from its own first token."""
+        """Returns the document bounds of shard ``number``, int64 [documents + 1], counted from its own first token."""
         shard = self.shards[number]
         path = self.folder / f"{shard.name}.idx"
         try:
@@ -66,11 +66,11 @@ class TokenShards:
         return bounds
 
     def shard_start(self, number: int) -> int:
-        """Place in the stream of the first token of shard ``number``."""
+        """Returns the place in the stream of the first token of shard ``number``."""
         return self._ends[number]
 
     def _stretches(self, start: int, length: int) -> Iterator[tuple[int, int, int, int]]:
-        """(shard number, first token within it, number of tokens, offset from ``start``), shard by shard."""
+        """Yields (shard number, first token within it, number of tokens, offset from ``start``), shard by shard."""
         assert start >= 0 and start + length <= self.num_tokens, (start, length, self.num_tokens)
         number = bisect.bisect_right(self._ends, start) - 1
         offset = 0
@@ -96,7 +96,7 @@ class TokenShards:
         """Fills ``out`` with the loss weights of the tokens from ``start`` on.
 
         Raises:
-          ValueError: one is no weight.
+          ValueError: a weight is not valid.
         """
         self._read("wts", WEIGHT_DTYPE, start, out)
         if len(out) and not (np.isfinite(out).all() and out.min() >= 0):
@@ -143,7 +143,7 @@ def open_shards(
     Args:
       folder: a folder made by :func:`lmjax.data.prepare.prepare.prepare`.
       split: ``"train"`` or ``"valid"``.
-      tokenizer_fingerprint: refuse shards another tokenizer made.
+      tokenizer_fingerprint: refuse shards that another tokenizer has made.
       verify: see :mod:`lmjax.data.verification`.
 
     Raises:

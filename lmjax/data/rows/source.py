@@ -1,4 +1,4 @@
-"""Rows by number: what every packing offers to the rest of the pipeline."""
+"""Rows by number, the interface between every packing and the rest of the pipeline."""
 
 import abc
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from lmjax.types import Rows
 
 
 class RowSource(abc.ABC):
-    """Rows by number, for ever: after ``len()`` of them comes the next epoch.
+    """An endless sequence of rows by number: after ``len()`` rows the next epoch begins.
 
     Attributes:
       row_length: T.
-      has_segments: whether rows name the documents within them.
-      has_weights: whether rows carry loss weights.
+      has_segments: whether rows have the document number of each token.
+      has_weights: whether rows have loss weights.
     """
 
     row_length: int
@@ -24,16 +24,16 @@ class RowSource(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Rows in an epoch."""
+        """The number of rows in an epoch."""
 
     @abc.abstractmethod
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
     ) -> None:
-        """Writes row ``index`` into arrays of its length; ``None`` where the source has none to give."""
+        """Writes row ``index`` into arrays of its length; the array is ``None`` for what the source does not have."""
 
     def rows(self, indices: Sequence[int]) -> Rows:
-        """These rows, as numpy arrays."""
+        """Returns these rows as numpy arrays."""
         shape = (len(indices), self.row_length)
         tokens_BT = np.empty(shape, np.int32)
         segments_BT = np.empty(shape, np.int32) if self.has_segments else None
@@ -53,19 +53,19 @@ class RowSource(abc.ABC):
         return Rows(**arrays)
 
     def row(self, index: int) -> Rows:
-        """One row, as a batch of one."""
+        """Returns one row as a batch of one."""
         return self.rows([index])
 
     @property
     def rows_per_block(self) -> int:
-        """Rows a block is cut into."""
+        """The number of rows in a block."""
         return 1
 
     def cut(self, row_length: int) -> "RowSource":
-        """The same blocks in the same order, cut into rows of another length.
+        """Cuts the same blocks, in the same order, into rows of another length.
 
         Raises:
-          ValueError: these rows cannot be cut, or not so.
+          ValueError: these rows cannot be cut, or not to this length.
         """
         if row_length != self.row_length:
             raise ValueError(

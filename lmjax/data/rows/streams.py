@@ -1,4 +1,4 @@
-"""Rows in streams: row b of a batch goes on where row b of the batch before ended."""
+"""Rows in streams: row b of a batch continues row b of the batch before."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from lmjax.data.rows.source import RowSource
 
 
 class StreamRows(RowSource):
-    """The stream of all documents cut into as many equal parts as a batch has rows, each read in order.
+    """The stream of all documents is cut into as many equal parts as a batch has rows; each part is read in order.
 
-    Row ``i`` is row ``i // B`` of part ``i % B``, so that B consecutive rows are a step. A row ends with
-    the token the next one begins with: it is the last target here, and the first input there. What does
-    not fill a part's last row is left out; an epoch begins all parts again.
+    Row ``i`` is row ``i // B`` of part ``i % B``, so that B consecutive rows are a step. The last token of a row is
+    also the first token of the next row: it is the last target of one and the first input of the other. Tokens that
+    do not fill the last row of a part are left out. Every epoch begins all parts again.
     """
 
     has_segments = False
@@ -20,7 +20,7 @@ class StreamRows(RowSource):
         """Cuts a split.
 
         Raises:
-          ValueError: it is too short for one row a stream.
+          ValueError: the split is too short for one row in each stream.
         """
         self.shards = shards
         self.row_length = row_length
@@ -39,7 +39,7 @@ class StreamRows(RowSource):
         return self._rows_of_part * self.num_streams
 
     def cut(self, row_length: int) -> RowSource:
-        """Rows of this length only.
+        """Accepts only the length that the rows already have.
 
         Raises:
           ValueError: another one is asked for.

@@ -1,8 +1,8 @@
 """Rows for evaluation: every token of a split is scored once, whatever the length of the rows.
 
-Windows that share their last tokens with the next one's first, so that each token is the next one somewhere; the last
-row is filled up with padding that nothing is scored at. Rows of two lengths differ in what comes before a token, never
-in which tokens are scored.
+The last tokens of a window are the first tokens of the next one, so that each token is predicted in some window. The
+last row is filled with padding, which is not scored. Rows of another length change the context of a token, but not
+which tokens are scored.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from lmjax.data.rows.source import RowSource
 
 
 class WholeRows(RowSource):
-    """All of a split in order, as windows over the stream or with each document kept to itself."""
+    """The whole split in order, as windows over the stream; documents may be kept apart."""
 
     def __init__(self, shards: TokenShards, *, row_length: int, overlap: int, lead_id: int | None, by_document: bool):
         """Cuts a split.
@@ -21,9 +21,9 @@ class WholeRows(RowSource):
         Args:
           shards: the split.
           row_length: T.
-          overlap: tokens a row shares with the next, as many as an objective predicts ahead.
+          overlap: number of tokens that a row shares with the next, as many as an objective predicts ahead.
           lead_id: an unscored token to put before the first, which is then predicted too; only for windows.
-          by_document: number the documents of a row, which then do not see each other.
+          by_document: number the documents of a row, so that they do not attend to each other.
         """
         self.shards = shards
         self.row_length = row_length
@@ -33,7 +33,7 @@ class WholeRows(RowSource):
         self._lead_id = lead_id if overlap and not by_document else None
         self._num_lead = int(self._lead_id is not None)
         end = (len(self) - 1) * self._stride + row_length - self._num_lead
-        # One unbroken text needs no numbers, unless padding follows it.
+        # One unbroken text needs no document numbers, unless padding follows it.
         self.has_segments = by_document or end > shards.num_tokens
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class WholeRows(RowSource):
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
     ) -> None:
-        """Writes the window; what is beyond the end has segment 0 and weight 0."""
+        """Writes the window; positions beyond the end of the split have segment 0 and weight 0."""
         assert weights_T is not None
         start = index % len(self) * self._stride - self._num_lead
         first = max(-start, 0)
@@ -58,12 +58,12 @@ class WholeRows(RowSource):
 
 
 class WholePackedRows(RowSource):
-    """All documents of a split packed best-fit-decreasing; those longer than a row in windows that overlap."""
+    """All documents of a split, packed best-fit-decreasing; those longer than a row become overlapping windows."""
 
     has_segments = True
 
     def __init__(self, shards: TokenShards, *, row_length: int, overlap: int):
-        """Packs a split, in memory: some 30 bytes a document.
+        """Packs a split in memory, which takes about 30 bytes for each document.
 
         Args:
           shards: the split.
@@ -106,12 +106,12 @@ class WholePackedRows(RowSource):
 
 
 class WholeStreamRows(RowSource):
-    """All of a split in parallel streams, each of which goes on where its row of the batch before ended."""
+    """The whole split in parallel streams; each row continues the same row of the batch before."""
 
     has_segments = False
 
     def __init__(self, shards: TokenShards, *, row_length: int, num_streams: int):
-        """Cuts a split into equal parts, the last rows of which may be filled up."""
+        """Cuts a split into equal parts; their last rows may be filled with padding."""
         self.shards = shards
         self.row_length = row_length
         self.num_streams = num_streams
@@ -126,7 +126,7 @@ class WholeStreamRows(RowSource):
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
     ) -> None:
-        """Writes the row; the token a part ends with is the first input of the next part's."""
+        """Writes the row; the last token of a part is also the first input of the next part."""
         assert segments_T is None and weights_T is not None
         number, stream = divmod(index % len(self), self.num_streams)
         begin = stream * self._part + number * self._stride

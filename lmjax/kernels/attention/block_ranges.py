@@ -1,6 +1,6 @@
 """Which blocks of keys and of queries meet under an interval mask, as integers that a kernel reads before it runs.
 
-I counts blocks of queries and J blocks of keys.
+Axes: I blocks of queries, J blocks of keys.
 """
 
 import dataclasses

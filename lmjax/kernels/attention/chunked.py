@@ -300,12 +300,12 @@ def _drop(plan: _Plan, row: _Rows, at: KeyBlock, weights_BKGTS: jax.Array) -> ja
     return jnp.where(keep_BNTS.reshape(weights_BKGTS.shape), weights_BKGTS / keep_rate, 0.0)
 
 
-def _pad(array_BT: jax.Array, multiple: int) -> jax.Array:
-    missing = -array_BT.shape[1] % multiple
-    return jnp.pad(array_BT, [(0, 0), (0, missing)] + [(0, 0)] * (array_BT.ndim - 2)) if missing else array_BT
+def _pad(array: jax.Array, multiple: int) -> jax.Array:
+    missing = -array.shape[1] % multiple
+    return jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)) if missing else array
 
 
-def _split(array_BT: jax.Array, size: int) -> jax.Array:
+def _split(array: jax.Array, size: int) -> jax.Array:
     """Cuts the second axis into blocks, zeros filling the last, and puts the block number first."""
-    padded_BT = _pad(array_BT, size)
-    return jnp.moveaxis(padded_BT.reshape(padded_BT.shape[0], -1, size, *padded_BT.shape[2:]), 1, 0)
+    padded = _pad(array, size)
+    return jnp.moveaxis(padded.reshape(padded.shape[0], -1, size, *padded.shape[2:]), 1, 0)

@@ -3,8 +3,7 @@
 The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`; here arrays are brought into their form and back, rows
 and heads are shared out over a mesh, and the gradient is defined.
 
-Besides the legend of ``types.py``, I counts query blocks, and R the queries of a block times the query heads of a
-key-value head.
+Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
 
 import functools
@@ -156,7 +155,7 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
     grads_query, grads_key, grads_value = [], [], []
     for first in range(0, num_blocks, size):
         part = slice(first, min(first + size, num_blocks))
-        part_bounds = tuple(bound_BI1R[:, part] for bound_BI1R in bounds)
+        part_bounds = bounds[0][:, part], bounds[1][:, part]
         by_query = (log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R)
         grad_query, grad_key, grad_value = tpu_kernels.backward(
             plan,

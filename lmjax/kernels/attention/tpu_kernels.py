@@ -7,6 +7,8 @@ query heads of a key-value head are worked on together: R counts queries of a bl
 The exponentials have base 2: logits are multiplied by log2(e) once (FlashAttention, Dao et al. 2022, algorithms 1
 and 4; the online softmax is Milakov and Gimelshein 2018). A block of keys that every query sees whole is computed
 without a mask; one that no query sees costs a grid step and no memory traffic.
+
+Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
 
 import dataclasses

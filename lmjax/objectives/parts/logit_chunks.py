@@ -45,16 +45,16 @@ def map_over_chunks(body: Callable[..., jax.Array], length: int, *arrays_BT: jax
     return values_NBC.swapaxes(0, 1).reshape(values_NBC.shape[1], -1)[:, :num_positions]
 
 
-def _cut(length: int, arrays_BT: Sequence[jax.Array]) -> tuple[list[jax.Array], int]:
+def _cut(length: int, arrays: Sequence[jax.Array]) -> tuple[list[jax.Array], int]:
     """The arrays as equal chunks [N, B, C, ...], zeros at the end, and the T they had."""
-    num_rows, num_positions = arrays_BT[0].shape[:2]
+    num_rows, num_positions = arrays[0].shape[:2]
     num_chunks = -(-num_positions // length)
     length = -(-num_positions // num_chunks)
 
-    def cut(array_BT: jax.Array) -> jax.Array:
-        rest = array_BT.shape[2:]
+    def cut(array: jax.Array) -> jax.Array:
+        rest = array.shape[2:]
         padding = ((0, 0), (0, num_chunks * length - num_positions), *((0, 0),) * len(rest))
-        array_BNC = jnp.pad(array_BT, padding).reshape(num_rows, num_chunks, length, *rest)
-        return constrain(array_BNC.swapaxes(0, 1), None, "batch", None, *(None,) * len(rest))
+        chunks = jnp.pad(array, padding).reshape(num_rows, num_chunks, length, *rest)
+        return constrain(chunks.swapaxes(0, 1), None, "batch", None, *(None,) * len(rest))
 
-    return [cut(array) for array in arrays_BT], num_positions
+    return [cut(array) for array in arrays], num_positions

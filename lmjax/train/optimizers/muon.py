@@ -1,6 +1,6 @@
 """Muon: a momentum whose matrices are made orthogonal (Jordan et al. 2024), and NorMuon (Li et al. 2025).
 
-Legend of this module: S matrices of a stack, M inputs, N outputs.
+Axes: S matrices of a stack, M inputs, N outputs.
 
     momentum  = beta momentum + (1 - beta) gradient
     blend     = beta momentum + (1 - beta) gradient       (Nesterov; else the momentum)
