@@ -18,11 +18,9 @@ def shown():
     assert number == 1
     matplotlib.use("agg")
     variables: dict = {"__name__": "notebook"}
-    with pytest.MonkeyPatch.context() as patch:
-        printed: list[str] = []
-        variables["print"] = lambda *values, sep=" ", **_: printed.append(sep.join(map(str, values)))
-        patch.setattr("lmjax.cli.sample.print", lambda *values, **_: printed.append(str(values[-1])), raising=False)
-        exec(compile(source, str(PAGE), "exec"), variables)
+    printed: list[str] = []
+    variables["print"] = lambda *values, sep=" ", **_: printed.append(sep.join(map(str, values)))
+    exec(compile(source, str(PAGE), "exec"), variables)
     return variables, printed
 
 
