@@ -48,7 +48,7 @@ train: $(VENV)/.lmjax-test
 	$(BIN)/lmjax sample $(RUN) --prompt "def " --num-samples 3 --temperature 0.7 --top-p 0.95
 
 check: lint
-	$(BIN)/python -m pytest tests/test_layers.py tests/test_masks.py tests/losses tests/corruption
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_annotations.py tests/test_masks.py tests/losses tests/corruption
 
 test: $(VENV)/.lmjax-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
