@@ -8,12 +8,13 @@ BENCHMARKS ?= benchmarks/loss.py
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train test test-parity lint format types bench release clean
+.PHONY: help train test test-parity test-tpu lint format types bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
 	@echo "make test     the tests (JOBS=$(JOBS) at a time)"
 	@echo "make test-parity  compares every model family with transformers (installs torch)"
+	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
 	@echo "make bench    $(BENCHMARKS)"
@@ -36,6 +37,10 @@ $(VENV)/.lmjax-parity: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	@touch $@ $(VENV)/.lmjax-test
 
+$(VENV)/.lmjax-tpu: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,tpu]'
+	@touch $@ $(VENV)/.lmjax-test
+
 train: $(VENV)/.lmjax-test
 	$(BIN)/lmjax train $(RECIPE) --folder $(RUN)
 	$(BIN)/lmjax plot $(RUN)
@@ -46,6 +51,9 @@ test: $(VENV)/.lmjax-test
 
 test-parity: $(VENV)/.lmjax-parity
 	$(BIN)/python -m pytest -m parity -s tests/interop
+
+test-tpu: $(VENV)/.lmjax-tpu
+	$(BIN)/python -m pytest -m tpu -s tests/compile
 
 lint: $(VENV)/.lmjax-dev
 	$(BIN)/ruff check .
