@@ -32,12 +32,15 @@ OPTIONS = f"""
 def run(arguments: Sequence[str]) -> None:
     """Runs the command; ends with exit code 1 where the step does not fit."""
     options, rest = _options(arguments)
+    if options.topology is None:
+        parse_recipe("compile", rest, options=OPTIONS)  # which also answers --help
+        raise ValueError(f"name the chips to compile for, as in --topology v5e:8x8; known: {KINDS_TEXT}")
+    if options.sweep is not None and options.compare is not None:
+        raise ValueError("--sweep and --compare: choose one; a sweep compares its layouts with each other")
     log_folder = prepare_environment()
     with _told(options.json):
         config = parse_recipe("compile", rest, options=OPTIONS)
         others = [] if options.compare is None else [_other(options.compare, rest)]
-    if options.topology is None:
-        raise ValueError(f"name the chips to compile for, as in --topology v5e:8x8; known: {KINDS_TEXT}")
     topology = open_topology(options.topology, slices=options.slices)
     if options.sweep is not None:
         _sweep(config, options.sweep, topology, as_json=options.json)
