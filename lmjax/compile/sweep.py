@@ -6,7 +6,7 @@ import math
 import typing
 from collections.abc import Iterator
 
-from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
 from lmjax.train.config import RunConfig
 
 AXES = ("mesh", "microbatches", "remat")
@@ -22,7 +22,7 @@ def parse_sweep(text: str, config: RunConfig, num_devices: int) -> dict[str, lis
       ValueError: an axis is not known, or a value is not one of its.
     """
     values: dict[str, list] = {}
-    policies = list(typing.get_args(typing.get_type_hints(ModelConfig)["remat"]))
+    policies = list(typing.get_args(typing.get_type_hints(ExecutionConfig)["remat"]))
     for entry in text.split(","):
         axis, _, given = entry.partition("=")
         chosen = [word for word in given.split("/") if word]
@@ -72,5 +72,6 @@ def _changed(config: RunConfig, chosen: dict) -> RunConfig:
         train = dataclasses.replace(config.train, microbatches=chosen["microbatches"])
         config = dataclasses.replace(config, train=train)
     if "remat" in chosen:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=chosen["remat"]))
+        execution = dataclasses.replace(config.model.execution, remat=chosen["remat"])
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
     return config
