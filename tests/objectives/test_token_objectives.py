@@ -208,4 +208,4 @@ def test_ignored_label_is_the_one_masking_uses():
 
 
 def test_the_base_class_has_at_most_a_dozen_members():
-    assert len([name for name in dir(Objective) if not name.startswith("_")]) <= 12
+    assert len([name for name in vars(Objective) if not name.startswith("_")]) <= 12
