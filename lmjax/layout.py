@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from lmjax import masks
 from lmjax.integers import as_int32
@@ -123,7 +124,9 @@ def count_within(flags_BT: jax.Array, start_BT: jax.Array, end_BT: jax.Array) ->
     return through_BT - _count_before(flags_BT, start_BT)
 
 
-def place(values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill) -> jax.Array:
+def place(
+    values_BN: jax.Array, position_BN: jax.Array, keep_BN: jax.Array, *, length: int, fill: ArrayLike
+) -> jax.Array:
     """Returns rows of ``length`` with each kept value at its position, and ``fill`` elsewhere.
 
     Values whose position is ``length`` or more are dropped: a row is cut at its end.

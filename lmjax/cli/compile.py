@@ -1,6 +1,7 @@
 """`lmjax compile RECIPE --topology v5e:8x8`: a pod on a laptop."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import KINDS_TEXT, Topology, open_topology, prepare_environment
 from lmjax.train.config import RunConfig
 
+WIDTH = 160
+"""Columns of tables where the output is no terminal."""
+
 OPTIONS = f"""
   --topology NAME   the chips: {KINDS_TEXT}, ...
   --slices N        slices of these, joined by the data centre's network
@@ -28,12 +32,15 @@ OPTIONS = f"""
 def run(arguments: Sequence[str]) -> None:
     """Runs the command; ends with exit code 1 where the step does not fit."""
     options, rest = _options(arguments)
+    if options.topology is None:
+        parse_recipe("compile", rest, options=OPTIONS)  # which also answers --help
+        raise ValueError(f"name the chips to compile for, as in --topology v5e:8x8; known: {KINDS_TEXT}")
+    if options.sweep is not None and options.compare is not None:
+        raise ValueError("--sweep and --compare: choose one; a sweep compares its layouts with each other")
     log_folder = prepare_environment()
-    with _quietly(options.json):
+    with _told(options.json):
         config = parse_recipe("compile", rest, options=OPTIONS)
         others = [] if options.compare is None else [_other(options.compare, rest)]
-    if options.topology is None:
-        raise ValueError(f"name the chips to compile for, as in --topology v5e:8x8; known: {KINDS_TEXT}")
     topology = open_topology(options.topology, slices=options.slices)
     if options.sweep is not None:
         _sweep(config, options.sweep, topology, as_json=options.json)
@@ -112,15 +119,10 @@ def _outcome(figures: dict[str, Any]) -> str:
 
 
 def _print(item: Any) -> None:
-    Console(highlight=False, soft_wrap=isinstance(item, str), markup=False, width=None).print(item)
+    width = None if sys.stdout.isatty() else WIDTH
+    Console(highlight=False, soft_wrap=isinstance(item, str), markup=False, width=width).print(item)
 
 
-def _quietly(as_json: bool):
+def _told(as_json: bool) -> contextlib.AbstractContextManager:
     """Sends what a recipe's changes print to standard error where standard output is for a program."""
-    import contextlib
-
-    return (
-        contextlib.redirect_stdout(sys.stderr)
-        if as_json and not {"-h", "--help"} & set(sys.argv)
-        else contextlib.nullcontext()
-    )
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()

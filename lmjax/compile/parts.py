@@ -27,6 +27,7 @@ _RULES = (
     ("embedding", r"/models/layers\.py$", r"^Embedding\."),
     ("norms and residuals", r"/models/layers\.py$", r"^(Norm\.|dropout)"),
     ("norms and residuals", r"/models/block\.py$", r""),
+    ("other", r"/models/stack\.py$", r""),  # what the layers hand on, and what is kept of them for the backward pass
     ("embedding", r"/models/(token_stack|time_conditioned)\.py$", r"\.embed$"),
     ("head and loss", r"/lmjax/losses/", r""),
     ("head and loss", r"/lmjax/(objectives|models)/", r"(\.terms|\.head_states|\.head|all_terms)$"),

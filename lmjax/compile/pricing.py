@@ -98,7 +98,7 @@ class Pricing:
         """Cycles of a step by part, the largest first; what is left of collectives is a part of its own."""
         parts: collections.Counter[str] = collections.Counter()
         for cost in self.costs:
-            parts["attention kernels" if cost.basis == "kernel" else cost.part] += cost.cycles  # type: ignore[assignment]
+            parts[cost.part if cost.flops is None else "attention kernels"] += cost.cycles  # type: ignore[assignment]
         parts["collectives"] += sum(one.exposed for one in self.collectives) * self.clock  # type: ignore[assignment]
         return dict(parts.most_common())
 

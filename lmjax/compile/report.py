@@ -37,6 +37,7 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
 
 def _table(title: str, *columns: str) -> Table:
     rows = Table(title, box=box.SIMPLE_HEAD, pad_edge=False)
+    rows.columns[0].no_wrap = True
     for name in columns:
         rows.add_column(name, justify="left" if name in ("array", "axes", "pass", "where", "of") else "right")
     return rows

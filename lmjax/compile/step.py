@@ -11,8 +11,8 @@ import numpy as np
 from lmjax.compile.hlo import Program, parse
 from lmjax.compile.topology import GIB, Topology
 from lmjax.models.summary import ModelSummary, summarize
-from lmjax.objectives.parts.encoder_decoder import decoder_length
 from lmjax.tokenizers.planned import planned_vocabulary
+from lmjax.train.components import decoder_length
 from lmjax.train.config import RunConfig
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import Learner

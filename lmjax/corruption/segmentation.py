@@ -56,7 +56,7 @@ def check_spans(function: str, density: float | jax.Array, mean_span: float | ja
         raise ValueError(f"{function}: mean_span={mean_span}: must be at least 1 token")
 
 
-def is_static(value) -> bool:
+def is_static(value: object) -> bool:
     """Whether ``value`` is a plain number, known while tracing."""
     return isinstance(value, int | float | np.number)
 

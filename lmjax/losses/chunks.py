@@ -39,7 +39,9 @@ class Layout:
     embed: tuple[str, ...] = ()
 
 
-def losses_only(loss: Loss, hidden_ND, head_DV, bias_V, targets_N) -> jax.Array:
+def losses_only(
+    loss: Loss, hidden_ND: jax.Array, head_DV: jax.Array, bias_V: jax.Array | None, targets_N: jax.Array
+) -> jax.Array:
     """Returns the losses [N] without gradients, at the cost of one matrix product for each chunk."""
     layout = _layout(hidden_ND.shape[0], head_DV.shape)
 
@@ -56,7 +58,14 @@ def losses_only(loss: Loss, hidden_ND, head_DV, bias_V, targets_N) -> jax.Array:
     return _on_mesh(local, layout, in_specs, tokens)(hidden_ND, head_DV, bias_V, targets_N)
 
 
-def losses_and_gradients(loss: Loss, hidden_ND, head_DV, bias_V, targets_N, weights_N):
+def losses_and_gradients(
+    loss: Loss,
+    hidden_ND: jax.Array,
+    head_DV: jax.Array,
+    bias_V: jax.Array | None,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Returns the losses [N] and the gradients of their weighted sum with respect to hidden states, head and bias."""
     layout = _layout(hidden_ND.shape[0], head_DV.shape)
 

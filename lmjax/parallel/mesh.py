@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "expert", "tensor", "context")
 
@@ -127,7 +127,9 @@ def mesh_axes_of(logical_axis: str | None) -> tuple[str, ...]:
     return RULES.get(logical_axis, ()) if logical_axis is not None else ()
 
 
-def partition_spec(logical_axes: Sequence[str | None], shape: Sequence[int], mesh) -> PartitionSpec:
+def partition_spec(
+    logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """Returns the layout of an array whose axes have these logical names.
 
     A dimension is replicated if its mesh axes do not divide it, or if an earlier dimension already uses them (jax

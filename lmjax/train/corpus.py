@@ -1,4 +1,4 @@
-"""From a recipe's text to an open, checked corpus; tokenizer and token shards are made first if need be."""
+"""Opens and checks the data of a recipe; first trains the tokenizer and writes the shards where they are missing."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ class Corpus:
     def rows(
         self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
     ) -> RowSource:
-        """The rows of a split, see :func:`open_rows`."""
+        """Returns the rows of a split, see :func:`open_rows`; training rows come from ``Curriculum.rows``."""
         return open_rows(
             self.config,
             split,
@@ -151,7 +151,7 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
 
 
 def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathlib.Path) -> None:
-    """Refuses a recipe that says other things of the text than what the shards were made of."""
+    """Refuses a recipe whose description of the text differs from the one the shards were made with."""
     found = {"path": manifest.source.get("path"), **manifest.settings}
     wanted = {"path": data.path, **data.preparation()}
     for name in {**wanted, **found}:
@@ -163,7 +163,7 @@ def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathli
 
 
 def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
-    """Where shards go when no folder is named: a name that changes with the input and with how it is cut."""
+    """Returns the folder of shards where none is named; its name changes with the input and with how it is cut."""
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
@@ -172,7 +172,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
 
 
 def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: pathlib.Path) -> Tokenizer:
-    """The tokenizer saved in ``folder``, trained on the corpus' training documents if there is none yet."""
+    """Returns the tokenizer saved in ``folder``, and trains it on the training documents first if there is none."""
     if (folder / METADATA).exists():
         saved = load_tokenizer(folder)
         _check_same_tokenizer(config, saved, folder)

@@ -1,4 +1,4 @@
-"""What ends a run before its last step: a signal, a step that never returns, a loss that is not finite."""
+"""Ends a run before its last step: after a signal, when a step never returns, when a loss is not finite."""
 
 import contextlib
 import faulthandler
@@ -20,9 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmjax.parallel.signals import SHOW_CURSOR
 
 WATCHDOG_MINUTES = 30.0
-"""What the watchdog waits for when there are several processes and the recipe does not say."""
+"""Minutes that the watchdog waits when there are several processes and the recipe does not say."""
 LONG_MINUTES = 60.0
-"""What a compile or a save may take at least, however short the watchdog's time is."""
+"""Minutes that a compile or a save may take even when the watchdog waits less."""
 
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
@@ -62,7 +62,7 @@ class GracefulExit:
     """
 
     def __init__(self, *, vote_every: int = 4):
-        """Processes compare flags every ``vote_every`` steps; a stop takes at most twice that many."""
+        """Several processes compare their flags every ``vote_every`` steps; they stop at most twice that many later."""
         if vote_every < 1:
             raise ValueError(f"vote_every={vote_every}: must be at least 1")
         self._vote_every = vote_every
@@ -163,7 +163,7 @@ class Watchdog:
         self._step = self._step if step is None else step
 
     def expect_long(self) -> None:
-        """Says that the next sign of life may rightly be far off: ``LONG_MINUTES`` at least."""
+        """Allows at least ``LONG_MINUTES`` until the next sign of life: a compile, or a save, begins."""
         self._last_touch = time.monotonic()
         self._is_long = True
 

@@ -14,6 +14,7 @@ from flax import nnx
 
 from lmjax.models.parameters import ModuleSpec, Params, named_leaves
 from lmjax.models.with_extras import EXTRAS, MODEL, trained_spec
+from lmjax.naming import naming
 from lmjax.objectives import Objective
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
@@ -141,10 +142,8 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
 
 def _open_source(path: pathlib.Path) -> _Source:
     run, step = split_checkpoint(path)
-    try:
+    with naming(f"train.init_from={path}"):
         config = read_config(run / CONFIG)
-    except ValueError as error:
-        raise ValueError(f"train.init_from={path}: {error}") from None
     checkpoints = Checkpoints(run / CHECKPOINTS, read_only=True)
     there, step = checkpoints.steps(), find_step(checkpoints, step)
     if not there or step not in (None, *there):

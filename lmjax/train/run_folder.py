@@ -110,7 +110,7 @@ def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep
 
 
 def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:
-    """The number of a checkpoint; None for the newest.
+    """Returns the number of a checkpoint; None for the newest.
 
     Raises:
       ValueError: the best is asked for and none was kept.

@@ -150,7 +150,7 @@ class Learner:
         )
 
     @cached_property
-    def train_step(self):
+    def train_step(self) -> jax.stages.Wrapped:
         """``(state, rows) -> (state, metrics)``, jitted; the given state is consumed."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(
@@ -161,7 +161,7 @@ class Learner:
         )
 
     @cached_property
-    def eval_step(self):
+    def eval_step(self) -> jax.stages.Wrapped:
         """``(params, rows, key, carry) -> sums, carry``, jitted: see :meth:`_eval_step`."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(

@@ -1,4 +1,4 @@
-"""Validation: exact corpus means of the loss terms over a fixed set of rows."""
+"""Measures the loss terms over a fixed set of rows: exact means over the corpus, not means of batch means."""
 
 import operator
 from collections.abc import Callable, Collection, Generator, Iterable
@@ -151,6 +151,6 @@ def means(
 
 
 def term_means(totals: dict[str, float]) -> dict[str, float]:
-    """The mean of each term."""
+    """Returns the mean of each term."""
     terms = [name.removesuffix("/weight") for name in totals if name.endswith("/weight")]
     return {term: totals[term] / max(totals[f"{term}/weight"], 1e-9) for term in terms}

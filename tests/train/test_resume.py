@@ -319,15 +319,13 @@ def test_steps_in_a_row_are_counted_for_each_objective():
         watch.begun_without(whole, empty, step=step)
     with pytest.raises(NothingScored, match=r"MaskedLM \('masked' of the mixture\)"):
         watch.begun_without(whole, empty, step=99)
-    by_step = ScoredWatch(OBJECTIVES["by step"])
     causal, masked = components_of(OBJECTIVES["by step"])
+    by_step = ScoredWatch(OBJECTIVES["by step"])
     assert by_step.begun_without(masked, {"scored_tokens": 0, "loss": 0.0}, step=1) == [masked]
     assert by_step.begun_without(causal, {"scored_tokens": 5}, step=2) == []
-    alone = ScoredWatch(CausalLM())
-    assert alone.begun_without(whole, {"a/scored_tokens": 0, "b/scored_tokens": 0}, step=1) == [
-        *components_of(CausalLM())
-    ]
-    assert alone.begun_without(whole, {"loss": 1.0}, step=2) == []
+    alone, own = ScoredWatch(CausalLM()), turn_of(CausalLM(), 0).component
+    assert alone.begun_without(own, {"a/scored_tokens": 0, "b/scored_tokens": 0}, step=1) == [own]
+    assert alone.begun_without(own, {"loss": 1.0}, step=2) == []
 
 
 def test_a_run_whose_text_has_no_weight_stops_at_its_first_step(tmp_path):

@@ -31,7 +31,9 @@ class BlockRanges:
     query_last_BJ: jax.Array
 
 
-def block_ranges(start_BT: jax.Array, end_BT: jax.Array, *, num_keys: int, query_block: int, key_block: int):
+def block_ranges(
+    start_BT: jax.Array, end_BT: jax.Array, *, num_keys: int, query_block: int, key_block: int
+) -> BlockRanges:
     """Returns the :class:`BlockRanges` of the mask ``start <= s < end``.
 
     Args:
