@@ -8,13 +8,14 @@ BENCHMARKS ?= benchmarks/loss.py
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train check test test-parity lint format types docs bench release clean
+.PHONY: help train check test test-parity test-tpu lint format types docs bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
 	@echo "make check    the quick tests: layers, masks, losses, corruption, with lint; seconds"
 	@echo "make test     the tests (JOBS=$(JOBS) at a time), and the ten slowest of them"
 	@echo "make test-parity  compares every model family with transformers (installs torch)"
+	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
 	@echo "make docs     the documentation site, in docs/_build; a warning is an error"
@@ -42,6 +43,10 @@ $(VENV)/.lmjax-docs: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
+$(VENV)/.lmjax-tpu: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,tpu]'
+	@touch $@ $(VENV)/.lmjax-test
+
 train: $(VENV)/.lmjax-test
 	$(BIN)/lmjax train $(RECIPE) --folder $(RUN)
 	$(BIN)/lmjax plot $(RUN)
@@ -55,6 +60,9 @@ test: $(VENV)/.lmjax-test
 
 test-parity: $(VENV)/.lmjax-parity
 	$(BIN)/python -m pytest -m parity -s tests/interop
+
+test-tpu: $(VENV)/.lmjax-tpu
+	$(BIN)/python -m pytest -m tpu -s tests/compile
 
 lint: $(VENV)/.lmjax-dev
 	$(BIN)/ruff check .

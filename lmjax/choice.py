@@ -60,7 +60,7 @@ def chosen_classes(config: Any) -> list[type[Choice]]:
         return [kind for item in config for kind in chosen_classes(item)]
     if not dataclasses.is_dataclass(config):
         return []
-    own = [type(config)] if isinstance(config, Choice) else []
+    own: list[type[Choice]] = [type(config)] if isinstance(config, Choice) else []
     return own + chosen_classes([getattr(config, field.name) for field in dataclasses.fields(config)])
 
 
@@ -77,7 +77,8 @@ def named_class(kind: type[Chosen], name: object, where: str) -> type[Chosen]:
     """
     noun = kind.family.__name__.lower()
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{where}: type is {name!r}: must name an {noun}, as in {min(members(kind))}")
+        example = min(members(kind), default=f"{kind.home}.MODULE:CLASS")
+        raise ValueError(f"{where}: type is {name!r}: must name an {noun}, as in {example}")
     module_name = name.partition(":")[0]
     not_one = f"{where}: {name!r} is not an {noun}: written by another version of lmjax?"
     ours = module_name == kind.home or module_name.startswith(f"{kind.home}.")

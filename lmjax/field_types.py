@@ -29,7 +29,7 @@ def check_types(config: Any, *, where: str = "") -> None:
             check_types(item, where=f"{path}.")
 
 
-def check_literals(config: Any, where: str) -> None:
+def check_literals(config: object, where: str) -> None:
     """Refuses a value that its field's ``Literal`` does not name; a configuration calls it in ``__post_init__``.
 
     Args:
@@ -39,7 +39,8 @@ def check_literals(config: Any, where: str) -> None:
     Raises:
       ValueError: naming the field, the value and the values that are possible.
     """
-    for name, (kind, allowed) in _literal_fields(type(config)).items():
+    config_class: Any = type(config)
+    for name, (kind, allowed) in _literal_fields(config_class).items():
         value = getattr(config, name)
         if not _fits(kind, value):
             raise ValueError(f"{where}{name}={value!r}: use one of {', '.join(map(str, allowed))}")

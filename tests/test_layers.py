@@ -6,7 +6,7 @@ import pathlib
 import lmjax
 
 LAYERS = (
-    {"choice", "integers", "field_types", "rates"},
+    {"atomic_files", "choice", "integers", "field_types", "naming", "rates"},
     {"masks", "types", "schedules"},
     {"parallel", "layout"},
     {"features"},
@@ -16,7 +16,7 @@ LAYERS = (
     {"objectives"},
     {"train", "interop"},
     {"runs"},
-    {"evaluate", "analysis"},
+    {"evaluate", "analysis", "compile"},
     {"cli"},
 )
 SIDEWAYS = {("types", "masks"), ("models", "kernels")}

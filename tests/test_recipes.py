@@ -90,7 +90,9 @@ def test_the_top_comment_gives_the_command(path):
     assert not re.search(r"\b(COST|TIME|LOSS|EARLY|RESULT|TODO)\b", comment), "figures are still to be filled in"
     for line in comment.splitlines():
         words = line.split()
-        if words[:1] == ["lmjax"] and words[1] != "train":
+        if words[:2] == ["lmjax", "compile"]:
+            assert words[2] == str(path.relative_to(CONFIGS.parent)) and words[3] == "--topology"
+        elif words[:1] == ["lmjax"] and words[1] != "train":
             assert words[2] == f"runs/{path.stem}"
 
 

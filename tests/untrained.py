@@ -34,7 +34,7 @@ def untrained(
         model=model,
         tokenizer=TokenizerConfig(kind="bytes", named=named, num_sentinels=4),
         data=DataConfig(**data),
-        train=TrainConfig(sequence_length=16, batch_size=2),
+        train=TrainConfig(sequence_length=min(16, model.max_length), batch_size=2),
     )
     tokenizer = build_tokenizer(config.tokenizer, lambda: ())
     config, learner = make_learner(resolve(config, tokenizer.vocabulary), tokenizer)

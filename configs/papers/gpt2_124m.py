@@ -1,6 +1,7 @@
 """GPT-2 small (Radford et al. 2019) on web text, trained as nanoGPT trains it.
 
     lmjax train configs/papers/gpt2_124m.py --data.path "data/openwebtext/*.jsonl.zst"
+    lmjax compile configs/papers/gpt2_124m.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text" (OpenWebText or another web corpus; .zst needs the extra
 `data`), or text files with --data.document-separator. A byte-level BPE tokenizer of GPT-2's size is trained

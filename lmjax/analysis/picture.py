@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
+from lmjax.atomic_files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -28,15 +30,10 @@ def save_picture(figure: "Figure", output: str | os.PathLike) -> pathlib.Path:
     output = pathlib.Path(output)
     if output.is_dir():
         raise ValueError(f"the picture cannot be written: {output} is a folder: move it away, or name another file")
-    # Under another name first: whoever looks meanwhile, or after a kill, finds a whole picture.
-    unfinished = output.with_name(f".{output.stem}.unfinished{output.suffix}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(unfinished, format=output.suffix.removeprefix(".") or "png")
-            unfinished.replace(output)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(output) as file:
+            figure.savefig(file, format=output.suffix.removeprefix(".") or "png")
     except OSError as error:
         if error.errno in NO_SPACE:
             raise

@@ -23,15 +23,13 @@ from lmjax.types import Batch, Rows
 
 
 def step_rows(config: RunConfig, corpus: Corpus, step: int) -> Rows:
-    """The global batch of rows that update number ``step`` (from 0) of a run of ``config`` reads."""
+    """Returns the global batch of rows that update number ``step`` (from 0) of a run of ``config`` reads."""
     phases = curriculum(config.objective, config.train)
-    row_length = config.objective.row_length(config.train.sequence_length)
-    rows = corpus.rows("train", row_length=row_length, seed=config.train.seed, overlap=phases.overlap)
-    return next(phases.batches(rows, start_step=step))
+    return next(phases.batches(phases.rows(corpus, seed=config.train.seed), start_step=step))
 
 
 def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int) -> Batch:
-    """What the objective makes of ``rows`` at update number ``step`` (from 0), weights not yet normalised.
+    """Returns what the objective makes of ``rows`` at update number ``step`` (from 0), weights not yet normalised.
 
     Raises:
       ValueError: the objective refuses the recipe.
@@ -46,12 +44,12 @@ def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int)
 
 
 def text_documents(given: Sequence[str]) -> list[str]:
-    """The documents of texts in which blank lines divide documents."""
+    """Returns the documents of texts in which blank lines divide documents."""
     return [part for text in given for part in re.split(r"\n[ \t]*\n", text) if part]
 
 
 def text_rows(config: RunConfig, tokenizer: Tokenizer, documents: Sequence[str], *, num_rows: int) -> Rows:
-    """The documents, encoded as preparation does, end to end in a row; the row ``num_rows`` times.
+    """Returns a row of the documents, encoded as preparation does and put end to end, ``num_rows`` times.
 
     The row is as short as the text allows and ``train.sequence_length`` at most: a longer text is
     cut. Documents are kept apart as ``data.packing`` says, and where the row needs padding.
@@ -90,7 +88,7 @@ def text_rows(config: RunConfig, tokenizer: Tokenizer, documents: Sequence[str],
 def _example_rows(
     objective: Objective, encoded: Sequence[Sequence[int]], length: int, pad_id: int, num_rows: int
 ) -> Rows:
-    """The first texts as the members of one example, in stretches as short as they allow."""
+    """Returns rows whose example has the first texts as its members, in stretches as short as the texts allow."""
     num_members = objective.traits.num_members
     if len(encoded) < num_members:
         raise ValueError(
@@ -112,7 +110,7 @@ def _example_rows(
 
 
 def recipe_tokenizer(config: RunConfig) -> Tokenizer:
-    """The recipe's tokenizer; the corpus is read only where it must be trained, and then it is kept."""
+    """Returns the recipe's tokenizer; the corpus is read only to train one, which is then kept."""
     data, tokenizer = config.data, config.tokenizer
     folder = data.mixture[0] if data.mixture else data.prepared
     if folder is None and (tokenizer.path is not None or tokenizer.kind in (None, "bytes")):

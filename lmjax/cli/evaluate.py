@@ -11,12 +11,11 @@ import tyro
 
 from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
-from lmjax.data.manifest import Manifest
-from lmjax.train.corpus import Corpus, open_corpus
+from lmjax.train.corpus import Corpus, open_corpus, prepared_corpus
+from lmjax.train.evaluations.validation import Validation
+from lmjax.train.plan import subject_of
 from lmjax.train.record import data_changes, data_facts, read_record
 from lmjax.train.run_folder import BestOrStep
-from lmjax.train.text_bytes import text_bytes
-from lmjax.train.validate import fixed_batches, measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,17 +43,16 @@ def run(arguments: Sequence[str]) -> None:
     options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
     opened = runs.open(options.run, step=options.step)
     corpus = _corpus(opened, options.run, options.prepared)
-    if options.split == "valid" and not corpus.has_validation:
+    if options.split == "valid" and not corpus.has("valid"):
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
     if options.prepared is None and (changes := _changed_data(options.run, corpus)):
         print(f"warning: these are not the data that {options.run} was trained on ({changes})")
-    train = opened.config.train
-    rows = corpus.whole_rows(options.split, objective=opened.config.objective, train=train)
-    batches = fixed_batches(opened.learner, rows, batch_size=train.batch_size, num_batches=options.batches)
-    measured = measure(opened.learner, opened.params, batches, text_bytes(corpus, options.split))
-    if measured.no_bits_per_byte:
-        print(measured.no_bits_per_byte)
-    numbers = {**measured.numbers, **measured.counts}
+    validation = Validation(name=options.split, split=options.split, batches=options.batches)
+    measure = validation.begin(subject_of(opened.config, opened.learner, corpus))
+    reading = measure(opened.params, lambda: None)
+    for note in reading.notes:
+        print(note)
+    numbers = {**reading.numbers, **reading.counts}
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
 
 
@@ -62,8 +60,7 @@ def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | Non
     """The data to evaluate on; its rows refuse shards that another tokenizer than the run's has made."""
     data = opened.config.data
     if prepared is not None:
-        data = dataclasses.replace(data, prepared=str(prepared), mixture=(), mixture_weights=())
-        return Corpus(data, prepared, Manifest.load(prepared), opened.tokenizer)
+        return prepared_corpus(data, prepared, opened.tokenizer)
     # A recipe's relative paths are meant from the folder the run was started in.
     start = _started_in(folder, opened.config.run_folder)
     try:

@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "write a run's model as a Hugging Face folder",
     "extend": "make a run whose tokenizer has more tokens than another's",
     "compare": "two runs on the same texts: what continued training kept and gained",
+    "compile": "compile a recipe's step for TPUs that are not here: does it fit, how fast will it be",
     "plot": "draw the loss curves of one or more runs",
 }
 

@@ -110,10 +110,10 @@ def _with_class(config: RunConfig, field: str, family: type[Choice], name: str) 
         raise ValueError(f"--{field} {name}: there is no such class; there are {', '.join(sorted(known))}")
     shared = {own.name: getattr(getattr(config, field), own.name) for own in dataclasses.fields(family)}  # type: ignore[arg-type]
     try:
-        chosen = known[name](**shared)
+        chosen: dict[str, Any] = {field: known[name](**shared)}
     except TypeError as error:
         raise ValueError(f"--{field} {name}: it has fields without a default ({error}): set it in a recipe") from None
-    return dataclasses.replace(config, **{field: chosen})
+    return dataclasses.replace(config, **chosen)
 
 
 def _help(command: str) -> str:

@@ -6,13 +6,13 @@ Every field of the file is checked before it is used.
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
+from lmjax.atomic_files import write_json
 from lmjax.data.tally import Tally
 
 FORMAT = 1
@@ -251,19 +251,3 @@ def read_json(path: pathlib.Path) -> Any:
     except (ValueError, RecursionError) as error:
         # Invalid UTF-8, numbers with too many digits and too deep nesting raise other errors than invalid JSON.
         raise ValueError("not JSON") from error
-
-
-def write_json(path: pathlib.Path, content: object) -> None:
-    """Writes JSON so that the file always has either the old content or the new content, never a part."""
-    partial = partial_path(path)
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def partial_path(path: pathlib.Path) -> pathlib.Path:
-    """Returns the name under which this process writes ``path`` until it is complete."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")

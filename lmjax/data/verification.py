@@ -15,7 +15,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from lmjax.data.manifest import Shard, read_json, write_json
+from lmjax.atomic_files import write_json
+from lmjax.data.manifest import Shard, read_json
 
 VERIFIED = "verified.json"
 SAMPLE_BYTES = 1 << 30

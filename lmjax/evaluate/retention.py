@@ -16,9 +16,9 @@ from lmjax.data.prepare.documents import applicable
 from lmjax.runs import Run
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.corpus import open_corpus
+from lmjax.train.evaluations.validation import Validation
+from lmjax.train.plan import subject_of
 from lmjax.train.run_folder import TOKENIZER
-from lmjax.train.text_bytes import text_bytes
-from lmjax.train.validate import fixed_batches, measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,6 @@ def compare(before: Run, after: Run, texts: Sequence[str], *, folders: Sequence[
 
 
 def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
-    train = run.config.train
     data = dataclasses.replace(
         run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
     )
@@ -70,15 +69,14 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
     # A Hugging Face folder has its tokenizer's files on top.
     tokenizer = folder / TOKENIZER
     corpus = open_corpus(data, TokenizerConfig(path=str(tokenizer if tokenizer.exists() else folder)))
-    rows = corpus.whole_rows("train", objective=run.config.objective, train=train)
-    batches = fixed_batches(run.learner, rows, batch_size=train.batch_size, num_batches=0)
-    measured = measure(run.learner, run.params, batches, text_bytes(corpus, "train"))
-    if "bits_per_byte" not in measured.numbers:
-        why = measured.no_bits_per_byte or (
+    measure = Validation(name="text", split="train").begin(subject_of(run.config, run.learner, corpus))
+    reading = measure(run.params, lambda: None)
+    if "bits_per_byte" not in reading.numbers:
+        why = " ".join(reading.notes) or (
             f"{type(run.config.objective).__name__} has no bits per byte to compare: use runs that predict tokens"
         )
         raise ValueError(f"{folder}: {text}: {why}")
-    return measured.numbers["bits_per_byte"]
+    return reading.numbers["bits_per_byte"]
 
 
 def table(comparisons: Sequence[Comparison]) -> Table:

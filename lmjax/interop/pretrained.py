@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lmjax.atomic_files import write_json
 from lmjax.field_types import check_types
 from lmjax.interop.comparison import structural_differences
 from lmjax.interop.families import FAMILIES
@@ -218,11 +218,11 @@ def save_pretrained(
         dtype=np.dtype(jnp.dtype(dtype)),
         shard_bytes=shard_bytes,
     )
-    (folder / CONFIG).write_text(json.dumps({**values, "torch_dtype": dtype}, indent=2) + "\n")
+    write_json(folder / CONFIG, {**values, "torch_dtype": dtype}, indent=2)
     if family.form in ("decoder", "encoder_decoder"):
         special = {key: values[key] for key in _OF_GENERATION if values.get(key) is not None}
         generation = special if generation is None else generation
-        (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
+        write_json(folder / GENERATION, generation, indent=2)
     return family
 
 

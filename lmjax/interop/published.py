@@ -5,12 +5,12 @@ settings, the list of ids that end a text), and a tokenizer in the form its user
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lmjax.atomic_files import write_json
 from lmjax.interop.hf_config import read_json
 from lmjax.interop.surplus_tokens import without_surplus
 from lmjax.interop.tokenizer_files import load_tokenizer_files
@@ -76,7 +76,7 @@ def keep_published(source: pathlib.Path, folder: pathlib.Path, config: Mapping[s
       tokenizer: whether the run uses the tokenizer found there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, config, indent=2)
     _copy(source, folder, (GENERATION, *_TOKENIZER_FILES) if tokenizer else (GENERATION,))
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from lmjax.atomic_files import write_json
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
@@ -134,8 +136,7 @@ def write_weights(
     if len(shards) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         weight_map = {name: file for file, members in zip(names, shards, strict=True) for name in members}
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
-        (folder / INDEX).write_text(text + "\n")
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
 
 
 def _shard_name(index: int, count: int) -> str:

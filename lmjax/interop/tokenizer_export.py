@@ -1,7 +1,6 @@
 """A tokenizer of ours in the form that ``AutoTokenizer`` of transformers loads, with the same ids."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import tokenizers
 from tokenizers import processors
 
+from lmjax.atomic_files import write_file, write_json
 from lmjax.interop.published import Published
 from lmjax.interop.sentencepiece_json import as_huggingface
 from lmjax.interop.tokenizer_files import begins_with_bos
@@ -67,12 +67,12 @@ def save_tokenizer_files(
         return "it begins each text as the published one does; this run's documents did not" if begins else None
     definition, problem = _definition_of(tokenizer)
     if isinstance(tokenizer, SentencePieceTokenizer):
-        (folder / MODELS[0]).write_bytes(tokenizer.files()[MODELS[0]])
+        write_file(folder / MODELS[0], tokenizer.files()[MODELS[0]])
     said = _added_tokens(tokenizer)
     is_plain = True
     if definition is not None:
         marked, is_plain = _with_marks(definition, tokenizer, marks)
-        (folder / DEFINITION).write_bytes(marked)
+        write_file(folder / DEFINITION, marked)
         said = {}
     if is_plain:
         said |= _mark_flags(tokenizer, marks)
@@ -89,7 +89,7 @@ def save_tokenizer_files(
         "additional_special_tokens": others,
     }
     for file, content in ((CONFIG, values), (ROLES_FILE, named)):
-        (folder / file).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / file, content, indent=2, ensure_ascii=False)
     if published is not None:
         published.copy_chat_template(folder)
     return problem

@@ -123,4 +123,4 @@ class MaskedDiffusion(Objective):
     @property
     def traits(self) -> Traits:
         """Every position sees the whole row, since masks are filled in any order."""
-        return Traits(attention="bidirectional")
+        return Traits(attention="bidirectional", text_term="loss")

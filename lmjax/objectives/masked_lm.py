@@ -70,4 +70,4 @@ class MaskedLM(TokenObjective):
     @property
     def traits(self) -> Traits:
         """An encoder, which sees the whole text."""
-        return Traits(attention="bidirectional")
+        return Traits(attention="bidirectional", text_term="loss")

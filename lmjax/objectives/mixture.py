@@ -17,11 +17,9 @@ Axes: G groups of rows, P rows of a group, C rows that are chosen of a group.
 """
 
 import bisect
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -34,6 +32,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.layers import split_key
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.models.with_extras import trained_spec
+from lmjax.naming import naming
 from lmjax.objectives.parts.objective import Objective, Terms, Traits, all_terms, carries_rows
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows
@@ -105,7 +104,9 @@ class Mixture(Objective):
         """
         first = self.parts[0].objective.traits
         multiple = math.lcm(*(share.denominator for share in self.shares)) if self.by == "row" else 1
-        return dataclasses.replace(first, couples_examples=False, row_multiple=multiple, measures=frozenset())
+        return dataclasses.replace(
+            first, couples_examples=False, row_multiple=multiple, measures=frozenset(), text_term=None
+        )
 
     def row_length(self, sequence_length: int) -> int:
         """Returns the length that the neediest part asks for."""
@@ -122,7 +123,7 @@ class Mixture(Objective):
         """Refuses what any of the objectives refuses, and objectives that cannot share a model or a batch."""
         row_length = self.row_length(sequence_length)
         for part in self.parts:
-            with _naming(part):
+            with naming(f"{part.name!r} of the mixture"):
                 part.objective.check(model=model, vocabulary=vocabulary, sequence_length=sequence_length)
             if part.objective.traits.num_members > 1 and part.objective.row_length(sequence_length) != row_length:
                 raise ValueError(
@@ -146,7 +147,7 @@ class Mixture(Objective):
     def check_data(self, data: DataConfig) -> None:
         """Refuses data that any of the objectives refuses."""
         for part in self.parts:
-            with _naming(part):
+            with naming(f"{part.name!r} of the mixture"):
                 part.objective.check_data(data)
 
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -234,15 +235,6 @@ def own_terms(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Returns the values of one part, ``NAME/TERM``, under the names of the part's own terms."""
     prefix = f"{name}/"
     return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-
-
-@contextlib.contextmanager
-def _naming(part: Part) -> Iterator[None]:
-    """Names the part in what it refuses."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{part.name!r} of the mixture: {error}") from None
 
 
 def _spec(objective: Objective, model: ModelConfig) -> ModuleSpec:

@@ -21,7 +21,7 @@ from lmjax.models.layers import split_key
 from lmjax.models.routing import joined
 from lmjax.models.transformer import Transformer
 from lmjax.models.with_extras import extra_of, model_of, with_extras
-from lmjax.objectives.parts.objective import Objective, Terms
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import head_loss, token_weights
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.types import Batch, Rows, Stream, make_stream
@@ -77,6 +77,11 @@ class TokensAhead(Objective):
         super().__post_init__()
         if self.num_heads < 1:
             raise ValueError(f"objective.num_heads={self.num_heads}: must be at least 1")
+
+    @property
+    def traits(self) -> Traits:
+        """The term ``loss`` is of tokens of text."""
+        return Traits(text_term="loss")
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses rows shorter than the heads look ahead."""

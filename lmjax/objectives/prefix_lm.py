@@ -62,4 +62,4 @@ class PrefixLM(TokenObjective):
     @property
     def traits(self) -> Traits:
         """A prompt is read as a prefix."""
-        return Traits(attention="prefix")
+        return Traits(attention="prefix", text_term="loss")

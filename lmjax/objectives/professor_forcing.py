@@ -122,7 +122,7 @@ class ProfessorForcing(TokenObjective):
     @property
     def traits(self) -> Traits:
         """The discriminator's accuracy, over the whole batch, decides who learns."""
-        return Traits(couples_examples=True, measures=frozenset({"accuracy"}))
+        return Traits(couples_examples=True, measures=frozenset({"accuracy"}), text_term="loss")
 
     def row_length(self, sequence_length: int) -> int:
         """Returns T + 1: T inputs and the token after the last of them."""

@@ -246,4 +246,4 @@ class ReplacedToken(Objective):
     @property
     def traits(self) -> Traits:
         """Two encoders, which see the whole text."""
-        return Traits(attention="bidirectional", measures=frozenset({"replaced"}))
+        return Traits(attention="bidirectional", measures=frozenset({"replaced"}), text_term="generator")

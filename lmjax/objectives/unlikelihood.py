@@ -27,7 +27,7 @@ from lmjax.models.head import gathered_head
 from lmjax.models.layers import split_key
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.parts.logit_chunks import chunk_length, sum_over_chunks
-from lmjax.objectives.parts.objective import Objective, Terms
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.schedules.ramp import Scalar, current, extremes, highest
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -67,6 +67,11 @@ class UnlikelihoodLM(Objective):
             )
         if not all(0 < rate < 1 for rate in extremes(self.corruption_rate)):
             raise ValueError(f"objective.corruption_rate={self.corruption_rate}: must lie between 0 and 1")
+
+    @property
+    def traits(self) -> Traits:
+        """The term ``loss`` is of tokens of text."""
+        return Traits(text_term="loss")
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses a tokenizer without two ordinary tokens where one is to stand in another's place."""

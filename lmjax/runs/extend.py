@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from lmjax.models.vocabulary import extend_vocabulary
+from lmjax.naming import naming
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.runs.new_run import make_run
 from lmjax.runs.opened import Opened
@@ -44,10 +45,8 @@ def extend(run: Opened, folder: pathlib.Path | str, tokens: Sequence[str], *, na
     """
     folder = pathlib.Path(folder)
     with fresh_folder(folder, "is being made"):
-        try:
+        with naming(named):
             tokenizer, pieces = extend_tokenizer(run.tokenizer, tokens)
-        except ValueError as error:
-            raise ValueError(f"{named}: {error}") from None
         model = run.config.model
         size = max(model.vocab_size, -(-tokenizer.vocabulary.size // model.pad_vocab_to) * model.pad_vocab_to)
         params = extend_vocabulary(run.params, run.spec.axes, pieces=pieces, vocab_size=size)

@@ -8,6 +8,7 @@ from lmjax.interop import FAMILIES, save_pretrained
 from lmjax.interop.published import read_published
 from lmjax.interop.tokenizer_export import save_tokenizer_files
 from lmjax.models.with_extras import EXTRAS, MODEL
+from lmjax.naming import naming_file
 from lmjax.objectives import ReplacedToken
 from lmjax.parallel.folder_lock import fresh_folder
 from lmjax.parallel.signals import kept
@@ -16,7 +17,6 @@ from lmjax.runs.opened import Opened
 from lmjax.tokenizers.declared import ROLES
 from lmjax.train.components import leading
 from lmjax.train.published import PUBLISHED
-from lmjax.train.run_folder import naming
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def _export(
     published = read_published(run.folder / PUBLISHED, run.tokenizer)
     ids = {role: getattr(vocabulary, f"{role}_id") for role in ROLES}
     unfinished = kept(f"{folder} is not finished: delete it, and run the command again")
-    with naming(folder), unfinished:
+    with naming_file(folder), unfinished:
         written = save_pretrained(
             folder,
             config,

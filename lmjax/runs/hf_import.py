@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.atomic_files import write_json
 from lmjax.data.config import DataConfig
 from lmjax.interop import Pretrained, load_pretrained
 from lmjax.interop.hf_config import Passed
@@ -93,7 +93,7 @@ def import_hf(
             "tensors_left_out": converted.tensors_left_out,
             "tokens_without_rows": converted.tokens_without_rows,
         }
-        (run_folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(run_folder / NOTE, note, indent=2, ensure_ascii=False)
     return converted
 
 

@@ -3,6 +3,7 @@
 import pathlib
 
 from lmjax.models.parameters import Params, named_leaves
+from lmjax.naming import naming_file
 from lmjax.parallel.folder_lock import folder_lock
 from lmjax.parallel.signals import kept
 from lmjax.tokenizers import Tokenizer
@@ -10,7 +11,7 @@ from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import write_config
 from lmjax.train.leaves import not_finite
-from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, naming
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER
 
 
 def make_run(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer, params: Params) -> None:
@@ -29,7 +30,7 @@ def make_run(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer, para
     if bad:
         raise ValueError(f"these weights are not finite in {', '.join(bad[:3])}: the model they are from is broken")
     unfinished = kept(f"{folder} is not finished: delete it, and run the command again")
-    with naming(folder), folder_lock(folder, "is being made"), unfinished:
+    with naming_file(folder), folder_lock(folder, "is being made"), unfinished:
         tokenizer.save(folder / TOKENIZER)
         with Checkpoints(folder / CHECKPOINTS, CheckpointConfig()) as checkpoints:
             checkpoints.save(0, {"params": params}, {"step": 0})

@@ -5,6 +5,8 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+from lmjax.atomic_files import write_file, write_json
+
 METADATA = "lmjax_tokenizer.json"
 _FORMAT = 1
 _TYPES = {"format": int, "kind": str, "special_tokens": dict, "files": dict, "fingerprint": str}
@@ -22,17 +24,9 @@ def write_folder(folder: pathlib.Path, metadata: Mapping[str, object], files: Ma
             raise ValueError(f"{folder} holds another tokenizer ({held[:12]}): choose another folder, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write_whole(folder / name, content)
+        write_file(folder / name, content)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    text = json.dumps({"format": _FORMAT, **metadata, "files": digests}, indent=1, ensure_ascii=False)
-    _write_whole(folder / METADATA, (text + "\n").encode())
-
-
-def _write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file such that a kill leaves what was there before, or all of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_json(folder / METADATA, {"format": _FORMAT, **metadata, "files": digests}, ensure_ascii=False)
 
 
 def read_folder(folder: pathlib.Path) -> tuple[dict, dict[str, bytes]]:

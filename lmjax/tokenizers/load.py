@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from lmjax.naming import naming
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.folder import METADATA, read_folder
 
@@ -17,10 +18,8 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     folder = pathlib.Path(folder)
     metadata, files = read_folder(folder)
     kind, special_tokens = metadata["kind"], metadata["special_tokens"]
-    try:
+    with naming(folder):
         tokenizer = _of_kind(kind, files, special_tokens)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
     if tokenizer.fingerprint != metadata["fingerprint"]:
         raise ValueError(
             f"{folder / METADATA}: its fingerprint {metadata['fingerprint'][:12]} is not the files' "

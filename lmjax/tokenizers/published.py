@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lmjax.naming import naming
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.declared import ADDED, CONFIG, ROLES_FILE, Declared, read_declared, read_object
 
@@ -48,9 +49,11 @@ def _from_folder(folder: pathlib.Path, names: Sequence[str]) -> Tokenizer:
         if (folder / name).is_file():
             return _from_file(folder / name, names, declared)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return _named(folder / "vocab.json", lambda: _gpt2(folder, names, declared))
+        with naming(folder / "vocab.json"):
+            return _gpt2(folder, names, declared)
     if (folder / "vocab.txt").is_file():
-        return _named(folder / "vocab.txt", lambda: _bert(folder, names, declared))
+        with naming(folder / "vocab.txt"):
+            return _bert(folder, names, declared)
     for file in sorted(folder.iterdir()):
         if file.name == "tekken.json" or file.suffix in (".tiktoken", ".bpe") or file.name.endswith(".bpe.model"):
             raise ValueError(_refusal(file))
@@ -72,11 +75,13 @@ def _from_file(path: pathlib.Path, names: Sequence[str], declared: Declared) -> 
     if path.suffix == ".model":
         from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
-        return _named(path, lambda: SentencePieceTokenizer.from_model(content, special_names=names, declared=declared))
+        with naming(path):
+            return SentencePieceTokenizer.from_model(content, special_names=names, declared=declared)
     if path.name in _PARTS:
         raise ValueError(f"{path}: one of several files of a tokenizer: name their folder, or {_READ}")
     if path.suffix == ".json":
-        return _named(path, lambda: _from_definition(content, names, declared))
+        with naming(path):
+            return _from_definition(content, names, declared)
     raise ValueError(f"tokenizer.path={path}: it is neither a tokenizer's folder of ours nor {_READ}")
 
 
@@ -84,13 +89,6 @@ def _from_definition(content: bytes, names: Sequence[str], declared: Declared) -
     from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
 
     return HuggingFaceTokenizer.from_definition(content, special_names=names, role_names=declared.role_names)
-
-
-def _named(path: pathlib.Path, read: Callable[[], Tokenizer]) -> Tokenizer:
-    try:
-        return read()
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _is_ranks(content: bytes) -> bool:

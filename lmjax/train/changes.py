@@ -10,7 +10,8 @@ from lmjax.train.config_file import differences
 FREE_ON_RESUME = (
     "name", "folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every", "train.eval_every",
     "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.tensorboard", "train.wandb",
-    "train.microbatches", "train.change_on_resume", *(f"model.execution.{name}" for name in INTERCHANGEABLE),
+    "train.microbatches", "train.change_on_resume", "evaluations",
+    *(f"model.execution.{name}" for name in INTERCHANGEABLE),
 )  # fmt: skip
 """Fields that may differ when a run goes on: they change no result, or (``train.steps``) the user says so."""
 FREE_IN_A_BRANCH = ("schedule", "train.init_from", "train.branch_from")

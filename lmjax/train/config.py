@@ -19,13 +19,20 @@ from lmjax.parallel.paths import refuse_address
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.evaluations.evaluation import Evaluation
 from lmjax.train.optimizers import AdamW, Optimizer
 
 CHANGEABLE = (
     "data", "schedule", "train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
-    "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.momentum",
+    "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.momentum", "optimizer.cautious_decay",
+    "optimizer.adamw_learning_rate", "optimizer.neuron_beta", "optimizer.product_beta", "optimizer.basis_every",
 )  # fmt: skip
 """What ``train.change_on_resume`` may name: fields, or parts of a configuration, that fit the state of any run."""
+
+VALID = "valid"
+"""The name of the built-in validation."""
+RESERVED = (VALID, "train")
+"""Names that no other evaluation may have."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +155,8 @@ class RunConfig:
     """The learning rate's course."""
     train: TrainConfig = TrainConfig()
     """Length, batch and reporting."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """What is measured besides the validation that `train.eval_every` and `train.eval_batches` describe."""
     mesh: MeshConfig = MeshConfig()
     """How devices are used."""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -157,6 +166,13 @@ class RunConfig:
 
     def __post_init__(self):
         refuse_address("folder", self.folder)
+        names = [evaluation.name for evaluation in self.evaluations]
+        for name in names:
+            if names.count(name) > 1 or name in RESERVED:
+                raise ValueError(
+                    f"evaluations: name={name!r} is taken: its numbers could not be told from others of that name; "
+                    f"choose another"
+                )
 
     @property
     def run_folder(self) -> pathlib.Path:

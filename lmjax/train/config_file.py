@@ -1,16 +1,15 @@
 """The configuration of a run as JSON: ``config.json`` of a run folder, written and read."""
 
-import contextlib
 import dataclasses
-import json
 import pathlib
 import types
 import typing
-from collections.abc import Iterator
 from typing import Any
 
+from lmjax.atomic_files import write_json
 from lmjax.choice import Choice, class_name, named_class
 from lmjax.field_types import check_type
+from lmjax.naming import naming
 from lmjax.schedules.ramp import Ramp
 from lmjax.train.config import RunConfig
 from lmjax.train.older_config import as_of_today
@@ -49,7 +48,7 @@ def from_json(kind: Any, value: Any, *, where: str = "config.json") -> Any:
         if value is None:
             return None
         if Ramp in args and isinstance(value, str):
-            with _naming(where):
+            with naming(where):
                 return Ramp.parse(value)
         (kind,) = [arg for arg in args if arg is not type(None)][:1]
         return from_json(kind, value, where=where)
@@ -78,16 +77,8 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     arguments = {name: from_json(hints[name], item, where=f"{where}: {name}") for name, item in value.items()}
     for name, item in arguments.items():
         check_type(hints[name], item, f"{where}: {name}", default=fields[name].default)
-    with _naming(where):
+    with naming(where):
         return kind(**arguments)
-
-
-@contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -113,14 +104,7 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 def write_config(config: RunConfig, path: pathlib.Path) -> None:
     """Writes ``config`` as JSON, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    write_json(path, to_json(config), indent=2)
 
 
 def read_config(path: pathlib.Path) -> RunConfig:

@@ -1,4 +1,4 @@
-"""From a recipe's text to an open, checked corpus; tokenizer and token shards are made first if need be."""
+"""Opens and checks the data of a recipe; first trains the tokenizer and writes the shards where they are missing."""
 
 import contextlib
 import dataclasses
@@ -14,6 +14,7 @@ from lmjax.data.prepare.prepare import PREPARING, TOKENIZER, prepare, refuse_for
 from lmjax.data.prepare.sources import find_files, fingerprint
 from lmjax.data.rows.pipeline import open_rows
 from lmjax.data.rows.source import RowSource
+from lmjax.naming import naming_file
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
@@ -21,8 +22,6 @@ from lmjax.parallel.signals import kept
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
 from lmjax.tokenizers.folder import METADATA
 from lmjax.tokenizers.special import role_of
-from lmjax.train.config import TrainConfig
-from lmjax.train.run_folder import naming
 
 CACHE = pathlib.Path("data")
 LONGEST_STEM = 48
@@ -49,7 +48,7 @@ class Corpus:
     def rows(
         self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
     ) -> RowSource:
-        """The rows of a split, see :func:`open_rows`."""
+        """Returns the rows of a split, see :func:`open_rows`; training rows come from ``Curriculum.rows``."""
         return open_rows(
             self.config,
             split,
@@ -61,16 +60,23 @@ class Corpus:
             tokenizer_fingerprint=self.tokenizer.fingerprint,
         )
 
-    def whole_rows(self, split: str, *, objective: Objective, train: TrainConfig) -> RowSource:
-        """All of a split in a fixed order, each token scored once: what validation and evaluation read."""
-        row_length = objective.row_length(train.sequence_length)
+    def whole_rows(self, split: str, *, objective: Objective, sequence_length: int, batch_size: int) -> RowSource:
+        """Returns all of a split in a fixed order, in which each token is scored once: what evaluations read.
+
+        Args:
+          split: ``"train"`` or ``"valid"``.
+          objective: decides how many tokens a row holds.
+          sequence_length: T, tokens of a row that the model sees.
+          batch_size: rows of a batch.
+        """
+        row_length = objective.row_length(sequence_length)
         return open_rows(
             self.config,
             split,
             row_length=row_length,
             # What a row has beyond the positions of the model are tokens to predict, which the next row begins with.
-            overlap=max(row_length - train.sequence_length, 0),
-            num_streams=train.batch_size,
+            overlap=max(row_length - sequence_length, 0),
+            num_streams=batch_size,
             seed=None,
             folder=None if self.config.mixture else self.folder,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
@@ -78,10 +84,25 @@ class Corpus:
             eos_id=self.tokenizer.vocabulary.eos_id,
         )
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether anything was kept for validation."""
-        return self.manifest.total("valid", "documents") > 0
+    def has(self, split: str) -> bool:
+        """Whether a split holds any document."""
+        return self.manifest.total(split, "documents") > 0
+
+
+def prepared_corpus(data: DataConfig, folder: pathlib.Path | str, tokenizer: Tokenizer) -> Corpus:
+    """Returns a prepared folder as data of a run that has other data; its rows refuse shards of another tokenizer.
+
+    Args:
+      data: the run's own, which says how rows are cut.
+      folder: of ``lmjax prepare``.
+      tokenizer: the run's.
+
+    Raises:
+      ValueError: the folder holds no prepared data.
+    """
+    folder = pathlib.Path(folder)
+    data = dataclasses.replace(data, prepared=str(folder), mixture=(), mixture_weights=())
+    return Corpus(data, folder, Manifest.load(folder), tokenizer)
 
 
 def open_corpus(
@@ -124,13 +145,13 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
     # A finished folder may be one we cannot write to. The other processes of a run wait for each other.
     finished = (folder / MANIFEST).exists()
     lock = contextlib.nullcontext() if finished else folder_lock(folder, PREPARING, wait=not is_primary())
-    with naming(folder), lock:
+    with naming_file(folder), lock:
         made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
         return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
 
 
 def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathlib.Path) -> None:
-    """Refuses a recipe that says other things of the text than what the shards were made of."""
+    """Refuses a recipe whose description of the text differs from the one the shards were made with."""
     found = {"path": manifest.source.get("path"), **manifest.settings}
     wanted = {"path": data.path, **data.preparation()}
     for name in {**wanted, **found}:
@@ -142,7 +163,7 @@ def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathli
 
 
 def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
-    """Where shards go when no folder is named: a name that changes with the input and with how it is cut."""
+    """Returns the folder of shards where none is named; its name changes with the input and with how it is cut."""
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
@@ -151,7 +172,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
 
 
 def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: pathlib.Path) -> Tokenizer:
-    """The tokenizer saved in ``folder``, trained on the corpus' training documents if there is none yet."""
+    """Returns the tokenizer saved in ``folder``, and trains it on the training documents first if there is none."""
     if (folder / METADATA).exists():
         saved = load_tokenizer(folder)
         _check_same_tokenizer(config, saved, folder)

@@ -1,8 +1,8 @@
 """Rows that grow longer as training goes on (Li et al. 2022): from a step's number to its rows.
 
-The data stay where they are: blocks of the final row length in the run's order. An earlier phase cuts each
-block into shorter rows, so the place in the data is the number of tokens used, and a change of length neither
-repeats nor skips any.
+The data are read in blocks of the final row length, in the run's order. An earlier phase cuts each block into
+shorter rows. The place in the data is therefore the number of tokens used so far, and a change of length neither
+repeats nor skips a token.
 """
 
 import dataclasses
@@ -15,12 +15,13 @@ from lmjax.data.rows.pipeline import batches, process_share
 from lmjax.data.rows.source import RowSource
 from lmjax.objectives import Objective
 from lmjax.train.config import TrainConfig
+from lmjax.train.corpus import Corpus
 from lmjax.types import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Steps of one length and number of rows.
+    """The steps between two changes of a row's length or of the number of rows.
 
     Attributes:
       first_step: the step it begins with.
@@ -41,13 +42,13 @@ class Phase:
     first_row: int
 
     def consumed(self, step: int) -> int:
-        """Tokens of the data used before a step of this phase."""
+        """Returns how many tokens of the data were used before a step of this phase."""
         return (self.first_row + (step - self.first_step) * self.batch_size) * self.stride
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """The phases of a run, in order: a function of its configuration and of the batch sizes it had."""
+    """The phases of a run, in order. They follow from its configuration and from the batch sizes it has had."""
 
     phases: tuple[Phase, ...]
 
@@ -57,16 +58,38 @@ class Curriculum:
         return self.phases[-1].row_length - self.phases[-1].stride
 
     def at(self, step: int) -> Phase:
-        """The phase of the step after ``step`` updates."""
+        """Returns the phase of the step after ``step`` updates."""
         return next(phase for phase in self.phases if phase.end_step is None or step < phase.end_step)
+
+    def rows(self, corpus: Corpus, *, seed: int) -> RowSource:
+        """Returns the training rows of a run: the one place that says how a run reads its data.
+
+        Args:
+          corpus: the run's data.
+          seed: ``train.seed``, which decides the order.
+
+        Raises:
+          ValueError: the data have too few tokens, or cannot be cut into rows as short as a phase has.
+        """
+        longest = self.phases[-1]
+        rows = corpus.rows(
+            "train",
+            row_length=longest.row_length,
+            overlap=self.overlap,
+            num_streams=longest.batch_size,
+            seed=seed,
+        )
+        for phase in self.phases:
+            rows.cut(phase.row_length)
+        return rows
 
     def batches(
         self, rows: RowSource, *, start_step: int = 0, sharding: jax.sharding.Sharding | None = None
     ) -> Iterator[Rows]:
-        """This process's part of the batches of ``start_step``, ``start_step + 1``, ...
+        """Yields this process's part of the batches of ``start_step``, ``start_step + 1``, ...
 
         Args:
-          rows: of the last phase, with this curriculum's overlap.
+          rows: of :meth:`rows`.
           start_step: the first step.
           sharding: of a batch over the devices of all processes; ``None``: this is the only process.
         """
@@ -89,7 +112,7 @@ class Curriculum:
 
 
 def curriculum(objective: Objective, train: TrainConfig, *, batch_sizes: Sequence[tuple[int, int]] = ()) -> Curriculum:
-    """The phases that ``train.sequence_warmup`` asks for; without one, a single phase.
+    """Returns the phases that ``train.sequence_warmup`` asks for; without one, a single phase.
 
     A run that went on with other batch sizes has a phase for each, and each begins with the row after the
     last one that was used. ``batch_sizes`` are pairs (step, rows from there on), the first of step 0; when

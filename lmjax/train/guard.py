@@ -1,14 +1,15 @@
-"""What ends a run before its last step: a signal, a step that never returns, a loss that is not finite."""
+"""Ends a run before its last step: after a signal, when a step never returns, when a loss is not finite."""
 
 import contextlib
 import faulthandler
+import itertools
 import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import jax
@@ -19,9 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmjax.parallel.signals import SHOW_CURSOR
 
 WATCHDOG_MINUTES = 30.0
-"""What the watchdog waits for when there are several processes and the recipe does not say."""
+"""Minutes that the watchdog waits when there are several processes and the recipe does not say."""
 LONG_MINUTES = 60.0
-"""What a compile or a save may take at least, however short the watchdog's time is."""
+"""Minutes that a compile or a save may take even when the watchdog waits less."""
 
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
@@ -61,7 +62,7 @@ class GracefulExit:
     """
 
     def __init__(self, *, vote_every: int = 4):
-        """Processes compare flags every ``vote_every`` steps; a stop takes at most twice that many."""
+        """Several processes compare their flags every ``vote_every`` steps; they stop at most twice that many later."""
         if vote_every < 1:
             raise ValueError(f"vote_every={vote_every}: must be at least 1")
         self._vote_every = vote_every
@@ -162,7 +163,7 @@ class Watchdog:
         self._step = self._step if step is None else step
 
     def expect_long(self) -> None:
-        """Says that the next sign of life may rightly be far off: ``LONG_MINUTES`` at least."""
+        """Allows at least ``LONG_MINUTES`` until the next sign of life: a compile, or a save, begins."""
         self._last_touch = time.monotonic()
         self._is_long = True
 
@@ -189,3 +190,30 @@ class Watchdog:
         )
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
         os._exit(1)
+
+
+class StoppedError(Exception):
+    """A signal came during long work between two steps."""
+
+
+def signs_of_life(watchdog: Watchdog, graceful: GracefulExit) -> Callable[[], None]:
+    """Returns a function to call after each part of long work between two steps.
+
+    It tells the watchdog that the process is alive and stops the work when a signal has come, so that what was trained
+    is saved in time.
+
+    Raises:
+      StoppedError: a signal has come; both now and when the function is called.
+    """
+    parts = itertools.count()
+
+    def check() -> None:
+        if graceful.should_stop(next(parts)):
+            raise StoppedError
+
+    def after_part() -> None:
+        watchdog.touch()
+        check()
+
+    check()
+    return after_part

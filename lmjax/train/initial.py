@@ -14,6 +14,7 @@ from flax import nnx
 
 from lmjax.models.parameters import ModuleSpec, Params, named_leaves
 from lmjax.models.with_extras import EXTRAS, MODEL, trained_spec
+from lmjax.naming import naming
 from lmjax.objectives import Objective
 from lmjax.tokenizers import load_tokenizer
 from lmjax.train.checkpoint import Checkpoints
@@ -77,14 +78,14 @@ def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -
         saved, _ = checkpoints.restore_params(abstract, step=source.step)
 
     def adopted(key: jax.Array, saved: Params) -> Params:
-        return _adopted(learner.objective, learner.spec.init(key), saved, source=source.config.objective)
+        return adopted_params(learner.objective, learner.spec.init(key), saved, source=source.config.objective)
 
     init_key, _ = run_keys(jax.random.key(seed))
     with jax.set_mesh(learner.mesh):
         return jax.jit(adopted, out_shardings=learner.spec.shardings(learner.mesh))(init_key, saved)
 
 
-def _adopted(objective: Objective, fresh: Params, saved: Params, *, source: Objective) -> Params:
+def adopted_params(objective: Objective, fresh: Params, saved: Params, *, source: Objective) -> Params:
     """Returns the other run's model, with the extras of this run's objective.
 
     Args:
@@ -116,7 +117,7 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
         )
     wanted = described(named_leaves(learner.spec.shapes))
     shapes = learner.spec.shapes, source.spec.shapes
-    given = described(named_leaves(_adopted(learner.objective, *shapes, source=source.config.objective)))
+    given = described(named_leaves(adopted_params(learner.objective, *shapes, source=source.config.objective)))
     differing = {
         "missing there": [name for name in wanted if name not in given],
         "unknown here": [name for name in given if name not in wanted],
@@ -141,10 +142,8 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
 
 def _open_source(path: pathlib.Path) -> _Source:
     run, step = split_checkpoint(path)
-    try:
+    with naming(f"train.init_from={path}"):
         config = read_config(run / CONFIG)
-    except ValueError as error:
-        raise ValueError(f"train.init_from={path}: {error}") from None
     checkpoints = Checkpoints(run / CHECKPOINTS, read_only=True)
     there, step = checkpoints.steps(), find_step(checkpoints, step)
     if not there or step not in (None, *there):

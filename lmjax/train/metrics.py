@@ -20,6 +20,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from lmjax.atomic_files import write_file
 from lmjax.parallel import distributed
 from lmjax.train.metrics_file import JsonLines, read_lines
 
@@ -141,7 +142,7 @@ def _start_wandb(folder: pathlib.Path) -> Any:
     run_id = id_file.read_text(errors="replace").strip() if id_file.exists() else ""
     if not re.fullmatch(r"[\w-]{1,64}", run_id, re.ASCII):
         run_id = secrets.token_hex(4)
-    id_file.write_text(run_id)
+    write_file(id_file, run_id)
     return wandb.init(project="lmjax", name=folder.name, dir=str(folder), id=run_id, resume="allow")
 
 
@@ -167,6 +168,11 @@ class Throughput:
         self._marks.append((self._clock() - self._paused, self._tokens))
         (first_time, first_tokens), (last_time, last_tokens) = self._marks[0], self._marks[-1]
         return (last_tokens - first_tokens) / (last_time - first_time) if last_time > first_time else None
+
+    def restart(self) -> None:
+        """Forgets all steps so far: the next one compiles, or is of another size."""
+        self._tokens = 0
+        self._marks.clear()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from lmjax.atomic_files import write_file
+
 
 def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], dict[int, bytes]]:
     """The lines that hold a step and numbers, in order, and by its number each line that does not.
@@ -88,9 +90,7 @@ class JsonLines:
         os.close(self._descriptor)
 
     def _written_anew(self, content: bytes) -> int:
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, self._path)
+        write_file(self._path, content)
         return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
 
     def _set_aside(self, damaged: Mapping[int, bytes]) -> None:

@@ -28,7 +28,9 @@ def _model(fields: dict[str, Any]) -> dict[str, Any]:
     if "execution" in fields:
         return fields
     fields = dict(fields)
-    moved = {name: fields.pop(name) for name in ("dtype", "scan_layers", "remat", "attention") if name in fields}
+    moved: dict[str, Any] = {
+        name: fields.pop(name) for name in ("dtype", "scan_layers", "remat", "attention") if name in fields
+    }
     for mixer in ("mamba2", "rwkv6"):
         if isinstance(sizes := fields.get(mixer), dict) and "chunk" in sizes:
             moved[f"{mixer}_chunk"] = sizes["chunk"]

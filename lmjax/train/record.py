@@ -5,7 +5,8 @@ import json
 import pathlib
 from typing import Any
 
-from lmjax.data.manifest import Manifest, write_json
+from lmjax.atomic_files import write_json
+from lmjax.data.manifest import Manifest
 from lmjax.train.config_file import from_json
 from lmjax.train.corpus import Corpus
 

@@ -1,4 +1,4 @@
-"""Where a start of a run goes on from, what it may have changed since, and what it is told.
+"""Finds the checkpoint a start of a run goes on from, and refuses changes that do not go together with it.
 
 A start without a checkpoint in its folder begins, or branches off another run; it is refused where checkpoints
 were lost. A start with one goes on, with the data it had, unless ``train.change_on_resume`` names ``data``.
@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
+from lmjax.naming import naming
 from lmjax.objectives.parts.objective import carries_rows
 from lmjax.parallel.distributed import is_primary
 from lmjax.schedules.learning_rate import build_schedule
@@ -47,7 +48,7 @@ class Origin:
 
 
 def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
-    """What a start with this configuration goes on from; None where it begins.
+    """Returns what a start with this configuration goes on from; None where it begins anew.
 
     Raises:
       ValueError: what ``train.branch_from`` names is no run, has no such checkpoint, or is of another configuration.
@@ -72,12 +73,10 @@ def _branch(config: RunConfig, tokenizer: Tokenizer) -> Origin:
     run, step = split_checkpoint(config.train.branch_from or "")
     if run.resolve() == config.run_folder.resolve():
         raise ValueError(f"{named} is the run's own folder: choose another --folder")
-    try:
+    with naming(named):
         before, record = read_config(run / CONFIG), read_record(run)
         there = Checkpoints(run / CHECKPOINTS, read_only=True)
         step = find_step(there, step)
-    except ValueError as error:
-        raise ValueError(f"{named}: {error}") from None
     if not there.steps() or step not in (None, *there.steps()):
         raise ValueError(f"{named}: there is no such checkpoint; of that run there are steps {there.steps()}")
     check_same_run(before, config, folder=run, free=FREE_IN_A_BRANCH)
@@ -132,7 +131,7 @@ def _check_batch_size(config: RunConfig, before: int) -> None:
 
 
 def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
-    """Moves away the metrics of a start that never came to its first save; this one begins anew."""
+    """Moves away the metrics of an earlier start that saved nothing, because this start begins anew."""
     path = folder / METRICS_FILE
     try:
         past = [line["step"] for line in read_metrics(path) if line["step"] > 0]
@@ -153,7 +152,7 @@ def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
 def first_state(
     config: RunConfig, learner: Learner, origin: Origin | None, checkpoints: Checkpoints, say: Say
 ) -> tuple[TrainState, int]:
-    """The state to train on from, and the updates it has had.
+    """Returns the state that training begins with, and the number of updates it has had.
 
     Args:
       config: of this start.
@@ -185,7 +184,7 @@ def first_state(
 
 
 def announce(origin: Origin, config: RunConfig, step: int, say: Say) -> None:
-    """Says that the run goes on, and how its learning rate and batch size change at this step."""
+    """Tells a person that the run goes on, and how its learning rate and batch size change at this step."""
     where = "" if origin.run == config.run_folder else f", branching off {origin.run}"
     say(f"continuing after step {step} of {config.train.steps}{where}")
     rates = [_learning_rate(one, step) for one in (origin.config, config)]

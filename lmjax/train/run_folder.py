@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Literal
 
+from lmjax.atomic_files import is_partial
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
 from lmjax.tokenizers import Tokenizer, load_tokenizer
@@ -83,8 +84,8 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
         # What a run that was killed while it claimed the folder may leave.
-        ours = {LOCK_FILE, TOKENIZER, PUBLISHED, (folder / CONFIG).with_suffix(".tmp").name}
-        if folder.exists() and any(path.name not in ours for path in folder.iterdir()):
+        ours = {LOCK_FILE, TOKENIZER, PUBLISHED}
+        if folder.exists() and any(path.name not in ours and not is_partial(path.name) for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
         return
     check_same_run(read_config(folder / CONFIG), config, folder=folder)
@@ -94,17 +95,6 @@ def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -
             f"{folder} was trained with another tokenizer than the data's: prepare the data with "
             f"{folder / TOKENIZER} (tokenizer.path), or choose another --folder"
         )
-
-
-@contextlib.contextmanager
-def naming(folder: pathlib.Path) -> Iterator[None]:
-    """Names ``folder`` in an ``OSError`` that names no file, as that of a write to a full disk does not."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(folder)
-        raise
 
 
 BestOrStep = int | Literal["best"] | None
@@ -120,7 +110,7 @@ def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep
 
 
 def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:
-    """The number of a checkpoint; None for the newest.
+    """Returns the number of a checkpoint; None for the newest.
 
     Raises:
       ValueError: the best is asked for and none was kept.

@@ -15,21 +15,39 @@ from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
-from lmjax.train.curriculum import curriculum
+from lmjax.train.curriculum import Curriculum, curriculum
 from lmjax.train.optimizers import average_of, build_optimizer
 from lmjax.train.step import Learner
 
 
 def resolve(config: RunConfig, vocabulary: Vocabulary) -> RunConfig:
-    """The configuration with what depends on the tokenizer filled in."""
+    """Returns the configuration with what depends on the tokenizer filled in."""
     return dataclasses.replace(config, model=config.model.with_vocabulary(vocabulary.size))
 
 
-def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a configuration, once batch and heads are known to divide over it, and data to suit the objective.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is known of a run before its data are: the devices, and the rows of each step.
+
+    Attributes:
+      mesh: of the devices.
+      curriculum: the phases of a run that keeps its batch size.
+    """
+
+    mesh: Mesh
+    curriculum: Curriculum
+
+
+def lay_out(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """Returns the layout of a configuration whose batch and heads divide over the devices.
+
+    Args:
+      config: of the run; the size of the vocabulary may still be open.
+      devices: all of all processes unless given.
 
     Raises:
-      ValueError: they do not, or the mesh is not of as many devices as there are.
+      ValueError: they do not divide, the mesh is not of as many devices as there are, the lengths of a sequence warm-up
+        do not divide each other, or the data do not suit the objective.
     """
     config.objective.check_data(config.data)
     model, train = config.model, config.train
@@ -48,7 +66,7 @@ def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = No
             f"microbatch on a device, and {type(config.objective).__name__} divides rows by the {multiple}: make it a "
             f"multiple of {ways * train.microbatches * multiple}, or choose weights in a simpler ratio"
         )
-    curriculum(config.objective, train)
+    phases = curriculum(config.objective, train)
     if train.sequence_length % mesh.shape["context"]:
         raise ValueError(
             f"train.sequence_length={train.sequence_length} cannot be split over mesh.context={mesh.shape['context']}: "
@@ -60,7 +78,7 @@ def check_layout(config: RunConfig, *, devices: Sequence[jax.Device] | None = No
                 f"model.{field}={size} cannot be split over mesh.tensor={mesh.shape['tensor']}: "
                 f"lower mesh.tensor, or change the number of heads"
             )
-    return mesh
+    return Layout(mesh=mesh, curriculum=phases)
 
 
 def check_average(config: RunConfig) -> None:
@@ -82,19 +100,28 @@ def check_average(config: RunConfig) -> None:
 
 
 def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequence[jax.Device] | None = None) -> Learner:
-    """The learner of a resolved configuration.
+    """Returns :func:`learner_on` the layout of a resolved configuration.
+
+    Raises:
+      ValueError: objective, model, batch and mesh do not go together; the message names the field.
+    """
+    return learner_on(lay_out(config, devices=devices), config, vocabulary)
+
+
+def learner_on(layout: Layout, config: RunConfig, vocabulary: Vocabulary) -> Learner:
+    """Returns the learner of a resolved configuration.
 
     Args:
+      layout: of this configuration, see :func:`lay_out`.
       config: see :func:`resolve`.
       vocabulary: of the tokenizer.
-      devices: all of all processes unless given.
 
     Raises:
       ValueError: objective, model, batch and mesh do not go together; the message names the field.
     """
     check_average(config)
     objective, model, train = config.objective, config.model, config.train
-    for phase in curriculum(objective, train).phases:
+    for phase in layout.curriculum.phases:
         objective.check(model=model, vocabulary=vocabulary, sequence_length=phase.sequence_length)
     for component in components_of(objective):
         if component.objective.traits.couples_examples and train.microbatches > 1:
@@ -102,7 +129,6 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
                 f"train.microbatches={train.microbatches}: {type(component.objective).__name__} compares the examples "
                 f"of a batch with each other, which cannot be done in parts: set it to 1"
             )
-    mesh = check_layout(config, devices=devices)
     spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
     schedule = build_schedule(config.schedule, total_steps=train.steps)
     return Learner(
@@ -113,7 +139,7 @@ def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequenc
             config.optimizer, schedule=schedule, kinds=spec.kinds, axes=spec.axes, width_ratio=model.width_ratio
         ),
         learning_rate=lambda step: config.optimizer.learning_rate * schedule(step),
-        mesh=mesh,
+        mesh=layout.mesh,
         microbatches=train.microbatches,
         clip_norm=config.optimizer.clip_norm,
         ema_decay=train.ema_decay,

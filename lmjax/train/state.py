@@ -17,7 +17,7 @@ class TrainState:
       step: int32 scalar, updates done.
       params: float32 parameters.
       opt_state: the optimizer's.
-      ema: exponential moving average of the parameters, or None when it is off.
+      ema: average of the parameters, the run's moving one or the optimizer's own, or None when there is none.
       key: PRNG key of the run, constant; a step folds its number into it.
       carry: what objectives keep of a step's rows for the next step's, or None.
     """
@@ -28,3 +28,8 @@ class TrainState:
     ema: Params | None
     key: jax.Array
     carry: Any = None
+
+    @property
+    def averaged(self) -> Params:
+        """The parameters to evaluate: their moving average where the run keeps one."""
+        return self.params if self.ema is None else self.ema

@@ -226,7 +226,7 @@ class Learner:
         """Sums over a batch that add up over batches: ``<term>`` (weight x loss), ``<term>/weight``, counts of text.
 
         Raw weights and the plain loss, so that dividing sums gives exact corpus means; the counts, see
-        :func:`_text_counts`, are of the term ``loss``. And what is carried to the next batch.
+        :func:`_text_counts`, are of ``Traits.text_term``. And what is carried to the next batch.
         """
         objective = self.objective.for_evaluation()
         batch = objective.corrupt(key, self.own(rows), self.vocabulary)
@@ -234,8 +234,9 @@ class Learner:
         terms, carry = all_terms(objective, self.spec.bind(params), batch, None)
         sums = dict(terms)
         sums |= {f"{name}/weight": jnp.sum(w) for name, w in batch.weights.items()}
-        if "loss" in batch.weights and batch.weights["loss"].shape == batch.targets_BP.shape:
-            sums |= _text_counts(self.vocabulary, batch.targets_BP, batch.weights["loss"])
+        text_term = objective.traits.text_term
+        if text_term is not None:
+            sums |= _text_counts(self.vocabulary, batch.targets_BP, batch.weights[text_term])
         return sums, carry
 
     def own(self, rows: Rows) -> Rows:

@@ -26,7 +26,7 @@ class TextBytes:
     num_bytes: int = 0
 
     def of(self, totals: dict[str, float]) -> float | None:
-        """The bytes that the nats of an evaluation were spent on, weighted alike; None where that cannot be said.
+        """Returns the bytes of the scored text, weighted as its nats are; None where they are not known.
 
         Args:
           totals: the sums of :meth:`lmjax.train.step.Learner.eval_step`.
@@ -45,7 +45,7 @@ WHY_NONE = (
 
 
 def text_bytes(corpus: Corpus, split: str) -> TextBytes:
-    """What is known of the bytes of a split; reads its tokens where the tokenizer alone does not tell."""
+    """Returns what is known of the bytes of a split; it reads the tokens where the tokenizer alone does not tell."""
     vocabulary = corpus.tokenizer.vocabulary
     if vocabulary.exact_bytes:
         return TextBytes()

@@ -1,8 +1,7 @@
-"""Validation: exact corpus means of the loss terms over a fixed set of rows."""
+"""Measures the loss terms over a fixed set of rows: exact means over the corpus, not means of batch means."""
 
-import dataclasses
 import operator
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Any
 
 import jax
@@ -13,14 +12,15 @@ from lmjax.data.rows.source import RowSource
 from lmjax.losses import bits_per_byte, perplexity
 from lmjax.models.parameters import Params
 from lmjax.train.components import components_of
+from lmjax.train.evaluations.evaluation import Reading
 from lmjax.train.scored import refuse_unscored
 from lmjax.train.step import Learner
 from lmjax.train.text_bytes import WHY_NONE, TextBytes
 from lmjax.types import Rows
 
 
-def fixed_batches(learner: Learner, rows: RowSource, *, batch_size: int, num_batches: int) -> Iterable[Rows]:
-    """The first ``num_batches`` batches of an epoch (0: all of it), the last filled up with weightless rows."""
+def fixed_batches(learner: Learner, rows: RowSource, *, batch_size: int, num_batches: int) -> Generator[Rows]:
+    """Yields the first ``num_batches`` batches of an epoch (0: all of it), the last filled up with weightless rows."""
     num_rows = len(rows) if num_batches == 0 else min(len(rows), num_batches * batch_size)
     process_index, process_count = process_share(learner.row_sharding, batch_size)
     local = batches(
@@ -33,21 +33,6 @@ def fixed_batches(learner: Learner, rows: RowSource, *, batch_size: int, num_bat
     return device_batches(local, learner.row_sharding)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What an evaluation came to.
-
-    Attributes:
-      numbers: see :func:`validate`.
-      counts: ``tokens`` that were scored and the ``bytes`` they stand for, unweighted.
-      no_bits_per_byte: why there are none, where an objective that predicts tokens has none.
-    """
-
-    numbers: dict[str, float]
-    counts: dict[str, int]
-    no_bits_per_byte: str | None
-
-
 def validate(
     learner: Learner,
     params: Params,
@@ -56,11 +41,13 @@ def validate(
     *,
     after_batch: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """``loss`` (mean nats of a scored token), ``perplexity``, ``bits_per_byte``, and ``<term>/loss`` of further terms.
+    """Returns ``loss``, ``<term>/loss`` of further terms, ``perplexity`` and ``bits_per_byte``.
 
-    Where no term is called ``loss`` that is the objective's total. Of a mixture there is ``<name>/loss`` and
-    so on of each of its objectives, all on the same rows, and ``loss``, their mean by weight. Batch ``i`` is
-    corrupted with a key made of ``i`` alone, so that two validations see the same.
+    ``loss`` is the mean nats of a scored token where the objective has a term of that name, and else the objective's
+    total. Perplexity and bits per byte are made of the objective's text term (``Traits.text_term``); an objective
+    without one has none. A mixture has ``<name>/loss`` and so on of each of its objectives, all on the same rows, and
+    as ``loss`` their mean by weight. Batch ``i`` is corrupted with a key made of ``i`` alone, so that two validations
+    see the same.
 
     Args:
       learner: what to evaluate.
@@ -82,8 +69,11 @@ def measure(
     text: TextBytes | None = None,
     *,
     after_batch: Callable[[], object] = lambda: None,
-) -> Measured:
-    """:func:`validate`, with what was scored."""
+) -> Reading:
+    """Returns what :func:`validate` does, with the ``tokens`` that were scored and the ``bytes`` they stand for.
+
+    The counts are unweighted. Where an objective predicts tokens and has no bits per byte, a note says why.
+    """
     text = text or TextBytes(exact_table=learner.vocabulary.exact_bytes)
     totals = _totals(learner, params, rows, after_batch)
     terms: dict[str, jax.Array] = {}
@@ -92,14 +82,15 @@ def measure(
         refuse_unscored(sums, component)
         prefix = component.prefix
         terms |= {f"{prefix}{term}": jnp.asarray(mean) for term, mean in term_means(sums).items()}
-        own = means(sums, measures=component.objective.traits.measures, text=text)
+        traits = component.objective.traits
+        own = means(sums, text_term=traits.text_term, measures=traits.measures, text=text)
         numbers |= {f"{prefix}{metric}": value for metric, value in own.items()}
     first = totals[0]
     lacking = any("bytes" in sums and text.of(sums) is None for sums in totals)
-    return Measured(
+    return Reading(
         numbers={"loss": float(learner.objective.for_evaluation().total(terms))} | numbers,
         counts={count: int(first[f"scored_{count}"]) for count in ("tokens", "bytes") if f"scored_{count}" in first},
-        no_bits_per_byte=WHY_NONE if lacking and not text.exact_table else None,
+        notes=(WHY_NONE,) if lacking and not text.exact_table else (),
     )
 
 
@@ -136,21 +127,30 @@ def _totals(
 
 
 def means(
-    totals: dict[str, float], *, measures: Collection[str] = (), text: TextBytes | None = None
+    totals: dict[str, float],
+    *,
+    text_term: str | None = "loss",
+    measures: Collection[str] = (),
+    text: TextBytes | None = None,
 ) -> dict[str, float]:
-    """From the sums of :meth:`Learner.eval_step` to means; ``measures`` are terms that are no losses."""
-    result = {
-        (term if term == "loss" or term in measures else f"{term}/loss"): mean
-        for term, mean in term_means(totals).items()
-    }
-    if "loss" in result:
-        result["perplexity"] = float(perplexity(result["loss"]))
-    if num_bytes := (text or TextBytes()).of(totals):
-        result["bits_per_byte"] = float(bits_per_byte(totals["loss"], num_bytes))
+    """Turns the sums of :meth:`Learner.eval_step` into means.
+
+    Args:
+      totals: the sums.
+      text_term: the term that perplexity and bits per byte are made of, see ``Traits.text_term``.
+      measures: terms that are no losses.
+      text: what is known of the bytes of the text; ``None``: what the vocabulary knows.
+    """
+    mean_of = term_means(totals)
+    result = {(term if term == "loss" or term in measures else f"{term}/loss"): mean for term, mean in mean_of.items()}
+    if text_term in mean_of:
+        result["perplexity"] = float(perplexity(mean_of[text_term]))
+        if num_bytes := (text or TextBytes()).of(totals):
+            result["bits_per_byte"] = float(bits_per_byte(totals[text_term], num_bytes))
     return result
 
 
 def term_means(totals: dict[str, float]) -> dict[str, float]:
-    """The mean of each term."""
+    """Returns the mean of each term."""
     terms = [name.removesuffix("/weight") for name in totals if name.endswith("/weight")]
     return {term: totals[term] / max(totals[f"{term}/weight"], 1e-9) for term in terms}

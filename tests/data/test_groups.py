@@ -16,7 +16,7 @@ from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.config import RunConfig
 from lmjax.train.corpus import open_corpus
-from lmjax.train.setup import check_layout
+from lmjax.train.setup import lay_out
 
 PAD, EOS, BOS = 256, 257, 258
 FIELDS = ("chosen", "rejected")
@@ -162,7 +162,7 @@ def test_data_and_objective_must_agree_before_anything_is_prepared():
         (CausalLM(), pairs, "CausalLM as configured reads one text"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_layout(RunConfig(name="x", objective=objective, data=data, mesh=MeshConfig(data=8)))
+            lay_out(RunConfig(name="x", objective=objective, data=data, mesh=MeshConfig(data=8)))
 
 
 def test_shards_and_recipe_must_agree(pairs, tokenizer, tmp_path):

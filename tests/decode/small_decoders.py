@@ -10,6 +10,7 @@ import tiny
 from lmjax import masks
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import generate
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.recurrent import Mamba2Config, Rwkv6Config
 from lmjax.types import Stream
 
@@ -40,8 +41,9 @@ MODELS["hybrid"] = dataclasses.replace(
     tiny.MODEL,
     mixers=("mamba2", "attention", "rwkv6"),
     num_layers=3,
-    mamba2=Mamba2Config(head_width=8, state_width=4, chunk=3),
-    rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=4, chunk=3),
+    mamba2=Mamba2Config(head_width=8, state_width=4),
+    rwkv6=Rwkv6Config(head_width=8, mix_rank=4, decay_rank=4),
+    execution=ExecutionConfig(mamba2_chunk=3, rwkv6_chunk=3),
     tie_embeddings=False,
 )
 START = 7

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_the_lines_run_as_they_stand(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "lmjax.runs" in block]
-    assert len(block.splitlines()) == 10
+    assert len(block.splitlines()) <= 10
     untrained(folder=tmp_path / "runs" / "stdlib_demo")
     untrained(Contrastive(), folder=tmp_path / "runs" / "contrastive_small")
     monkeypatch.chdir(tmp_path)

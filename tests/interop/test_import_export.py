@@ -103,6 +103,23 @@ def test_a_folder_becomes_a_run_and_the_run_that_folder(name, objective, tmp_pat
     assert (tmp_path / "again" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
 
 
+def test_a_folder_is_opened_as_the_run_it_would_become(tmp_path):
+    folder = with_tokenizer("mistral", tmp_path / "theirs")
+    opened = open_run(folder)
+    assert opened.imported and opened.step == 0 and not (tmp_path / "run").exists()
+    code, _, err = command("import", folder, tmp_path / "run")
+    assert code == 0, err
+    run = open_run(tmp_path / "run")
+    assert opened.config.model == run.config.model and opened.tokenizer.fingerprint == run.tokenizer.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, opened.params, run.params)
+    texts = ["some words.", "more"]
+    for ours, theirs in zip(opened.score(texts), run.score(texts), strict=True):
+        np.testing.assert_array_equal(ours.log_probabilities, theirs.log_probabilities)
+    assert np.isfinite(opened.score(texts)[0].loss)
+    with pytest.raises(ValueError, match="step=3: .* is a Hugging Face folder"):
+        open_run(folder, step=3)
+
+
 def test_an_encoder_without_a_head_gets_a_new_one_and_contrastive_training_begins_with_it(tmp_path, monkeypatch):
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: devices)

@@ -16,7 +16,7 @@ from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, Contrastive
 from lmjax.objectives.contrastive import temperature_of
 from lmjax.schedules.ramp import Ramp, at_step
-from lmjax.train.initial import _adopted
+from lmjax.train.initial import adopted_params
 from lmjax.types import Rows, make_stream
 
 KEY = jax.random.key(0)
@@ -184,11 +184,11 @@ def test_another_runs_model_becomes_both_encoders():
     objective = dataclasses.replace(GIVEN, separate_encoders=True, learn_temperature=True)
     saved, fresh = tiny.random_params(tiny.model_spec(MODEL)), tiny.random_params(spec_of(objective), seed=1)
     given = {"model": saved}
-    params = _adopted(objective, fresh, given, source=CausalLM())
+    params = adopted_params(objective, fresh, given, source=CausalLM())
     assert params == {"model": saved, "extras": {"key_encoder": saved, "log_scale": fresh["extras"]["log_scale"]}}
     trained = {"model": saved, "extras": {"key_encoder": 2, "log_scale": 3}}
-    assert _adopted(objective, fresh, trained, source=objective) == trained
-    assert _adopted(CausalLM(), given, params, source=objective) == given
+    assert adopted_params(objective, fresh, trained, source=objective) == trained
+    assert adopted_params(CausalLM(), given, params, source=objective) == given
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from lmjax.models.parameters import module_spec
 from lmjax.objectives import DPO, CausalLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules.ramp import Ramp, at_step
-from lmjax.train.initial import _adopted
+from lmjax.train.initial import adopted_params
 from lmjax.train.optimizers import AdamW
 from lmjax.types import make_stream
 
@@ -141,11 +141,11 @@ def test_the_reference_lies_on_the_devices_as_the_policy_does():
 def test_another_runs_model_is_policy_and_reference():
     saved, fresh = tiny.random_params(tiny.model_spec(MODEL)), tiny.random_params(spec(), seed=1)
     given, whole = {"model": saved}, {"model": saved, "extras": {"reference": saved}}
-    assert _adopted(OBJECTIVE, fresh, given, source=CausalLM()) == whole
+    assert adopted_params(OBJECTIVE, fresh, given, source=CausalLM()) == whole
     # Also a policy's: preferences start anew from where it came to.
     other = {"model": saved, "extras": {"reference": 0}}
-    assert _adopted(OBJECTIVE, fresh, other, source=OBJECTIVE) == whole
-    assert _adopted(CausalLM(), given, other, source=OBJECTIVE) == given
+    assert adopted_params(OBJECTIVE, fresh, other, source=OBJECTIVE) == whole
+    assert adopted_params(CausalLM(), given, other, source=OBJECTIVE) == given
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from flax import nnx
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import module_spec
 from lmjax.objectives import CausalLM, PairwiseReward
-from lmjax.train.initial import _adopted
+from lmjax.train.initial import adopted_params
 from lmjax.types import make_stream
 
 KEY = jax.random.key(0)
@@ -58,7 +58,7 @@ def test_terms_by_hand():
 
 def test_another_runs_model_gets_a_new_score():
     saved, fresh = tiny.random_params(tiny.model_spec(MODEL)), tiny.random_params(spec(), seed=1)
-    params = _adopted(OBJECTIVE, fresh, {"model": saved}, source=CausalLM())
+    params = adopted_params(OBJECTIVE, fresh, {"model": saved}, source=CausalLM())
     assert params == {"model": saved, "extras": {"score": fresh["extras"]["score"]}}
 
 

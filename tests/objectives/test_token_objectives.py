@@ -8,12 +8,11 @@ import pytest
 import tiny
 
 from lmjax.losses import cross_entropy
-from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
-from lmjax.objectives.masked_lm import IGNORE
+from lmjax.objectives import CausalLM, MaskedLM, Objective, PrefixLM
 from lmjax.objectives.parts.scored_positions import scored_positions, slots
 from lmjax.objectives.parts.token_objective import next_token_targets
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.types import Rows
+from lmjax.types import IGNORE_INDEX, Rows
 
 KEY = jax.random.key(0)
 OBJECTIVES = [CausalLM(), MaskedLM(), PrefixLM(), PrefixLM(loss_on="all")]
@@ -205,4 +204,8 @@ def test_objective_refuses_a_tokenizer_without_a_mask_and_positions_that_are_too
 
 
 def test_ignored_label_is_the_one_masking_uses():
-    assert IGNORE == -100
+    assert IGNORE_INDEX == -100
+
+
+def test_the_base_class_has_at_most_a_dozen_members():
+    assert len([name for name in dir(Objective) if not name.startswith("_")]) <= 12

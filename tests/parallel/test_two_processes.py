@@ -149,6 +149,6 @@ def test_a_run_killed_while_it_claimed_its_folder_can_start_again(tmp_path):
     run = config(tmp_path)
     tokenizer = ByteTokenizer({"<pad>": 256})
     tokenizer.save(run.run_folder / "tokenizer")
-    (run.run_folder / "config.tmp").write_text("{")
+    (run.run_folder / ".config.json.123.partial").write_text("{")
     claim(run, tokenizer)
     assert (run.run_folder / "config.json").exists()

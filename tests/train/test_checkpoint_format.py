@@ -11,6 +11,7 @@ import tiny
 from flax import nnx
 
 from lmjax import runs
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.parameters import named_leaves
 from lmjax.models.with_extras import trained_spec
 from lmjax.objectives import DPO, CausalLM, Contrastive, ReplacedToken
@@ -25,7 +26,7 @@ from lmjax.train.setup import resolve
 
 TOKENS = TokenizerConfig(kind="bytes")
 TOKENIZER = ByteTokenizer({name: 256 + i for i, name in enumerate(TOKENS.all_special_tokens)})
-MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=tiny.UNROLLED)
+MODEL = dataclasses.replace(tiny.MODEL, num_layers=1, execution=ExecutionConfig(scan_layers=False, remat="none"))
 TWO_ENCODERS = Contrastive(pairs="given", separate_encoders=True, learn_temperature=True)
 FORMER_MODEL = {ReplacedToken: "discriminator."}
 

@@ -22,7 +22,7 @@ from lmjax.models.execution import ExecutionConfig
 from lmjax.objectives import CausalLM, FillInMiddle, MaskedLM, Mixture, Part, Ramp, ReplacedToken, SpanCorruption
 from lmjax.objectives.parts.scored_positions import slots
 from lmjax.schedules.ramp import SHAPES, at_step, current
-from lmjax.train import loop
+from lmjax.train import loop, plan
 from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.config_file import from_json, to_json
@@ -107,8 +107,8 @@ def mixed_run(folder) -> RunConfig:
 
 def test_a_run_in_turns_at_two_lengths_compiles_once_for_each_and_resumes_to_the_last_bit(tmp_path, monkeypatch):
     learners = []
-    build = loop.build_learner
-    monkeypatch.setattr(loop, "build_learner", lambda *given: learners.append(build(*given)) or learners[-1])
+    build = plan.learner_on
+    monkeypatch.setattr(plan, "learner_on", lambda *given: learners.append(build(*given)) or learners[-1])
     whole, parted = mixed_run(tmp_path / "whole"), mixed_run(tmp_path / "parted")
     for one in (whole, parted):
         write_corpus(tmp_path / one.folder / ".." / "text")

@@ -138,7 +138,7 @@ def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of
             os.kill(os.getpid(), signal.SIGTERM)
         return measure(learner, params, rows, *others, **options)
 
-    monkeypatch.setattr("lmjax.train.loop.measure", signalled)
+    monkeypatch.setattr("lmjax.train.evaluations.validation.measure", signalled)
     result = train(config(tmp_path))
     assert (result.step, result.stopped_by, result.valid) == (8, "SIGTERM", {})
     assert touches[0] is None and (tmp_path / "run" / "checkpoints" / "8").is_dir()

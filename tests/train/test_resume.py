@@ -21,6 +21,7 @@ from lmjax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoint
 from lmjax.train.components import components_of, turn_of
 from lmjax.train.config import TrainConfig
 from lmjax.train.curriculum import curriculum
+from lmjax.train.evaluations.evaluation import Reading
 from lmjax.train.guard import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
@@ -29,7 +30,6 @@ from lmjax.train.record import DataFacts, Record, data_changes, read_record
 from lmjax.train.resume import check_changes, find_origin
 from lmjax.train.run_folder import split_checkpoint
 from lmjax.train.scored import STEPS_IN_A_ROW, NothingScored, ScoredWatch, look_ahead
-from lmjax.train.validate import Measured
 
 pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
 
@@ -183,7 +183,7 @@ def test_going_on_with_another_batch_size_and_learning_rate(copied, tmp_path):
 def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(copied, tmp_path, monkeypatch):
     described = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.json", "record.json")}
 
-    def killed(loop):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     changed = dataclasses.replace(copied, optimizer=AdamW(learning_rate=1e-3))
@@ -191,7 +191,7 @@ def test_a_start_that_saves_nothing_leaves_the_description_of_the_checkpoint(cop
         changed, steps=6, batch_size=4, change_on_resume=("optimizer.learning_rate", "train.batch_size")
     )
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop_module._Loop, "run", killed)
+        patched.setattr(loop_module, "open_instruments", killed)
         train(changed)
     assert {name: (tmp_path / "run" / name).read_bytes() for name in described} == described
     train(with_train(changed, steps=5))
@@ -273,9 +273,9 @@ def test_a_validation_that_is_not_finite_is_said_and_its_state_not_saved(tmp_pat
     losses = iter([3.0, math.nan, 2.0, math.nan])
 
     def measured(*_, **__):
-        return Measured(numbers={"loss": next(losses)}, counts={}, no_bits_per_byte=None)
+        return Reading(numbers={"loss": next(losses)})
 
-    monkeypatch.setattr("lmjax.train.loop.measure", measured)
+    monkeypatch.setattr("lmjax.train.evaluations.validation.measure", measured)
     base = with_train(short(tmp_path, steps=3), eval_every=1)
     base = dataclasses.replace(base, checkpoint=CheckpointConfig(every_steps=1, keep_best=True))
     with pytest.raises(NonFiniteLoss, match=r"step 3: valid/loss=nan is not finite; last good checkpoint: 2"):
@@ -319,12 +319,13 @@ def test_steps_in_a_row_are_counted_for_each_objective():
         watch.begun_without(whole, empty, step=step)
     with pytest.raises(NothingScored, match=r"MaskedLM \('masked' of the mixture\)"):
         watch.begun_without(whole, empty, step=99)
+    causal, masked = components_of(OBJECTIVES["by step"])
     by_step = ScoredWatch(OBJECTIVES["by step"])
-    assert by_step.begun_without("masked", {"scored_tokens": 0, "loss": 0.0}, step=1) == [components_of(objective)[1]]
-    assert by_step.begun_without("causal", {"scored_tokens": 5}, step=2) == []
-    alone = ScoredWatch(CausalLM())
-    assert alone.begun_without(whole, {"a/scored_tokens": 0, "b/scored_tokens": 0}, step=1) == [""]
-    assert alone.begun_without(whole, {"loss": 1.0}, step=2) == []
+    assert by_step.begun_without(masked, {"scored_tokens": 0, "loss": 0.0}, step=1) == [masked]
+    assert by_step.begun_without(causal, {"scored_tokens": 5}, step=2) == []
+    alone, own = ScoredWatch(CausalLM()), turn_of(CausalLM(), 0).component
+    assert alone.begun_without(own, {"a/scored_tokens": 0, "b/scored_tokens": 0}, step=1) == [own]
+    assert alone.begun_without(own, {"loss": 1.0}, step=2) == []
 
 
 def test_a_run_whose_text_has_no_weight_stops_at_its_first_step(tmp_path):

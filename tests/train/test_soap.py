@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec
 
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.train.optimizers import SOAP, AdamW, build_optimizer
+from lmjax.train.optimizers.state import moment_spec
 
 PLAIN = {"learning_rate": 1.0, "weight_decay": 0.0}
 
@@ -82,17 +84,22 @@ def test_each_layer_has_bases_of_its_own_and_all_heads_are_one_matrix():
 def test_its_state_is_divided_as_the_parameters_are():
     spread = tiny.learner(optimizer=SOAP(), mesh=MeshConfig(data=2, fsdp=2, tensor=2), num_devices=8)
     state = spread.state_shardings.opt_state[0].hidden
-    of_params = spread.state_shardings.params["stacks"]["000"]
+    of_params = spread.state_shardings.params["model"]["stacks"]["000"]
     for tree in (state.momentum, state.squares):
         own = jax.tree.leaves(tree)
         assert own and {str(leaf.spec) for leaf in own} <= {str(leaf.spec) for leaf in jax.tree.leaves(of_params)}
-    up = (
-        state.input_basis["stacks"]["000"]["feedforward"]["up"]["weight"].spec,
-        (state.output_products["stacks"]["000"]["feedforward"]["up"]["weight"].spec),
-    )
-    assert [tuple(spec) for spec in up] == [(None, "fsdp", None), (None, "tensor", None)]
-    query = state.output_basis["stacks"]["000"]["attention"]["query"]["weight"].spec
-    assert tuple(query) == (None, "tensor", None)
+
+    def layout(tree, *path):
+        for name in ("model", "stacks", "000", *path, "weight"):
+            tree = tree[name]
+        return tuple(tree.spec)
+
+    assert layout(state.input_basis, "feedforward", "up") == (None, "fsdp", None)
+    assert layout(state.output_products, "feedforward", "up") == (None, "tensor", None)
+    # All heads are one side: it is split as the heads are.
+    split = PartitionSpec(None, "fsdp", "tensor", None)
+    assert moment_spec((2, 12, 12), (2, 8, 3, 4), split) == PartitionSpec(None, "tensor", None)
+    assert moment_spec((2, 8, 8), (2, 8, 3, 4), split) == PartitionSpec(None, "fsdp", None)
 
 
 def test_a_run_goes_on_bit_for_bit(tmp_path):

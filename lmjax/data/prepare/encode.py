@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lmjax.atomic_files import write_json
 from lmjax.data.config import DataConfig
-from lmjax.data.manifest import SPLITS, Shard, read_json, shard_from_json, write_json
+from lmjax.data.manifest import SPLITS, Shard, read_json, shard_from_json
 from lmjax.data.prepare.documents import Document, read_documents, split_document
 from lmjax.data.prepare.long_text import blocks_of, end_of
 from lmjax.data.prepare.middle import middle_last

@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from lmjax.atomic_files import is_partial, write_json
 from lmjax.data.config import DataConfig
-from lmjax.data.manifest import MANIFEST, SPLITS, Manifest, read_json, token_dtype, write_json
+from lmjax.data.manifest import MANIFEST, SPLITS, Manifest, read_json, token_dtype
 from lmjax.data.prepare.encode import ENTRIES, Entry, Job, Tokenizer, encode_unit, read_entry
 from lmjax.data.prepare.sources import Piece, SourceFile, find_files, fingerprint, plan_units
 from lmjax.data.tally import Tally
@@ -163,7 +164,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
         return
     # Files that a preparation may leave if it is killed before it has a plan.
     ours = (LOCK_FILE, ".lock", TOKENIZER, ENTRIES)
-    if any(name not in ours and not name.endswith(".partial") for name in os.listdir(folder)):
+    if any(name not in ours and not is_partial(name) for name in os.listdir(folder)):
         raise ValueError(f"{folder} is not empty and holds no preparation: choose another folder (data.prepared)")
 
 

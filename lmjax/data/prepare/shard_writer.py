@@ -6,14 +6,14 @@ a token). Every file is written under a temporary name and then renamed, so a fi
 """
 
 import hashlib
-import os
 import pathlib
 from collections.abc import Iterable
 from typing import IO
 
 import numpy as np
 
-from lmjax.data.manifest import BOUND_DTYPE, WEIGHT_DTYPE, FileRecord, Shard, partial_path, token_dtype
+from lmjax.atomic_files import partial_path, take_name, to_disk
+from lmjax.data.manifest import BOUND_DTYPE, WEIGHT_DTYPE, FileRecord, Shard, token_dtype
 
 
 class _HashedFile:
@@ -33,10 +33,9 @@ class _HashedFile:
         self._file.write(content)
 
     def finish(self) -> FileRecord:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        to_disk(self._file)
         self._file.close()
-        os.replace(self._partial, self.path)
+        take_name(self._partial, self.path)
         return FileRecord(size=self._size, sha256=self._digest.hexdigest())
 
     def discard(self) -> None:

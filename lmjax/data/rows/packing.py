@@ -20,7 +20,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lmjax.data.manifest import read_json, write_json
+from lmjax.atomic_files import write_json
+from lmjax.data.manifest import read_json
 from lmjax.data.rows.shard_reader import TokenShards
 from lmjax.data.verification import sha256_of
 

@@ -155,7 +155,7 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
     grads_query, grads_key, grads_value = [], [], []
     for first in range(0, num_blocks, size):
         part = slice(first, min(first + size, num_blocks))
-        part_bounds = tuple(bound_BI1R[:, part] for bound_BI1R in bounds)
+        part_bounds = bounds[0][:, part], bounds[1][:, part]
         by_query = (log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R)
         grad_query, grad_key, grad_value = tpu_kernels.backward(
             plan,

@@ -67,7 +67,7 @@ class GapObjective(EncoderDecoderObjective):
         """A prompt is read by the encoder, or, in the form for one stack, as a prefix."""
         if self.form == "encoder_decoder":
             return super().traits
-        return Traits(attention="prefix")
+        return Traits(attention="prefix", text_term="loss")
 
     def row_length(self, sequence_length: int) -> int:
         """Returns how many tokens fill the encoder's T inputs, or one stack's T inputs and one target more.

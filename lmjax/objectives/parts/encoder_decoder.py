@@ -37,7 +37,7 @@ class EncoderDecoderObjective(TokenObjective):
     @property
     def traits(self) -> Traits:
         """An encoder reads a part of each batch."""
-        return Traits(reads_with_encoder=True)
+        return Traits(reads_with_encoder=True, text_term="loss")
 
     @abc.abstractmethod
     def decoder_length(self, sequence_length: int) -> int:

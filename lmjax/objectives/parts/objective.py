@@ -41,6 +41,8 @@ class Traits:
         microbatches.
       row_multiple: the number of rows of a microbatch on a device must be a multiple of it.
       measures: names of the terms that are reported and not trained on, such as accuracies and margins.
+      text_term: the term that is a cross entropy of ``targets_BP``, tokens of text, from which evaluations make
+        perplexity and bits per byte; None where there is no such term.
     """
 
     attention: Literal["causal", "bidirectional", "prefix"] = "causal"
@@ -49,6 +51,7 @@ class Traits:
     couples_examples: bool = False
     row_multiple: int = 1
     measures: frozenset[str] = frozenset()
+    text_term: str | None = None
 
 
 @jax.tree_util.register_dataclass

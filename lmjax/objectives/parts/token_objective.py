@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.transformer import Transformer
-from lmjax.objectives.parts.objective import Objective, Terms
+from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.schedules.ramp import at_end
 from lmjax.types import Batch, Rows
 
@@ -27,6 +27,11 @@ class TokenObjective(Objective):
             raise ValueError(f"objective.label_smoothing={self.label_smoothing}: must be at least 0 and below 1")
         if self.z_loss < 0:
             raise ValueError(f"objective.z_loss={self.z_loss}: must not be negative")
+
+    @property
+    def traits(self) -> Traits:
+        """The term ``loss`` is of tokens of text."""
+        return Traits(text_term="loss")
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """Runs the model, gathers the scored positions, and applies head and loss to them."""

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from lmjax.atomic_files import write_file
+
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
@@ -18,12 +20,7 @@ def write_sums(folder: pathlib.Path) -> None:
       OSError: a file cannot be read, or the sums not be written.
     """
     files = _files(folder)
-    unfinished = folder / f"{SUMS}.unfinished"
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(f"{_digest(folder / name)}  {name}\n" for name in files)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(folder / SUMS)
+    write_file(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in files))
 
 
 def read_sums(folder: pathlib.Path) -> dict[str, str] | None:

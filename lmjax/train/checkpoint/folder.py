@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
 import shutil
 from collections.abc import Iterable
+
+from lmjax.atomic_files import write_json
 
 BEST = "best.json"
 DELETED = ".deleted"
@@ -75,6 +76,4 @@ def read_best(folder: pathlib.Path) -> Best | None:
 
 def write_best(folder: pathlib.Path, best: Best) -> None:
     """Remembers the best step, in one write."""
-    unfinished = folder / f"{BEST}.unfinished"
-    unfinished.write_text(json.dumps(dataclasses.asdict(best)) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / BEST)
+    write_json(folder / BEST, dataclasses.asdict(best), indent=None)

@@ -45,9 +45,8 @@ def _scale_by_adafactor(axes: PyTree, min_factored_size: int) -> optax.GradientT
     depths = [num_stacking_axes(names) for names in jax.tree.leaves(axes, is_leaf=is_axes)]
 
     def init(params):
-        # optax.tree.map_params calls this with a placeholder that has no leaves.
         leaves, structure = jax.tree.flatten(params)
-        moments = [vmapped(lambda p: tuple(layer.init(p)[0][1:]), n)(p) for n, p in zip(depths, leaves, strict=False)]
+        moments = [vmapped(lambda p: tuple(layer.init(p)[0][1:]), n)(p) for n, p in zip(depths, leaves, strict=True)]
         columns = zip(*moments, strict=True) if moments else ((), (), ())
         v_row, v_col, v = (jax.tree.unflatten(structure, column) for column in columns)
         return optax.FactoredState(count=jnp.zeros((), jnp.int32), v_row=v_row, v_col=v_col, v=v)

@@ -3,6 +3,7 @@
 Axes: S matrices of a stack, M rows, N columns.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -29,17 +30,26 @@ def newton_schulz(matrices_SMN: jax.Array, *, steps: int, dtype: str) -> jax.Arr
       steps: how often.
       dtype: arithmetic of the products.
     """
-    a, b, c = COEFFICIENTS
+    return _iterated(_of_norm_one(matrices_SMN, dtype), steps).astype(jnp.float32)
+
+
+def _of_norm_one(matrices_SMN: jax.Array, dtype: str) -> jax.Array:
+    """Each matrix over its Frobenius norm, which bounds the largest singular value."""
     wide = matrices_SMN.astype(jnp.float32)
     norm = jnp.linalg.norm(wide, axis=(1, 2), keepdims=True)
-    product = partial(jnp.matmul, precision="highest" if dtype == "float32" else None)
+    return (wide / jnp.maximum(norm, _SMALLEST_NORM)).astype(dtype)
+
+
+def _iterated(x_SMN: jax.Array, steps: int) -> jax.Array:
+    """The iteration, in the arithmetic of what it is given."""
+    a, b, c = COEFFICIENTS
+    product = partial(jnp.matmul, precision="highest" if x_SMN.dtype == jnp.float32 else None)
 
     def step(_: jax.Array, x_SMN: jax.Array) -> jax.Array:
         gram_SMM = product(x_SMN, x_SMN.swapaxes(1, 2))
         return a * x_SMN + product(b * gram_SMM + c * product(gram_SMM, gram_SMM), x_SMN)
 
-    x_SMN = (wide / jnp.maximum(norm, _SMALLEST_NORM)).astype(dtype)
-    return jax.lax.fori_loop(0, steps, step, x_SMN).astype(jnp.float32)
+    return jax.lax.fori_loop(0, steps, step, x_SMN)
 
 
 def orthogonalized(stacks: Sequence[jax.Array], *, steps: int, arithmetic: Arithmetic) -> list[jax.Array]:
@@ -58,19 +68,25 @@ def orthogonalized(stacks: Sequence[jax.Array], *, steps: int, arithmetic: Arith
     for place, stack in enumerate(stacks):
         groups.setdefault(tuple(sorted(stack.shape[1:])), []).append(place)
     for places in groups.values():
-        together = _over_devices(jnp.concatenate([_wide(stacks[place]) for place in places]))
+        of_group = [stacks[place] for place in places]
         if arithmetic == "auto":
-            of_type = {name: partial(newton_schulz, steps=steps, dtype=name) for name in ("float32", "bfloat16")}
-            done = jax.lax.platform_dependent(together, cpu=of_type["float32"], default=of_type["bfloat16"])
+            of_type = {name: partial(_together, steps=steps, dtype=name) for name in ("float32", "bfloat16")}
+            done = jax.lax.platform_dependent(*of_group, cpu=of_type["float32"], default=of_type["bfloat16"])
         else:
-            done = newton_schulz(together, steps=steps, dtype=arithmetic)
-        start = 0
-        for place in places:
-            stack = stacks[place]
-            part = done[start : start + len(stack)]
-            results[place] = part if part.shape == stack.shape else part.swapaxes(1, 2)
-            start += len(stack)
+            done = _together(*of_group, steps=steps, dtype=arithmetic)
+        results |= dict(zip(places, done, strict=True))
     return [results[place] for place in range(len(stacks))]
+
+
+def _together(*stacks: jax.Array, steps: int, dtype: str) -> list[jax.Array]:
+    """Stacks whose matrices are of one shape or its transpose, made orthogonal as one."""
+    # Cast first: what moves between devices is then half as large in bfloat16.
+    wide = [_wide(_of_norm_one(stack, dtype)) for stack in stacks]
+    done = _iterated(_over_devices(jnp.concatenate(wide)), steps)
+    starts = itertools.accumulate((len(stack) for stack in stacks), initial=0)
+    parts = [done[start : start + len(stack)] for start, stack in zip(starts, stacks, strict=False)]
+    shaped = [p if p.shape == stack.shape else p.swapaxes(1, 2) for p, stack in zip(parts, stacks, strict=True)]
+    return [part.astype(jnp.float32) for part in shaped]
 
 
 def _wide(stack_SMN: jax.Array) -> jax.Array:

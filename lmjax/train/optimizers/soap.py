@@ -21,7 +21,7 @@ class SoapState(NamedTuple):
     """What is kept of hidden matrices between steps; None for a side that is too large to be turned.
 
     Attributes:
-      count: steps done.
+      steps: how many are done.
       momentum: the mean gradient.
       squares: the mean squared gradient in the eigenbases.
       input_products: the mean of ``G G^T`` of each matrix, [..., M, M].
@@ -30,7 +30,7 @@ class SoapState(NamedTuple):
       output_basis: eigenvectors of the latter.
     """
 
-    count: jax.Array
+    steps: jax.Array
     momentum: PyTree
     squares: PyTree
     input_products: PyTree
@@ -95,13 +95,13 @@ class SOAP(AdamW):
         def update(grads, state, params=None):
             del params
             leaves, structure = jax.tree.flatten(grads)
-            kept = [structure.flatten_up_to(tree) for tree in state[1:]]
+            kept = [structure.flatten_up_to(tree) for tree in state[1:]]  # type: ignore[attr-defined]
             done = [
-                self._step(state.count, axes, *of_leaf) for axes, *of_leaf in zip(read_as, leaves, *kept, strict=True)
+                self._step(state.steps, axes, *of_leaf) for axes, *of_leaf in zip(read_as, leaves, *kept, strict=True)
             ]
             columns = zip(*done, strict=True) if done else [()] * 7
             updates, *kept = (jax.tree.unflatten(structure, column) for column in columns)
-            return updates, SoapState(optax.safe_increment(state.count), *kept)
+            return updates, SoapState(optax.safe_increment(state.steps), *kept)
 
         return optax.GradientTransformation(init, update)
 

@@ -52,10 +52,10 @@ def moment_spec(moment: tuple[int, ...], param: tuple[int, ...], spec: Partition
         return spec
     if len(moment) == len(param) and all(m in (1, p) for m, p in zip(moment, param, strict=True)):
         return PartitionSpec(*(e if m == p else None for m, p, e in zip(moment, param, entries, strict=True)))
-    if len(moment) >= 2 and moment[-2] == moment[-1] and moment[:-2] == param[: len(moment) - 2]:
+    dropped = [i for i in range(len(param)) if param[:i] + param[i + 1 :] == moment]
+    if not dropped and len(moment) >= 2 and moment[-2] == moment[-1] and moment[:-2] == param[: len(moment) - 2]:
         depth = len(moment) - 2
         return PartitionSpec(*entries[:depth], _entry_of_size(moment[-1], param[depth:], entries[depth:]), None)
-    dropped = [i for i in range(len(param)) if param[:i] + param[i + 1 :] == moment]
     candidates = [entries[:i] + entries[i + 1 :] for i in dropped] or [(None,) * len(moment)]
     # Between equal dimensions the shape does not say which one went: keep what holds either way.
     return PartitionSpec(*(same[0] if len(set(same)) == 1 else None for same in zip(*candidates, strict=True)))

@@ -1,0 +1,158 @@
+"""What the devices send each other: how much, along which axes of the mesh, how often, and for how long.
+
+The time of a collective is that of a ring algorithm on the links of the torus it can use (Thakur et al. 2005;
+"How to Scale Your Model", Austin et al. 2025, chapter 3), over links at :data:`topology.LINK_EFFICIENCY` of their
+published bandwidth, and without latency.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from lmjax.compile.hlo import Instruction, Program, Use, inside, num_bytes, uses
+from lmjax.compile.replica_groups import axes_of, groups_of
+from lmjax.compile.topology import LINK_EFFICIENCY, Topology
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+    """One collective operation of the program.
+
+    Attributes:
+      kind: one of :data:`KINDS`.
+      use: the instruction that begins it.
+      last_index: place in its computation of the instruction that waits for it; its own where it blocks.
+      num_bytes: of the whole array on a device: what an all-gather makes, what a reduction reads.
+      axes: of the mesh.
+      group: numbers of the devices that it joins, of one group.
+      times: how often it runs in a step.
+      text: attributes of the operation itself.
+    """
+
+    kind: str
+    use: Use
+    last_index: int
+    num_bytes: int
+    axes: tuple[str, ...]
+    group: tuple[int, ...]
+    times: int
+    text: str
+
+    @property
+    def blocks(self) -> bool:
+        """Whether nothing else runs beside it."""
+        return self.last_index == self.use.index
+
+
+def find_collectives(program: Program, mesh: dict[str, int]) -> list[Collective]:
+    """Returns every collective of a program, in the order in which they begin.
+
+    Args:
+      program: the program.
+      mesh: sizes of the axes the devices are arranged in, in order.
+    """
+    num_devices = int(np.prod(list(mesh.values())))
+    found: dict[tuple[str, str], Collective] = {}
+    starts: dict[tuple[str, str], tuple[str, str]] = {}
+    for use in uses(program):
+        one = use.instruction
+        if one.opcode.endswith("-done") and one.operands:
+            key = starts.get((use.computation, one.operands[0]))
+            if key is not None:
+                found[key] = dataclasses.replace(found[key], last_index=use.index)
+            continue
+        for kind, inner, where in _operations(program, use):
+            channel = _CHANNEL.search(inner.text)
+            key = (use.computation, channel[1] if channel else one.name)
+            if key in found:
+                # The same one goes on beside other work, or is waited for.
+                found[key] = dataclasses.replace(found[key], last_index=max(use.index, found[key].last_index))
+                continue
+            group = groups_of(inner.text, num_devices)[0]
+            if len(group) < 2:
+                continue
+            shapes = {other.name: other.shape for other in program.computations[where]}
+            read = sum(num_bytes(shapes.get(name, "")) for name in inner.operands)
+            found[key] = Collective(
+                kind=kind,
+                use=use,
+                last_index=use.index,
+                num_bytes=read * len(group) if kind == "all-gather" else read,
+                axes=axes_of(group, mesh),
+                group=tuple(group.tolist()),
+                times=use.times,
+                text=inner.text,
+            )
+            starts[use.computation, one.name] = key
+    return list(found.values())
+
+
+def _operations(program: Program, use: Use) -> Iterator[tuple[str, Instruction, str]]:
+    """Returns the collective that an instruction is, or those in its fusion, with the computation they stand in."""
+    one = use.instruction
+    if kind := _kind(one):
+        yield kind, one, use.computation
+    elif one.opcode == "fusion":
+        body = one.calls("calls") or ""
+        for inner in inside(program, body):
+            if kind := _kind(inner):
+                scatters = kind == "all-reduce" and "scatter" in f"{body} {one.name}"
+                where = body if inner in program.computations.get(body, ()) else _home(program, inner)
+                yield "reduce-scatter" if scatters else kind, inner, where
+
+
+def _kind(one: Instruction) -> str | None:
+    name = one.opcode.removesuffix("-start")
+    return name if name in KINDS else None
+
+
+def _home(program: Program, inner: Instruction) -> str:
+    return next(name for name, lines in program.computations.items() if inner in lines)
+
+
+def seconds(one: Collective, topology: Topology, devices: np.ndarray) -> float:
+    """Returns the time of a collective, once, on links that nothing else uses.
+
+    A group whose devices lie along several axes of the torus uses the links of all of them; along an axis that is
+    closed to a ring, both directions.
+
+    Args:
+      one: the collective.
+      topology: the chips.
+      devices: in the order of the mesh, flat.
+    """
+    members = [devices[number] for number in one.group]
+    if len({getattr(member, "slice_index", None) for member in members}) > 1:
+        return one.num_bytes / DATA_CENTER_BANDWIDTH
+    size = len(members)
+    bandwidth = num_links(members, topology) * topology.chip.link_bandwidth * LINK_EFFICIENCY
+    share = (size - 1) / size
+    factor = {
+        "all-gather": share,
+        "reduce-scatter": share,
+        "all-reduce": 2 * share,
+        "all-to-all": size / 4 * share,
+        "ragged-all-to-all": size / 4 * share,
+        "collective-permute": 1.0,
+    }[one.kind]
+    return factor * one.num_bytes / bandwidth
+
+
+DATA_CENTER_BANDWIDTH = 6.25e9
+"""Bytes a second of a chip between slices; assumed (v5p: 50 Gbit/s by its data sheet)."""
+
+
+def num_links(members: list, topology: Topology) -> int:
+    """Returns how many links of a chip carry a collective of these devices: one or two for each axis they lie along."""
+    places = np.array([device.coords for device in members])
+    links = 0
+    for axis, extent in enumerate(topology.extents):
+        along = len(set(places[:, axis].tolist()))
+        if along > 1:
+            links += 2 if along == extent and topology.chip.wraps(extent) else 1
+    return max(links, 1)

@@ -1,0 +1,227 @@
+"""The time of a program on one chip, instruction by instruction, and what of it lies beside collectives."""
+
+import collections
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from lmjax.compile import kernels
+from lmjax.compile.collectives import KINDS, Collective, find_collectives, seconds
+from lmjax.compile.hlo import Frame, Instruction, Program, num_bytes, trip_count, uses
+from lmjax.compile.parts import part_of, source_of
+from lmjax.compile.topology import Topology
+
+Basis = Literal["compiler", "kernel", "bytes"]
+
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "async-start",
+    "async-done", "async-update", "after-all", "partition-id", "replica-id", "optimization-barrier", "domain",
+    "copy-start", "copy-done", "slice-start", "slice-done", "dynamic-slice-start", "dynamic-slice-done", "send", "recv",
+    "send-done", "recv-done", "iota", "add-dependency", "get-dimension-size",
+}  # fmt: skip
+"""What moves nothing, or moves it beside other work (copies between the chip's two memories)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one instruction takes in a step.
+
+    Attributes:
+      name: of the instruction.
+      part: of the training step, one of :data:`lmjax.compile.parts.PARTS`.
+      source: the line of Python it came from.
+      op_name: what jax called it.
+      times: how often it runs.
+      cycles: of all times.
+      basis: whose estimate it is: the compiler's, a kernel's efficiency, or bytes over the memory's bandwidth.
+      flops: of a kernel, all times, else None.
+    """
+
+    name: str
+    part: str
+    source: str
+    op_name: str
+    times: int
+    cycles: float
+    basis: Basis
+    flops: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CollectiveCost:
+    """What a collective takes in a step.
+
+    Attributes:
+      collective: which.
+      source: the line of Python.
+      part: the part of the step whose data it moves.
+      seconds: of all times.
+      exposed: of these, what nothing else runs beside.
+    """
+
+    collective: Collective
+    source: str
+    part: str
+    seconds: float
+    exposed: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pricing:
+    """The estimate of a program.
+
+    Attributes:
+      costs: by instruction, the dearest first.
+      collectives: the longest first.
+      assumed: what the estimate takes for granted, a sentence each.
+      clock: cycles a second.
+    """
+
+    costs: tuple[Cost, ...]
+    collectives: tuple[CollectiveCost, ...]
+    assumed: tuple[str, ...]
+    clock: float
+
+    @property
+    def seconds(self) -> float:
+        """Of a whole step."""
+        return self.computing + sum(one.exposed for one in self.collectives)
+
+    @property
+    def computing(self) -> float:
+        """Without collectives."""
+        return sum(cost.cycles for cost in self.costs) / self.clock
+
+    @property
+    def cycles_by_part(self) -> dict[str, float]:
+        """Cycles of a step by part, the largest first; what is left of collectives is a part of its own."""
+        parts: collections.Counter[str] = collections.Counter()
+        for cost in self.costs:
+            parts[cost.part if cost.flops is None else "attention kernels"] += cost.cycles  # type: ignore[assignment]
+        parts["collectives"] += sum(one.exposed for one in self.collectives) * self.clock  # type: ignore[assignment]
+        return dict(parts.most_common())
+
+
+class _Pricer:
+    def __init__(self, program: Program, topology: Topology, mesh: dict[str, int], devices, visible_share: float):
+        self.program, self.topology, self.mesh, self.devices = program, topology, mesh, devices
+        self.visible_share = visible_share
+        self.assumed: dict[str, None] = {}
+        self.shapes: dict[str, dict[str, str]] = {}
+        self.lines: dict[str, list[float]] = {}
+
+    def cycles(self, computation: str, one: Instruction) -> tuple[float, Basis, float | None] | None:
+        """Returns the cycles of an instruction, once, and whose estimate they are; None where it is free."""
+        if one.cycles is not None:
+            return one.cycles, "compiler", None
+        if kernels.is_kernel(one):
+            chip = self.topology.chip
+            cost = kernels.kernel_cost(
+                self.program,
+                computation,
+                one,
+                peak_flops=chip.peak_flops,
+                visible_share=self.visible_share,
+                is_v5e=self.topology.name.startswith("v5e"),
+            )
+            self.assumed[cost.assumed + (f" ({cost.name})" if cost.flops is None else "")] = None
+            return cost.seconds * chip.clock, "kernel", cost.flops
+        if one.opcode in _FREE or one.opcode.removesuffix("-start").removesuffix("-done") in KINDS:
+            return None
+        if one.opcode in ("custom-call", "fusion"):
+            # Hints to the compiler, and the parts of a collective that runs beside others.
+            return None
+        moved = num_bytes(one.shape) + sum(num_bytes(self.shape(computation, name)) for name in one.operands)
+        return moved / self.topology.chip.hbm_bandwidth * self.topology.chip.clock, "bytes", None
+
+    def shape(self, computation: str, name: str) -> str:
+        if computation not in self.shapes:
+            self.shapes[computation] = {line.name: line.shape for line in self.program.computations[computation]}
+        return self.shapes[computation].get(name, "")
+
+    def stack(self, computation: str, one: Instruction) -> list[Frame]:
+        """Returns the frames of an instruction, or of what it reads where the compiler made it itself."""
+        if one.frame is not None:
+            return self.program.stack(one.frame)
+        by_name = {line.name: line for line in self.program.computations[computation]}
+        frames = (by_name[name].frame for name in one.operands if name in by_name)
+        return self.program.stack(next((frame for frame in frames if frame is not None), None))
+
+    def line_seconds(self, computation: str) -> list[float]:
+        """Returns the time of each line of a computation, once, with the loops it begins."""
+        if computation not in self.lines:
+            self.lines[computation] = []  # a computation does not call itself
+            self.lines[computation] = [
+                self._seconds(computation, one) for one in self.program.computations.get(computation, ())
+            ]
+        return self.lines[computation]
+
+    def _seconds(self, computation: str, one: Instruction) -> float:
+        if one.opcode == "while":
+            return sum(self.line_seconds(one.calls("body") or "")) * (trip_count(self.program, one) or 1)
+        if one.opcode == "call":
+            return sum(self.line_seconds(one.calls("to_apply") or ""))
+        priced = self.cycles(computation, one)
+        return 0.0 if priced is None else priced[0] / self.topology.chip.clock
+
+    def collective(self, one: Collective) -> CollectiveCost:
+        once = seconds(one, self.topology, self.devices)
+        beside = sum(self.line_seconds(one.use.computation)[one.use.index + 1 : one.last_index])
+        stack = self.stack(one.use.computation, one.use.instruction)
+        if not stack:
+            frame = Instruction(name="", shape="", opcode="", operands=(), text=one.text).frame
+            stack = self.program.stack(frame)
+        return CollectiveCost(
+            collective=one,
+            source=source_of(stack),
+            part=part_of(stack),
+            seconds=once * one.times,
+            exposed=max(once - beside, 0.0) * one.times,
+        )
+
+
+def price(
+    program: Program, *, topology: Topology, mesh: dict[str, int], devices: np.ndarray, visible_share: float
+) -> Pricing:
+    """Estimates a program.
+
+    Args:
+      program: optimised, for the topology.
+      topology: the chips.
+      mesh: sizes of its axes, in order.
+      devices: in the order of the mesh, flat.
+      visible_share: of all pairs of query and key, those the mask shows.
+    """
+    pricer = _Pricer(program, topology, mesh, devices, visible_share)
+    costs, unknown = [], 0
+    for use in uses(program):
+        one = use.instruction
+        unknown += one.opcode == "while" and trip_count(program, one) is None
+        priced = pricer.cycles(use.computation, one)
+        if priced is None:
+            continue
+        stack = pricer.stack(use.computation, one)
+        cycles, basis, flops = priced
+        costs.append(
+            Cost(
+                name=one.name,
+                part=part_of(stack),
+                source=source_of(stack),
+                op_name=one.op_name,
+                times=use.times,
+                cycles=cycles * use.times,
+                basis=basis,
+                flops=None if flops is None else flops * use.times,
+            )
+        )
+    found = [pricer.collective(one) for one in find_collectives(program, mesh)]
+    assumed = list(pricer.assumed)
+    if unknown:
+        assumed.append(f"{unknown} loops whose number of rounds is computed count as one round")
+    return Pricing(
+        costs=tuple(sorted(costs, key=lambda cost: -cost.cycles)),
+        collectives=tuple(sorted(found, key=lambda one: -one.seconds)),
+        assumed=tuple(assumed),
+        clock=topology.chip.clock,
+    )

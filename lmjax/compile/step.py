@@ -1,0 +1,164 @@
+"""The real training step of a recipe, compiled for chips that are not here."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmjax.compile.hlo import Program, parse
+from lmjax.compile.topology import GIB, Topology
+from lmjax.models.summary import ModelSummary, summarize
+from lmjax.tokenizers.planned import planned_vocabulary
+from lmjax.train.components import decoder_length
+from lmjax.train.config import RunConfig
+from lmjax.train.setup import build_learner, resolve
+from lmjax.train.step import Learner
+from lmjax.types import Rows
+
+_INVOLUNTARY = re.compile(r"Involuntary full rematerialization.*?(?:for HLO operation|operation) (%\S+ = \S+).*")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one chip.
+
+    Attributes:
+      arguments: parameters, optimizer state and the batch.
+      temporaries: what lives during the step.
+      other: results that take no argument's place, and the program itself.
+    """
+
+    arguments: int
+    temporaries: int
+    other: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return self.arguments + self.temporaries + self.other
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompiledStep:
+    """A recipe's step and what the compiler said of it.
+
+    Attributes:
+      config: the recipe, resolved.
+      topology: the chips.
+      learner: what was compiled.
+      summary: parameters and FLOPs.
+      visible_share: of all pairs of query and key, those that the mask of an unbroken row shows.
+      memory: of a chip; None where the step does not fit.
+      program: None where it does not fit.
+      refusal: the compiler's reason where it does not fit.
+      involuntary: the operations whose arrays are gathered whole because their layouts do not go together.
+    """
+
+    config: RunConfig
+    topology: Topology
+    learner: Learner
+    summary: ModelSummary
+    visible_share: float
+    memory: Memory | None
+    program: Program | None
+    refusal: str
+    involuntary: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.config.train.batch_size * self.config.train.sequence_length
+
+
+def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | None = None) -> CompiledStep:
+    """Compiles the training step of a recipe.
+
+    Args:
+      config: of the recipe.
+      topology: the chips.
+      log_folder: where libtpu writes its warnings.
+
+    Raises:
+      ValueError: objective, model, batch and mesh do not go together; the message names the field.
+    """
+    vocabulary = planned_vocabulary(config.tokenizer)
+    config = resolve(config, vocabulary)
+    learner = build_learner(config, vocabulary, devices=topology.devices)
+    share = visible_share(learner, config)
+    # Before the mesh is set: with it, jax would try to make a key on chips that are not here.
+    state, rows = learner.abstract_state, abstract_rows(config, learner)
+    summary = summarize(
+        learner.spec,
+        config.model,
+        sequence_length=config.train.sequence_length,
+        decoder_length=decoder_length(config.objective, config.train.sequence_length),
+        held={"parameters": state.params, "optimizer": state.opt_state, "average": state.ema},
+    )
+    known = _warnings(log_folder)
+    with jax.set_mesh(learner.mesh):
+        lowered = learner.train_step.lower(state, rows)
+    memory, program, refusal = None, None, ""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refusal = str(error)
+    else:
+        memory, program = _memory(compiled.memory_analysis()), parse(compiled.as_text())
+    return CompiledStep(
+        config=config,
+        topology=topology,
+        learner=learner,
+        summary=summary,
+        visible_share=share,
+        memory=memory,
+        program=program,
+        refusal=refusal,
+        involuntary=tuple(line for line in _warnings(log_folder) if line not in known),
+    )
+
+
+def abstract_rows(config: RunConfig, learner: Learner) -> Rows:
+    """Returns the shapes of a batch of the recipe."""
+    shape = (config.train.batch_size, learner.objective.row_length(config.train.sequence_length))
+    ids = jax.ShapeDtypeStruct(shape, np.int32)
+    return Rows(tokens_BT=ids, segments_BT=None if config.data.packing in ("windows", "streams") else ids)
+
+
+def visible_share(learner: Learner, config: RunConfig) -> float:
+    """Returns the share of all pairs of query and key that the objective's mask shows, of a row of one document."""
+    objective = learner.objective.at(0)
+    length = objective.row_length(config.train.sequence_length)
+    tokens_BT = np.random.default_rng(0).integers(0, learner.vocabulary.size, (objective.row_multiple, length))
+    rows = Rows(tokens_BT=tokens_BT.astype(np.int32), segments_BT=np.ones_like(tokens_BT, dtype=np.int32))
+    batch = objective.corrupt(jax.random.key(0), rows, learner.vocabulary)
+    mask = batch.inputs.mask
+    visible = np.clip(np.asarray(mask.end_BT) - np.asarray(mask.start_BT), 0, None)
+    shown = float(visible.mean()) / visible.shape[-1]
+    windows = config.model.windows
+    return float(np.mean([min(shown, (window or length) / length) for window in windows]))
+
+
+def _memory(analysis: Any) -> Memory:
+    return Memory(
+        arguments=analysis.argument_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        other=analysis.output_size_in_bytes - analysis.alias_size_in_bytes + analysis.generated_code_size_in_bytes,
+    )
+
+
+def _warnings(folder: str | None) -> list[str]:
+    lines = []
+    for path in sorted(pathlib.Path(folder).glob("*.WARNING.*")) if folder else ():
+        lines += [found[1] for found in _INVOLUNTARY.finditer(path.read_text(errors="replace"))]
+    return lines
+
+
+def margin(step: CompiledStep) -> float:
+    """Returns the GiB of a chip that are left."""
+    peak = step.memory.peak if step.memory else 0
+    return (step.topology.chip.hbm_bytes - peak) / GIB

@@ -1,0 +1,100 @@
+"""Evaluating the state of a run between two steps, and what the numbers decide."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+
+from lmjax.models.parameters import Params
+from lmjax.train.config import VALID
+from lmjax.train.evaluations.evaluation import Evaluation, Measure
+from lmjax.train.guard import StoppedError, signs_of_life
+from lmjax.train.instruments import Instruments
+from lmjax.train.scored import NothingScored
+
+Numbers = Mapping[str, Mapping[str, float]]
+"""What the evaluations of one state have found, by the name of the evaluation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluations:
+    """The evaluations of a run.
+
+    Attributes:
+      begun: each with the function that measures it.
+      instruments: of the run.
+      said: notes that were shown.
+    """
+
+    begun: tuple[tuple[Evaluation, Measure], ...]
+    instruments: Instruments
+    said: set[str] = dataclasses.field(default_factory=set)
+
+    def due(self, step: int) -> list[str]:
+        """Returns the names of the evaluations of the state after ``step`` updates."""
+        return [evaluation.name for evaluation, _ in self.begun if evaluation.is_due(step)]
+
+    def missing(self, numbers: Numbers) -> list[str]:
+        """Returns the names of the evaluations that have no numbers."""
+        return [evaluation.name for evaluation, _ in self.begun if evaluation.name not in numbers]
+
+    def run(self, names: Collection[str], params: Params, step: int) -> dict[str, dict[str, float]]:
+        """Runs evaluations, shows and writes their numbers; a signal ends all of them.
+
+        Args:
+          names: of the evaluations.
+          params: to evaluate.
+          step: updates they have had.
+
+        Returns:
+          The numbers of those that came to an end.
+
+        Raises:
+          NothingScored: at step 0, an evaluation has nothing to score. Later what has been trained is worth more than
+            its evaluation, and a note says so.
+        """
+        tools, numbers = self.instruments, {}
+        for evaluation, measure in self.begun:
+            if evaluation.name not in names:
+                continue
+            tools.watchdog.expect_long()
+            try:
+                with tools.throughput.paused():
+                    reading = measure(params, signs_of_life(tools.watchdog, tools.graceful))
+            except StoppedError:
+                break
+            except NothingScored as error:
+                if step == 0:
+                    raise
+                self.instruments.progress.note(f"step {step}: no numbers of {evaluation.name!r}: {error}")
+                continue
+            tools.watchdog.touch(step)
+            numbers[evaluation.name] = reading.numbers
+            self._show(step, evaluation.name, reading.numbers, reading.notes)
+        return numbers
+
+    def _show(self, step: int, name: str, numbers: Mapping[str, float], notes: Collection[str]) -> None:
+        for note in notes:
+            if note not in self.said:
+                self.instruments.progress.note(note)
+                self.said.add(note)
+        self.instruments.writers.write(step, {f"{name}/{number}": value for number, value in numbers.items()})
+        self.instruments.progress.note(f"step {step}: " + ", ".join(f"{name}/{n} {v:.4f}" for n, v in numbers.items()))
+        bad = not_finite_losses({name: numbers})
+        if bad:
+            self.instruments.progress.note(f"step {step}: {', '.join(bad)} is not finite: this state will not be saved")
+
+
+def not_finite_losses(numbers: Numbers) -> dict[str, float]:
+    """Returns the losses among the numbers that are not finite; perplexities may overflow."""
+    losses = {
+        f"{name}/{number}": value
+        for name, own in numbers.items()
+        for number, value in own.items()
+        if number.endswith("loss")
+    }
+    return {name: value for name, value in losses.items() if not math.isfinite(value)}
+
+
+def validation_loss(numbers: Numbers) -> float:
+    """Returns what decides which checkpoint is the best; NaN where the state has not been validated."""
+    return numbers.get(VALID, {}).get("loss", math.nan)

@@ -1,0 +1,58 @@
+"""What watches a run from outside: its metric files, progress bar, clock, watchdog and signals."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+from lmjax.train.config import TrainConfig
+from lmjax.train.guard import GracefulExit, Watchdog
+from lmjax.train.metrics import MetricWriters, Throughput
+from lmjax.train.progress import ProgressReport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instruments:
+    """The instruments of a run.
+
+    Attributes:
+      writers: receive the numbers of steps and evaluations.
+      progress: shows them to a person.
+      throughput: counts tokens per second; it is paused during work that is no step.
+      watchdog: ends a process that is stuck; it is told of long work and of each sign of life.
+      graceful: whether a signal has asked to stop; it is entered once there is something to save.
+    """
+
+    writers: MetricWriters
+    progress: ProgressReport
+    throughput: Throughput
+    watchdog: Watchdog
+    graceful: GracefulExit
+
+
+@contextlib.contextmanager
+def open_instruments(folder: pathlib.Path, train: TrainConfig, *, first_step: int) -> Iterator[Instruments]:
+    """Opens the instruments of a run until the block ends.
+
+    Args:
+      folder: of the run.
+      train: says what is written, and when the watchdog barks.
+      first_step: updates done before this start; later lines of metrics are dropped.
+
+    Raises:
+      ValueError, OSError: metrics cannot be written as asked.
+    """
+    with contextlib.ExitStack() as stack:
+        writers = MetricWriters(
+            folder,
+            first_step=first_step + 1 if first_step else 0,
+            tensorboard=train.tensorboard,
+            wandb=train.wandb,
+        )
+        yield Instruments(
+            writers=stack.enter_context(writers),
+            graceful=GracefulExit(),
+            watchdog=stack.enter_context(Watchdog(train.watchdog_minutes)),
+            progress=stack.enter_context(ProgressReport(train.steps, first_step=first_step)),
+            throughput=Throughput(),
+        )

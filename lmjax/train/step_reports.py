@@ -1,0 +1,116 @@
+"""What is done with the metrics of a step once they are read: refused, shown, written."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from lmjax.models.summary import ModelSummary, summarize
+from lmjax.train.components import Component, decoder_length, turn_of
+from lmjax.train.curriculum import Curriculum
+from lmjax.train.guard import check_finite
+from lmjax.train.instruments import Instruments
+from lmjax.train.metrics import mfu
+from lmjax.train.plan import Plan
+from lmjax.train.scored import ScoredWatch, look_ahead
+from lmjax.train.state import TrainState
+from lmjax.train.step import Metrics
+
+
+def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
+    """Returns what the model costs at each sequence length of the run."""
+    config, learner = plan.config, plan.learner
+    held = {
+        "parameters": state.params,
+        "gradients": learner.trained(state.params),
+        "optimizer": state.opt_state,
+        "average": state.ema,
+    }
+    return {
+        length: summarize(
+            learner.spec,
+            config.model,
+            sequence_length=length,
+            decoder_length=decoder_length(config.objective, length),
+            held=held,
+        )
+        for length in {phase.sequence_length for phase in curriculum.phases}
+    }
+
+
+@dataclasses.dataclass(kw_only=True)
+class StepReports:
+    """Reads the metrics of steps, each when the next step is under way.
+
+    Attributes:
+      plan: of the run.
+      curriculum: the phases, with the batch sizes the run has had.
+      summaries: by sequence length, see :func:`summaries_of`.
+      instruments: of the run.
+      unread: the number of the last step and its metrics, until they are read.
+    """
+
+    plan: Plan
+    curriculum: Curriculum
+    summaries: Mapping[int, ModelSummary]
+    instruments: Instruments
+    unread: tuple[int, Metrics] | None = None
+
+    def __post_init__(self):
+        self._scored = ScoredWatch(self.plan.config.objective)
+
+    def read(self, run_key: jax.Array, saved_step: int | None) -> None:
+        """Waits for the unread metrics, if any; refuses what is not finite, and shows and writes the rest.
+
+        Args:
+          run_key: ``TrainState.key``.
+          saved_step: the last step that was saved, for the message.
+
+        Raises:
+          NonFiniteLoss: a loss or the norm of the gradient is not finite.
+          NothingScored: the run has nothing to learn from.
+        """
+        if self.unread is None:
+            return
+        (step, metrics), self.unread = self.unread, None
+        train, objective = self.plan.config.train, self.plan.config.objective
+        numbers = {name: np.asarray(value).item() for name, value in jax.device_get(metrics).items()}
+        # Objectives that take turns are logged each by its own count: every tenth step may always be the same one's.
+        turn = turn_of(objective, step - 1)
+        prefix = f"train/{turn.component.prefix}"
+        watched = {f"{prefix}{name}": n for name, n in numbers.items() if name.endswith(("loss", "grad_norm"))}
+        check_finite(watched, step=step, last_checkpoint=saved_step)
+        self._refuse_unscored(turn.component, numbers, step=step, run_key=run_key)
+        shown = {
+            name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
+            for name, value in numbers.items()
+        }
+        if turn.before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
+            # Such a step has compiled.
+            self.instruments.throughput.restart()
+        shown |= self._speed(step)
+        self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
+        if (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
+            self.instruments.writers.write(step, shown)
+
+    def _refuse_unscored(
+        self, trained: Component, numbers: Mapping[str, float], *, step: int, run_key: jax.Array
+    ) -> None:
+        for component in self._scored.begun_without(trained, numbers, step=step):
+            batches = self.plan.batches(self.curriculum, start_step=step)
+            look_ahead(self.plan.learner, component, batches, run_key, step=step)
+            self.instruments.progress.note(
+                f"step {step}: nothing of this batch is scored by {component.title}, of later ones is"
+            )
+
+    def _speed(self, step: int) -> dict[str, float]:
+        """Returns tokens per second and, where the devices are known, their utilisation; nothing at a first step."""
+        phase = self.curriculum.at(step - 1)
+        texts = phase.batch_size * self.plan.config.objective.traits.num_members
+        rate = self.instruments.throughput.step(texts * phase.sequence_length)
+        if rate is None:
+            return {}
+        flops, devices = self.summaries[phase.sequence_length].flops_per_token, self.plan.learner.mesh.devices.flat
+        utilisation = mfu(flops, rate, devices)
+        return {"tokens_per_second": rate} | ({} if utilisation is None else {"mfu": utilisation})

@@ -1,0 +1,150 @@
+"""Prices worked out by hand of a small program that libtpu made, and of kernels and checks."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from lmjax.compile import prediction
+from lmjax.compile.hlo import parse
+from lmjax.compile.kernels import kernel_cost
+from lmjax.compile.pricing import price
+from lmjax.compile.report import tables
+from lmjax.compile.sweep import layouts, parse_sweep
+from lmjax.compile.topology import CHIPS, Topology, open_topology
+from lmjax.train.config import RunConfig, TrainConfig
+
+LINK = 0.9 * 50e9
+
+
+@pytest.fixture(scope="module")
+def pricing(golden):
+    devices = [types.SimpleNamespace(coords=[i % 2, i // 2, 0], slice_index=None) for i in range(8)]
+    topology = Topology(name="v5e:2x4", chip=CHIPS["v5e"], extents=(2, 4), devices=devices)
+    program = parse((golden / "hlo" / "scan_v5e_2x4.txt").read_text())
+    array = np.empty(8, object)
+    array[:] = devices
+    return price(program, topology=topology, mesh={"x": 4, "y": 2}, devices=array, visible_share=0.5)
+
+
+def test_collectives_have_bytes_axes_and_times(pricing):
+    rows = prediction.collective_rows(pricing)
+    found = {(row["kind"], *row["axes"], row["bytes"], row["times"], row["blocks"]) for row in rows}
+    a_layer, a_part = 2 * 1024 * 1024, 2 * 512 * 1024
+    assert found == {
+        ("all-gather", "x", a_part, 6, True),
+        ("all-reduce", "y", a_layer, 6, True),
+        ("all-gather", "x", a_part, 6, False),
+        ("all-gather", "y", a_layer, 6, True),
+        ("all-reduce", "x", a_part, 6, True),
+    }
+
+
+def test_a_collective_takes_its_bytes_over_its_links(pricing):
+    # No axis of 2 x 4 is closed to a ring, so one link carries a group.
+    gather = next(one for one in pricing.collectives if not one.collective.blocks)
+    once = 3 / 4 * 2 * 512 * 1024 / LINK
+    assert gather.seconds == pytest.approx(6 * once)
+    # Between its start and its end run a product of 12,636 cycles and an update of 8,596.
+    assert gather.exposed == pytest.approx(6 * (once - (12636 + 8596) / 1.5e9), rel=1e-3)
+    reduce = next(
+        one for one in pricing.collectives if one.collective.axes == ("y",) and one.collective.kind == "all-reduce"
+    )
+    assert reduce.exposed == reduce.seconds == pytest.approx(6 * 2 * 1 / 2 * 2**21 / LINK)
+
+
+def test_the_step_is_computation_and_what_no_computation_hides(pricing):
+    assert pricing.computing == pytest.approx(741268 / 1.5e9, rel=1e-4)
+    assert pricing.seconds == pytest.approx(pricing.computing + sum(one.exposed for one in pricing.collectives))
+    assert sum(pricing.cycles_by_part.values()) == pytest.approx(pricing.seconds * pricing.clock)
+    # Two products and a tanh with their lines, a slice that is of the line whose result it reads, two more products.
+    layers = 6 * (16480 + 15377 + 8596 + 12636 + 12636)
+    assert pricing.cycles_by_part["feed-forward"] == layers
+
+
+KERNEL = """HloModule m
+
+ENTRY %main (q: bf16[2,8,4,64,1024], k: bf16[2,8,64,1024], v: bf16[2,8,64,1024]) -> bf16[2,8,4,64,1024] {
+  %q = bf16[2,8,4,64,1024] parameter(0)
+  %k = bf16[2,8,64,1024] parameter(1)
+  %v = bf16[2,8,64,1024] parameter(2)
+  ROOT %o = bf16[2,8,4,64,1024] custom-call(%q, %k, %v), custom_call_target="tpu_custom_call", metadata={op_name="NAME"}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "products", "share"), [("interval_attention_forward", 2, 0.44), ("interval_attention_backward", 5, 0.8)]
+)
+def test_a_kernel_takes_its_flops_over_a_share_of_the_peak(name, products, share):
+    program = parse(KERNEL.replace("NAME", name))
+    call = program.computations["main"][-1]
+    cost = kernel_cost(program, "main", call, peak_flops=197e12, visible_share=0.5, is_v5e=True)
+    # Half the pairs, and half a block of 512 keys of the 1,024 more.
+    pairs = 2 * 8 * 4 * 1024 * 1024 * 0.75
+    assert cost.flops == 2 * products * pairs * 64
+    assert cost.seconds == pytest.approx(cost.flops / (share * 197e12))
+    assert "not here" not in cost.assumed
+    elsewhere = kernel_cost(program, "main", call, peak_flops=459e12, visible_share=0.5, is_v5e=False)
+    assert "not here" in elsewhere.assumed
+
+
+def test_a_kernel_that_is_not_known_is_said_to_count_nothing():
+    program = parse(KERNEL.replace("NAME", "another"))
+    cost = kernel_cost(
+        program, "main", program.computations["main"][-1], peak_flops=1.0, visible_share=1.0, is_v5e=True
+    )
+    assert (cost.name, cost.flops, cost.seconds) == ("another", None, 0.0)
+    assert "counts nothing" in cost.assumed
+
+
+def test_a_step_that_does_not_fit_is_reported_without_figures():
+    figures = {
+        "recipe": "r", "topology": "v5e:2x2", "chips": 4, "mesh": {"data": 4, "fsdp": 1}, "batch_size": 4,
+        "sequence_length": 8, "microbatches": 1, "remat": "none", "parameters": 10, "flops_per_token": 60,
+        "fits": False, "refusal": "Ran out of memory: 20G of 15.75G", "involuntary_rematerialisation": [],
+    }  # fmt: skip
+    head, reason = tables(figures)
+    assert "data=4, 4 rows of 8" in head
+    assert reason == "does not fit: Ran out of memory: 20G of 15.75G"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("h100:8", "unknown kind 'h100'; known, with examples of their sizes: v4:4x4x4, v5e:8x8"),
+        ("v5e", "write the chips along each axis"),
+        ("v5e:8", "write the chips along each axis"),
+        ("v5e:8x0", "write the chips along each axis"),
+        ("v5e:8x8x8x8", "write the chips along each axis"),
+    ],
+)
+def test_unknown_chips_are_refused_by_name(name, message):
+    with pytest.raises(ValueError, match=message):
+        open_topology(name)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    with pytest.raises(ValueError, match=r"pip install 'lmjax\[tpu\]'"):
+        open_topology("v5e:2x2")
+
+
+def test_a_sweep_names_every_layout_and_keeps_what_is_refused():
+    config = RunConfig(name="r", train=TrainConfig(batch_size=16, microbatches=2))
+    assert parse_sweep("mesh", config, 8) == {"mesh": [1, 2, 4, 8]}
+    assert parse_sweep("microbatches", config, 8) == {"microbatches": [1, 2, 4]}
+    values = parse_sweep("microbatches=2/3,remat=full/none", config, 8)
+    found = dict(layouts(config, values))
+    assert list(found) == [
+        "microbatches=2 remat=full", "microbatches=2 remat=none", "microbatches=3 remat=full",
+        "microbatches=3 remat=none",
+    ]  # fmt: skip
+    assert isinstance(found["microbatches=3 remat=full"], ValueError)
+    good = found["microbatches=2 remat=none"]
+    assert good == dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
+    for text, message in (("tensor", "can try mesh"), ("remat=most", "no policy 'most'"), ("mesh=a", "whole numbers")):
+        with pytest.raises(ValueError, match=message):
+            parse_sweep(text, config, 8)

@@ -1,0 +1,153 @@
+"""Evaluations of a run: each by its name and period, begun once, shown, written, and looked at before a save."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import config, with_train, write_corpus
+
+from lmjax.models.parameters import Params
+from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import read_config
+from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Subject
+from lmjax.train.evaluations.round import not_finite_losses, validation_loss
+from lmjax.train.evaluations.validation import Validation
+from lmjax.train.guard import NonFiniteLoss, StoppedError, Watchdog, signs_of_life
+from lmjax.train.loop import train
+from lmjax.train.metrics import read_metrics
+from lmjax.train.validate import means
+
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
+BEGUN: list[Subject] = []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Norm(Evaluation):
+    """The norm of the parameters, in parts; and a loss that is not finite at a step of its counting."""
+
+    scale: float = 1.0
+    broken_at: int = -1
+
+    def begin(self, subject: Subject) -> Measure:
+        BEGUN.append(subject)
+        done = []
+
+        def measure(params: Params, after_part: Callable[[], object]) -> Reading:
+            total = 0.0
+            for leaf in jax.tree.leaves(params):
+                total += float((leaf**2).sum())
+                after_part()
+            done.append(total)
+            loss = math.nan if len(done) - 1 == self.broken_at else 1.0
+            return Reading(numbers={"norm": self.scale * math.sqrt(total), "loss": loss}, notes=("norms are norms",))
+
+        return measure
+
+
+def quick(folder, **changes) -> RunConfig:
+    """A run without dropout, on one device."""
+    base = with_train(config(folder, objective_name="CausalLM"), ema_decay=None, **changes)
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, num_layers=1, dropout=0.0))
+
+
+def test_each_evaluation_is_run_by_its_own_period_and_at_the_end_and_may_change_when_a_run_goes_on(tmp_path, capsys):
+    write_corpus(tmp_path / "text")
+    evaluations = (
+        Norm(name="norm", every_steps=2, scale=2.0),
+        Validation(name="seen", prepared=str(tmp_path / "data"), split="train", batches=1),
+    )
+    base = quick(tmp_path, steps=5, eval_every=3)
+    BEGUN.clear()
+    finished = train(dataclasses.replace(base, evaluations=evaluations))
+    lines = {line["step"]: line for line in read_metrics(finished.folder)}
+    steps = {name: [step for step, line in lines.items() if name in line] for name in ("norm/norm", "valid/loss")}
+    assert steps == {"norm/norm": [0, 2, 4, 5], "valid/loss": [0, 3, 5]}
+    assert [step for step, line in lines.items() if "seen/loss" in line] == [5]
+    assert finished.evaluated.keys() == {"valid", "norm", "seen"}
+    assert finished.valid["loss"] == lines[5]["valid/loss"] != finished.evaluated["seen"]["loss"]
+    (subject,) = BEGUN
+    assert (subject.batch_size, subject.sequence_length, subject.model.vocab_size) == (8, 32, 262)
+    output = capsys.readouterr().out
+    assert output.count("norms are norms") == 1 and "step 2: norm/norm " in output
+    with Checkpoints(finished.folder / "checkpoints", read_only=True) as checkpoints:
+        template = subject.learner.abstract_state.params
+        params, _ = checkpoints.restore_params(template, step=5)
+    total = sum(float((np.asarray(leaf) ** 2).sum()) for leaf in jax.tree.leaves(params))
+    assert lines[5]["norm/norm"] == pytest.approx(2 * math.sqrt(total), rel=1e-5)
+    assert read_config(finished.folder / "config.json").evaluations == evaluations
+    longer = dataclasses.replace(with_train(base, steps=6), evaluations=(Norm(name="other", every_steps=6),))
+    assert train(longer).evaluated.keys() == {"valid", "other"}
+
+
+def test_a_state_that_an_evaluation_finds_broken_is_not_saved(tmp_path):
+    write_corpus(tmp_path / "text")
+    base = quick(tmp_path, steps=3, eval_every=0)
+    base = dataclasses.replace(
+        base,
+        evaluations=(Norm(name="norm", every_steps=1, broken_at=3),),
+        checkpoint=CheckpointConfig(every_steps=1),
+    )
+    with pytest.raises(NonFiniteLoss, match=r"step 3: norm/loss=nan is not finite; last good checkpoint: 2"):
+        train(base)
+    assert Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps() == [1, 2]
+
+
+def test_what_the_numbers_decide():
+    numbers = {"valid": {"loss": 2.0, "perplexity": math.inf}, "code": {"a/loss": math.inf, "share": math.nan}}
+    assert not_finite_losses(numbers) == {"code/a/loss": math.inf}
+    assert validation_loss(numbers) == 2.0 and math.isnan(validation_loss({}))
+
+
+def test_signs_of_life_touch_the_watchdog_and_stop_at_a_signal():
+    touches, asked = [], []
+
+    class Signal:
+        def should_stop(self, step):
+            asked.append(step)
+            return step == 2
+
+    watchdog = Watchdog(0)
+    watchdog.touch = lambda step=None: touches.append(step)
+    alive = signs_of_life(watchdog, Signal())
+    alive()
+    with pytest.raises(StoppedError):
+        alive()
+    assert asked == [0, 1, 2] and touches == [None, None]
+
+
+def test_perplexity_and_bits_are_made_of_the_term_that_is_text():
+    totals = {
+        "generator": 6.0,
+        "generator/weight": 3.0,
+        "discriminator": 4.0,
+        "discriminator/weight": 8.0,
+        "bytes": 2.0,
+    }
+    found = means(totals, text_term="generator")
+    assert found == {
+        "generator/loss": 2.0,
+        "discriminator/loss": 0.5,
+        "perplexity": pytest.approx(math.exp(2.0)),
+        "bits_per_byte": pytest.approx(6.0 / math.log(2) / 2),
+    }
+    assert means({"loss": 2.0, "loss/weight": 1.0, "bytes": 1.0}, text_term=None) == {"loss": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Norm(name="a/b"), "evaluations: name='a/b': use letters"),
+        (lambda: Norm(name="a", every_steps=-1), "evaluations: a: every_steps=-1: must not be negative"),
+        (lambda: Validation(name="a", batches=-1), "evaluations: a: batches=-1"),
+        (lambda: Validation(name="a", split="test"), "evaluations: a: split='test': use one of valid, train"),
+        (lambda: RunConfig(name="x", evaluations=(Norm(name="valid"),)), "evaluations: name='valid' is taken"),
+        (lambda: RunConfig(name="x", evaluations=(Norm(name="a"), Norm(name="a"))), "evaluations: name='a' is taken"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_field(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
