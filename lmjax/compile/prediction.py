@@ -39,7 +39,7 @@ def predict(step: CompiledStep) -> tuple[dict[str, Any], Pricing | None]:
         "mesh": mesh,
         "batch_size": config.train.batch_size,
         "microbatches": config.train.microbatches,
-        "remat": config.model.remat,
+        "remat": config.model.execution.remat,
         "sequence_length": config.train.sequence_length,
         "parameters": step.summary.parameters,
         "flops_per_token": step.summary.flops_per_token,

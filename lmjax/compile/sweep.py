@@ -72,5 +72,6 @@ def _changed(config: RunConfig, chosen: dict) -> RunConfig:
         train = dataclasses.replace(config.train, microbatches=chosen["microbatches"])
         config = dataclasses.replace(config, train=train)
     if "remat" in chosen:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=chosen["remat"]))
+        execution = dataclasses.replace(config.model.execution, remat=chosen["remat"])
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
     return config
