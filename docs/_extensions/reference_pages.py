@@ -5,6 +5,7 @@ They are written before Sphinx reads its sources, into docs/api/generated, which
 
 import importlib
 import inspect
+import json
 import os
 import pathlib
 import subprocess
@@ -15,8 +16,20 @@ from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "api" / "generated"
-WITH_RECIPE = ("train", "prepare", "tokenizer")
+WITH_RECIPE = ("train", "prepare", "preview", "tokenizer")
 """Commands whose help lists every field of a recipe, which is too long for a page."""
+PRINT_HELP = """
+import contextlib, io, json, sys
+from lmjax.cli.main import main
+
+texts = {}
+for name in sys.argv[1:]:
+    sys.argv = ["lmjax", name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    texts[name] = out.getvalue()
+print(json.dumps(texts))
+"""
 
 
 def check(app: Sphinx) -> None:
@@ -57,24 +70,25 @@ def objectives_page() -> str:
 def commands_page() -> str:
     """A section for each command: its line in `lmjax --help`, and its options."""
     main = importlib.import_module("lmjax.cli.main")
+    help_of = help_texts([name for name in main.COMMANDS if name not in WITH_RECIPE])
     parts = ["# Commands\n\n`lmjax COMMAND --help` prints what is below.\n"]
     for name, summary in main.COMMANDS.items():
         parts.append(f"## lmjax {name}\n\n{summary[0].upper()}{summary[1:]}.\n")
-        if name in WITH_RECIPE:
+        if name in help_of:
+            parts.append(f"```text\n{help_of[name]}\n```\n")
+        else:
             parts.append(
                 f"`lmjax {name} RECIPE --help` lists every field of the recipe, which an option can override.\n"
             )
-        else:
-            parts.append(f"```text\n{help_of(name)}\n```\n")
     return "\n".join(parts)
 
 
-def help_of(command: str) -> str:
-    """What `lmjax COMMAND --help` prints, without colours."""
+def help_texts(commands: list[str]) -> dict[str, str]:
+    """What `lmjax COMMAND --help` prints for each command, without colours; from one process for all."""
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "JAX_PLATFORMS": "cpu"}
-    words = [sys.executable, "-m", "lmjax", command, *(["stdlib_demo"] if command == "preview" else []), "--help"]
+    words = [sys.executable, "-c", PRINT_HELP, *commands]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return {name: text.strip() for name, text in json.loads(done.stdout).items()}
 
 
 def setup(app: Sphinx) -> dict:

@@ -41,14 +41,20 @@ class RepositoryLinks(SphinxPostTransform):
             uri = self.app.builder.get_relative_uri(self.env.docname, page)
             node.replace_self(nodes.reference("", "", *node.children, refuri=uri, internal=True))
 
+    def _is_page(self, place: pathlib.Path) -> bool:
+        """Whether the site has a page of its own for a file."""
+        return self.env.path2doc(place) in self.env.found_docs
+
     def _place(self, node: addnodes.pending_xref) -> pathlib.Path | None:
         """The file or folder outside of docs/ that a link leads to; None where there is none."""
         target = node["reftarget"].split("#")[0]
         # A page that includes a file of the root has the links of that file, which begin at the root.
         for folder in (self.env.doc2path(self.env.docname).parent, ROOT):
-            place = (folder / target).resolve()
-            if target and place.exists() and place.is_relative_to(ROOT):
-                return place
+            # MyST has taken the suffix off a link to a page.
+            for name in (target, f"{target}.md"):
+                place = (folder / name).resolve()
+                if target and place.exists() and place.is_relative_to(ROOT) and not self._is_page(place):
+                    return place
         return None
 
 

@@ -23,7 +23,7 @@ WIDTH = 160
 OPTIONS = f"""
   --topology NAME   the chips: {KINDS_TEXT}, ...
   --slices N        slices of these, joined by the data centre's network
-  --compare OTHER   beside another recipe, or the same with fields: train.microbatches=8,model.execution.remat=dots
+  --compare OTHER   beside another recipe, or other fields: train.microbatches=8,model.execution.remat=dots
   --sweep AXES      mesh,microbatches,remat: try the layouts, the fastest first; mesh=8/16 tries these sizes of fsdp
   --json            print one JSON object
 """

@@ -6,6 +6,7 @@ import jax
 
 from lmjax.compile.hlo import array_sizes, num_bytes, uses
 from lmjax.compile.step import CompiledStep
+from lmjax.kernels.attention.dispatch import DENSE_LIMIT
 
 SMALL = 2**20
 """Bytes below which a layout is nobody's concern."""
@@ -40,13 +41,20 @@ def replicated_moments(step: CompiledStep) -> list[str]:
 
 
 def pair_arrays(step: CompiledStep) -> list[str]:
-    """Returns the arrays [T, T] of the program, of masks or logits.
+    """Returns the arrays [T, T] of the program, of masks or logits; none for rows so short that they are meant to be.
 
     Raises:
       ValueError: T is also a width of the model, so that an array of that size says nothing.
     """
     length, model = step.config.train.sequence_length, step.config.model
-    widths = {model.width, model.hidden_width, model.attention_width, model.value_width, model.vocab_size}
+    if length**2 <= DENSE_LIMIT["tpu"]:
+        return []
+    of_heads = {
+        model.num_heads * model.key_width,
+        model.num_heads * model.value_width,
+        model.kv_heads * model.key_width,
+    }
+    widths = {model.width, model.hidden_width, model.vocab_size} | of_heads
     if length in widths:
         raise ValueError(f"train.sequence_length={length} is a width of the model too: check at another length")
     if step.program is None:

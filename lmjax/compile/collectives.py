@@ -127,20 +127,28 @@ def seconds(one: Collective, topology: Topology, devices: np.ndarray) -> float:
       devices: in the order of the mesh, flat.
     """
     members = [devices[number] for number in one.group]
-    if len({getattr(member, "slice_index", None) for member in members}) > 1:
-        return one.num_bytes / DATA_CENTER_BANDWIDTH
-    size = len(members)
-    bandwidth = num_links(members, topology) * topology.chip.link_bandwidth * LINK_EFFICIENCY
+    num_slices = len({getattr(member, "slice_index", None) for member in members})
+    size = len(members) // num_slices
+    within = 0.0
+    if size > 1:
+        bandwidth = num_links(members, topology) * topology.chip.link_bandwidth * LINK_EFFICIENCY
+        within = _passes(one.kind, size) * one.num_bytes / bandwidth
+    # Between slices each chip exchanges the part of the array that is its own within the slice.
+    between = _passes(one.kind, num_slices) * one.num_bytes / size / DATA_CENTER_BANDWIDTH if num_slices > 1 else 0.0
+    return within + between
+
+
+def _passes(kind: str, size: int) -> float:
+    """Returns how often the whole array goes over the links of a device, of a ring of ``size``."""
     share = (size - 1) / size
-    factor = {
+    return {
         "all-gather": share,
         "reduce-scatter": share,
         "all-reduce": 2 * share,
         "all-to-all": size / 4 * share,
         "ragged-all-to-all": size / 4 * share,
         "collective-permute": 1.0,
-    }[one.kind]
-    return factor * one.num_bytes / bandwidth
+    }[kind]
 
 
 DATA_CENTER_BANDWIDTH = 6.25e9

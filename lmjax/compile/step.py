@@ -6,11 +6,13 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmjax.compile.hlo import Program, parse
 from lmjax.compile.topology import GIB, Topology
 from lmjax.models.summary import ModelSummary, summarize
+from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.components import decoder_length
 from lmjax.train.config import RunConfig
@@ -108,7 +110,7 @@ def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | Non
             raise
         refusal = str(error)
     else:
-        memory, program = _memory(compiled.memory_analysis()), parse(compiled.as_text())
+        memory, program = _memory(compiled.memory_analysis()), parse(compiled.as_text() or "")
     return CompiledStep(
         config=config,
         topology=topology,
@@ -125,16 +127,16 @@ def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | Non
 def abstract_rows(config: RunConfig, learner: Learner) -> Rows:
     """Returns the shapes of a batch of the recipe."""
     shape = (config.train.batch_size, learner.objective.row_length(config.train.sequence_length))
-    ids = jax.ShapeDtypeStruct(shape, np.int32)
+    ids: Any = jax.ShapeDtypeStruct(shape, np.int32)
     return Rows(tokens_BT=ids, segments_BT=None if config.data.packing in ("windows", "streams") else ids)
 
 
 def visible_share(learner: Learner, config: RunConfig) -> float:
     """Returns the share of all pairs of query and key that the objective's mask shows, of a row of one document."""
-    objective = learner.objective.at(0)
+    objective = at_step(learner.objective, 0)
     length = objective.row_length(config.train.sequence_length)
-    tokens_BT = np.random.default_rng(0).integers(0, learner.vocabulary.size, (objective.row_multiple, length))
-    rows = Rows(tokens_BT=tokens_BT.astype(np.int32), segments_BT=np.ones_like(tokens_BT, dtype=np.int32))
+    tokens_BT = np.random.default_rng(0).integers(0, learner.vocabulary.size, (objective.traits.row_multiple, length))
+    rows = Rows(tokens_BT=jnp.asarray(tokens_BT, jnp.int32), segments_BT=jnp.ones(tokens_BT.shape, jnp.int32))
     batch = objective.corrupt(jax.random.key(0), rows, learner.vocabulary)
     mask = batch.inputs.mask
     visible = np.clip(np.asarray(mask.end_BT) - np.asarray(mask.start_BT), 0, None)

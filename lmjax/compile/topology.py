@@ -1,10 +1,12 @@
 """TPUs that are not here: their names, what a chip of each kind can do, and libtpu's word on how they are joined."""
 
+import atexit
 import dataclasses
 import importlib.util
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -114,11 +116,13 @@ def prepare_environment() -> str:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    folder = os.environ.setdefault("TPU_LOG_DIR", tempfile.mkdtemp(prefix="lmjax-libtpu-"))
+    if "TPU_LOG_DIR" not in os.environ:
+        os.environ["TPU_LOG_DIR"] = tempfile.mkdtemp(prefix="lmjax-libtpu-")
+        atexit.register(shutil.rmtree, os.environ["TPU_LOG_DIR"], ignore_errors=True)
     jax.config.update("jax_platforms", "cpu")
     # Compiling is what is asked for, and a program that was kept has lost the compiler's warnings.
     jax.config.update("jax_enable_compilation_cache", False)
-    return folder
+    return os.environ["TPU_LOG_DIR"]
 
 
 def open_topology(name: str, *, slices: int = 1) -> Topology:

@@ -42,7 +42,7 @@ def fill_in_middle(
 
     A rearranged document is three tokens longer, and the documents after it move back. Rows are cut at
     ``length``: tokens that move to that position or beyond are lost. A row of D documents loses nothing if ``length``
-      leaves ``3 * D`` positions more than it has tokens.
+    leaves ``3 * D`` positions more than it has tokens.
 
     Bavarian et al. 2022, section 3.
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lmjax.compile import prediction
+from lmjax.compile.collectives import find_collectives, num_links, seconds
 from lmjax.compile.hlo import parse
 from lmjax.compile.kernels import kernel_cost
 from lmjax.compile.pricing import price
@@ -52,6 +53,27 @@ def test_a_collective_takes_its_bytes_over_its_links(pricing):
         one for one in pricing.collectives if one.collective.axes == ("y",) and one.collective.kind == "all-reduce"
     )
     assert reduce.exposed == reduce.seconds == pytest.approx(6 * 2 * 1 / 2 * 2**21 / LINK)
+
+
+def test_between_slices_a_chip_exchanges_its_own_part():
+    devices = np.empty(8, object)
+    devices[:] = [types.SimpleNamespace(coords=[i % 4, 0, 0], slice_index=i // 4) for i in range(8)]
+    topology = Topology(name="v5e:4x1 x 2 slices", chip=CHIPS["v5e"], extents=(4, 1), devices=devices)
+    text = "ENTRY %main (p: f32[1024]) -> f32[1024] {\n  %p = f32[1024] parameter(0)\n"
+    text += "  ROOT %r = f32[1024] all-reduce(%p), replica_groups={}, to_apply=%add\n}\n"
+    (one,) = find_collectives(parse(text), {"data": 8})
+    within = 2 * 3 / 4 * 4096 / LINK
+    assert seconds(one, topology, devices) == pytest.approx(within + 2 * 1 / 2 * 4096 / 4 / 6.25e9)
+
+
+def test_an_axis_that_is_closed_to_a_ring_has_two_links():
+    chips = {"v5e:16x16": (16, 2), "v5e:16x8": (8, 1), "v5p:4x4x4": (4, 2), "v5p:2x2x1": (2, 1)}
+    for name, (along, links) in chips.items():
+        kind, extents = name.split(":")[0], tuple(int(size) for size in name.split(":")[1].split("x"))
+        axis = extents.index(along)
+        places = [[i if axis == k else 0 for k in range(3)] for i in range(along)]
+        members = [types.SimpleNamespace(coords=place) for place in places]
+        assert num_links(members, Topology(name=name, chip=CHIPS[kind], extents=extents, devices=[])) == links
 
 
 def test_the_step_is_computation_and_what_no_computation_hides(pricing):
