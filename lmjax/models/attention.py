@@ -16,6 +16,7 @@ from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Norm, Projection, parameter, residual_scale
 from lmjax.models.relative import relative_bias, relative_table
+from lmjax.models.remat import named
 from lmjax.models.rope import RopeScaling, rope_frequencies, rotate
 from lmjax.parallel.mesh import constrain
 
@@ -100,6 +101,7 @@ class Attention(nnx.Module):
         if config.positions == "rope" and turned and not self.is_cross:
             rope = rope_of(config, local)
             query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, key_positions_BS, **rope)
+        query_BTNH, key_BSKH, value_BSKH = map(named, (query_BTNH, key_BSKH, value_BSKH), ("query", "key", "value"))
         if cache is not None:
             cache = cache.write(key_BSKH, value_BSKH, positions_BT)
             key_BSKH, value_BSKH = cache.key_BSKH, cache.value_BSKH
@@ -120,7 +122,7 @@ class Attention(nnx.Module):
             key=key,
             backend=config.execution.attention,
         )
-        return self.out(out_BTNH), cache
+        return named(self.out(out_BTNH), "attention_projection"), cache
 
     def remember(self, source_BSD: jax.Array) -> LayerCache:
         """Returns the keys, not rotated yet, and the values of a sequence."""

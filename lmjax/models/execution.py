@@ -5,6 +5,7 @@ from typing import Literal
 
 from lmjax.field_types import check_literals
 from lmjax.kernels.attention.dispatch import Backend
+from lmjax.models.remat import Remat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,10 @@ class ExecutionConfig:
     scan_layers: bool = True
     """Compile one block and scan it over the depth. False unrolls the blocks, which is slower to compile and sometimes
     faster to run. The parameters of scanned blocks are stacked in one array, so a checkpoint depends on this field."""
-    remat: Literal["none", "dots", "full"] = "full"
-    """What the backward pass computes again of a block: nothing, all but matrix products (`dots`), or all (`full`)."""
+    remat: Remat = "full"
+    """What the backward pass computes again of a block: nothing (`none`), all but the results of matrix products
+    (`dots`; `products` also keeps those of the attention kernel and keeps queries and keys after their rotation), all
+    but the results of the attention kernel (`flash`), or all (`full`)."""
     attention: Backend = "auto"
     """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
     mamba2_chunk: int = 64

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.models.config import GATED, ModelConfig
+from lmjax.models.remat import named
 from lmjax.parallel.mesh import constrain, flatten_tokens, unflatten_tokens
 
 
@@ -176,7 +177,9 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]."""
-        hidden_BTF = activated(self.activation, self.up(x_BTD), None if self.gate is None else self.gate(x_BTD))
+        up_BTF = named(self.up(x_BTD), "up")
+        gate_BTF = None if self.gate is None else named(self.gate(x_BTD), "gate")
+        hidden_BTF = activated(self.activation, up_BTF, gate_BTF)
         return self.down(constrain(hidden_BTF, "batch", "length", "mlp"))
 
 

@@ -20,9 +20,8 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import make_norm, split_key
 from lmjax.models.relative import relative_bias, relative_table
+from lmjax.models.remat import Remat, rematerialised
 from lmjax.models.routing import Routing, joined
-
-_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 class Stack(nnx.Module):
@@ -115,7 +114,7 @@ class Stack(nnx.Module):
                 def body(x_BTD: jax.Array, scanned, layer=layer):
                     return apply(scanned[0], x_BTD, layer, layer == 0, scanned[1])
 
-                x_BTD, routing = self._remat(body)(x_BTD, (block, block_key))
+                x_BTD, routing = rematerialised(body, self.remat)(x_BTD, (block, block_key))
                 routings.append(routing)
             return x_BTD, routings
 
@@ -137,7 +136,7 @@ class Stack(nnx.Module):
             num_groups = num_scanned // len(self.stacks)
             keys = None if scan_key is None else jax.random.split(scan_key, num_groups)
             is_first = jnp.arange(num_groups) == 0
-            x_BTD, scanned = jax.lax.scan(self._remat(group), x_BTD, (list(self.stacks), is_first, keys))
+            x_BTD, scanned = jax.lax.scan(rematerialised(group, self.remat), x_BTD, (list(self.stacks), is_first, keys))
             routings += scanned
         x_BTD, further = unrolled(x_BTD, tail, unrolled_keys[num_lead:], num_lead + num_scanned)
         return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
@@ -190,7 +189,7 @@ class Stack(nnx.Module):
             )
             return Hidden(x_BTD, None if routing is None else joined([routing]))
 
-        return self._remat(body)(x_BTD, (block, key, before_BMD))
+        return rematerialised(body, self.remat)(x_BTD, (block, key, before_BMD))
 
     def _repeat(self, apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
         """Runs the one block of a stack with shared layers as many times as the stack is deep."""
@@ -201,7 +200,7 @@ class Stack(nnx.Module):
             return apply(self.tail[0], x_BTD, 0, is_first, key)
 
         keys = None if key is None else jax.random.split(key, num_layers)
-        return jax.lax.scan(self._remat(body), x_BTD, (jnp.arange(num_layers) == 0, keys))
+        return jax.lax.scan(rematerialised(body, self.remat), x_BTD, (jnp.arange(num_layers) == 0, keys))
 
     def run_cached(
         self,
@@ -276,17 +275,16 @@ class Stack(nnx.Module):
         """Applies the final norm to the residual stream, if there is one."""
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
+    @property
+    def remat(self) -> Remat:
+        """What the backward pass computes again of a block."""
+        return self.config.execution.remat
+
     def _is_local(self, layer: int) -> bool:
         return self.config.windows[layer % len(self.config.windows)] is not None
 
     def _is_turned(self, layer: int) -> bool:
         return self.config.rope_layers[layer % len(self.config.rope_layers)]
-
-    def _remat(self, body):
-        remat = self.config.execution.remat
-        if remat == "none":
-            return body
-        return jax.checkpoint(body, prevent_cse=False, policy=_REMAT_POLICIES[remat])
 
 
 def _windowed(mask: IntervalMask, window: int | None, index_BT: jax.Array | None = None) -> IntervalMask:

@@ -12,6 +12,7 @@ from lmjax.kernels import attend
 from lmjax.kernels.attention.block_ranges import block_ranges
 from lmjax.kernels.attention.tpu import tpu_attention
 from lmjax.kernels.attention.xla import xla_attention
+from lmjax.models.remat import rematerialised
 
 B, T = 2, 200
 """Rows that fill neither two blocks of 128 queries nor two of 128 keys."""
@@ -102,3 +103,27 @@ def test_what_the_kernels_cannot_do_is_refused(options, message):
     query = jnp.zeros((1, 4, 2, 16))
     with pytest.raises(ValueError, match=f"attention backend 'tpu' cannot do {message}: use backend='chunked'"):
         attend(query, query, query, masks.causal(4), backend="tpu", **options)
+
+
+def used_calls(jaxpr) -> int:
+    """Kernels of which some result is used; the compiler drops the others."""
+    used = {id(var) for eqn in jaxpr.eqns for var in eqn.invars} | {id(var) for var in jaxpr.outvars}
+    count = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "pallas_call":
+            count += any(id(var) in used for var in eqn.outvars)
+            continue
+        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda value: hasattr(value, "eqns")):
+            count += used_calls(getattr(inner, "jaxpr", inner)) if hasattr(inner, "eqns") else 0
+    return count
+
+
+@pytest.mark.parametrize(("remat", "calls"), [("full", 3), ("flash", 2), ("products", 2)])
+def test_a_policy_that_keeps_the_kernels_results_runs_the_forward_kernel_once(remat, calls):
+    query = jnp.zeros((1, 128, 2, 16))
+
+    def loss(query):
+        attention = functools.partial(tpu_attention, mask=masks.causal(128), scale=0.25, interpret=True)
+        return jnp.sum(rematerialised(lambda q: attention(q, q, q), remat)(jnp.sin(query)) ** 2)
+
+    assert used_calls(jax.make_jaxpr(jax.grad(loss))(query).jaxpr) == calls

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from typing import get_args
 
 import chex
 import jax
@@ -15,6 +16,7 @@ from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
+from lmjax.models.remat import Remat
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 from lmjax.types import Stream, make_stream
@@ -210,7 +212,7 @@ def test_no_position_sees_what_it_must_not(kind, name):
         assert not influence[row, :, 1 - row].any()
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", get_args(Remat))
 def test_scanned_layers_equal_unrolled_layers_in_value_and_gradient(remat):
     config = dataclasses.replace(VARIANTS["alibi_windows"], num_layers=5, execution=ExecutionConfig(remat=remat))
     scanned = tiny.model_spec(config)

@@ -15,6 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from lmjax.kernels.attention.key_blocks import KeyBlock, KeyBlocks
@@ -198,6 +199,9 @@ def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, 
         return (total_BKGTH / sum_BKGT[..., None]).astype(query_BKGTH.dtype), log_sum_BKGT
 
     output_QBKGTH, log_sum_QBKGT = lax.map(attend_query_block, (query_QBKGTH, rows))
+    # A policy of rematerialisation that keeps these two need not run the loop again.
+    output_QBKGTH = checkpoint_name(output_QBKGTH, "attention_output")
+    log_sum_QBKGT = checkpoint_name(log_sum_QBKGT, "attention_log_sum")
     inputs = (query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows)
     return output_QBKGTH, (inputs, output_QBKGTH, log_sum_QBKGT)
 
