@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from lmjax.parallel.mesh import MESH_AXES, partition_spec
+from lmjax.parallel.mesh import MESH_AXES, current_platform, partition_spec
 
 NOTHING = -1
 """The target that is not scored; a target of V (the size of the vocabulary) or more gives NaN."""
@@ -86,6 +86,9 @@ def losses_and_gradients(
             if d_bias_V is not None:
                 d_bias_V += jnp.sum(d_logits_CV, axis=0)
             d_logits_CV = d_logits_CV.astype(dtype)
+            if current_platform() == "tpu":
+                # Otherwise the compiler makes them anew, from the logits, for each of the two products.
+                d_logits_CV = jax.lax.optimization_barrier(d_logits_CV)
             d_hidden_CD = jax.lax.psum(_product("cv,dv->cd", d_logits_CV, compute_DV), layout.vocab)
             d_head_DV += _product("cd,cv->dv", hidden_CD, d_logits_CV)
             return (d_head_DV, d_bias_V), (losses_C, d_hidden_CD.astype(dtype))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from lmjax.losses.linear import CHUNK_LOGITS, MIN_CHUNK_TOKENS
+from lmjax.losses.linear import default_chunk_size
 from lmjax.parallel.mesh import constrain, mesh_axes_of
 
 
@@ -17,7 +17,7 @@ def chunk_length(num_rows: int, vocab_size: int) -> int:
     """Positions of each row in a chunk: as many logits on a device as the fused loss makes."""
     mesh = jax.sharding.get_abstract_mesh()
     ways = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in mesh_axes_of("batch"))
-    return max(1, max(CHUNK_LOGITS // vocab_size, MIN_CHUNK_TOKENS) * ways // num_rows)
+    return max(1, default_chunk_size(vocab_size) * ways // num_rows)
 
 
 def sum_over_chunks(body: Callable[..., Sequence[jax.Array]], length: int, *arrays_BT: jax.Array) -> list[jax.Array]:
