@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmjax.compile.hlo import Program, parse
@@ -125,7 +126,7 @@ def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | Non
 def abstract_rows(config: RunConfig, learner: Learner) -> Rows:
     """Returns the shapes of a batch of the recipe."""
     shape = (config.train.batch_size, learner.objective.row_length(config.train.sequence_length))
-    ids = jax.ShapeDtypeStruct(shape, np.int32)
+    ids: Any = jax.ShapeDtypeStruct(shape, np.int32)
     return Rows(tokens_BT=ids, segments_BT=None if config.data.packing in ("windows", "streams") else ids)
 
 
@@ -134,7 +135,7 @@ def visible_share(learner: Learner, config: RunConfig) -> float:
     objective = learner.objective.at(0)
     length = objective.row_length(config.train.sequence_length)
     tokens_BT = np.random.default_rng(0).integers(0, learner.vocabulary.size, (objective.row_multiple, length))
-    rows = Rows(tokens_BT=tokens_BT.astype(np.int32), segments_BT=np.ones_like(tokens_BT, dtype=np.int32))
+    rows = Rows(tokens_BT=jnp.asarray(tokens_BT, jnp.int32), segments_BT=jnp.ones(tokens_BT.shape, jnp.int32))
     batch = objective.corrupt(jax.random.key(0), rows, learner.vocabulary)
     mask = batch.inputs.mask
     visible = np.clip(np.asarray(mask.end_BT) - np.asarray(mask.start_BT), 0, None)
