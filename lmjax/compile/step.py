@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.compile.hlo import Program, parse
-from lmjax.compile.topology import GIB, Topology
+from lmjax.compile.topology import Topology
 from lmjax.models.summary import ModelSummary, summarize
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.planned import planned_vocabulary
@@ -154,13 +154,8 @@ def _memory(analysis: Any) -> Memory:
 
 
 def _warnings(folder: str | None) -> list[str]:
+    """Returns the operations of libtpu's warnings that an array had to be gathered whole, from its log."""
     lines = []
     for path in sorted(pathlib.Path(folder).glob("*.WARNING.*")) if folder else ():
         lines += [found[1] for found in _INVOLUNTARY.finditer(path.read_text(errors="replace"))]
     return lines
-
-
-def margin(step: CompiledStep) -> float:
-    """Returns the GiB of a chip that are left."""
-    peak = step.memory.peak if step.memory else 0
-    return (step.topology.chip.hbm_bytes - peak) / GIB

@@ -32,8 +32,8 @@ CHUNK_LOGITS = 2**24
 """Logits in a chunk by default: 64 MiB of float32."""
 
 MIN_CHUNK_TOKENS = {"tpu": 2048, "other": 512}
-"""The least number of tokens in a chunk by default, by platform. Each chunk reads and writes the whole gradient of the head, so
-with fewer tokens memory bandwidth would limit the speed, not the matrix products.
+"""The least number of tokens in a chunk by default, by platform. Each chunk reads and writes the whole gradient of the
+head, so with fewer tokens memory bandwidth would limit the speed, not the matrix products.
 """
 
 
