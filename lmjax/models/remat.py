@@ -27,8 +27,15 @@ def named(array: jax.Array, name: str) -> jax.Array:
     return checkpoint_name(array, name)
 
 
-def rematerialised(body: Callable, remat: Remat) -> Callable:
-    """Returns ``body`` with the policy of ``model.execution.remat``."""
+def rematerialised(body: Callable, remat: Remat, *, scanned: bool) -> Callable:
+    """Returns ``body`` with the policy of ``model.execution.remat``.
+
+    Args:
+      body: what runs a block.
+      remat: the policy's name.
+      scanned: whether it is the body of a scan. Elsewhere the compiler would find the second computation equal to the
+        first, and keep the first, if it were not prevented.
+    """
     if remat == "none":
         return body
-    return jax.checkpoint(body, prevent_cse=False, policy=_POLICIES[remat])
+    return jax.checkpoint(body, prevent_cse=not scanned, policy=_POLICIES[remat])

@@ -114,7 +114,7 @@ class Stack(nnx.Module):
                 def body(x_BTD: jax.Array, scanned, layer=layer):
                     return apply(scanned[0], x_BTD, layer, layer == 0, scanned[1])
 
-                x_BTD, routing = rematerialised(body, self.remat)(x_BTD, (block, block_key))
+                x_BTD, routing = rematerialised(body, self.remat, scanned=False)(x_BTD, (block, block_key))
                 routings.append(routing)
             return x_BTD, routings
 
@@ -136,7 +136,9 @@ class Stack(nnx.Module):
             num_groups = num_scanned // len(self.stacks)
             keys = None if scan_key is None else jax.random.split(scan_key, num_groups)
             is_first = jnp.arange(num_groups) == 0
-            x_BTD, scanned = jax.lax.scan(rematerialised(group, self.remat), x_BTD, (list(self.stacks), is_first, keys))
+            x_BTD, scanned = jax.lax.scan(
+                rematerialised(group, self.remat, scanned=True), x_BTD, (list(self.stacks), is_first, keys)
+            )
             routings += scanned
         x_BTD, further = unrolled(x_BTD, tail, unrolled_keys[num_lead:], num_lead + num_scanned)
         return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
@@ -189,7 +191,7 @@ class Stack(nnx.Module):
             )
             return Hidden(x_BTD, None if routing is None else joined([routing]))
 
-        return rematerialised(body, self.remat)(x_BTD, (block, key, before_BMD))
+        return rematerialised(body, self.remat, scanned=False)(x_BTD, (block, key, before_BMD))
 
     def _repeat(self, apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
         """Runs the one block of a stack with shared layers as many times as the stack is deep."""
@@ -200,7 +202,7 @@ class Stack(nnx.Module):
             return apply(self.tail[0], x_BTD, 0, is_first, key)
 
         keys = None if key is None else jax.random.split(key, num_layers)
-        return jax.lax.scan(rematerialised(body, self.remat), x_BTD, (jnp.arange(num_layers) == 0, keys))
+        return jax.lax.scan(rematerialised(body, self.remat, scanned=True), x_BTD, (jnp.arange(num_layers) == 0, keys))
 
     def run_cached(
         self,

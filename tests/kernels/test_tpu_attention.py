@@ -124,6 +124,6 @@ def test_a_policy_that_keeps_the_kernels_results_runs_the_forward_kernel_once(re
 
     def loss(query):
         attention = functools.partial(tpu_attention, mask=masks.causal(128), scale=0.25, interpret=True)
-        return jnp.sum(rematerialised(lambda q: attention(q, q, q), remat)(jnp.sin(query)) ** 2)
+        return jnp.sum(rematerialised(lambda q: attention(q, q, q), remat, scanned=True)(jnp.sin(query)) ** 2)
 
     assert used_calls(jax.make_jaxpr(jax.grad(loss))(query).jaxpr) == calls
