@@ -14,6 +14,7 @@ from lmjax.compile.pricing import price
 from lmjax.compile.report import tables
 from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import CHIPS, Topology, open_topology
+from lmjax.models.execution import ExecutionConfig
 from lmjax.train.config import RunConfig, TrainConfig
 
 LINK = 0.9 * 50e9
@@ -166,7 +167,9 @@ def test_a_sweep_names_every_layout_and_keeps_what_is_refused():
     ]  # fmt: skip
     assert isinstance(found["microbatches=3 remat=full"], ValueError)
     good = found["microbatches=2 remat=none"]
-    assert good == dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
+    assert good == dataclasses.replace(
+        config, model=dataclasses.replace(config.model, execution=ExecutionConfig(remat="none"))
+    )
     for text, message in (("tensor", "can try mesh"), ("remat=most", "no policy 'most'"), ("mesh=a", "whole numbers")):
         with pytest.raises(ValueError, match=message):
             parse_sweep(text, config, 8)
