@@ -532,7 +532,7 @@ def test_auto(options, limit, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backend": "flash"}, "backend='flash': use one of auto, xla, cudnn, chunked"),
+        ({"backend": "flash"}, "backend='flash': use one of auto, xla, cudnn, tpu, chunked"),
         ({"dropout_rate": 1.0}, "dropout_rate=1.0"),
         ({"mask": masks.causal(T - 1)}, r"mask.start_BT is \(1, 19\): must be \[2 or 1, 20\]"),
     ],
