@@ -240,5 +240,5 @@ def test_impossible_mixtures_are_refused_by_field(build, words):
 
 
 def test_a_mixture_by_step_has_no_batch_of_its_own():
-    with pytest.raises(TypeError, match="see turn"):
+    with pytest.raises(TypeError, match="see lmjax.train.components.turn_of"):
         mixture("step").corrupt(jax.random.key(0), tiny.random_rows(17), VOCABULARY)

@@ -36,8 +36,8 @@ def test_segments_with_enough_memory_equal_one_long_row(positions):
     whole = jax.jit(lambda p: spec.bind(p)(make_stream(TOKENS, None, "causal")).states_BTD)(params)
     memory = empty_memory(spec.bind(params).config, num_rows=4, length=16)
     for start in (0, 8, 16):
-        hidden, memory, _ = segment(positions)(params, TOKENS[:, start : start + 8], memory)
-        np.testing.assert_allclose(hidden, whole[:, start : start + 8], atol=5e-5)
+        hidden, memory = segment(positions)(params, TOKENS[:, start : start + 8], memory)
+        np.testing.assert_allclose(hidden.states_BTD, whole[:, start : start + 8], atol=5e-5)
     np.testing.assert_array_equal(memory.filled_B, 16)
 
 
