@@ -1,5 +1,6 @@
 """Settings every test runs under: eight CPU devices, no silent broadcasting, a shared compile cache."""
 
+import gc
 import os
 import pathlib
 
@@ -25,3 +26,21 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 def golden() -> pathlib.Path:
     """The folder of reference data."""
     return GOLDEN
+
+
+MANY_MAPS = 20_000
+"""Memory maps of this process above which compiled programs are dropped; Linux allows 65,530."""
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drops compiled programs between two files of tests once there are many.
+
+    Each program holds some memory maps, and a process that has no more of them is aborted. What is needed again comes
+    from the compile cache.
+    """
+    maps = pathlib.Path("/proc/self/maps")
+    if nextitem is None or nextitem.path == item.path or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()

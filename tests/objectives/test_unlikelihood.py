@@ -12,6 +12,7 @@ import tiny
 from lmjax.losses import cross_entropy
 from lmjax.losses.unlikelihood import repeated_ngrams
 from lmjax.models.execution import ExecutionConfig
+from lmjax.models.hidden import Hidden
 from lmjax.objectives import SequenceUnlikelihoodLM, UnlikelihoodLM
 from lmjax.objectives import unlikelihood as module
 from lmjax.objectives.parts.model_samples import continue_prompts
@@ -86,7 +87,7 @@ class LogitsOfInputs(tiny.FixedLogits):
         super().__init__(table_VV[None])
 
     def __call__(self, stream, *, key=None):
-        return self.logits_BTV[0][stream.tokens_BT]
+        return Hidden(self.logits_BTV[0][stream.tokens_BT], None)
 
 
 def test_margin_is_the_hinge_of_each_documents_mean():
