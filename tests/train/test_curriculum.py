@@ -183,7 +183,7 @@ def test_what_becomes_of_chosen_tokens_follows_its_schedule():
 
 def test_a_scheduled_coefficient_and_temperature_are_those_of_the_step():
     weight, temperature = Ramp(start=50.0, end=10.0, steps=4), Ramp(start=2.0, end=0.5, steps=4, shape="exponential")
-    there = ReplacedToken(discriminator_weight=weight, temperature=temperature).at(jnp.int32(2))
+    there = at_step(ReplacedToken(discriminator_weight=weight, temperature=temperature), jnp.int32(2))
     terms = {"generator": jnp.float32(1.0), "discriminator": jnp.float32(2.0)}
     assert float(there.total(terms)) == pytest.approx(1 + 30 * 2)
     assert float(current(there.temperature)) == pytest.approx(1.0)

@@ -26,7 +26,7 @@ class Validation(Evaluation):
 
     def __post_init__(self):
         super().__post_init__()
-        check_literals(self, f"evaluations: {self.name}: ")
+        check_literals(self, f"evaluations.{self.name}.")
         if self.batches < 0:
             raise ValueError(f"evaluations: {self.name}: batches={self.batches}: must not be negative")
 
