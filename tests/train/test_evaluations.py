@@ -143,7 +143,7 @@ def test_perplexity_and_bits_are_made_of_the_term_that_is_text():
         (lambda: Norm(name="a/b"), "evaluations: name='a/b': use letters"),
         (lambda: Norm(name="a", every_steps=-1), "evaluations: a: every_steps=-1: must not be negative"),
         (lambda: Validation(name="a", batches=-1), "evaluations: a: batches=-1"),
-        (lambda: Validation(name="a", split="test"), "evaluations: a: split='test': use one of valid, train"),
+        (lambda: Validation(name="a", split="test"), "evaluations.a.split='test': use one of valid, train"),
         (lambda: RunConfig(name="x", evaluations=(Norm(name="valid"),)), "evaluations: name='valid' is taken"),
         (lambda: RunConfig(name="x", evaluations=(Norm(name="a"), Norm(name="a"))), "evaluations: name='a' is taken"),
     ],
