@@ -63,7 +63,11 @@ CHECKED = [
 @pytest.mark.parametrize(("kind", "name"), CHECKED, ids=lambda value: getattr(value, "__name__", value))
 def test_every_configuration_refuses_what_its_literals_do_not_name(kind, name):
     fields = dataclasses.fields(kind)
-    required = {field.name: () for field in fields if field.default is field.default_factory is dataclasses.MISSING}
+    required = {
+        field.name: "a" if field.type in (str, "str") else ()
+        for field in fields
+        if field.default is field.default_factory is dataclasses.MISSING
+    }
     with pytest.raises(ValueError, match=rf"\.{name}='nonsense': use one of "):
         kind(**required | {name: "nonsense"})
 
