@@ -54,8 +54,8 @@ class GracefulExit:
     """Turns the first SIGTERM or Ctrl-C into a flag that the loop reads between steps.
 
     A second Ctrl-C ends the process at once, even if it is stuck inside a collective. Several
-    processes vote, so that all of them stop after the same step. The vote cast at one step is
-    read at the next one, when it has long arrived, so that no process waits for it.
+    processes vote, so that all of them stop after the same step. A vote is read when the next one
+    is cast; it has long arrived by then, so that no process waits for it.
 
     Enter it in the main thread, after ``jax.distributed`` has started (which takes SIGTERM for itself). In another
     thread it leaves signals as they are. On exit it restores the previous handlers.
