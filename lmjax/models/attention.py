@@ -71,20 +71,20 @@ class Attention(nnx.Module):
         Args:
           x_BTD: normalised input.
           positions_BT: position of each token; with a cache also the slot it is written to.
-          mask: intervals over the keys: the row's own, the cache's slots, or the source's.
+          mask: which keys each position sees, as intervals over the keys of the row, of the cache or of the source.
           source: for cross attention, the other sequence [B, S, D'], or its keys and values
-            (:meth:`remember`).
-          before_BMD: states of the positions before the row, which become keys, too; the mask's intervals then count
-            from the first of them.
+            (from :meth:`remember`).
+          before_BMD: states of the positions before the row. Keys are made of them, too, and the mask's intervals then
+            count from the first of them.
           local: whether the layer has a window, which decides its rotary base.
           turned: whether rotary positions turn the layer's queries and keys.
-          position_bias: added to the logits, see :mod:`lmjax.kernels.attention`; ignored if the layer has a bias of
-            its own.
-          cache: keys and values so far.
+          position_bias: the bias that is added to the logits, see :mod:`lmjax.kernels.attention`; it is ignored if the
+            layer has a bias of its own.
+          cache: the keys and values of the tokens so far.
           key: PRNG key of attention dropout; None turns dropout off.
 
         Returns:
-          [B, T, D], and the cache with this call's keys and values in it.
+          The output [B, T, D], and the cache with the keys and values of this call in it.
         """
         config = self.config
         query_BTNH = self._normalise(self._clipped(self.query(x_BTD)), "query")
@@ -125,7 +125,7 @@ class Attention(nnx.Module):
         return named(self.out(out_BTNH), "attention_projection"), cache
 
     def remember(self, source_BSD: jax.Array) -> LayerCache:
-        """Returns the keys, not rotated yet, and the values of a sequence."""
+        """Returns the keys and the values of a sequence; the keys are not rotated yet."""
         key_BSKH = self._normalise(self._clipped(self.key(source_BSD)), "key")
         key_BSKH = constrain(key_BSKH, "batch", "length", "kv_heads", None)
         value_BSKH = constrain(self._clipped(self.value(source_BSD)), "batch", "length", "kv_heads", None)

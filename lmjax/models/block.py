@@ -26,10 +26,10 @@ from lmjax.parallel.mesh import constrain
 
 
 class Block(nnx.Module):
-    """Attention or a recurrence, cross attention if there is an encoder, and feed-forward or experts; each adds its
-    output.
+    """One block: attention or a recurrence, cross attention if there is an encoder, and a feed-forward or experts.
 
-    With ``config.feedforward_width`` 0 there is no feed-forward.
+    Each of these sublayers adds its output to the residual stream. If ``config.feedforward_width`` is 0, there is no
+    feed-forward.
 
     ``config.residual`` says whether ``attention_norm`` is applied to the input, the output or the sum; a sandwich has
     ``attention_output_norm`` as well. The norms of the other sublayers are placed in the same way.
@@ -90,7 +90,9 @@ class Block(nnx.Module):
         cache: Cache | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None, Routing | None]:
-        """[B, T, D] to [B, T, D], the updated cache, and what routing came to where the block has experts.
+        """Returns the new residual stream [B, T, D], the updated cache, and the statistics of the expert routing.
+
+        The cache is None if none was given, the statistics are None if the block has no experts.
 
         Args:
           x_BTD: the residual stream.
@@ -100,8 +102,8 @@ class Block(nnx.Module):
           turned: see :class:`Attention`.
           is_first: whether it is the first block of its stack, for ``config.skip_first_norm``.
           position_bias: see :class:`Attention`.
-          source: what cross attention reads.
-          cross_mask: intervals over the source.
+          source: the sequence that cross attention reads, or its keys and values.
+          cross_mask: which positions of the source each position sees, as intervals.
           valid_BT: False on padding, see :class:`Experts`.
           before_BMD: the residual stream of the positions before the row, as it entered this block.
           cache: the keys and values, or the state, of the tokens so far.
@@ -159,7 +161,7 @@ class Block(nnx.Module):
         return constrain(x_BTD, "batch", "length", None), updated[0], routed[0] if routed else None
 
     def _share(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
-        """What of a sublayer's output is added to the residual stream."""
+        """Returns a sublayer's output as it is added to the residual stream: scaled, and with dropout."""
         scale = self.config.sublayer_scale
         return dropout(x_BTD if scale == 1 else scale * x_BTD, self.config.dropout, key)
 

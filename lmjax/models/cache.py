@@ -45,7 +45,7 @@ class LatentCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RecurrentCache:
-    """State [B, N, H, P] (float32) of one recurrent layer, and the few last tokens its convolution sees [B, W, C]."""
+    """The state of a recurrent layer [B, N, H, P] (float32), and the last tokens its convolution sees [B, W, C]."""
 
     state_BNHP: jax.Array
     last_BWC: jax.Array
@@ -55,11 +55,10 @@ Cache = LayerCache | LatentCache | RecurrentCache
 
 
 def empty_cache(config: ModelConfig, *, batch_size: int, length: int) -> tuple[Cache, ...]:
-    """Returns zero buffers for ``length`` positions of ``batch_size`` rows, one set for each layer, in the model's
-    dtype.
+    """Returns one cache for each layer, filled with zeros, in the model's dtype.
 
-    They are a tuple of separate buffers, because XLA updates these in place when donated, which it does not do with
-    one stacked array.
+    Each has room for ``length`` positions of ``batch_size`` rows. The layers have separate buffers, because XLA updates
+    donated buffers in place; it would not do so with one stacked array.
     """
 
     def layer(mixer: Mixer) -> Cache:

@@ -1,4 +1,4 @@
-"""The one configuration of the one transformer; what tells GPT-2 from Llama from BERT is here."""
+"""The configuration of the transformer. All models (GPT-2, Llama, BERT, ...) are values of it."""
 
 import dataclasses
 import math
@@ -172,87 +172,87 @@ class ModelConfig:
 
     @property
     def dtype(self) -> str:
-        """Arithmetic of the forward and backward pass, see :class:`ExecutionConfig`."""
+        """The dtype of the arithmetic in the forward and backward pass, see :class:`ExecutionConfig`."""
         return self.execution.dtype
 
     @property
     def kv_heads(self) -> int:
-        """K."""
+        """The number of key-value heads, K."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
     def key_width(self) -> int:
-        """H."""
+        """The width of a head's queries and keys, H (without the rotated part of latent attention)."""
         return self.width // self.num_heads if self.head_width is None else self.head_width
 
     @property
     def attention_width(self) -> int:
-        """Dimensions in which a query meets a key."""
+        """The number of dimensions over which the product of a query and a key is summed."""
         return self.key_width + (self.latent.rope_width if self.latent.rank else 0)
 
     @property
     def value_width(self) -> int:
-        """Width of a head's values."""
+        """The width of a head's values."""
         value_width = self.latent.value_width if self.latent.rank else None
         return self.key_width if value_width is None else value_width
 
     @property
     def rotated_width(self) -> int:
-        """Dimensions of a head that rotary positions turn."""
+        """The number of a head's dimensions that rotary positions turn."""
         if self.latent.rank:
             return self.latent.rope_width
         return int(self.key_width * self.rope_fraction)
 
     @property
     def table_width(self) -> int:
-        """E, width of the token table."""
+        """The width of the token table, E."""
         return self.width if self.embedding_width is None else self.embedding_width
 
     @property
     def period(self) -> int:
-        """Layers after which the pattern of layers repeats."""
+        """The number of layers after which the pattern of layers repeats."""
         return math.lcm(len(self.windows), len(self.rope_layers), len(self.mixers), self.experts.every)
 
     @property
     def leading_layers(self) -> int:
-        """Layers before the pattern begins, because they have no experts."""
+        """The number of first layers that are not part of the repeating pattern, because they have no experts."""
         return min(self.experts.first_dense, self.num_layers) if self.experts.number else 0
 
     def has_experts(self, layer: int) -> bool:
-        """Whether a layer's feed-forward is a mixture of experts; layers count from 0."""
+        """Returns whether a layer's feed-forward is a mixture of experts; layers count from 0."""
         experts = self.experts
         return experts.number > 0 and layer >= experts.first_dense and (layer + 1) % experts.every == 0
 
     @property
     def width_ratio(self) -> float:
-        """How much wider than ``width_base`` the model is; 1 without one."""
+        """The width of the model divided by ``width_base``; 1 if there is no ``width_base``."""
         return 1.0 if self.width_base is None else self.width / self.width_base
 
     @property
     def base_std(self) -> float:
-        """Standard deviation of initial weights that do not grow finer with the width: embeddings, few outputs."""
+        """The standard deviation of initial weights that does not depend on ``width_ratio``, as of embeddings."""
         return (self.width_base or self.width) ** -0.5 if self.init_std is None else self.init_std
 
     @property
     def matrix_std(self) -> float | None:
-        """Standard deviation of initial matrices between hidden layers; None takes 1/sqrt(fan-in)."""
+        """The standard deviation of initial matrices between hidden layers; None means 1/sqrt(fan-in)."""
         return None if self.init_std is None else self.init_std / math.sqrt(self.width_ratio)
 
     @property
     def logit_factor(self) -> float | None:
-        """Factor of the attention logits; None is 1/sqrt(attention_width)."""
+        """The factor of the attention logits; None means 1/sqrt(attention_width)."""
         if self.attention_scale is None and self.width_base is not None:
             return 1 / self.attention_width
         return self.attention_scale
 
     @property
     def recurrent(self) -> tuple[Mixer, ...]:
-        """The recurrent mixers among the layers', which read from left to right only."""
+        """The recurrent mixers that the layers use; these read from left to right only."""
         return tuple(dict.fromkeys(mixer for mixer in self.mixers if mixer in RECURRENT))
 
     @property
     def encoder(self) -> "ModelConfig":
-        """The encoder's stack as a configuration of its own."""
+        """The configuration of the encoder's stack, as if it were a model of its own."""
         heads = self.num_heads if self.encoder_heads is None else self.encoder_heads
         return dataclasses.replace(
             self,
@@ -274,16 +274,16 @@ class ModelConfig:
 
     @property
     def hidden_width(self) -> int:
-        """F."""
+        """The hidden width of the feed-forward, F."""
         if self.feedforward_width is not None:
             return self.feedforward_width
         return -(-8 * self.width // (3 * 64)) * 64 if self.activation in GATED else 4 * self.width
 
     def with_vocabulary(self, size: int) -> "ModelConfig":
-        """This configuration for a tokenizer of ``size`` ids.
+        """Returns this configuration with the vocabulary of a tokenizer of ``size`` ids.
 
         Raises:
-          ValueError: ``vocab_size`` is set, and too small for the tokenizer.
+          ValueError: ``vocab_size`` is set and is too small for the tokenizer.
         """
         if self.vocab_size == 0:
             return dataclasses.replace(self, vocab_size=-(-size // self.pad_vocab_to) * self.pad_vocab_to)

@@ -1,4 +1,7 @@
-"""Which values of a model's configuration go together; :class:`lmjax.models.config.ModelConfig` calls it when made."""
+"""Checks that the values of a model's configuration fit together.
+
+:class:`lmjax.models.config.ModelConfig` runs these checks when it is made.
+"""
 
 from typing import Any
 
@@ -9,10 +12,10 @@ def check_model(config: Any) -> None:
     """Refuses a model that cannot be built.
 
     Args:
-      config: a ``ModelConfig``, whose module imports this one.
+      config: a ``ModelConfig``; it is not named as the type, because its module imports this one.
 
     Raises:
-      ValueError: naming the field, its value and the remedy.
+      ValueError: a value is not possible; the message names the field, its value and the remedy.
     """
     check_literals(config, "model.")
     _check_sizes(config)
@@ -187,4 +190,4 @@ def _check_encoder(config: Any) -> None:
             f"model.encoder_width={config.encoder_width} and model.width={config.width} cannot share a token table: "
             f"set model.share_encoder_embedding to False"
         )
-    _ = config.encoder  # Its own checks.
+    _ = config.encoder  # Making the encoder's configuration runs its checks.

@@ -1,4 +1,4 @@
-"""How a model is computed, apart from what it computes."""
+"""The options for how a model is computed. They do not change what it computes."""
 
 import dataclasses
 from typing import Literal
@@ -40,4 +40,4 @@ class ExecutionConfig:
 
 
 INTERCHANGEABLE = ("remat", "attention", "mamba2_chunk", "rwkv6_chunk")
-"""Fields that a run may change when it goes on from a checkpoint: the state keeps its shape and its meaning."""
+"""Fields that a run may change when it goes on from a checkpoint: the state keeps its shapes and its meaning."""

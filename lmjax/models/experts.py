@@ -3,14 +3,15 @@
     y = sum over the chosen j of  gate_j FFN_j(x)  (+ FFN_shared(x))
 
 There are two forms. *Dropless*: the tokens of the batch are sorted by expert (:mod:`lmjax.kernels.grouped`), and
-every choice is computed. *With a capacity*: every expert has the same number of places for the tokens of a row, which
-are given out along the row. Whether a token finds a place depends only on earlier tokens of its row, not on other
-rows and not on how rows are split over devices. ``capacity_factor`` chooses the form for training; decoding with a
-cache never drops a token.
+every choice is computed. *With a capacity*: every expert has the same number of places for the tokens of a row. The
+places are given to the tokens in the order of the row. Whether a token finds a place depends only on earlier tokens of
+its row, not on other rows and not on how rows are split over devices. ``capacity_factor`` chooses the form for
+training; decoding with a cache never drops a token.
 
-On a mesh experts are split over ``expert``, their hidden width over ``tensor``. With a capacity, tokens go to
-the devices of their experts and back by two all-to-alls; dropless, the tokens of the ``expert`` devices
-are gathered, each device computes the choices of its own experts, and the sums go back to the devices of the tokens.
+On a mesh, the experts are split over the axis ``expert`` and their hidden width over ``tensor``. With a capacity, two
+all-to-alls bring the tokens to the devices of their experts and back. In the dropless form, each device gathers the
+tokens of all ``expert`` devices and computes the choices of its own experts; the sums then go back to the devices of
+the tokens.
 
 Axes: E experts, J choices of a token, R choices of a row in one line, C places of an expert, S slots, N tokens
 of all rows in one line.
@@ -32,13 +33,15 @@ Weights = dict[str, tuple[jax.Array, jax.Array | None]]
 
 
 class Router(nnx.Module):
-    """Float32 logits of experts, with a learned bias on request, and the bias that is used for ranking."""
+    """The layer that computes the experts' logits in float32.
+
+    It has a learned bias on the logits if the configuration asks for it, and a bias that is used only to rank experts.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """``W ~ N(0, std)``, biases 0."""
+        """Initialises ``W ~ N(0, std)`` and the biases to 0."""
         number = config.experts.number
-        # In the terms of muP, table 3, the experts are outputs whose number does not grow with the width of the
-        # model.
+        # By muP, table 3, the experts are outputs whose number does not grow with the width of the model.
         weight_DE = config.base_std / config.width_ratio * jax.random.normal(rngs.params(), (config.width, number))
         self.weight = parameter(weight_DE, ("embed", "choices"), "matrix")
         has_bias = config.experts.balance_bias
@@ -47,16 +50,16 @@ class Router(nnx.Module):
         self.logit_bias = nnx.data(parameter(jnp.zeros((number,)), ("choices",), "bias") if has_logit_bias else None)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, E]."""
+        """Returns the logits of the experts, float32 [B, T, E]."""
         logits_BTE = jnp.matmul(x_BTD.astype(jnp.float32), self.weight[...], precision=jax.lax.Precision.HIGHEST)
         return logits_BTE if self.logit_bias is None else logits_BTE + self.logit_bias[...][None, None, :]
 
 
 class ExpertProjections(nnx.Module):
-    """One of the projections, for all experts."""
+    """One of the projections of a feed-forward, for all experts together."""
 
     def __init__(self, config: ModelConfig, axes: tuple[str, str], sizes: tuple[int, int], scale: float, rngs):
-        """``W ~ N(0, scale * std)`` of [E, in, out], and biases 0 where the model has them."""
+        """Initialises ``W ~ N(0, scale * std)`` of shape [E, in, out], and biases 0 if the model has biases."""
         number, (_, out_axis) = config.experts.number, axes
         std = sizes[0] ** -0.5 if config.matrix_std is None else config.matrix_std
         weight = scale * std * jax.random.normal(rngs.params(), (number, *sizes))
@@ -70,10 +73,10 @@ class ExpertProjections(nnx.Module):
 
 
 class Experts(nnx.Module):
-    """Router, experts, and the shared expert."""
+    """A layer of experts: the router, the experts, and the shared expert if there is one."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds all of them."""
+        """Builds the router, the experts and the shared expert."""
         self.config = config
         width = config.hidden_width if config.experts.width is None else config.experts.width
         self.router = Router(config, rngs=rngs)
@@ -92,8 +95,8 @@ class Experts(nnx.Module):
 
         Args:
           x_BTD: normalised input.
-          valid_BT: False on padding, which takes no place of an expert and is not counted.
-          dropless: compute every choice, whatever ``capacity_factor`` is.
+          valid_BT: False on padding; padding takes no place of an expert and is not counted in the statistics.
+          dropless: whether to compute every choice, whatever ``capacity_factor`` is.
         """
         config, experts = self.config, self.config.experts
         valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid_BT is None else valid_BT
@@ -167,11 +170,13 @@ def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def slots_in_rows(
     chosen_BTJ: jax.Array, valid_BT: jax.Array, number: int, capacity: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Gives the choices of a row their places, in the order of the row: expert e has slots ``e C`` to ``(e + 1) C -
-    1``.
+    """Gives the choices of each row their places, in the order of the row.
+
+    Expert e has the slots ``e C`` to ``(e + 1) C - 1``.
 
     Returns:
-      slot_BTJ (int32, ``E C`` for a choice without a place) and kept_BTJ (bool).
+      slot_BTJ (int32): the slot of each choice, ``E C`` for a choice without a place; and kept_BTJ (bool): whether the
+      choice has a place.
     """
     num_rows, length, num_choices = chosen_BTJ.shape
     chosen_BR = chosen_BTJ.reshape(num_rows, -1)
@@ -202,7 +207,8 @@ def _serve(
     tensor_axes: tuple[str, ...] = (),
     is_split: bool = False,
 ) -> jax.Array:
-    """Computes a device's experts for its own tokens or (``is_split``) for all devices that share the experts."""
+    """Computes the experts of one device for its own tokens or, if ``is_split``, for the tokens of all devices that
+    share the experts."""
     gathered = (x_BTD, chosen_BTJ, gates_BTJ)
     number, width = weights["up"][0].shape[0], x_BTD.shape[-1]
     first = number * jax.lax.axis_index(expert_axes) if expert_axes else jnp.zeros((), jnp.int32)
@@ -214,7 +220,7 @@ def _serve(
     x_SD = to_slots(all_BTD.reshape(-1, width), slot_NJ, groups.num_slots)
     down, bias = weights["down"]
     if bias is not None and tensor_axes:
-        # Each device has a part of the sum over the hidden width, and the bias must be added in one of them only.
+        # Each device has a part of the sum over the hidden width. The bias must be counted once in the whole sum.
         bias = bias / jax.lax.axis_size(tensor_axes)
     y_SD = _feedforward(x_SD, weights | {"down": (down, bias)}, groups.multiply, activation)
     out_BTD = from_slots(y_SD, slot_NJ, gates_BTJ.reshape(slot_NJ.shape)).astype(x_BTD.dtype).reshape(all_BTD.shape)

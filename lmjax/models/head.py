@@ -13,12 +13,12 @@ from lmjax.parallel.mesh import constrain
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The map from hidden states to logits, as arrays a fused loss can take apart.
+    """The map from hidden states to logits, as single arrays, so that a fused loss can use them directly.
 
     Attributes:
       weight_DV: the output matrix.
-      bias_V: added to the logits, or None.
-      softcap: the bound that ``softcap * tanh(logits / softcap)`` puts on them, or None.
+      bias_V: the bias that is added to the logits, or None.
+      softcap: the bound of the logits, which become ``softcap * tanh(logits / softcap)``, or None.
     """
 
     weight_DV: jax.Array
@@ -41,13 +41,13 @@ class HasHead(Protocol):
         """Returns the output map."""
 
     def head_states(self, hidden: jax.Array) -> jax.Array:
-        """Returns what the output map is applied to."""
+        """Returns the states that the output map is applied to."""
 
 
 def gathered_head(model: HasHead) -> Callable[[jax.Array], jax.Array]:
     """Returns the map from hidden states [B, C, D] to logits [B, C, V].
 
-    Its matrix is gathered from the devices once, here, and not again for every chunk of positions.
+    The output matrix is gathered from the devices once, in this function, and not again for every chunk of positions.
     """
     head = model.head()
     head = dataclasses.replace(head, weight_DV=constrain(head.weight_DV, None, "vocab"))

@@ -14,7 +14,7 @@ class Hidden:
 
     Attributes:
       states_BTD: one vector for each position.
-      routing: [layers with experts, B] each, or None for a model without experts.
+      routing: the statistics, each of shape [layers with experts, B], or None for a model without experts.
     """
 
     states_BTD: jax.Array

@@ -5,9 +5,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentConfig:
-    """Keys and values that are made of one narrow vector a token; `model.head_width` is the width of its content.
+    """Sizes of attention whose keys and values are made of one narrow vector for each token.
 
-    With `model.width_base`, the ranks are taken to grow with the width of the model.
+    `model.head_width` is the width of the part of a key that does not turn. If `model.width_base` is set, the ranks are
+    assumed to grow with the width of the model.
     """
 
     rank: int = 0

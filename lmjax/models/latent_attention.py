@@ -70,7 +70,7 @@ class LatentAttention(nnx.Module):
         cache: LatentCache | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, LatentCache | None]:
-        """Takes and returns what :class:`lmjax.models.attention.Attention` does, but has no position bias."""
+        """Takes and returns what :class:`lmjax.models.attention.Attention` does, but allows no position bias."""
         assert position_bias is None and turned
         rope = rope_of(self.config, local)
         of_query = x_BTD if self.config.latent.query_rank is None else self.query_norm(self.query_down(x_BTD))

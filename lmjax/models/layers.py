@@ -1,8 +1,8 @@
 """The parts of a block that are not attention: projections, norms, feed-forward, embedding, dropout.
 
-A parameter has two facts beside its values: ``axes``, the logical name of each dimension (laid out by
-:mod:`lmjax.parallel.mesh`), and ``kind`` (``matrix``, ``embedding``, ``norm``, ``bias``), which decides weight decay
-and learning rate.
+A parameter carries two facts besides its values. ``axes`` are the logical names of its dimensions;
+:mod:`lmjax.parallel.mesh` decides from them how it is split over devices. ``kind`` (``matrix``, ``embedding``,
+``norm``, ``bias``) decides its weight decay and learning rate.
 """
 
 import math
@@ -19,13 +19,16 @@ from lmjax.parallel.mesh import constrain, flatten_tokens, unflatten_tokens
 
 
 def parameter(value: jax.Array, axes: Sequence[str | None], kind: str) -> nnx.Param:
-    """Returns a parameter with the names of its axes and its kind."""
+    """Returns a parameter that carries the names of its axes and its kind."""
     assert value.ndim == len(axes), (value.shape, axes)
     return nnx.Param(value, axes=tuple(axes), kind=kind)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Sets values to 0 with probability ``rate`` and scales the rest by 1 / (1 - rate); does nothing without a key."""
+    """Returns ``x`` with dropout, or ``x`` itself if there is no key.
+
+    Values are set to 0 with probability ``rate``; the others are multiplied by 1 / (1 - rate).
+    """
     if key is None or rate == 0:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
@@ -33,7 +36,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def split_key(key: jax.Array | None, num: int) -> Sequence[jax.Array | None]:
-    """``jax.random.split``, which returns Nones if the key is None."""
+    """Returns ``num`` keys by ``jax.random.split``, or ``num`` times None if the key is None."""
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
@@ -56,8 +59,8 @@ class Projection(nnx.Module):
         Args:
           in_axes: name and size of each contracted axis (the last axes of the input).
           out_axes: name and size of each new axis.
-          std: standard deviation; None takes 1/sqrt(fan-in).
-          scale: multiplies the standard deviation.
+          std: standard deviation; None means 1/sqrt(fan-in).
+          scale: factor of the standard deviation.
           bias: whether to add a bias.
           dtype: arithmetic of the product.
           rngs: source of the initial values.
@@ -72,10 +75,10 @@ class Projection(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Contracts the last ``len(in_axes)`` axes of ``x``."""
+        """Returns ``x W (+ b)``, in which the last ``len(in_axes)`` axes of ``x`` are contracted."""
         weight = self.weight[...].astype(self.dtype)
         batch_shape, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
-        # As one matrix product: XLA's CPU backend takes twice as long for the gradients of the general form.
+        # This is one matrix product: XLA's CPU backend takes twice as long for the gradients of the general form.
         x = x.astype(self.dtype).reshape(*batch_shape, -1)
         rows = flatten_tokens(x) if len(batch_shape) == 2 else x.reshape(-1, x.shape[-1])
         y = rows @ weight.reshape(rows.shape[1], -1)
@@ -89,7 +92,7 @@ class Norm(nnx.Module):
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
 
     def __init__(self, width: int, *, kind: str, epsilon: float, bias: bool, scale: bool = True, offset: bool = False):
-        """The scale starts at one (``offset``: its difference from one is stored), a layer norm's bias at zero."""
+        """Initialises the scale to one and a layer norm's bias to zero; ``offset`` stores the scale minus one."""
         initial = jnp.zeros((width,)) if offset else jnp.ones((width,))
         self.scale = nnx.data(parameter(initial, ("norm",), "norm") if scale else None)
         self.offset = offset
@@ -115,7 +118,7 @@ class Norm(nnx.Module):
 
 
 def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
-    """Returns the norm of a configuration, over ``width`` (the model's width when unset)."""
+    """Returns the norm that a configuration asks for, over vectors of ``width`` (the model's width when unset)."""
     bias = config.bias if config.norm_bias is None else config.norm_bias
     return Norm(
         width or config.width,
@@ -128,7 +131,7 @@ def make_norm(config: ModelConfig, width: int | None = None) -> Norm:
 
 
 def residual_scale(config: ModelConfig) -> float:
-    """Returns the factor of initial projections into the residual stream: ``1 / sqrt(number of sublayers)``, or 1."""
+    """Returns the factor of initial projections into the residual stream, ``1 / sqrt(number of sublayers)`` or 1."""
     sublayers = (1 + (config.encoder_layers > 0) + (config.hidden_width > 0)) * config.num_layers
     return 1 / math.sqrt(sublayers) if config.residual_init == "scaled" else 1.0
 
@@ -148,11 +151,11 @@ ACTIVATIONS = {
     "geglu_exact": lambda x: jax.nn.gelu(x, approximate=False),
     "reglu": jax.nn.relu,
 }
-"""The activations by name; a gated one is applied to the gate."""
+"""The activation functions by name; a gated one is applied to the gate."""
 
 
 def activated(activation: str, up: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """Returns the hidden values of a feed-forward layer, made of its one projection or, if gated, its two.
+    """Returns the hidden values of a feed-forward layer, given its projection ``up`` and, if it is gated, its ``gate``.
 
     With ``swiglu_clamped`` (OpenAI 2025, gpt-oss, as released) the half that is not the gate is clipped to bounds,
     and 1 is added to it.
@@ -164,7 +167,7 @@ def activated(activation: str, up: jax.Array, gate: jax.Array | None) -> jax.Arr
 
 
 class FeedForward(nnx.Module):
-    """``act(x W_up) W_down``, or gated ``(act(x W_gate) * x W_up) W_down`` (Shazeer 2020)."""
+    """Computes ``act(x W_up) W_down``, or if gated ``(act(x W_gate) * x W_up) W_down`` (Shazeer 2020)."""
 
     def __init__(self, config: ModelConfig, *, width: int | None = None, rngs: nnx.Rngs):
         """Builds the projections; ``width`` is the hidden width (the configuration's when unset)."""
@@ -176,7 +179,7 @@ class FeedForward(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, D] to [B, T, D]."""
+        """Maps [B, T, D] to [B, T, D]."""
         up_BTF = named(self.up(x_BTD), "up")
         gate_BTF = None if self.gate is None else named(self.gate(x_BTD), "gate")
         hidden_BTF = activated(self.activation, up_BTF, gate_BTF)
@@ -184,10 +187,10 @@ class FeedForward(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """Token table, shared with the head when embeddings are tied."""
+    """A table with one vector for each id; the head shares the token table when embeddings are tied."""
 
     def __init__(self, num: int, width: int, *, axes: tuple[str, str], std: float, rngs: nnx.Rngs):
-        """``table ~ N(0, std)``; ``axes`` names its two dimensions."""
+        """Initialises ``table ~ N(0, std)``; ``axes`` names its two dimensions."""
         self.table_VD = parameter(std * jax.random.normal(rngs.params(), (num, width)), axes, "embedding")
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:

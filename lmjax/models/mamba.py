@@ -1,8 +1,8 @@
 """Mamba-2 as a mixer of the block: a gated state-space layer (Dao & Gu 2024, section 7).
 
-In the names of their duality, queries C, keys B and values x come out of a short causal convolution;
-each head decays by ``a_t = exp(-exp(A) dt_t)`` and writes ``dt_t B_t x_t^T``; the output is
-``norm((C_t^T S_t + D x_t) silu(z_t)) W_out``, the norm over the heads of each group by itself.
+The paper shows that such a layer is a form of attention. A short causal convolution makes the queries C, keys B and
+values x. The state S of each head decays by ``a_t = exp(-exp(A) dt_t)``, and ``dt_t B_t x_t^T`` is added to it. The
+output is ``norm((C_t^T S_t + D x_t) silu(z_t)) W_out``, in which the heads of each group have a norm of their own.
 
 Axes: P width of a value, W taps of the convolution or the tokens before, C channels.
 """
@@ -25,7 +25,7 @@ class Mamba2(nnx.Module):
     """A causal state-space layer; its state is reset at the beginning of each document."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the projections; decays start between ``exp(-1.6)`` and ``exp(-0.001)`` (as released)."""
+        """Builds the projections; initial decays are between ``exp(-1.6)`` and ``exp(-0.001)`` (as released)."""
         self.config, sizes = config, config.mamba2
         num_heads, taps = sizes.num_heads(config.width), sizes.convolution
         embed = {"embed": config.width}
@@ -69,7 +69,7 @@ class Mamba2(nnx.Module):
         Args:
           x_BTD: normalised input.
           positions_BT: position of each token in its document: at 0 the state is empty.
-          cache: state and last tokens so far.
+          cache: the state and the last tokens so far.
         """
         sizes = self.config.mamba2
         num_value, num_key = math.prod(self.heads.values()), math.prod(self.groups.values())
@@ -93,7 +93,7 @@ class Mamba2(nnx.Module):
         value_BTNP = constrain(value_BTC.reshape(batch, length, *self.heads.values()), "batch", None, "heads", None)
 
         def spread(array_BTC: jax.Array) -> jax.Array:
-            """Repeats the keys or queries of each group for each of its heads."""
+            """Returns the keys or queries of each group, repeated for each of its heads."""
             array = array_BTC.reshape(batch, length, *self.groups.values())
             return constrain(
                 jnp.repeat(array, self.heads["heads"] // sizes.groups, axis=2), "batch", None, "heads", None

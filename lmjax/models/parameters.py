@@ -1,7 +1,7 @@
 """Conversion between a module and its parameters, a plain nested dictionary of arrays.
 
-Everything that trains, saves or shards parameters uses the dictionary. Inside ``jit``, where it costs nothing, the
-module is built around the dictionary again.
+All code that trains, saves or shards parameters uses the dictionary. The module is built again from the dictionary
+inside ``jit``, where this costs nothing.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ Leaves = dict[str, Any]
 
 
 def named_leaves(tree: PyTree) -> Leaves:
-    """The leaves of a tree by dotted path (``params.blocks.mlp.up``), whatever containers hold them."""
+    """Returns the leaves of a tree by dotted path (``params.blocks.mlp.up``), whatever containers hold them."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
     assert len(named) == len(leaves), "two leaves share a dotted path"
@@ -35,9 +35,9 @@ class ModuleSpec:
       construct: makes the module from a PRNG key.
       graphdef: the module's static part.
       shapes: the parameters as ``ShapeDtypeStruct``.
-      axes: beside each parameter, the logical names of its dimensions.
-      kinds: beside each parameter, ``matrix``, ``embedding``, ``norm`` or ``bias``.
-      place: the key under which all parameters lie, see :meth:`under`; None for none.
+      axes: a tree like the parameters, with the logical names of each parameter's dimensions.
+      kinds: a tree like the parameters, with each parameter's kind: ``matrix``, ``embedding``, ``norm`` or ``bias``.
+      place: the key under which all parameters lie, see :meth:`under`; None if there is no such key.
     """
 
     construct: Callable[[jax.Array], nnx.Module]
@@ -54,12 +54,12 @@ class ModuleSpec:
         return dataclasses.replace(self, place=place, shapes=shapes, axes=axes, kinds=kinds)
 
     def bind(self, params: Params) -> Any:
-        """Returns the module holding ``params``."""
+        """Returns the module with the values ``params``."""
         # One more key around all parameters does not change the order of the leaves.
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, jax.tree.leaves(params)))
 
     def init(self, key: jax.Array) -> Params:
-        """Returns initial parameters; wrap it in ``jit`` with ``out_shardings`` to have them born sharded."""
+        """Returns initial parameters; in ``jit`` with ``out_shardings`` they are sharded from the start."""
         params = _pure(nnx.state(self.construct(key)))
         return params if self.place is None else {self.place: params}
 
@@ -73,9 +73,9 @@ class ModuleSpec:
 
 
 def module_spec(construct: Callable[[jax.Array], nnx.Module]) -> ModuleSpec:
-    """Describes what ``construct`` builds, without building it.
+    """Returns a description of the module that ``construct`` builds, without building it.
 
-    A parameter with one dimension more than it names is a stack of layers: that dimension becomes
+    A parameter that has one dimension more than it names is a stack of layers. Its first dimension gets the name
     ``"layers"``.
     """
     abstract = nnx.eval_shape(lambda: construct(jax.random.key(0)))
@@ -102,7 +102,7 @@ def _pure(state: nnx.State) -> Params:
     def with_text_keys(tree: Any) -> Any:
         if not isinstance(tree, dict):
             return tree
-        # List positions become text, zero-padded so that their order survives sorting.
+        # Positions in lists become text, padded with zeros so that sorting keeps their order.
         return {f"{k:03d}" if isinstance(k, int) else k: with_text_keys(v) for k, v in tree.items()}
 
     return with_text_keys(nnx.to_pure_dict(state))

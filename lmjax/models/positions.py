@@ -1,4 +1,4 @@
-"""Sinusoidal positions: a function of the position, not parameters."""
+"""Sinusoidal positions, which are a function of the position and have no parameters."""
 
 import math
 

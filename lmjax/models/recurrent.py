@@ -1,4 +1,4 @@
-"""Configurations of the mixers that have a state instead of keys and values."""
+"""The configurations of the mixers that have a state instead of keys and values."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 Mixer = Literal["attention", "mamba2", "rwkv6"]
 
 RECURRENT: tuple[Mixer, ...] = ("mamba2", "rwkv6")
-"""Mixers that read from left to right, whatever the mask is."""
+"""The mixers that read from left to right, whatever the mask is."""
 
 
 def _at_least_one(config: object, prefix: str) -> None:

@@ -12,7 +12,7 @@ from lmjax.models.layers import parameter
 
 
 def relative_table(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param:
-    """The initial table [buckets, heads]."""
+    """Returns the initial table [buckets, heads]."""
     table_RN = config.base_std * jax.random.normal(rngs.params(), (config.relative_buckets, config.num_heads))
     return parameter(table_RN, ("buckets", "heads"), "position")
 

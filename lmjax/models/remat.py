@@ -1,4 +1,4 @@
-"""What the backward pass keeps of a block, and what it computes again."""
+"""Decides which results of a block are kept for the backward pass, and which are computed again."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -9,9 +9,10 @@ from jax.ad_checkpoint import checkpoint_name
 Remat = Literal["none", "dots", "products", "flash", "full"]
 
 KERNEL = ("attention_output", "attention_log_sum")
-"""What the blocked attention backends keep for their own gradients (:mod:`lmjax.kernels.attention`)."""
+"""Names of the results that the blocked attention backends need for their gradients
+(:mod:`lmjax.kernels.attention`)."""
 PRODUCTS = ("query", "key", "value", "attention_projection", "up", "gate")
-"""Results of a block's matrix products, the first two after their rotation."""
+"""Names of the results of a block's matrix products; queries and keys are taken after their rotation."""
 
 _POLICIES: dict[str, Callable[..., Any] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -22,19 +23,19 @@ _POLICIES: dict[str, Callable[..., Any] | None] = {
 
 
 def named(array: jax.Array, name: str) -> jax.Array:
-    """Returns the array under a name of :data:`PRODUCTS`, by which a policy may keep it."""
+    """Returns the array with a name of :data:`PRODUCTS`, so that a policy can tell by the name whether to keep it."""
     assert name in PRODUCTS
     return checkpoint_name(array, name)
 
 
 def rematerialised(body: Callable, remat: Remat, *, scanned: bool) -> Callable:
-    """Returns ``body`` with the policy of ``model.execution.remat``.
+    """Returns ``body`` with a policy for what the backward pass computes again, see ``model.execution.remat``.
 
     Args:
-      body: what runs a block.
-      remat: the policy's name.
-      scanned: whether it is the body of a scan. Elsewhere the compiler would find the second computation equal to the
-        first, and keep the first, if it were not prevented.
+      body: the function that runs a block.
+      remat: the name of the policy.
+      scanned: whether ``body`` is the body of a scan. If it is not, the compiler must be prevented from noticing that
+        the second computation equals the first: it would keep the first result.
     """
     if remat == "none":
         return body

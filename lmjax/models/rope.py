@@ -13,7 +13,7 @@ from lmjax.field_types import check_literals
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies change when a model is to read further than it was trained to."""
+    """How rotary frequencies change when a model is to read longer texts than it was trained on."""
 
     kind: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
     """Positions divided (Chen et al. 2023), base raised (NTK-aware), by parts (YaRN: Peng et al. 2023), Llama 3.1's."""
@@ -55,19 +55,20 @@ class RopeScaling:
 
 
 def rope_frequencies(rotated: int, *, theta: float, scaling: RopeScaling) -> np.ndarray:
-    """Returns the radians by which a position turns each pair: ``theta^(-2i / rotated)``, scaled (float32 [rotated /
-    2]).
+    """Returns the angle in radians by which one position turns each pair, float32 [rotated / 2].
 
-    - linear: all divided by the factor s.
-    - ntk: the base becomes ``theta * s^(rotated / (rotated - 2))``, so that the slowest is divided by s
+    Without scaling it is ``theta^(-2i / rotated)`` for pair i. The scalings change it, with s the factor:
+
+    - linear: all frequencies are divided by s.
+    - ntk: the base becomes ``theta * s^(rotated / (rotated - 2))``, so that the slowest frequency is divided by s
       and the fastest stays.
     - yarn (section 3.2): pairs that turn more than ``beta_fast`` times within the original context stay,
-      those that turn less than ``beta_slow`` times are divided by s, linear in the index between.
-    - llama3: the same idea by wavelength, linear in its inverse between the two bounds.
+      those that turn less than ``beta_slow`` times are divided by s; between them the change is linear in the index.
+    - llama3: the same idea with bounds on the wavelength; between them the change is linear in its inverse.
 
     Args:
-      rotated: how many of a head's dimensions turn; even.
-      theta: the base.
+      rotated: how many of a head's dimensions turn, an even number.
+      theta: the base of the frequencies.
       scaling: see :class:`RopeScaling`.
     """
     kind, factor = scaling.kind, scaling.factor
@@ -97,15 +98,16 @@ def rope_frequencies(rotated: int, *, theta: float, scaling: RopeScaling) -> np.
 
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray, *, magnitude: float = 1.0) -> jax.Array:
-    """Turns pairs ``(x[i], x[i + R/2])`` of the first R dimensions by ``position * frequency_i``.
+    """Returns queries or keys, turned by the angles of their positions.
 
-    The half-split layout of GPT-NeoX and Llama; dimensions from R on pass unchanged.
+    The pairs ``(x[i], x[i + R/2])`` of the first R dimensions turn by ``position * frequency_i``. This is the
+    half-split layout of GPT-NeoX and Llama. The dimensions from R on stay unchanged.
 
     Args:
       x_BTNH: queries or keys.
       positions_BT: int32 position of each token in its document.
       frequencies: [R / 2], see :func:`rope_frequencies`.
-      magnitude: factor of the turned dimensions.
+      magnitude: factor that multiplies the turned dimensions.
     """
     rotated = 2 * len(frequencies)
     angle_BT1H = positions_BT.astype(jnp.float32)[:, :, None, None] * jnp.asarray(frequencies)[None, None, None, :]

@@ -22,10 +22,11 @@ from lmjax.field_types import check_literals
 Scores = Literal["softmax", "sigmoid"]
 
 BIAS_KIND = "router_bias"
-"""The kind of parameters that move against their expert's load instead of along a gradient."""
+"""The kind of parameters that are changed to even out the experts' loads, not by a gradient of the loss."""
 
 _BIAS_GRADIENT = 1e-6
-"""Factor of that load where it stands in for a gradient: its sign is all that counts, and norms should not see it."""
+"""The factor of the load when it is returned in the place of a gradient. Only its sign is used; the factor is small so
+that it does not change the norm of the gradient."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,11 +105,11 @@ class ExpertsConfig:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether there are experts, and something is to keep their loads even."""
+        """Whether there are experts and a loss or a bias keeps their loads even."""
         return self.number > 0 and (self.balance_loss > 0 or self.router_z_loss > 0 or self.balance_bias)
 
     def capacity(self, length: int) -> int:
-        """Tokens of a row that an expert has room for."""
+        """Returns how many tokens of a row of ``length`` tokens an expert has room for."""
         assert self.capacity_factor is not None
         return min(length, math.ceil(self.capacity_factor * self.per_token * length / self.number))
 
@@ -116,7 +117,7 @@ class ExpertsConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Routing:
-    """Statistics of the routing in each row, with layers as leading axes. Padding is not counted.
+    """The statistics of the routing in each row; leading axes are layers. Padding is not counted.
 
     They are computed for each row, not for a batch, so that their mean does not depend on microbatches and devices.
 
@@ -138,7 +139,7 @@ class Routing:
 
 
 def joined(routings: list[Routing | None]) -> Routing | None:
-    """Joins the records of single layers and of stacks of layers along one axis of layers."""
+    """Returns the records of single layers and of stacks of layers, joined along one axis of layers; None if none."""
     found = [routing for routing in routings if routing is not None]
     if not found:
         return None
@@ -146,11 +147,11 @@ def joined(routings: list[Routing | None]) -> Routing | None:
 
 
 def by_row(routing: Routing | None, num_rows: int) -> Routing | None:
-    """Returns the mean of each statistic over the texts of a batch row, [layers, num_rows].
+    """Returns the mean of each statistic over the texts of each batch row, [layers, num_rows].
 
     Args:
-      routing: [layers, C num_rows], the C texts of a row side by side.
-      num_rows: rows of the batch.
+      routing: statistics [layers, C num_rows]; the C texts of a row are side by side.
+      num_rows: number of rows of the batch.
     """
     return jax.tree.map(lambda leaf: leaf.reshape(len(leaf), num_rows, -1).mean(axis=2), routing)
 
@@ -180,7 +181,7 @@ def choose(
 
 
 def _within_best_groups(ranked_BTE: jax.Array, groups: int, number: int) -> jax.Array:
-    """Keeps the ranks in the ``number`` groups with the highest sums of their two best ranks; -inf elsewhere."""
+    """Returns the values in the ``number`` groups with the highest sums of their two best values; -inf elsewhere."""
     in_groups = ranked_BTE.reshape(*ranked_BTE.shape[:2], groups, -1)
     place = jnp.arange(in_groups.shape[-1])[None, None, None, :]
     without_best = jnp.where(place == jnp.argmax(in_groups, axis=-1, keepdims=True), -jnp.inf, in_groups)
@@ -190,8 +191,11 @@ def _within_best_groups(ranked_BTE: jax.Array, groups: int, number: int) -> jax.
 
 
 def _highest(values_BTE: jax.Array, number: int) -> jax.Array:
-    """Returns the indices of the highest values in descending order, of equal ones the first: int32 [B, T, number]."""
-    # lax.top_k is not used: every device would first gather the values of all devices for it.
+    """Returns the indices of the highest values, in descending order, int32 [B, T, number].
+
+    Of equal values, the first comes first.
+    """
+    # lax.top_k is not used, because every device would first gather the values of all devices.
     index_11E = jnp.arange(values_BTE.shape[-1], dtype=jnp.int32)[None, None, :]
     found = []
     for _ in range(number):
@@ -209,12 +213,15 @@ def report(
     valid_BT: jax.Array,
     kept_BTJ: jax.Array | None,
 ) -> Routing:
-    """Computes statistics of a choice; ``valid_BT`` is False on padding, ``kept_BTJ`` for a choice without a place."""
+    """Returns the statistics of a choice of experts.
+
+    ``valid_BT`` is False on padding; ``kept_BTJ`` is False for a choice that found no place, and None if all found one.
+    """
     num_choices, num_experts = chosen_BTJ.shape[-1], logits_BTE.shape[-1]
     count_B = jnp.maximum(valid_BT.sum(axis=1), 1).astype(jnp.float32)
 
     def mean(values: jax.Array) -> jax.Array:
-        """Averages [B, T, ...] to [B, ...] over the tokens that are not padding."""
+        """Returns the mean of [B, T, ...] over the tokens that are not padding, [B, ...]."""
         valid = valid_BT.reshape(*valid_BT.shape, *(1,) * (values.ndim - 2))
         return jnp.sum(values * valid, axis=1) / count_B.reshape(-1, *(1,) * (values.ndim - 2))
 
@@ -235,11 +242,13 @@ def report(
 
 
 def routing_terms(config: ExpertsConfig, routing: Routing | None, weights_B: jax.Array) -> dict[str, jax.Array]:
-    """Sums over rows by weight: returns the loss of all layers together, and means over the layers as metrics.
+    """Returns the router's loss, which is a sum over all layers, and metrics, which are means over the layers.
+
+    All of them are sums over the rows, weighted by the rows' weights.
 
     Args:
       config: the weights of the losses.
-      routing: [L', B] of the L' layers with experts; None without experts, which gives no terms.
+      routing: statistics [L', B] of the L' layers with experts; None without experts, which gives no terms.
       weights_B: weight of each row.
     """
     if routing is None:
@@ -260,4 +269,4 @@ def routing_terms(config: ExpertsConfig, routing: Routing | None, weights_B: jax
 
 
 ROUTING_MEASURES = frozenset(f"experts/{name}" for name in ("balance", "router_z", "dropped", "max_load"))
-"""The terms of :func:`routing_terms` that are metrics and train nothing."""
+"""The names of the terms of :func:`routing_terms` that are only metrics, not losses."""

@@ -1,8 +1,8 @@
 """RWKV-6's time mixing as a mixer of the block (Peng et al. 2024, section 4.2).
 
-Each token is mixed with the one before it, by amounts that depend on both; of the mixtures come
-receptance r (the query), key, value, gate g and the decay of every channel, ``a_t = exp(-exp(w_t))``.
-A token reads the state before it and, with a bonus u, itself; heads are normalised one by one:
+Each token is mixed with the one before it, by amounts that depend on both. The mixtures give the receptance r (the
+query), the key, the value, the gate g and the decay of every channel, ``a_t = exp(-exp(w_t))``. A token reads the state
+before it and, with a bonus u, itself. Each head is normalised by itself:
 ``(norm(r_t^T (S_(t-1) + diag(u) k_t v_t^T)) silu(g_t)) W_out``.
 
 Axes: P width of a value, W tokens of a window, M mixtures of a token with the one before, R rank, C channels.
@@ -27,7 +27,7 @@ class Rwkv6(nnx.Module):
     """A causal linear recurrence with a decay for each channel; each document begins with an empty state."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the projections; decays start slow in the first channels and fast in the last (as released)."""
+        """Builds the projections; initial decays are slow in the first channels and fast in the last (as released)."""
         self.config, sizes, width = config, config.rwkv6, config.width
         project = partial(Projection, std=config.matrix_std, bias=False, dtype=config.dtype, rngs=rngs)
         embed = {"embed": width}
@@ -77,7 +77,10 @@ class Rwkv6(nnx.Module):
         return self.out(self._normalised(out_BTNP) * gate_BTNP), updated
 
     def _mix(self, x_BTD: jax.Array, before_BTD: jax.Array) -> dict[str, jax.Array]:
-        """Mixes each token with the one before it, five times, in learned proportions that depend on the token."""
+        """Returns five mixtures of each token with the one before it, by name.
+
+        The proportions are learned and depend on the token.
+        """
         mix_MD = self.mix_MD[...].astype(x_BTD.dtype)
         change_BTD = before_BTD - x_BTD
         down_BTMR = jnp.tanh(self.mix_down(x_BTD + change_BTD * mix_MD[0][None, None]))

@@ -1,8 +1,8 @@
 """Rows that remember the row before them: segment-level recurrence (Transformer-XL: Dai et al. 2019, section 3.2).
 
 Layer l attends to ``[stop_gradient(memory_l), x_l]``, where memory_l are the last M states that entered the layer in
-the rows before. Positions are relative (rotary, ALiBi, buckets, or none), so the memory lies at the positions before
-0.
+the rows before. Positions must be relative (rotary, ALiBi, buckets, or none), because the memory has the positions
+before 0.
 
 Axes: M positions before the row, S positions before the row and of it.
 """
@@ -28,7 +28,7 @@ class SegmentMemory:
 
     Attributes:
       states_BLMD: the last M states that entered each layer, the newest last.
-      filled_B: int32, the number of states that are there already.
+      filled_B: int32, how many of the M states have been filled.
     """
 
     states_BLMD: jax.Array
@@ -36,7 +36,7 @@ class SegmentMemory:
 
 
 def empty_memory(config: ModelConfig, *, num_rows: int, length: int) -> SegmentMemory:
-    """Returns the memory before the first row, which holds nothing."""
+    """Returns an empty memory, for the first row."""
     shape = (num_rows, config.num_layers, length, config.width)
     return SegmentMemory(states_BLMD=jnp.zeros(shape, config.dtype), filled_B=jnp.zeros((num_rows,), jnp.int32))
 
@@ -44,7 +44,7 @@ def empty_memory(config: ModelConfig, *, num_rows: int, length: int) -> SegmentM
 def run_with_memory(
     model: Transformer, tokens_BT: jax.Array, memory: SegmentMemory, *, key: jax.Array | None = None
 ) -> tuple[Hidden, SegmentMemory]:
-    """Runs a model on unbroken rows that continue a memory.
+    """Runs a model on rows that continue the rows of a memory.
 
     Layers are unrolled, so compile time grows with depth.
 

@@ -1,8 +1,9 @@
 """A stack of blocks, which maps an embedded sequence to hidden states.
 
 With ``execution.scan_layers`` the blocks are stacked along a leading axis and scanned, so compile time does not
-grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern: one such stack for each
-of its places, what comes before the pattern unrolled in ``lead``, what it leaves over in ``tail``.
+grow with depth. Layers that differ (windows, mixers, experts) repeat as a pattern, and each place in the pattern has
+such a stack. The layers before the pattern are in ``lead``, those after its last whole repetition in ``tail``; both are
+unrolled.
 
 Axes: M positions before the row, R buckets of distances.
 """
@@ -25,7 +26,7 @@ from lmjax.models.routing import Routing, joined
 
 
 class Stack(nnx.Module):
-    """Blocks, the position bias they share, and the norm after them."""
+    """A stack: its blocks, the position bias they share, and the norm after them."""
 
     def __init__(self, config: ModelConfig, *, source_width: int | None = None, rngs: nnx.Rngs):
         """Builds all blocks; ``source_width`` is the width of the states that cross attention reads."""
@@ -53,7 +54,7 @@ class Stack(nnx.Module):
         return Block(self.config, mixer=mixer, has_experts=has_experts, source_width=self.source_width, rngs=rngs)
 
     def new_stack(self, groups: int, rngs: nnx.Rngs, *, layer: int) -> Block:
-        """Returns blocks that are stacked along a leading axis of every parameter."""
+        """Returns ``groups`` blocks as one module, in which every parameter is stacked along a leading axis."""
         keys = jax.random.split(rngs.params(), groups)
         return jax.vmap(lambda key: self.new_block(nnx.Rngs(params=key), layer=layer))(keys)
 
@@ -70,16 +71,16 @@ class Stack(nnx.Module):
         final_norm: bool = True,
         key: jax.Array | None = None,
     ) -> Hidden:
-        """Runs all blocks, and the final norm.
+        """Runs all blocks and the final norm, and returns the hidden states with the statistics of the routing.
 
         Args:
-          x_BTD: the embedded sequence, of tokens or of any other features.
+          x_BTD: the embedded sequence, made of tokens or of any other features.
           positions_BT: int32 position of each element.
           mask: who sees whom.
-          source_BSD: the encoder's states, where the stack has cross attention.
-          cross_mask: which of them each position sees.
+          source_BSD: the encoder's states, if the stack has cross attention.
+          cross_mask: which of the encoder's states each position sees.
           valid_BT: False on padding, which experts then have no room for.
-          skip_last: how many of the last blocks are left out; they are outside of the scanned stacks, in ``tail``.
+          skip_last: how many of the last blocks are left out; they must be outside of the scanned stacks, in ``tail``.
           final_norm: whether to apply the final norm; without it the states are the residual stream.
           key: PRNG key of dropout; None for none.
         """
@@ -155,17 +156,17 @@ class Stack(nnx.Module):
         valid_BT: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> Hidden:
-        """Runs one block that is built as layer ``layer`` is; the states are the residual stream after it.
+        """Runs one block that is built like layer ``layer``, and returns the residual stream after it as the states.
 
-        Heads with layers of their own and layers with a memory use it.
+        It is used by heads that have layers of their own and by layers with a memory.
 
         Args:
           block: the block.
           x_BTD: the residual stream before it.
           positions_BT: int32 position of each element.
-          mask: who sees whom; with a memory, intervals over memory and row together.
-          layer: which layer's window it has.
-          before_BMD: residual stream of what lies before the row, to be attended to as well.
+          mask: which positions each position sees; with a memory, as intervals over memory and row together.
+          layer: the layer whose window the block has.
+          before_BMD: the residual stream of the positions before the row, which the block attends to as well.
           valid_BT: False on padding, which experts then have no room for.
           key: PRNG key of dropout; None for none.
         """
@@ -194,7 +195,7 @@ class Stack(nnx.Module):
         return rematerialised(body, self.remat, scanned=False)(x_BTD, (block, key, before_BMD))
 
     def _repeat(self, apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
-        """Runs the one block of a stack with shared layers as many times as the stack is deep."""
+        """Returns the output of a stack with shared layers: its one block is run as many times as the stack is deep."""
         num_layers = self.config.num_layers
 
         def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, Routing | None]:
@@ -219,10 +220,10 @@ class Stack(nnx.Module):
         Args:
           x_BTD: the new elements, embedded.
           positions_BT: their positions, which are also the cache slots they are written to.
-          mask: intervals over slots.
-          caches: one for each layer.
-          sources: what cross attention reads, one for each layer, see :meth:`remember`.
-          cross_mask: intervals over the source.
+          mask: which slots each new element sees, as intervals.
+          caches: one cache for each layer.
+          sources: the keys and values that cross attention reads, one for each layer, see :meth:`remember`.
+          cross_mask: which positions of the source each new element sees, as intervals.
         """
         bias = self.position_bias()
         updated = []
@@ -261,11 +262,14 @@ class Stack(nnx.Module):
         return [*self.lead, *scanned, *self.tail]
 
     def unstack(self) -> None:
-        """Takes the layers out of their stacks permanently; inside a loop over tokens this would copy every weight."""
+        """Takes the layers out of their stacks for good.
+
+        Call it before a loop over tokens, not inside of one, where it would copy every weight.
+        """
         self.lead, self.stacks, self.tail = nnx.List(), nnx.List(), nnx.List(self.layers())
 
     def position_bias(self) -> PositionBias | None:
-        """Returns the bias of all layers' attention logits; None without one, or if each layer has its own."""
+        """Returns the bias of all layers' attention logits, or None if there is none or if each layer has its own."""
         config = self.config
         if config.positions == "alibi":
             return AlibiBias(slopes_N=jnp.array(alibi_slopes(config.num_heads), jnp.float32))
@@ -274,12 +278,12 @@ class Stack(nnx.Module):
         return None
 
     def normalised(self, x_BTD: jax.Array) -> jax.Array:
-        """Applies the final norm to the residual stream, if there is one."""
+        """Returns the residual stream after the final norm; without a final norm, the stream itself."""
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
     @property
     def remat(self) -> Remat:
-        """What the backward pass computes again of a block."""
+        """The policy for what the backward pass computes again of a block, see :mod:`lmjax.models.remat`."""
         return self.config.execution.remat
 
     def _is_local(self, layer: int) -> bool:

@@ -1,4 +1,4 @@
-"""The size of a model and the cost of a token: parameters, FLOPs, bytes of training state."""
+"""The size and the cost of a model: its parameters, FLOPs for a token, and bytes of training state."""
 
 import collections
 import dataclasses
@@ -20,15 +20,15 @@ from lmjax.types import PyTree
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSummary:
-    """Sizes of a model under training.
+    """The sizes of a model in training.
 
     Attributes:
-      components: number of parameters by part of the model (``attention``: that of all layers).
-      embedding_parameters: the part of them in tables of which rows are looked up, without a matrix product.
-      idle_parameters: the part of them in experts that a token does not go to.
-      flops_per_token: floating point operations of forward and backward pass for one token (of the encoder's, where
-        there is one).
-      held_bytes: bytes on the device that holds most, by the part of the training state.
+      components: the number of parameters in each part of the model (``attention``: of all layers together).
+      embedding_parameters: how many of them are in tables whose rows are looked up, without a matrix product.
+      idle_parameters: how many of them are in experts that a token does not go to.
+      flops_per_token: floating point operations of the forward and backward pass for one token (for one token of the
+        encoder, if there is one).
+      held_bytes: bytes of each part of the training state, on the device that holds most of it.
     """
 
     components: dict[str, int]
@@ -51,23 +51,23 @@ def summarize(
     decoder_length: int | None = None,
     held: Mapping[str, PyTree] | None = None,
 ) -> ModelSummary:
-    """Counts the parameters, FLOPs and bytes of a model under training.
+    """Returns the numbers of parameters, FLOPs and bytes of a model in training.
 
-    FLOPs are ``6 n + 12 L N H s`` for a token (PaLM, appendix B): ``n`` parameters that multiply
-    activations, the head included, and ``s`` keys a query is multiplied with, which is the window
-    or the sequence length (half of it would be enough for causal kernels; the convention counts all).
-    Frozen parameters have no backward pass and cost ``2 n``.
+    A token costs ``6 n + 12 L N H s`` FLOPs (PaLM, appendix B). ``n`` is the number of parameters that multiply
+    activations, the head included. ``s`` is the number of keys that a query is multiplied with: the window or the
+    sequence length (a causal kernel would need only half of them; the convention counts all). Frozen parameters have no
+    backward pass and cost ``2 n``.
 
-    Of an encoder-decoder, the encoder's parameters, and those that make the decoder's keys and values of
-    its states, meet the ``sequence_length`` tokens of a row that the encoder reads; the others meet the
-    ``decoder_length`` tokens of the decoder, each of which is multiplied with all the encoder's keys as
-    well. The sum for a row is divided by ``sequence_length``, the tokens that throughput counts.
+    In an encoder-decoder, two groups of parameters are applied to the ``sequence_length`` tokens that the encoder
+    reads: the encoder's own, and those that make the decoder's keys and values from the encoder's states. All others
+    are applied to the ``decoder_length`` tokens of the decoder, each of which is also multiplied with all of the
+    encoder's keys. The sum for a row is divided by ``sequence_length``, the tokens that throughput counts.
 
     Args:
-      spec: the module.
-      config: its configuration.
-      sequence_length: T; of the encoder, where there is one.
-      decoder_length: the decoder's positions for these, ``sequence_length`` when unset.
+      spec: the description of the module.
+      config: the configuration of the model.
+      sequence_length: T; the length of the encoder's rows, if there is an encoder.
+      decoder_length: the decoder's positions for such a row; ``sequence_length`` when unset.
       held: the parts of the training state on the devices, by name, as arrays or shapes.
     """
     sizes = {
@@ -98,7 +98,10 @@ def summarize(
 def _flops_per_token(
     products: Mapping[tuple[str, ...], float], config: ModelConfig, sequence_length: int, decoder_length: int
 ) -> int:
-    """Returns the FLOPs of :func:`summarize`; ``products`` counts multiplying parameters, frozen ones as 1/3."""
+    """Returns the FLOPs for a token, see :func:`summarize`.
+
+    ``products`` holds the number of parameters that multiply activations, by path; a frozen one counts as 1/3.
+    """
     read, written = 0.0, float(config.vocab_size * config.table_width if config.tie_embeddings else 0)
     for path, size in products.items():
         own = config.encoder if path[0] == "encoder" else config
@@ -121,12 +124,15 @@ def _attention_flops(config: ModelConfig, length: int) -> int:
 
 
 def _without_root(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the path of a parameter within the model, or within the extras, of a module that is trained."""
+    """Returns the path of a parameter of a trained module, without its first key, ``model`` or ``extras``."""
     return path[1:] if path[0] in (MODEL, EXTRAS) else path
 
 
 def _component(path: tuple[str, ...]) -> str:
-    """``attention`` of ``stacks/000/attention/query/weight``, ``head`` of ``head_bias_V``, ``norms`` of any norm."""
+    """Returns the part of the model that a parameter belongs to, by its path.
+
+    ``stacks/000/attention/query/weight`` belongs to ``attention``, ``head_bias_V`` to ``head``, any norm to ``norms``.
+    """
     name = next(part for part in path if not part.isdecimal() and part not in ("lead", "stacks", "tail"))
     if name.endswith("norm"):
         return "norms"
@@ -143,7 +149,7 @@ def _bytes_on_a_device(tree: PyTree) -> int:
 
 
 def table(summary: ModelSummary) -> Table:
-    """Returns a table for people: parameters by component, FLOPs of a token, memory by use."""
+    """Returns a table for people: the parameters of each component, the FLOPs for a token, the memory of each use."""
     rows = Table("model", box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("number", justify="right")
     rows.add_column("share", justify="right")

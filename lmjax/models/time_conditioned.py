@@ -1,4 +1,4 @@
-"""Telling a transformer how noisy its input is, as diffusion models may be.
+"""A transformer that is told how noisy its input is, as some diffusion models are.
 
 ``W2 silu(W1 sin(1000 level))`` is added to every embedding of a row; W2 starts at zero.
 """
@@ -16,7 +16,7 @@ from lmjax.models.with_extras import WithExtras
 from lmjax.types import Stream
 
 RESOLUTION = 1000
-"""The noise levels from 0 to 1 become positions from 0 to this (Ho et al. 2020: the number of their steps)."""
+"""Noise levels from 0 to 1 become positions from 0 to this number (Ho et al. 2020: the number of their steps)."""
 
 
 def time_conditioned(config: ModelConfig, *, rngs: nnx.Rngs) -> WithExtras:
@@ -33,7 +33,7 @@ def time_conditioned(config: ModelConfig, *, rngs: nnx.Rngs) -> WithExtras:
 def run_at_level(
     conditioned: WithExtras, stream: Stream, level_B: jax.Array, *, key: jax.Array | None = None
 ) -> Hidden:
-    """Runs the model of :func:`time_conditioned` on rows of a known noise level.
+    """Returns the hidden states of the model of :func:`time_conditioned` for rows of a known noise level.
 
     Args:
       conditioned: the model with its two layers.

@@ -13,7 +13,7 @@ from lmjax.types import Stream
 
 
 class TokenStack(Stack):
-    """Embeddings and blocks; ``[B, T]`` tokens to ``[B, T, D]`` hidden states."""
+    """Embeddings and blocks, which map ``[B, T]`` tokens to ``[B, T, D]`` hidden states."""
 
     def __init__(
         self,
@@ -26,9 +26,9 @@ class TokenStack(Stack):
         """Initialises all parameters.
 
         Args:
-          config: the architecture, its ``vocab_size`` resolved.
-          own_table: whether the token table is the stack's own.
-          source_width: width of the states that cross attention reads, if there is any.
+          config: the architecture; its ``vocab_size`` must be set.
+          own_table: whether the stack has a token table of its own.
+          source_width: width of the states that cross attention reads; None without cross attention.
           rngs: one key, under ``params``.
         """
         assert config.vocab_size > 0, "resolve the configuration with ModelConfig.with_vocabulary first"
@@ -62,7 +62,7 @@ class TokenStack(Stack):
 
         Args:
           stream: tokens, positions, segment ids.
-          table: the token table, if the stack has none of its own.
+          table: the token table to use if the stack has none of its own.
           key: PRNG key of dropout.
         """
         config, dtype = self.config, self.config.dtype
@@ -87,7 +87,7 @@ class TokenStack(Stack):
         return constrain(x_BTD, "batch", "length", None)
 
     def read(self, stream: Stream, *, table: Embedding | None = None, key: jax.Array | None = None) -> Hidden:
-        """Runs the stack on a stream, without cross attention; takes the arguments of :meth:`embed`."""
+        """Runs the stack on a stream, without cross attention; the arguments are those of :meth:`embed`."""
         embed_key, run_key = split_key(key, 2)
         x_BTD = self.embed(stream, table=table, key=embed_key)
         return self.run(x_BTD, stream.positions_BT, stream.mask, valid_BT=stream.valid_BT, key=run_key)

@@ -1,9 +1,9 @@
 """The transformer, which maps token streams to hidden states; the loss applies the head.
 
 ``model(stream).states_BTD`` works with every mask of a :class:`~lmjax.types.Stream`, so a causal decoder, a
-bidirectional encoder and a prefix LM have the same parameters and differ in the mask. With ``encoder_layers`` a
-second stack reads a stream of its own, whose states this one attends to: ``model(stream, encoder=...,
-cross_mask=...)`` (Vaswani et al. 2017). Both stacks use the same code.
+bidirectional encoder and a prefix LM have the same parameters and differ in the mask. With ``encoder_layers``, a
+second stack, the encoder, reads a stream of its own, and this stack attends to the encoder's states:
+``model(stream, encoder=..., cross_mask=...)`` (Vaswani et al. 2017). Both stacks use the same code.
 """
 
 import jax
@@ -28,7 +28,7 @@ class Transformer(TokenStack):
         """Initialises all parameters.
 
         Args:
-          config: the architecture, its ``vocab_size`` resolved.
+          config: the architecture; its ``vocab_size`` must be set.
           rngs: one key, under ``params``.
         """
         has_encoder = config.encoder_layers > 0
@@ -67,17 +67,17 @@ class Transformer(TokenStack):
         cross_mask: IntervalMask | None = None,
         key: jax.Array | None = None,
     ) -> Hidden:
-        """Runs the model, its encoder first.
+        """Runs the encoder, if there is one, and then the model.
 
         Args:
           stream: tokens, positions and mask.
-          encoder: what the encoder reads, for models that have one.
+          encoder: the stream that the encoder reads, for models that have one.
           cross_mask: which of the encoder's positions each position of ``stream`` sees.
           key: PRNG key of dropout; None for none.
 
         Returns:
-          The states after the final norm, [B, T, D] in ``config.dtype``, and the routing of all layers with
-          experts, those of the encoder first.
+          The states after the final norm, [B, T, D] in ``config.dtype``, and the routing statistics of all layers with
+          experts; those of the encoder come first.
         """
         encoder_key, embed_key, run_key = split_key(key, 3)
         source = None if encoder is None else self.encode(encoder, key=encoder_key)
@@ -93,7 +93,7 @@ class Transformer(TokenStack):
         return hidden if source is None else Hidden(hidden.states_BTD, joined([source.routing, hidden.routing]))
 
     def encode(self, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
-        """Runs the encoder; its states are [B, S, D'].
+        """Runs the encoder and returns its states [B, S, D'], with the statistics of its routing.
 
         Raises:
           ValueError: the model has no encoder.
@@ -116,28 +116,27 @@ class Transformer(TokenStack):
         Args:
           stream: the new tokens; ``positions_BT`` are also the cache slots they are written to, and
             the mask's intervals are over slots.
-          caches: one for each layer, see :func:`lmjax.models.cache.empty_cache`.
+          caches: one cache for each layer, see :func:`lmjax.models.cache.empty_cache`.
           sources: ``self.remember(self.encode(...).states_BTD)``, for models with an encoder.
           cross_mask: which of the encoder's positions each new token sees.
 
         Returns:
-          [B, T, D], and the caches with the new keys and values.
+          The hidden states [B, T, D], and the caches with the new keys and values.
         """
         x_BTD = self.embed(stream)
         return self.run_cached(x_BTD, stream.positions_BT, stream.mask, caches, sources=sources, cross_mask=cross_mask)
 
     def head(self) -> Head:
-        """Returns the output map for :meth:`head_states` in float32, in which a loss then sums its gradient."""
+        """Returns the output map for :meth:`head_states`, in float32, so that a loss sums its gradient in float32."""
         assert self.embedding is not None
         weight_DV = self.embedding.table_VD[...].T if self.head_weight_DV is None else self.head_weight_DV[...]
         bias_V = None if self.head_bias_V is None else self.head_bias_V[...]
         return Head(weight_DV, bias_V, self.config.logit_softcap)
 
     def head_states(self, hidden: jax.Array) -> jax.Array:
-        """Returns the states that the output map reads, [..., E]: hidden states after the head's own layers, if it
-        has any.
+        """Returns the states that the output map reads, [..., E]: hidden states after the head's own layers, if any.
 
-        BERT's transform is ``norm(act(h W + b))`` (Devlin et al. 2019, as released); a loss calls this
+        BERT's head has the layers ``norm(act(h W + b))`` (Devlin et al. 2019, as released). A loss calls this
         on the scored positions only.
         """
         if self.config.head_transform:
@@ -146,13 +145,13 @@ class Transformer(TokenStack):
         return hidden if scale == 1.0 else hidden * scale
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """float32 logits [..., V]; for decoding and small tests (losses use :meth:`head` instead)."""
+        """Returns float32 logits [..., V]. It is for decoding and small tests; losses use :meth:`head` instead."""
         return self.head().logits(self.head_states(hidden))
 
     def pool(self, first: jax.Array) -> jax.Array:
-        """``tanh(h W + b)`` of the states of texts' first tokens, [..., D] (BERT's pooler)."""
+        """Returns ``tanh(h W + b)``, [..., D], for the states of the first tokens of texts (BERT's pooler)."""
         return jnp.tanh(self.pooler(first))
 
     def pair_logits(self, first: jax.Array) -> jax.Array:
-        """Returns float32 logits [..., 2] of a right (0) and a wrong (1) pair, from the state of its first token."""
+        """Returns float32 logits [..., 2] of a right (0) and a wrong (1) text pair, from its first token's state."""
         return self.pair_classifier(self.pool(first)).astype(jnp.float32)

@@ -11,17 +11,17 @@ from lmjax.models.parameters import Params
 def extend_vocabulary(params: Params, axes: Params, *, pieces: Mapping[int, Sequence[int]], vocab_size: int) -> Params:
     """Extends the parameters along every axis named ``"vocab"``; a new entry is a mean of old entries.
 
-    A new token begins as the mean of the embeddings (and of the columns and biases of an untied head)
-    of the tokens its text was written with before (Gee et al. 2022, section 3).
+    The embedding of a new token begins as the mean of the embeddings of the old tokens that its text consisted of. The
+    columns and biases of an untied head begin likewise (Gee et al. 2022, section 3).
 
     Args:
-      params: of the model as it is.
+      params: the parameters of the model as it is.
       axes: for each parameter, the names of its dimensions (``ModuleSpec.axes``).
-      pieces: for each new id, the old ids its text was written with; ids are below ``vocab_size``.
-      vocab_size: size of the extended axes; entries that are neither old nor new are padding, and zero.
+      pieces: for each new id, the old ids that its text consisted of; ids are below ``vocab_size``.
+      vocab_size: size of the extended axes; entries that are neither old nor new are padding and are zero.
 
     Returns:
-      Parameters of the same structure.
+      The extended parameters, in the same structure.
 
     Raises:
       ValueError: the axes would shrink, or a new token has no pieces.

@@ -1,7 +1,7 @@
 """A model, and the modules that an objective adds to it for training.
 
-The parameters of a run are ``{"model": ...}``, or ``{"model": ..., "extras": {NAME: ...}}`` where an objective adds
-modules. The model is what is sampled, exported, and begun with by another run.
+The parameters of a run are ``{"model": ...}``, or ``{"model": ..., "extras": {NAME: ...}}`` if the objective adds
+modules. Only the model is sampled from and exported, and another run may begin with it.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class WithExtras(nnx.Module):
     """A model with extras, each a module or a parameter with a name."""
 
     def __init__(self, model: Any, **extras: Any):
-        """Puts them together."""
+        """Keeps the model, and the extras by their names."""
         self.model = model
         self.extras = nnx.Dict(**extras)
 
@@ -31,7 +31,7 @@ class WithExtras(nnx.Module):
 
 
 def with_extras(model: Any, **extras: Any) -> nnx.Module:
-    """Returns the model with those extras that are not None, or the model itself if all are None."""
+    """Returns the model together with those extras that are not None, or the model itself if all are None."""
     given = {name: extra for name, extra in extras.items() if extra is not None}
     return WithExtras(model, **given) if given else model
 
@@ -49,12 +49,12 @@ def extra_of(module: Any, name: str) -> Any:
 def trained_spec(construct: Callable[[jax.Array], nnx.Module]) -> ModuleSpec:
     """Returns the spec of a module that is trained: its parameters are ``{"model": ..., "extras": ...}``.
 
-    ``bind`` gives the module that ``construct`` builds: the model itself where there are no extras.
+    ``bind`` returns the module that ``construct`` builds, which is the model itself if there are no extras.
     """
     spec = module_spec(construct)
     return spec if spec.shapes.keys() == {MODEL, EXTRAS} else spec.under(MODEL)
 
 
 def model_spec(construct: Callable[[jax.Array], nnx.Module]) -> ModuleSpec:
-    """Returns the spec of the model alone, whose parameters are ``params["model"]`` of those of the module."""
+    """Returns the spec of the model alone; its parameters are ``params["model"]`` of the whole module's parameters."""
     return module_spec(lambda key: model_of(construct(key)))

@@ -1,4 +1,4 @@
-"""What of its configuration a run may change when it goes on."""
+"""Decides which fields of its configuration a run may change when it goes on."""
 
 import pathlib
 from typing import Any
@@ -13,22 +13,22 @@ FREE_ON_RESUME = (
     "train.microbatches", "train.change_on_resume", "evaluations",
     *(f"model.execution.{name}" for name in INTERCHANGEABLE),
 )  # fmt: skip
-"""Fields that may differ when a run goes on: they change no result, or (``train.steps``) the user says so."""
+"""Fields that may differ when a run goes on: they change no result, or the user clearly wants it (``train.steps``)."""
 FREE_IN_A_BRANCH = ("schedule", "train.init_from", "train.branch_from")
-"""Fields that may also differ from those of the run a branch begins at."""
+"""Fields that a run that branches off another run may change as well."""
 
 
 def check_same_run(before: RunConfig, now: RunConfig, *, folder: pathlib.Path, free: tuple[str, ...] = ()) -> None:
-    """Refuses a configuration that would not go on with what was begun.
+    """Refuses a configuration with which a run cannot go on.
 
     Args:
-      before: what the run in ``folder`` was started with.
-      now: what it is to go on with; ``train.change_on_resume`` says what may differ.
-      folder: of the run, for the message.
+      before: the configuration that the run in ``folder`` was started with.
+      now: the configuration that it is to go on with; its ``train.change_on_resume`` names fields that may differ.
+      folder: the folder of the run, for the message.
       free: fields that may differ besides :data:`FREE_ON_RESUME`.
 
     Raises:
-      ValueError: another field differs; names the first, with both values and the remedy.
+      ValueError: another field differs; the message names the first one, with both values and the remedy.
     """
     changed = changed_fields(before, now, but=(*FREE_ON_RESUME, *free, *now.train.change_on_resume))
     if not changed:
@@ -47,7 +47,7 @@ def check_same_run(before: RunConfig, now: RunConfig, *, folder: pathlib.Path, f
 
 
 def changed_fields(before: RunConfig, now: RunConfig, *, but: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
-    """Dotted paths at which two configurations differ, with both values, without those of ``but`` or below them."""
+    """Returns the dotted paths at which two configurations differ, with both values; not those in or below ``but``."""
     return {path: values for path, values in differences(before, now).items() if not _is_below(path, but)}
 
 

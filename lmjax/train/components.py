@@ -1,7 +1,7 @@
-"""The objectives of a run: those that are validated, the one that a step trains, and what a step reports.
+"""The objectives of a run: those that are validated, the one that a step trains, and the metrics that a step reports.
 
-Most runs have one objective. A :class:`~lmjax.objectives.mixture.Mixture` has several, its components. By row a step
-trains all of them at once; by step they take turns.
+Most runs have one objective. A :class:`~lmjax.objectives.mixture.Mixture` has several, its components. In a mixture by
+row, a step trains all of them at once; in a mixture by step, they take turns.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ class Component:
 
     Attributes:
       objective: the objective.
-      name: the name of the part of a mixture; None where it is the run's whole objective.
+      name: its name in the mixture; None if it is the run's whole objective.
       share: its share of the loss of the run.
-      mixture: the mixture it is a part of, or None.
+      mixture: the mixture that it is a part of, or None.
     """
 
     objective: Objective
@@ -36,17 +36,17 @@ class Component:
 
     @property
     def prefix(self) -> str:
-        """What its metrics' names begin with: ``NAME/``, or nothing where it is the run's whole objective."""
+        """The beginning of the names of its metrics: ``NAME/``, or nothing if it is the run's whole objective."""
         return "" if self.name is None else f"{self.name}/"
 
     @property
     def title(self) -> str:
-        """What to call it in messages."""
+        """The name of the component in messages."""
         kind = type(self.objective).__name__
         return kind if self.name is None else f"{kind} ({self.name!r} of the mixture)"
 
     def own(self, rows: Rows) -> Rows:
-        """Returns what it reads of rows of the run."""
+        """Returns the part of the run's rows that the component reads."""
         return rows if self.mixture is None else self.mixture.rows_for(self.objective, rows)
 
 
@@ -62,7 +62,7 @@ def components_of(objective: Objective) -> tuple[Component, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What a step trains.
+    """The component that a step trains.
 
     Attributes:
       component: one of several objectives, or the run's whole objective.
@@ -74,7 +74,10 @@ class Turn:
 
 
 def turn_of(objective: Objective, step: int) -> Turn:
-    """Returns what a step trains: of a mixture by step one part, as evenly interleaved as the weights allow."""
+    """Returns the component that a step trains.
+
+    A mixture by step trains one of its parts; the parts are interleaved as evenly as their weights allow.
+    """
     if not isinstance(objective, Mixture) or objective.by != "step":
         return Turn(component=Component(objective=objective), before=step)
     index, before = Interleave(objective.shares)(step)
@@ -82,31 +85,31 @@ def turn_of(objective: Objective, step: int) -> Turn:
 
 
 def leading(objective: Objective) -> Objective:
-    """Returns the objective that a run's model is sampled and exported by: the first part of a mixture."""
+    """Returns the objective that decides how a run's model is sampled and exported: of a mixture, the first part."""
     return components_of(objective)[0].objective
 
 
 def paired(objective: Objective) -> EncoderDecoderObjective | None:
-    """Returns the :func:`leading` objective if it trains an encoder and a decoder, or None."""
+    """Returns the :func:`leading` objective if it trains an encoder and a decoder, else None."""
     first = leading(objective)
     return first if isinstance(first, EncoderDecoderObjective) and first.traits.reads_with_encoder else None
 
 
 def decoder_length(objective: Objective, sequence_length: int) -> int | None:
-    """Returns the decoder's positions where the encoder has ``sequence_length``, or None for a single stack."""
+    """Returns how many positions the decoder has if the encoder has ``sequence_length``; None for a single stack."""
     pair = paired(objective)
     return None if pair is None else pair.decoder_length(sequence_length)
 
 
 def metrics(objective: Objective, terms: dict[str, jax.Array], scored: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns what a step reports: losses, how many values each is the mean of, and the values of schedules.
+    """Returns the metrics of a step: losses, how many values each is the mean of, and the values of schedules.
 
-    A mixture reports what each part would, under the part's name.
+    A mixture reports the metrics of each part, under the part's name.
 
     Args:
-      objective: what the step trains, evaluated at the step.
-      terms: its terms.
-      scored: for each term that has weights of its own, how many of them are above 0.
+      objective: the objective that the step trains, with its schedules evaluated at the step.
+      terms: the terms of its loss.
+      scored: for each term that has weights of its own, how many of these weights are above 0.
     """
     if isinstance(objective, Mixture):
         found = {

@@ -1,6 +1,6 @@
-"""A run's whole configuration: one dataclass made of the parts' own.
+"""The whole configuration of a run: one dataclass, whose fields are the configurations of the parts.
 
-A recipe is a Python function that returns a :class:`RunConfig`; the command line overrides any
+A recipe is a Python function that returns a :class:`RunConfig`. The command line can override any
 field of it by its path (``--optimizer.learning-rate 3e-4``).
 """
 
@@ -27,7 +27,8 @@ CHANGEABLE = (
     "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.momentum", "optimizer.cautious_decay",
     "optimizer.adamw_learning_rate", "optimizer.neuron_beta", "optimizer.product_beta", "optimizer.basis_every",
 )  # fmt: skip
-"""What ``train.change_on_resume`` may name: fields, or parts of a configuration, that fit the state of any run."""
+"""What ``train.change_on_resume`` may name: fields or parts of a configuration whose values fit the state of any run.
+"""
 
 VALID = "valid"
 """The name of the built-in validation."""
@@ -176,5 +177,5 @@ class RunConfig:
 
     @property
     def run_folder(self) -> pathlib.Path:
-        """The run's folder."""
+        """The folder of the run."""
         return pathlib.Path(self.folder) if self.folder is not None else pathlib.Path("runs") / self.name

@@ -1,4 +1,4 @@
-"""The configuration of a run as JSON: ``config.json`` of a run folder, written and read."""
+"""Writes and reads the configuration of a run as JSON: the ``config.json`` of a run folder."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ from lmjax.train.strict_json import read_json
 
 
 def to_json(config: Any) -> Any:
-    """Returns a configuration as plain JSON values: a :class:`Choice` has its class as ``type``, a ramp is text."""
+    """Returns a configuration as plain JSON values. A :class:`Choice` has its class as ``type``; a ramp is text."""
     if isinstance(config, Ramp):
         return str(config)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -31,12 +31,12 @@ def to_json(config: Any) -> Any:
 
 
 def from_json(kind: Any, value: Any, *, where: str = "config.json") -> Any:
-    """The inverse of :func:`to_json`.
+    """Returns the configuration that :func:`to_json` has turned into JSON values.
 
     Args:
-      kind: the type to make.
-      value: JSON values.
-      where: what to call the place in messages.
+      kind: the type of the configuration.
+      value: the JSON values.
+      where: the name of the place in messages.
 
     Raises:
       ValueError: a field is unknown, missing or of another type, or a class cannot be found.
@@ -82,7 +82,7 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """JSON values of a configuration by dotted path."""
+    """Returns the JSON values of a configuration by dotted path."""
     if isinstance(config, list) and any(isinstance(item, dict) for item in config):
         config = {str(index): item for index, item in enumerate(config)}
     if not isinstance(config, dict):
@@ -94,7 +94,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Dotted paths at which two configurations differ, with both values."""
+    """Returns the dotted paths at which two configurations differ, with both values."""
     old_flat, new_flat = flatten(to_json(old)), flatten(to_json(new))
     paths = sorted(old_flat.keys() | new_flat.keys())
     return {
@@ -103,15 +103,15 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def write_config(config: RunConfig, path: pathlib.Path) -> None:
-    """Writes ``config`` as JSON, whole or not at all."""
+    """Writes ``config`` as JSON; an interruption never leaves a part of the file."""
     write_json(path, to_json(config), indent=2)
 
 
 def read_config(path: pathlib.Path) -> RunConfig:
-    """The configuration a run folder was made with.
+    """Returns the configuration that a run folder was made with.
 
     Raises:
-      ValueError: there is none, or it is not readable.
+      ValueError: there is no configuration, or it is not readable.
     """
     try:
         value = read_json(path)

@@ -1,4 +1,4 @@
-"""Opens and checks the data of a recipe; first trains the tokenizer and writes the shards where they are missing."""
+"""Opens and checks the data of a recipe. If they are missing, it first trains the tokenizer and writes the shards."""
 
 import contextlib
 import dataclasses
@@ -34,9 +34,9 @@ class Corpus:
     """Prepared data and the tokenizer that made it.
 
     Attributes:
-      config: how rows are cut.
-      folder: the prepared folder; of a mixture, the first.
-      manifest: what is in it.
+      config: the configuration of the data, which says how rows are cut.
+      folder: the prepared folder; the first one of a mixture.
+      manifest: the contents of the folder.
       tokenizer: the tokenizer of all its folders.
     """
 
@@ -48,7 +48,7 @@ class Corpus:
     def rows(
         self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
     ) -> RowSource:
-        """Returns the rows of a split, see :func:`open_rows`; training rows come from ``Curriculum.rows``."""
+        """Returns the rows of a split, see :func:`open_rows`. Training rows come from ``Curriculum.rows`` instead."""
         return open_rows(
             self.config,
             split,
@@ -61,20 +61,20 @@ class Corpus:
         )
 
     def whole_rows(self, split: str, *, objective: Objective, sequence_length: int, batch_size: int) -> RowSource:
-        """Returns all of a split in a fixed order, in which each token is scored once: what evaluations read.
+        """Returns all rows of a split in a fixed order, for evaluations; each token is scored once.
 
         Args:
           split: ``"train"`` or ``"valid"``.
-          objective: decides how many tokens a row holds.
+          objective: the objective, which decides how many tokens a row holds.
           sequence_length: T, tokens of a row that the model sees.
-          batch_size: rows of a batch.
+          batch_size: number of rows of a batch.
         """
         row_length = objective.row_length(sequence_length)
         return open_rows(
             self.config,
             split,
             row_length=row_length,
-            # What a row has beyond the positions of the model are tokens to predict, which the next row begins with.
+            # The tokens of a row beyond the model's positions are only predicted; the next row begins with them.
             overlap=max(row_length - sequence_length, 0),
             num_streams=batch_size,
             seed=None,
@@ -85,17 +85,17 @@ class Corpus:
         )
 
     def has(self, split: str) -> bool:
-        """Whether a split holds any document."""
+        """Returns whether a split holds any document."""
         return self.manifest.total(split, "documents") > 0
 
 
 def prepared_corpus(data: DataConfig, folder: pathlib.Path | str, tokenizer: Tokenizer) -> Corpus:
-    """Returns a prepared folder as data of a run that has other data; its rows refuse shards of another tokenizer.
+    """Returns a prepared folder as further data of a run; its rows refuse shards of another tokenizer.
 
     Args:
-      data: the run's own, which says how rows are cut.
-      folder: of ``lmjax prepare``.
-      tokenizer: the run's.
+      data: the data configuration of the run, which says how rows are cut.
+      folder: a folder that ``lmjax prepare`` has made.
+      tokenizer: the tokenizer of the run.
 
     Raises:
       ValueError: the folder holds no prepared data.
@@ -108,20 +108,20 @@ def prepared_corpus(data: DataConfig, folder: pathlib.Path | str, tokenizer: Tok
 def open_corpus(
     data: DataConfig, tokenizer: TokenizerConfig, *, progress: Progress | None = None, current: bool = False
 ) -> Corpus:
-    """Opens a recipe's data, preparing what is not there yet.
+    """Opens a recipe's data, and first prepares what is not there yet.
 
-    With several processes the first prepares and the others wait; a process that then does not see
-    the result (on a disk of its own) prepares for itself.
+    With several processes, the first prepares the data and the others wait. A process that then does not see
+    the result, because it has a disk of its own, prepares the data for itself.
 
     Args:
       data: where the text or the shards are.
-      tokenizer: what the shards should be made with.
-      progress: called with the bytes of input done and in all.
-      current: refuse shards of ``data.prepared`` that the text has changed since; otherwise the text
-        need not be there any more.
+      tokenizer: the configuration of the tokenizer that the shards should be made with.
+      progress: called with the number of bytes of input that are done, and with that of all bytes.
+      current: whether to refuse shards of ``data.prepared`` if the text has changed since they were made; if False,
+        the text need not be there any more.
 
     Raises:
-      ValueError: no or bad input, or shards made with another tokenizer or in another way.
+      ValueError: the input is missing or bad, or the shards were made with another tokenizer or in another way.
     """
     if not is_primary():
         wait_for_all("corpus prepared")
@@ -142,7 +142,7 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
         _check_same_tokenizer(tokenizer, saved, folder)
         return Corpus(data, folder, manifest, saved)
     refuse_foreign(folder)
-    # A finished folder may be one we cannot write to. The other processes of a run wait for each other.
+    # A finished folder may be one that we cannot write to. The other processes of a run wait for each other.
     finished = (folder / MANIFEST).exists()
     lock = contextlib.nullcontext() if finished else folder_lock(folder, PREPARING, wait=not is_primary())
     with naming_file(folder), lock:
@@ -163,7 +163,7 @@ def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathli
 
 
 def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
-    """Returns the folder of shards where none is named; its name changes with the input and with how it is cut."""
+    """Returns the folder of the shards if the recipe names none; its name depends on the input and on how it is cut."""
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
@@ -172,7 +172,7 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
 
 
 def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: pathlib.Path) -> Tokenizer:
-    """Returns the tokenizer saved in ``folder``, and trains it on the training documents first if there is none."""
+    """Returns the tokenizer saved in ``folder``; if there is none, it is trained on the training documents first."""
     if (folder / METADATA).exists():
         saved = load_tokenizer(folder)
         _check_same_tokenizer(config, saved, folder)
@@ -192,7 +192,7 @@ def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pat
         sizes_differ = config.vocab_size not in (None, saved.vocabulary.size)
         asked = config.all_special_tokens
         saved_names = sorted(saved.special_tokens, key=saved.special_tokens.__getitem__)
-        # SentencePiece adds an unknown token nobody asks for.
+        # SentencePiece adds an unknown token even if the recipe does not ask for one.
         names_differ = list(asked) != [name for name in saved_names if name in asked or role_of(name) != "unk"]
         differs = kinds_differ or sizes_differ or names_differ
     if differs:

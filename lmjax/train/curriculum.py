@@ -1,8 +1,8 @@
-"""Rows that grow longer as training goes on (Li et al. 2022): from a step's number to its rows.
+"""Rows that grow longer as training goes on (Li et al. 2022), and which rows each step reads.
 
 The data are read in blocks of the final row length, in the run's order. An earlier phase cuts each block into
-shorter rows. The place in the data is therefore the number of tokens used so far, and a change of length neither
-repeats nor skips a token.
+shorter rows. The number of tokens used so far is therefore enough to tell the place in the data, and a change of the
+length neither repeats nor skips a token.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ class Phase:
     """The steps between two changes of a row's length or of the number of rows.
 
     Attributes:
-      first_step: the step it begins with.
-      end_step: the step the next phase begins with; None in the last.
-      sequence_length: T, tokens the model sees of a row.
-      row_length: tokens of a row.
-      stride: tokens from the start of a row to that of the next.
-      batch_size: rows of a step.
-      first_row: number of the first step's first row, in rows of this length.
+      first_step: the step that the phase begins with.
+      end_step: the step that the next phase begins with; None in the last phase.
+      sequence_length: T, tokens of a row that the model sees.
+      row_length: number of tokens of a row.
+      stride: number of tokens from the start of a row to the start of the next.
+      batch_size: number of rows of a step.
+      first_row: the number of the phase's first row, when rows of this length are counted from the start of the data.
     """
 
     first_step: int
@@ -48,28 +48,28 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """The phases of a run, in order. They follow from its configuration and from the batch sizes it has had."""
+    """The phases of a run, in order. The configuration and the batch sizes of the run so far decide them."""
 
     phases: tuple[Phase, ...]
 
     @property
     def overlap(self) -> int:
-        """Tokens a row shares with the next, see :mod:`lmjax.data.rows.blocks`."""
+        """The number of tokens that a row shares with the next one, see :mod:`lmjax.data.rows.blocks`."""
         return self.phases[-1].row_length - self.phases[-1].stride
 
     def at(self, step: int) -> Phase:
-        """Returns the phase of the step after ``step`` updates."""
+        """Returns the phase of the step that comes after ``step`` updates."""
         return next(phase for phase in self.phases if phase.end_step is None or step < phase.end_step)
 
     def rows(self, corpus: Corpus, *, seed: int) -> RowSource:
-        """Returns the training rows of a run: the one place that says how a run reads its data.
+        """Returns the training rows of a run. No other code decides how a run reads its data.
 
         Args:
           corpus: the run's data.
-          seed: ``train.seed``, which decides the order.
+          seed: ``train.seed``, which decides the order of the rows.
 
         Raises:
-          ValueError: the data have too few tokens, or cannot be cut into rows as short as a phase has.
+          ValueError: the data have too few tokens, or cannot be cut into rows as short as those of a phase.
         """
         longest = self.phases[-1]
         rows = corpus.rows(
@@ -89,9 +89,9 @@ class Curriculum:
         """Yields this process's part of the batches of ``start_step``, ``start_step + 1``, ...
 
         Args:
-          rows: of :meth:`rows`.
+          rows: the rows that :meth:`rows` returned.
           start_step: the first step.
-          sharding: of a batch over the devices of all processes; ``None``: this is the only process.
+          sharding: how a batch is split over the devices of all processes; ``None`` if this is the only process.
         """
         for phase in self.phases:
             if phase.end_step is not None and phase.end_step <= start_step:
@@ -112,14 +112,14 @@ class Curriculum:
 
 
 def curriculum(objective: Objective, train: TrainConfig, *, batch_sizes: Sequence[tuple[int, int]] = ()) -> Curriculum:
-    """Returns the phases that ``train.sequence_warmup`` asks for; without one, a single phase.
+    """Returns the phases that ``train.sequence_warmup`` asks for; without a warm-up, a single phase.
 
-    A run that went on with other batch sizes has a phase for each, and each begins with the row after the
-    last one that was used. ``batch_sizes`` are pairs (step, rows from there on), the first of step 0; when
-    not given ``train.batch_size`` holds throughout.
+    A run that went on with another batch size has a phase for each batch size. Each phase begins with the row after the
+    last one that was used. ``batch_sizes`` are pairs (step, rows of a step from then on), the first of them for step 0;
+    if they are not given, ``train.batch_size`` holds throughout.
 
-    A row of an objective that looks ahead (a causal model's holds T + 1 tokens) ends with the first
-    tokens of the next row. Without the overlap such rows would not divide each other as lengths do.
+    Some objectives have rows that are longer than T: those of a causal model hold T + 1 tokens. Such a row ends with
+    the first tokens of the next row. Without this overlap, a block could not be cut evenly into shorter rows.
 
     Raises:
       ValueError: a length does not divide a block, or a phase ends within a row of the next.
@@ -151,7 +151,7 @@ def curriculum(objective: Objective, train: TrainConfig, *, batch_sizes: Sequenc
 
 
 def _stretches(train: TrainConfig, batch_sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int | None, int, int]]:
-    """(step of its end, None for the last; length; batch size) of all steps between two changes."""
+    """Yields (end step, length, batch size) of all steps between two changes; the last end step is None."""
     ends = sorted({step for step, _ in (*train.sequence_warmup, *batch_sizes)} - {0})
     for first, end in zip([0, *ends], [*ends, None], strict=True):
         length = next((length for step, length in train.sequence_warmup if first < step), train.sequence_length)

@@ -1,4 +1,4 @@
-"""What a run would train, leaf by leaf, with no data read, no device needed and nothing allocated."""
+"""Shows what a run would train, parameter by parameter. It reads no data, needs no device and allocates nothing."""
 
 import io
 import math
@@ -20,12 +20,12 @@ from lmjax.train.setup import resolve
 
 
 def parameter_table(config: RunConfig) -> Table:
-    """Every parameter's shape, layout, share on a device, initial size, optimizer and decay.
+    """Returns a table with every parameter's shape, layout, share on a device, initial size, optimizer and decay.
 
-    ``mesh.data=-1`` counts as 1: replicas change nothing here.
+    ``mesh.data=-1`` counts as 1, because replicas do not change this table.
 
     Raises:
-      ValueError: objective and model do not go together; the message names the field.
+      ValueError: the objective and the model do not fit together; the message names the field.
     """
     vocabulary = planned_vocabulary(config.tokenizer)
     config = resolve(config, vocabulary)
@@ -69,7 +69,7 @@ def _axes(spec) -> list[tuple[str, ...]]:
 
 
 def describe_run(config: RunConfig) -> str:
-    """The :func:`parameter_table` as lines of plain text."""
+    """Returns the :func:`parameter_table` as lines of plain text."""
     console = Console(file=io.StringIO(), width=200, color_system=None)
     with console.capture() as captured:
         console.print(parameter_table(config))

@@ -20,9 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmjax.parallel.signals import SHOW_CURSOR
 
 WATCHDOG_MINUTES = 30.0
-"""Minutes that the watchdog waits when there are several processes and the recipe does not say."""
+"""How many minutes the watchdog waits if there are several processes and the recipe does not say."""
 LONG_MINUTES = 60.0
-"""Minutes that a compile or a save may take even when the watchdog waits less."""
+"""How many minutes a compile or a save may take, even if the watchdog otherwise waits less."""
 
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
@@ -30,15 +30,15 @@ class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
 
 
 def check_finite(metrics: Mapping[str, float], *, step: int, last_checkpoint: str | int | None) -> None:
-    """Refuses to go on from numbers that are not finite.
+    """Raises an error if a number of a step is not finite.
 
     Args:
       metrics: the numbers of one step by name, as they are logged.
-      step: the step they belong to.
-      last_checkpoint: step or folder of the last checkpoint saved, ``None`` when there is none.
+      step: the step that they belong to.
+      last_checkpoint: step or folder of the last checkpoint saved, ``None`` if there is none.
 
     Raises:
-      NonFiniteLoss: naming the step, the metrics and the checkpoint to go back to.
+      NonFiniteLoss: a number is not finite; the message names the step, the metrics and the checkpoint to go back to.
     """
     broken = {name: float(value) for name, value in metrics.items() if not math.isfinite(float(value))}
     if broken:
@@ -53,16 +53,16 @@ def check_finite(metrics: Mapping[str, float], *, step: int, last_checkpoint: st
 class GracefulExit:
     """Turns the first SIGTERM or Ctrl-C into a flag that the loop reads between steps.
 
-    A second Ctrl-C ends the process at once, even when it is stuck inside a collective. Several
-    processes vote, so that all of them stop after the same step: the vote cast at one step is
-    read at the next one, when it has long arrived, and so costs no wait.
+    A second Ctrl-C ends the process at once, even if it is stuck inside a collective. Several
+    processes vote, so that all of them stop after the same step. A vote is read when the next one
+    is cast; it has long arrived by then, so that no process waits for it.
 
-    Enter it after ``jax.distributed`` has started (which takes SIGTERM for itself), in the main
-    thread; elsewhere signals are left as they are. The previous handlers come back on exit.
+    Enter it in the main thread, after ``jax.distributed`` has started (which takes SIGTERM for itself). In another
+    thread it leaves signals as they are. On exit it restores the previous handlers.
     """
 
     def __init__(self, *, vote_every: int = 4):
-        """Several processes compare their flags every ``vote_every`` steps; they stop at most twice that many later."""
+        """Makes several processes vote every ``vote_every`` steps; they stop at most twice that many steps later."""
         if vote_every < 1:
             raise ValueError(f"vote_every={vote_every}: must be at least 1")
         self._vote_every = vote_every
@@ -83,12 +83,12 @@ class GracefulExit:
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
-            # A handler that was not set from Python is None and cannot be put back by it.
+            # A handler that was not set from Python is None, and Python cannot put it back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._previous.clear()
 
     def should_stop(self, step: int) -> bool:
-        """Whether to save and stop after ``step``; every process must ask, with the same steps."""
+        """Returns whether to save and stop after ``step``; every process must call this, with the same steps."""
         if not self._entered:
             return False
         if jax.process_count() == 1:
@@ -103,16 +103,16 @@ class GracefulExit:
         text = f"\n{name}: saving after this step, then stopping"
         self.signal_name = self.signal_name or name
         if number == signal.SIGINT:
-            # The system's own action, because a Python handler never runs while the main thread
-            # waits inside a collective. It cannot bring back a cursor that a progress bar hides.
+            # From now on the system handles Ctrl-C, because a Python handler never runs while the main thread
+            # waits inside a collective. The system cannot bring back a cursor that a progress bar hides.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             text += " (Ctrl-C again to abort at once)" + (SHOW_CURSOR if sys.stderr.isatty() else "")
         with contextlib.suppress(OSError):
-            # print() may be interrupted in the middle of itself, and is not re-entrant.
+            # The signal may have interrupted a print(), which is not re-entrant.
             os.write(2, f"{text}\n".encode())
 
     def _prepare_vote(self) -> None:
-        # Device order may interleave processes; a process must own one contiguous piece.
+        # The order of the devices may interleave processes, but each process must own one contiguous piece.
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         mesh = Mesh(np.asarray(devices), ("all",), axis_types=(AxisType.Auto,))
         self._by_device = NamedSharding(mesh, PartitionSpec("all"))
@@ -126,13 +126,13 @@ class GracefulExit:
 class Watchdog:
     """Ends a process that has shown no sign of life for ``timeout_minutes``.
 
-    A peer that is stuck, or gone without a word, leaves the others waiting in a collective for
-    ever. The watchdog writes the stack of every thread to stderr and exits with 1, so that the
+    If one process of a run is stuck, or has ended without an error, the others wait for it in a collective
+    for ever. The watchdog writes the stack of every thread to stderr and exits with 1, so that the
     launcher sees a failure and can start again from the last checkpoint.
     """
 
     def __init__(self, timeout_minutes: float | None):
-        """``timeout_minutes`` 0 switches it off; None is ``WATCHDOG_MINUTES``, or 0 for a single process."""
+        """Sets the limit. 0 switches the watchdog off; None means ``WATCHDOG_MINUTES``, or 0 for a single process."""
         if timeout_minutes is None:
             timeout_minutes = WATCHDOG_MINUTES if jax.process_count() > 1 else 0.0
         if timeout_minutes < 0:
@@ -157,18 +157,18 @@ class Watchdog:
             self._thread.join()
 
     def touch(self, step: int | None = None) -> None:
-        """Says that the run is alive; called after each step, validation batch and save."""
+        """Tells the watchdog that the run is alive. It is called after each step, validation batch and save."""
         self._last_touch = time.monotonic()
         self._is_long = False
         self._step = self._step if step is None else step
 
     def expect_long(self) -> None:
-        """Allows at least ``LONG_MINUTES`` until the next sign of life: a compile, or a save, begins."""
+        """Allows at least ``LONG_MINUTES`` until the next sign of life. Call it when a compile or a save begins."""
         self._last_touch = time.monotonic()
         self._is_long = True
 
     def _watch(self) -> None:
-        # No longer than that, for a long time expected may end early.
+        # It waits no longer than the usual limit, because work that was expected to be long may end early.
         while not self._done.wait(min(max(self._seconds_left(), 0), self._timeout_seconds)):
             if self._seconds_left() <= 0:
                 self._bark()
@@ -199,11 +199,11 @@ class StoppedError(Exception):
 def signs_of_life(watchdog: Watchdog, graceful: GracefulExit) -> Callable[[], None]:
     """Returns a function to call after each part of long work between two steps.
 
-    It tells the watchdog that the process is alive and stops the work when a signal has come, so that what was trained
-    is saved in time.
+    The function tells the watchdog that the process is alive. If a signal has come, it stops the work, so that the
+    trained state is saved in time.
 
     Raises:
-      StoppedError: a signal has come; both now and when the function is called.
+      StoppedError: a signal has come. It is raised here, and also by the returned function when it is called.
     """
     parts = itertools.count()
 

@@ -1,9 +1,9 @@
-"""Beginning a run with the weights of another (``train.init_from``): pretraining that goes on, preferences, rewards.
+"""Begins a run with the weights of another run (``train.init_from``), as for more pretraining, preferences or rewards.
 
-The run takes over the other run's model; its objective's extras are new, or those that
-:meth:`~lmjax.objectives.Objective.adopt` makes. The optimizer, the step and the place in the data start afresh.
-Both runs must have the same model and tokenizer: parameters are compared here by
-name and shape, the fields that decide none by :mod:`lmjax.train.other_run`.
+The run takes over the model of the other run. The extras of its objective are new, or
+:meth:`~lmjax.objectives.Objective.adopt` makes them. The optimizer, the step and the place in the data start afresh.
+Both runs must have the same model and tokenizer. This module compares the names and shapes of the parameters;
+:mod:`lmjax.train.other_run` compares the fields of the model that decide neither.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, run_keys
 
 SHOWN = 3
-"""Parameters to name of each that is missing, superfluous or of another shape."""
+"""How many parameters a message names that are missing, superfluous or of another shape, of each of these kinds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Source:
-    """The run the weights come from; ``step=None`` is its newest."""
+    """The run that the weights come from; ``step=None`` means its newest checkpoint."""
 
     run: pathlib.Path
     step: int | None
@@ -41,32 +41,32 @@ class _Source:
 
 
 def initial_state(learner: Learner, folder: pathlib.Path | str, *, seed: int) -> TrainState:
-    """The state before the first step of a run that begins with the weights of another.
+    """Returns the state before the first step of a run that begins with the weights of another run.
 
     Args:
-      learner: of the new run.
-      folder: as of :func:`initial_params`.
-      seed: of the new run.
+      learner: the learner of the new run.
+      folder: as for :func:`initial_params`.
+      seed: the seed of the new run.
 
     Raises:
-      ValueError, CheckpointError: as :func:`initial_params`.
+      ValueError, CheckpointError: as for :func:`initial_params`.
     """
     params = initial_params(learner, folder, seed=seed)
     return learner.with_params(learner.init(seed), params)
 
 
 def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -> Params:
-    """The parameters a run begins with, sharded as the learner has them.
+    """Returns the parameters that a run begins with, sharded as the learner has them.
 
     Args:
-      learner: of the new run.
+      learner: the learner of the new run.
       folder: a run folder, for its newest intact checkpoint, or ``RUN/checkpoints/STEP``; the moving
-        average is taken where the run kept one.
-      seed: decides the parameters that are new.
+        average is taken if that run kept one.
+      seed: the seed of the parameters that are new.
 
     Raises:
-      ValueError: the folder is no run, has no checkpoint, or is of another model or tokenizer.
-      CheckpointError: it has no checkpoint that is intact.
+      ValueError: the folder is no run or has no checkpoint, or its model or tokenizer is another one.
+      CheckpointError: the run has no checkpoint that is intact.
     """
     source = check_initial(learner, folder)
     abstract = jax.tree.map(
@@ -86,10 +86,10 @@ def initial_params(learner: Learner, folder: pathlib.Path | str, *, seed: int) -
 
 
 def adopted_params(objective: Objective, fresh: Params, saved: Params, *, source: Objective) -> Params:
-    """Returns the other run's model, with the extras of this run's objective.
+    """Returns the parameters of the other run's model, together with the extras of this run's objective.
 
     Args:
-      objective: of this run.
+      objective: the objective of this run.
       fresh: the initial parameters of this run.
       saved: the parameters of the other run.
       source: the objective of the other run.
@@ -103,10 +103,10 @@ def adopted_params(objective: Objective, fresh: Params, saved: Params, *, source
 
 
 def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
-    """Refuses, without reading weights, a folder :func:`initial_params` cannot use.
+    """Refuses a folder that :func:`initial_params` cannot use, without reading weights.
 
     Raises:
-      ValueError: naming the folder and what is wrong with it.
+      ValueError: the folder cannot be used; the message names it and says what is wrong.
     """
     source = _open_source(pathlib.Path(folder))
     vocabulary = load_tokenizer(source.run / TOKENIZER).vocabulary

@@ -1,4 +1,4 @@
-"""What watches a run from outside: its metric files, progress bar, clock, watchdog and signals."""
+"""The instruments that watch a run: its metric files, progress bar, clock, watchdog and signals."""
 
 import contextlib
 import dataclasses
@@ -16,11 +16,11 @@ class Instruments:
     """The instruments of a run.
 
     Attributes:
-      writers: receive the numbers of steps and evaluations.
-      progress: shows them to a person.
-      throughput: counts tokens per second; it is paused during work that is no step.
-      watchdog: ends a process that is stuck; it is told of long work and of each sign of life.
-      graceful: whether a signal has asked to stop; it is entered once there is something to save.
+      writers: write the numbers of steps and evaluations to files.
+      progress: shows these numbers to a person.
+      throughput: counts tokens per second; it is paused during work that is not a step.
+      watchdog: ends a process that is stuck; it must be told of long work and of each sign of life.
+      graceful: tells whether a signal has asked the run to stop; it is entered once there is something to save.
     """
 
     writers: MetricWriters
@@ -35,12 +35,12 @@ def open_instruments(folder: pathlib.Path, train: TrainConfig, *, first_step: in
     """Opens the instruments of a run until the block ends.
 
     Args:
-      folder: of the run.
-      train: says what is written, and when the watchdog barks.
-      first_step: updates done before this start; later lines of metrics are dropped.
+      folder: the folder of the run.
+      train: the configuration, which says what is written and when the watchdog ends the process.
+      first_step: number of updates done before this start; lines of metrics for later steps are dropped.
 
     Raises:
-      ValueError, OSError: metrics cannot be written as asked.
+      ValueError, OSError: metrics cannot be written as the configuration asks.
     """
     with contextlib.ExitStack() as stack:
         writers = MetricWriters(

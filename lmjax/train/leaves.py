@@ -1,4 +1,4 @@
-"""A state as named arrays: what of it goes to disk, in which part of a checkpoint, and what it must equal."""
+"""A state as named arrays: how they are stored, in which part of a checkpoint, and how two states are compared."""
 
 import pathlib
 from typing import Any
@@ -11,13 +11,16 @@ from lmjax.models.parameters import Leaves
 
 
 def part_of(name: str) -> str:
-    """``"params"``, ``"ema"``, or ``"training"`` for all that only a resumed run needs."""
+    """Returns the part of a checkpoint that a leaf belongs to, given its name.
+
+    It is ``"params"``, ``"ema"``, or ``"training"`` for everything that only a resumed run needs.
+    """
     head = name.split(".", 1)[0]
     return head if head in ("params", "ema") else "training"
 
 
 def by_part(leaves: Leaves) -> dict[str, Leaves]:
-    """The same leaves under :func:`part_of` their names."""
+    """Returns the same leaves, grouped by :func:`part_of` their names."""
     parts: dict[str, Leaves] = {}
     for name, leaf in leaves.items():
         parts.setdefault(part_of(name), {})[name] = leaf
@@ -25,26 +28,29 @@ def by_part(leaves: Leaves) -> dict[str, Leaves]:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf holds typed PRNG keys."""
+    """Returns whether a leaf holds typed PRNG keys."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def storage(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What a leaf is on disk, keys being raw integers; without a sharding it goes to the first device."""
+    """Returns the shape, dtype and sharding with which a leaf is stored.
+
+    Keys are stored as raw integers. A leaf without a sharding is put on the first device.
+    """
     raw = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
     sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
 
 
 def described(leaves: Leaves) -> dict[str, str]:
-    """Each leaf's dtype and shape, like ``float32[2, 8]``."""
+    """Returns each leaf's dtype and shape as text, like ``float32[2, 8]``."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
 
 
 def not_finite(leaves: Leaves) -> list[str]:
-    """Names of the leaves that hold NaN or infinity.
+    """Returns the names of the leaves that hold NaN or infinity.
 
-    The devices look; what comes to the host is a boolean for each leaf. Every process calls this.
+    The devices do the check, and only a boolean for each leaf comes to the host. Every process must call this.
     """
     groups: dict[Any, Leaves] = {}
     for name, leaf in leaves.items():
@@ -68,15 +74,15 @@ def _all_finite(arrays: list[jax.Array]) -> jax.Array:
 
 
 def check_same(wanted: dict[str, str], saved: dict[str, str], folder: pathlib.Path) -> None:
-    """Refuses a checkpoint of another model.
+    """Refuses a checkpoint whose leaves are not those of this run.
 
     Args:
-      wanted: :func:`described` leaves of this run.
-      saved: those of the checkpoint.
-      folder: of the checkpoint, for the message.
+      wanted: the leaves of this run, see :func:`described`.
+      saved: the leaves of the checkpoint.
+      folder: the folder of the checkpoint, for the message.
 
     Raises:
-      ValueError: names the first leaf that differs and what it is on either side.
+      ValueError: a leaf differs; the message names the first one and what it is on either side.
     """
     for name in [*wanted, *(name for name in saved if name not in wanted)]:
         there, here = saved.get(name, "absent"), wanted.get(name, "absent")

@@ -1,6 +1,6 @@
-"""The training loop: fetch a batch, step, look at the step before; evaluate, save, stop in order.
+"""The training loop: it fetches a batch, starts a step and reads the step before; then it evaluates, saves and stops.
 
-The host never waits for the step it has just started: the metrics of step k are read once step
+The host never waits for the step it has just started: it reads the metrics of step k when step
 k + 1 is under way.
 """
 
@@ -43,9 +43,9 @@ class Finished:
 
     Attributes:
       folder: the run folder.
-      step: updates done.
-      stopped_by: the signal that ended it early, or None.
-      evaluated: what the evaluations found of the last state, by their names.
+      step: the number of updates done.
+      stopped_by: the signal that ended the run early, or None.
+      evaluated: the numbers that the evaluations found for the last state, by the names of the evaluations.
     """
 
     folder: pathlib.Path
@@ -55,21 +55,21 @@ class Finished:
 
     @property
     def valid(self) -> Mapping[str, float]:
-        """The validation's numbers of the last state; empty where there are none."""
+        """The numbers of the validation of the last state; empty if there are none."""
         return self.evaluated.get(VALID, {})
 
 
 def train(config: RunConfig, *, progress: Progress | None = None, say: Say = print) -> Finished:
-    """Trains a run from its beginning, or from its last checkpoint.
+    """Trains a run from its beginning, or from its last checkpoint, and returns how it ended.
 
     Args:
-      config: the run.
-      progress: of the preparation of data, see :func:`lmjax.train.corpus.open_corpus`.
-      say: receives lines for a person.
+      config: the configuration of the run.
+      progress: called while data are prepared, see :func:`lmjax.train.corpus.open_corpus`.
+      say: called with each line of text for a person.
 
     Raises:
-      ValueError: something for the user to change.
-      NonFiniteLoss, NonFiniteState, CheckpointError: a fault; earlier checkpoints are intact.
+      ValueError: the user has to change something, which the message names.
+      NonFiniteLoss, NonFiniteState, CheckpointError: training or saving failed; earlier checkpoints are intact.
     """
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
@@ -77,7 +77,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
     go_on = has_checkpoint(config.run_folder)
     stays = f"{config.run_folder} is as it was: the same command goes on from its last checkpoint"
     with held(config.run_folder), kept(stays if go_on else "no step was done: the same command begins anew"):
-        # All of this comes before the folder is claimed: what cannot be used should not leave a run behind.
+        # All of this comes before the folder is claimed, so that an unusable configuration leaves no run behind.
         plan = make_plan(config, progress=progress)
         config = plan.config
         origin = find_origin(config, plan.corpus.tokenizer)
@@ -110,7 +110,7 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         compiled: set[tuple[str | None, int]] = set()
         step = first_step
         if step == 0:
-            # Later numbers are compared with these; and an evaluation that cannot run should fail now.
+            # Later numbers are compared with these. Also, an evaluation that cannot run should fail now.
             numbers = evaluations.run(evaluations.due(step), state.averaged, step)
             check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
         profiler = stack.enter_context(
@@ -150,16 +150,16 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         checkpoints.wait()
         if step > first_step:
             saves.remember()
-    # The signal may have reached another process only.
+    # The signal may have reached only another process.
     stopped_by = None if step >= train.steps else tools.graceful.signal_name or "a signal to another process"
     return Finished(folder, step, stopped_by, numbers)
 
 
 def _begin_saves(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, first_step: int) -> Saves:
-    """Returns the saves of a run, and forgets the best checkpoint where it was found on other data.
+    """Returns the saves of a run, and forgets which checkpoint was best if other data decided that.
 
-    A start that goes on leaves configuration and record as they are until its first save: both describe the checkpoint
-    that is there.
+    A start that goes on from a checkpoint does not change the files of configuration and record before its first save,
+    because both describe the checkpoint that is there.
     """
     goes_on = origin is not None and origin.run == plan.config.run_folder
     saved_step = first_step if goes_on else None
@@ -172,14 +172,14 @@ def _begin_saves(plan: Plan, origin: Origin | None, record: Record, checkpoints:
 
 
 def _phases(plan: Plan, record: Record) -> Curriculum:
-    """Returns the plan's curriculum, or another one where the batch size has changed during the run."""
+    """Returns the plan's curriculum, or another one if the batch size has changed during the run."""
     if len(record.batch_sizes) == 1:
         return plan.curriculum
     return curriculum(plan.config.objective, plan.config.train, batch_sizes=record.batch_sizes)
 
 
 def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -> None:
-    """Tells a person what will be trained on what."""
+    """Tells a person which model will be trained, and on which data."""
     corpus, steps = plan.corpus, plan.config.train.steps
     tokens = corpus.manifest.total("train", "tokens")
     epochs = phases.at(steps).consumed(steps) / tokens

@@ -1,6 +1,6 @@
-"""Numbers of a run: ``metrics.jsonl``, TensorBoard, Weights & Biases; tokens per second; MFU.
+"""Writes the numbers of a run (``metrics.jsonl``, TensorBoard, Weights & Biases), and computes its speed and MFU.
 
-``metrics.jsonl`` holds one flat JSON object a line and one line a step::
+``metrics.jsonl`` has one line for each step, which is a flat JSON object::
 
     {"step": 100, "train/loss": 3.21, "learning_rate": 0.0006, "grad_norm": 0.8, "tokens_per_second": 51234.0}
 """
@@ -28,13 +28,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """The lines of a ``metrics.jsonl`` (or of the one in a run folder), in order.
+    """Returns the lines of a ``metrics.jsonl`` (or of the one in a run folder), in order.
 
-    A number that was not finite is written as ``null`` and read as NaN. What is no line of numbers
-    with a step, such as one that a killed run left half written, is passed over.
+    A number that was not finite is written as ``null`` and read as NaN. A line that does not hold a step and numbers,
+    such as one that a killed run left half written, is skipped.
 
     Raises:
-      OSError: there is no such file, or it cannot be read.
+      OSError: the file does not exist or cannot be read.
     """
     path = pathlib.Path(path)
     lines, _ = read_lines(path / METRICS_FILE if path.is_dir() else path)
@@ -42,18 +42,18 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
 
 
 class MetricWriters:
-    """Writes the numbers of each step everywhere they are wanted; in the primary process only.
+    """Writes the numbers of each step to all places that the configuration asks for, in the primary process only.
 
     Args:
       folder: the run folder.
-      first_step: the first step this process will write. Lines from there on, which a run that was
-        killed after its last checkpoint has left, are dropped (atomically).
-      tensorboard: also write TensorBoard event files, into ``folder/tensorboard``.
-      wandb: also log to Weights & Biases, to the same run after a resume.
+      first_step: the first step that this process will write. Lines from this step on are dropped (atomically): a run
+        that was killed after its last checkpoint has left them.
+      tensorboard: whether to write TensorBoard event files as well, into ``folder/tensorboard``.
+      wandb: whether to log to Weights & Biases as well, after a resume to the same run.
 
     Raises:
-      ValueError: ``wandb`` is asked for and not installed.
-      OSError: the folder cannot be written.
+      ValueError: ``wandb`` is asked for but is not installed.
+      OSError: the folder cannot be written to.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class MetricWriters:
         self._wandb: Any = None
         if not distributed.is_primary():
             return
-        # Before anything is written, so that a missing package leaves no trace.
+        # This comes before anything is written, so that a missing package leaves no files.
         self._wandb = _start_wandb(folder) if wandb else None
         folder.mkdir(parents=True, exist_ok=True)
         self._file = JsonLines(folder / METRICS_FILE, first_step=first_step)
@@ -76,8 +76,8 @@ class MetricWriters:
         """Adds the numbers of a step; a second call for the same step adds to its line.
 
         Args:
-          step: not below that of the previous call.
-          metrics: numbers by name: Python, numpy or jax scalars.
+          step: the step, which must not be below that of the previous call.
+          metrics: the numbers by name, as Python, numpy or jax scalars.
         """
         numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
         if self._file is not None:
@@ -88,7 +88,7 @@ class MetricWriters:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
-        """Flushes and closes everything."""
+        """Flushes and closes all files and connections."""
         if self._file is not None:
             self._file.close()
         if self._tensorboard is not None:
@@ -104,15 +104,15 @@ class MetricWriters:
 
 
 class EventFile:
-    """A new TensorBoard event file; what older ones hold from ``first_step`` on is hidden.
+    """A new TensorBoard event file. It hides the events that older files hold from ``first_step`` on.
 
-    Written in the caller's thread. The library's own writer leaves that to another, which dies in
-    silence when the disk is full and then keeps its caller waiting for ever.
+    It is written in the caller's thread. TensorBoard's own writer uses another thread, which ends without an
+    error when the disk is full; its caller then waits for ever.
     """
 
     def __init__(self, folder: pathlib.Path, *, first_step: int, flush_seconds: float = 10.0):
         folder.mkdir(parents=True, exist_ok=True)
-        # The library takes what comes before a colon for a kind of storage, unless it begins with a slash.
+        # TensorBoard takes the text before a colon for a kind of storage, unless the path begins with a slash.
         self._writer = EventsWriter(str(folder.absolute() / "events"), filename_suffix=f".{os.getpid()}")
         self._flush_seconds = flush_seconds
         self._flushed_at = time.monotonic()
@@ -120,7 +120,7 @@ class EventFile:
             self._writer.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Adds the numbers of a step; on disk within ``flush_seconds`` and a step."""
+        """Adds the numbers of a step. They are on disk after ``flush_seconds`` and one more step at the latest."""
         values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
         self._writer.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=values)))
         if time.monotonic() - self._flushed_at >= self._flush_seconds:
@@ -147,11 +147,11 @@ def _start_wandb(folder: pathlib.Path) -> Any:
 
 
 class Throughput:
-    """Tokens per second over the last ``window`` steps, without the first step, which compiles.
+    """Measures tokens per second over the last ``window`` steps, without the first step, which compiles.
 
     Args:
-      window: steps to average over.
-      clock: seconds; replaced in tests.
+      window: the number of steps to average over.
+      clock: a function that returns the time in seconds; tests replace it.
     """
 
     def __init__(self, *, window: int = 50, clock: Callable[[], float] = time.perf_counter):
@@ -163,20 +163,20 @@ class Throughput:
         self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=window + 1)
 
     def step(self, num_tokens: int) -> float | None:
-        """Counts a step that has just finished; tokens a second so far, ``None`` at the first."""
+        """Counts a step that has just finished, and returns tokens per second so far; ``None`` at the first step."""
         self._tokens += num_tokens
         self._marks.append((self._clock() - self._paused, self._tokens))
         (first_time, first_tokens), (last_time, last_tokens) = self._marks[0], self._marks[-1]
         return (last_tokens - first_tokens) / (last_time - first_time) if last_time > first_time else None
 
     def restart(self) -> None:
-        """Forgets all steps so far: the next one compiles, or is of another size."""
+        """Forgets all steps so far. It is called when the next step compiles or has another size."""
         self._tokens = 0
         self._marks.clear()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time of a validation or a save out of the count."""
+        """Leaves the time of the block, such as a validation or a save, out of the count."""
         begin = self._clock()
         try:
             yield
@@ -199,27 +199,29 @@ PEAK_BF16_FLOPS: dict[str, float] = {
     "TPU v6": 918e12,
     "TPU7x": 1155e12,
 }
-"""Dense bfloat16 peak of one jax device, by the first entry that is part of its ``device_kind``.
+"""Peak FLOPs per second of one jax device, for dense bfloat16.
 
-From the vendors' data sheets. A device is a chip, but for TPU 7x, whose chips are two devices.
+The first entry whose name is part of the ``device_kind`` holds.
+
+The numbers are from the vendors' data sheets. A device is a chip, except for TPU 7x, where a chip is two devices.
 """
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """FLOPs a second of a device in bfloat16; ``None`` where it is not known (a CPU)."""
+    """Returns the peak FLOPs per second of a device in bfloat16; ``None`` if it is not known (as for a CPU)."""
     return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part.lower() in device_kind.lower()), None)
 
 
 def mfu(flops_per_token: float, tokens_per_second: float, devices: Iterable[Any]) -> float | None:
-    """Model FLOPs utilisation (PaLM, appendix B): FLOPs the model needs over those the devices could do.
+    """Returns the model FLOPs utilisation (PaLM, appendix B): FLOPs the model needs over those the devices could do.
 
     Args:
-      flops_per_token: of the forward and backward pass, without recomputation.
-      tokens_per_second: of all devices together.
+      flops_per_token: FLOPs of the forward and backward pass for one token, without recomputation.
+      tokens_per_second: the tokens per second of all devices together.
       devices: the jax devices of the run.
 
     Returns:
-      A fraction of 1, or ``None`` when the peak of a device is not known.
+      A fraction of 1, or ``None`` if the peak of a device is not known.
     """
     peaks = [peak_flops(device.device_kind) for device in devices]
     known = [peak for peak in peaks if peak is not None]

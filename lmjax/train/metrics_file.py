@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one flat JSON object a step; a kill loses nothing of it, and what is damaged is set aside."""
+"""The file ``metrics.jsonl``: a flat JSON object for each step. A kill loses no line; damaged lines are set aside."""
 
 import contextlib
 import json
@@ -12,9 +12,9 @@ from lmjax.atomic_files import write_file
 
 
 def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], dict[int, bytes]]:
-    """The lines that hold a step and numbers, in order, and by its number each line that does not.
+    """Returns the lines that hold a step and numbers, in order, and all other lines by their line number.
 
-    A last line that a killed run left half written is in neither.
+    A last line that a killed run left half written is in neither result.
 
     Raises:
       OSError: the file cannot be read.
@@ -33,7 +33,7 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], dict[int, byte
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
-    except (ValueError, RecursionError):  # Not UTF-8 is a ValueError too.
+    except (ValueError, RecursionError):  # Text that is not UTF-8 raises a ValueError, too.
         return None
     if not isinstance(line, dict) or not isinstance(line.get("step"), int):
         return None
@@ -41,7 +41,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(value: object) -> bool:
-    if value is None:  # What was not finite.
+    if value is None:  # The number was not finite.
         return True
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and float(value) is not None
@@ -55,10 +55,10 @@ def _dumps(line: Mapping[str, Any]) -> str:
 
 
 class JsonLines:
-    """A file of one line a step, without its old lines from ``first_step`` on.
+    """A file with one line for each step. Its old lines from ``first_step`` on are dropped.
 
-    After a kill at any moment it is whole, but perhaps for its last line. Lines that cannot be read are
-    set aside, in a file beside it. Whoever deletes or replaces the file meanwhile gets it back.
+    After a kill at any moment, all lines but perhaps the last are complete. Lines that cannot be read are
+    moved to a file beside it. If the file is deleted or replaced while it is open, it is created again.
     """
 
     def __init__(self, path: pathlib.Path, *, first_step: int):
@@ -72,7 +72,7 @@ class JsonLines:
         self._start = self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Appends a line, or adds to the last one when that is of the same step."""
+        """Appends a line, or adds to the last line if that is of the same step."""
         assert step >= self._line.get("step", step), (step, self._line)
         self._find_again()
         same = self._line.get("step") == step
@@ -104,7 +104,7 @@ class JsonLines:
         )
 
     def _find_again(self) -> None:
-        """Makes sure that the file is still there, and that it ends where we left it."""
+        """Makes sure that the file is still there, and that it still ends where the last write ended."""
         held = os.fstat(self._descriptor)
         try:
             there = os.stat(self._path)
@@ -121,7 +121,7 @@ class JsonLines:
             self._descriptor = self._written_anew(content)
             print(f"{self._path} {what} while the run goes on: written again", flush=True)
         if held.st_size != self._end:
-            # Cut, or added to: what was there is gone or somebody else's, and a line begins after it.
+            # Another program has cut the file or added to it, so the next line begins at the present end.
             self._line, self._end = {}, held.st_size
             if self._end and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
                 self._end += os.pwrite(self._descriptor, b"\n", self._end)

@@ -1,4 +1,4 @@
-"""Fields of ``config.json`` that earlier versions of lmjax wrote, as today's."""
+"""Converts the fields of a ``config.json`` that an earlier version of lmjax wrote to those of today."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.train.optimizers import Optimizer
 
 _OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor", "sgd": "SGD"}
-"""The class that an optimizer of this ``name`` is now, in the module of that name."""
+"""The class that each former ``name`` of an optimizer stands for now; the module has the same name."""
 
 
 def as_of_today(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def as_of_today(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(fields: dict[str, Any]) -> dict[str, Any]:
-    """How a model is computed was written among what it is; ``execution`` holds it now."""
+    """Moves the fields that say how a model is computed to ``execution``; they were fields of the model itself."""
     if "execution" in fields:
         return fields
     fields = dict(fields)
@@ -39,7 +39,10 @@ def _model(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _optimizer(fields: dict[str, Any]) -> dict[str, Any]:
-    """One class had the options of all optimizers, null where they were unset or belonged to another one."""
+    """Converts the options of the former optimizer class, which was one class for all optimizers.
+
+    An option was null if it was unset or belonged to another optimizer.
+    """
     name = fields.get("name")
     if "type" in fields or not isinstance(name, str) or name not in _OPTIMIZERS:
         return fields

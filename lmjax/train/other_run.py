@@ -1,7 +1,8 @@
-"""The model of another run: taken by a recipe as it stands, or compared with a recipe's before its weights are used.
+"""The model of another run. A recipe can take it over, and it is compared with a recipe's before its weights are used.
 
-Parameters of the same shapes are not yet the same model: with another norm epsilon, rotary base, cap or activation
-they fit and compute something else. Those fields have to agree, or be named in ``train.init_changes``.
+Two models whose parameters have the same shapes need not be the same: with another norm epsilon, rotary base, cap or
+activation, the weights fit and compute something else. Such fields have to agree, or ``train.init_changes`` has to
+name them.
 """
 
 import dataclasses
@@ -19,17 +20,19 @@ FREE = (
     "execution", "dropout", "attention_dropout", "max_length", "rope_scaling", "vocab_size", "pad_vocab_to", "init_std",
     "embedding_init_std", "residual_init", "experts.balance_loss", "experts.router_z_loss",
 )  # fmt: skip
-"""Fields that are changed on purpose from one run to the next, or change nothing of a model that has its weights."""
+"""Fields that may differ: they are changed on purpose from one run to the next, or change nothing once a model has its
+weights."""
 
 
 def model_of_run(folder: str | pathlib.Path) -> ModelConfig:
-    """The model a run was made with, for the recipe that goes on with its weights.
+    """Returns the configuration of the model of a run, for a recipe that goes on with its weights.
 
     Args:
-      folder: the run folder, trained here, imported or extended; of its ``config.json`` only the model is read.
+      folder: the folder of a run that was trained here, imported or extended; only the model is read of its
+        ``config.json``.
 
     Raises:
-      ValueError: it is no run folder, or its ``config.json`` is damaged.
+      ValueError: the folder is no run folder, or its ``config.json`` is damaged.
     """
     path = pathlib.Path(folder) / CONFIG
     try:
@@ -43,15 +46,15 @@ def model_of_run(folder: str | pathlib.Path) -> ModelConfig:
 
 
 def check_same_model(there: RunConfig, here: RunConfig) -> list[str]:
-    """What differs between a run and the one that begins with its weights, a line each.
+    """Returns the differences between a run and the run that begins with its weights, one line for each.
 
     Args:
-      there: the run that has the weights.
-      here: the run that begins with them.
+      there: the configuration of the run that has the weights.
+      here: the configuration of the run that begins with them.
 
     Raises:
-      ValueError: a field of the model differs that changes what the weights compute and that
-        ``train.init_changes`` does not name, or a name there is no field of the model.
+      ValueError: a field differs that changes what the weights compute, and
+        ``train.init_changes`` does not name it; or a name in ``train.init_changes`` is not a field of the model.
     """
     changed, allowed = model_differences(there.model, here.model), here.train.init_changes
     fields = effective(here.model).keys() | {field.name for field in dataclasses.fields(ModelConfig)}
@@ -76,16 +79,20 @@ def check_same_model(there: RunConfig, here: RunConfig) -> list[str]:
 
 
 def model_differences(there: ModelConfig, here: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields of two models that differ in what they come to, by dotted path, with both values.
+    """Returns the fields whose :func:`effective` values differ in two models, by dotted path, with both values.
 
-    One that has an effect in one of them only does so because another field differs, which is here.
+    A field that has an effect in only one of the models is left out: the field that causes this differs, too, and is
+    returned.
     """
     old, new = effective(there), effective(here)
     return {path: (old[path], new[path]) for path in old if path in new and old[path] != new[path]}
 
 
 def effective(model: ModelConfig) -> dict[str, Any]:
-    """The fields of a model by dotted path: what is unset as what it stands for, what is without effect left out."""
+    """Returns the fields of a model by dotted path, with the values that are in effect.
+
+    An unset field has the value that it stands for; fields without effect are left out.
+    """
     values: dict[str, Any] = to_json(model)
     values |= {
         "num_kv_heads": model.kv_heads,

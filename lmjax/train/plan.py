@@ -1,4 +1,4 @@
-"""A run's plan: what it will do, computed once, before anything is written to its folder."""
+"""The plan of a run: what the run will do. It is computed once, before anything is written to the run's folder."""
 
 import dataclasses
 from collections.abc import Generator
@@ -17,15 +17,15 @@ from lmjax.types import Rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do.
+    """The plan of a run.
 
     Attributes:
-      config: the configuration, with what depends on the tokenizer filled in.
-      curriculum: the phases of a run that keeps its batch size.
+      config: the configuration; the fields that depend on the tokenizer are filled in.
+      curriculum: the phases of the run if its batch size does not change.
       corpus: the data and the tokenizer.
-      learner: the steps; its ``mesh`` is the run's.
-      rows: the training rows, of the longest length.
-      evaluations: what is measured, each with the function that measures it.
+      learner: the training and evaluation steps; its ``mesh`` is the mesh of the run.
+      rows: the training rows, cut to the longest length.
+      evaluations: the evaluations, each with the function that measures it.
     """
 
     config: RunConfig
@@ -39,24 +39,24 @@ class Plan:
         """Yields the batches of ``start_step``, ``start_step + 1``, ..., on the devices.
 
         Args:
-          curriculum: the plan's, or that of a run whose batch size has changed.
-          start_step: updates done before the first batch.
+          curriculum: the plan's curriculum, or another one if the batch size of the run has changed.
+          start_step: number of updates done before the first batch.
         """
         sharding = self.learner.row_sharding
         return device_batches(curriculum.batches(self.rows, start_step=start_step, sharding=sharding), sharding)
 
 
 def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
-    """Returns the plan of a run, whose data are prepared if they are not yet.
+    """Returns the plan of a run; if the data are not prepared yet, it prepares them first.
 
     Args:
-      config: the run.
-      progress: of the preparation, see :func:`lmjax.train.corpus.open_corpus`.
+      config: the configuration of the run.
+      progress: called during the preparation, see :func:`lmjax.train.corpus.open_corpus`.
 
     Raises:
-      ValueError: something for the user to change; nothing was written but prepared data.
+      ValueError: the user has to change something; nothing but prepared data was written.
     """
-    # First, because preparing the data may take hours.
+    # This comes first, because preparing the data may take hours.
     layout = lay_out(config)
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     vocabulary = corpus.tokenizer.vocabulary
@@ -74,18 +74,18 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
 
 
 def evaluations_of(config: RunConfig, corpus: Corpus) -> tuple[Evaluation, ...]:
-    """Returns the evaluations of a run; the first is the validation, unless nothing was kept for it."""
+    """Returns the evaluations of a run. The first is the validation, unless no documents were kept for it."""
     train = config.train
     validation = Validation(name=VALID, every_steps=train.eval_every, batches=train.eval_batches)
     return (*((validation,) if corpus.has("valid") else ()), *config.evaluations)
 
 
 def subject_of(config: RunConfig, learner: Learner, corpus: Corpus) -> Subject:
-    """Returns what evaluations are told of a run.
+    """Returns the facts about a run that evaluations are given.
 
     Args:
-      config: of the run, resolved.
-      learner: of the run.
+      config: the resolved configuration of the run.
+      learner: the learner of the run.
       corpus: the run's data, or other data to evaluate it on.
     """
     return Subject(

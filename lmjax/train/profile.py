@@ -9,18 +9,18 @@ from lmjax.types import PyTree
 
 
 class Profiler:
-    """Records the steps asked for, counted from 1 at the first step this process does.
+    """Records a profile of some steps; steps count from 1, which is the first step of this process.
 
-    A context manager: a recording under way when the run ends is written all the same.
+    It is a context manager. A recording that is still under way when the run ends is written as well.
 
     Args:
-      folder: where the profile goes.
+      folder: the folder that the profile is written to.
       steps: first and last step to record; None records nothing.
-      steps_left: steps this process is to do.
+      steps_left: number of steps that this process is to do.
       note: receives a line for a person when the profile is written.
 
     Raises:
-      ValueError: the run ends before the first of them.
+      ValueError: the run ends before the first step to record.
     """
 
     def __init__(
@@ -49,14 +49,17 @@ class Profiler:
             self._stop()
 
     def before_step(self) -> None:
-        """Begins the recording when the next step is the first to record."""
+        """Begins the recording if the next step is the first to record."""
         self._step += 1
         if self._step == self._first:
             jax.profiler.start_trace(str(self._folder.absolute()))
             self._recording = True
 
     def after_step(self, result: PyTree) -> None:
-        """Ends it after the last one, once ``result`` is there: a step is only under way when it returns."""
+        """Ends the recording after the last step to record.
+
+        It waits until ``result`` has been computed, because a step is still under way when its call returns.
+        """
         if self._recording and self._step == self._last:
             jax.block_until_ready(result)
             self._stop()

@@ -1,4 +1,4 @@
-"""What a person sees of a running training: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a training run to a person: as a bar on a terminal, as plain lines elsewhere."""
 
 import os
 import time
@@ -18,11 +18,10 @@ from lmjax.parallel import distributed
 
 
 def summary(metrics: Mapping[str, float]) -> str:
-    """The numbers of a step in short: ``loss 3.214 · 51.2k tok/s · MFU 38%``.
+    """Returns the numbers of a step as a short text: ``loss 3.214 · 51.2k tok/s · MFU 38%``.
 
     Args:
-      metrics: any of ``train/loss`` (or ``loss``), ``tokens_per_second`` and ``mfu``; others are
-        left to the files.
+      metrics: any of ``train/loss`` (or ``loss``), ``tokens_per_second`` and ``mfu``; other numbers are not shown.
     """
     loss = metrics.get("train/loss", metrics.get("loss"))
     rate, utilisation = metrics.get("tokens_per_second"), metrics.get("mfu")
@@ -35,7 +34,7 @@ def summary(metrics: Mapping[str, float]) -> str:
 
 
 def short_number(value: float) -> str:
-    """Three digits and a unit: 51.2k, 1.30M."""
+    """Returns a number as three digits and a unit: 51.2k, 1.30M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= 0.9995 * size:
             return f"{value / size:.3g}{unit}"
@@ -43,24 +42,24 @@ def short_number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03, or 2:03 below an hour."""
+    """Returns a time as hours, minutes and seconds, 1:02:03; below an hour as 2:03."""
     minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"
 
 
 class ProgressReport:
-    """Shows how far a run is, in the primary process only.
+    """Shows how far a run has come, in the primary process only.
 
-    On a terminal this is one bar that stays at the bottom; when the output is a file, a pipe or a
-    CI log it is a line every few seconds at most, the first and the last step included.
+    On a terminal, it shows one bar, which stays at the bottom. If the output is a file, a pipe or a
+    CI log, it prints at most one line every few seconds, and always one for the first and the last step.
 
     Args:
       total_steps: the step at which the run is done.
-      first_step: the step it starts at, above 0 after a resume.
-      min_seconds: time between two plain lines.
+      first_step: the step that the run starts at, above 0 after a resume.
+      min_seconds: the shortest time between two plain lines.
       console: where to write; standard output by default.
-      clock: seconds; replaced in tests.
+      clock: a function that returns the time in seconds; tests replace it.
     """
 
     def __init__(
@@ -99,13 +98,13 @@ class ProgressReport:
         """Shows that ``step`` steps are done.
 
         Args:
-          step: steps done so far.
+          step: number of steps done so far.
           metrics: see :func:`summary`.
         """
         if not self._active:
             return
         now = self._clock()
-        # Time left is counted from the first report, so that the compile is not in it.
+        # The time left is estimated from the first report on, so that the compile does not count.
         self._origin = self._origin or (now, step)
         self._step, self._text = step, summary(metrics)
         if self._bar is not None:
@@ -114,7 +113,7 @@ class ProgressReport:
             self._print_line()
 
     def note(self, text: str) -> None:
-        """Prints a line of its own: a validation result, a checkpoint. It stays above the bar."""
+        """Prints a line, such as a validation result or a saved checkpoint. It stays above the bar."""
         if self._active:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 

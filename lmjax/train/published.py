@@ -1,18 +1,18 @@
-"""The files of a published folder beside a run made of it, handed on to runs that begin with that run."""
+"""Copies the files of a published model from an imported run to the runs that begin with that run."""
 
 import pathlib
 import shutil
 
 PUBLISHED = "published"
-"""Their folder in a run's."""
+"""The name of the folder of these files in a run folder."""
 
 
 def hand_on_published(source: pathlib.Path | str | None, run: pathlib.Path) -> None:
-    """Copies them from one run to another, if there are any.
+    """Copies the files of a published model from one run to another, if there are any.
 
     Args:
-      source: the run to begin with, or a checkpoint of it; None for none.
-      run: the new run's folder.
+      source: the folder of the run to begin with, or of one of its checkpoints; None if there is no such run.
+      run: the folder of the new run.
     """
     if source is None:
         return

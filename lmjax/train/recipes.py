@@ -19,7 +19,8 @@ FOLDERS = (
     pathlib.Path(__file__).parents[2] / "configs",
     pathlib.Path(sys.prefix) / "share" / "lmjax" / "configs",
 )
-"""Where recipes are looked for by name: the working folder's, those of the checkout, those a wheel installed."""
+"""Folders in which recipes are looked for by name: in the working folder, in the checkout, and where a wheel installs
+them."""
 
 
 def recipes() -> dict[str, pathlib.Path]:
@@ -32,10 +33,10 @@ def recipes() -> dict[str, pathlib.Path]:
 
 
 def find_recipe(name: str) -> pathlib.Path:
-    """Returns the path of a recipe that is given as a path, or as a name such as ``masked_small``.
+    """Returns the path of a recipe, given its path or its name, such as ``masked_small``.
 
     Raises:
-      ValueError: there is none; the message names the nearest.
+      ValueError: there is no such recipe; the message names the one with the most similar name.
     """
     path = pathlib.Path(name)
     if path.is_file():
@@ -56,13 +57,15 @@ def _nearest(path: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
 
 
 def load_recipe(path: pathlib.Path) -> RunConfig:
-    """Returns what the function named as the file (or ``recipe``) of a Python recipe returns.
+    """Returns the configuration that a recipe returns.
+
+    The recipe's function is named like its file, or ``recipe``.
 
     Raises:
-      ValueError: there is no such file, it fails, or what it returns is not a sound configuration.
+      ValueError: there is no such file, it fails, or it does not return a valid configuration.
     """
     path = find_recipe(str(path))
-    # A name of its own, so that a recipe called like a package does not hide it.
+    # The module gets a unique name, so that a recipe that is named like a package does not hide the package.
     name = f"lmjax_recipe_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -90,7 +93,7 @@ def load_recipe(path: pathlib.Path) -> RunConfig:
 
 @contextlib.contextmanager
 def _failures_of(path: pathlib.Path) -> Iterator[None]:
-    """Says where in the recipe something failed."""
+    """Turns an error inside of the block into one that says where in the recipe it was raised."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a run remembers besides its configuration: the data it reads, its batch sizes, whether it was ever saved."""
+"""The record of a run, besides its configuration: the data it reads, its batch sizes, and its last save."""
 
 import dataclasses
 import json
@@ -15,16 +15,16 @@ RECORD = "record.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """A prepared folder as a run found it.
+    """The facts about a prepared folder when a run opened it.
 
     Attributes:
-      folder: where it was.
-      fingerprint: of its content: equal ones give equal rows.
-      files: how many files it was made of; None where the manifest does not say.
-      documents: for training.
-      tokens: for training.
-      valid_documents: kept for validation.
-      valid_tokens: kept for validation.
+      folder: the path of the folder.
+      fingerprint: the fingerprint of its content; equal fingerprints mean equal rows.
+      files: the number of files it was made of; None if the manifest does not say.
+      documents: number of documents for training.
+      tokens: number of tokens for training.
+      valid_documents: number of documents kept for validation.
+      valid_tokens: number of tokens kept for validation.
     """
 
     folder: str
@@ -38,12 +38,12 @@ class DataFacts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """Kept in a run folder as ``record.json``.
+    """The record of a run, which is kept in its folder as ``record.json``.
 
     Attributes:
-      data: each folder of the mixture, or the one.
-      batch_sizes: pairs (step, rows in a step from there on), the first of step 0.
-      last_saved: the last step known to have been saved whole; None before the first.
+      data: the facts about each folder of a mixture, or about the only folder.
+      batch_sizes: pairs (step, rows of a step from then on), the first of them for step 0.
+      last_saved: the last step that is known to have been saved completely; None before the first save.
     """
 
     data: tuple[DataFacts, ...]
@@ -51,7 +51,7 @@ class Record:
     last_saved: int | None = None
 
     def at(self, step: int, *, batch_size: int) -> "Record":
-        """This record when the run goes on after ``step`` with steps of ``batch_size`` rows."""
+        """Returns the record of a run that goes on after ``step`` with steps of ``batch_size`` rows."""
         if batch_size == self.batch_sizes[-1][1]:
             return self
         earlier = tuple(pair for pair in self.batch_sizes if pair[0] < step)
@@ -59,7 +59,7 @@ class Record:
 
 
 def data_facts(corpus: Corpus) -> tuple[DataFacts, ...]:
-    """What the folders of a corpus hold now."""
+    """Returns the facts about the folders of a corpus as they are now."""
     folders = [pathlib.Path(path) for path in corpus.config.mixture] or [corpus.folder]
     return tuple(_facts(folder, Manifest.load(folder)) for folder in folders)
 
@@ -78,7 +78,7 @@ def _facts(folder: pathlib.Path, manifest: Manifest) -> DataFacts:
 
 
 def data_changes(before: tuple[DataFacts, ...], now: tuple[DataFacts, ...]) -> list[str]:
-    """How the data differ from what they were, a line for each folder; moving a folder is no change."""
+    """Returns how the data have changed, one line for each folder; moving a folder is not a change."""
     changes = []
     if len(before) != len(now):
         changes.append(f"{len(before)} folders then, {len(now)} now")
@@ -102,10 +102,10 @@ def data_changes(before: tuple[DataFacts, ...], now: tuple[DataFacts, ...]) -> l
 
 
 def read_record(folder: pathlib.Path) -> Record | None:
-    """The record of a run folder; None where there is none, as in runs made before there were records.
+    """Returns the record of a run folder; None if there is none, as for runs made before there were records.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the record is damaged.
     """
     path = folder / RECORD
     try:
@@ -123,5 +123,5 @@ def read_record(folder: pathlib.Path) -> Record | None:
 
 
 def write_record(folder: pathlib.Path, record: Record) -> None:
-    """Writes ``record.json``, whole or not at all."""
+    """Writes ``record.json``; an interruption never leaves a part of the file."""
     write_json(folder / RECORD, dataclasses.asdict(record))

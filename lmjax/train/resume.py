@@ -1,7 +1,7 @@
-"""Finds the checkpoint a start of a run goes on from, and refuses changes that do not go together with it.
+"""Finds the checkpoint that a start of a run goes on from, and refuses changes that do not fit it.
 
-A start without a checkpoint in its folder begins, or branches off another run; it is refused where checkpoints
-were lost. A start with one goes on, with the data it had, unless ``train.change_on_resume`` names ``data``.
+If the folder has no checkpoint, the run begins, or branches off another run; it is refused if checkpoints were lost.
+If the folder has one, the run goes on, with the same data unless ``train.change_on_resume`` names ``data``.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a start goes on from.
+    """The checkpoint that a start of a run goes on from.
 
     Attributes:
       run: the run folder that holds the checkpoint: its own, or that of the run it branches off.
-      step: the checkpoint's; None for the newest.
-      config: what that run was trained with until now.
-      record: what it remembers; None where it was made before there were records.
+      step: the step of the checkpoint; None for the newest.
+      config: the configuration that this run folder was trained with until now.
+      record: the record in this run folder; None if the run was made before there were records.
     """
 
     run: pathlib.Path
@@ -48,11 +48,11 @@ class Origin:
 
 
 def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
-    """Returns what a start with this configuration goes on from; None where it begins anew.
+    """Returns the checkpoint that a start with this configuration goes on from; None if the run begins anew.
 
     Raises:
-      ValueError: what ``train.branch_from`` names is no run, has no such checkpoint, or is of another configuration.
-      CheckpointError: the folder's checkpoints were all set aside, or are gone.
+      ValueError: ``train.branch_from`` names no run, a checkpoint that is not there, or a run of another configuration.
+      CheckpointError: all checkpoints of the folder were set aside, or are gone.
     """
     folder = config.run_folder
     own = Checkpoints(folder / CHECKPOINTS, read_only=True)
@@ -88,13 +88,13 @@ def _branch(config: RunConfig, tokenizer: Tokenizer) -> Origin:
 
 
 def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say: Say) -> Record:
-    """Refuses data that are not what the run has read, and a batch size that cannot change.
+    """Refuses data that differ from those that the run has read, and a change of the batch size if it is not possible.
 
     Returns:
-      The record to go on with; its batch sizes are those until now.
+      The record that the run goes on with; its batch sizes are those until now.
 
     Raises:
-      ValueError: naming what changed and the remedy.
+      ValueError: such a change was made; the message names it and the remedy.
     """
     facts = data_facts(corpus)
     fresh = Record(data=facts, batch_sizes=((0, config.train.batch_size),))
@@ -131,7 +131,7 @@ def _check_batch_size(config: RunConfig, before: int) -> None:
 
 
 def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
-    """Moves away the metrics of an earlier start that saved nothing, because this start begins anew."""
+    """Renames the metrics of an earlier start that saved nothing, because this start begins anew."""
     path = folder / METRICS_FILE
     try:
         past = [line["step"] for line in read_metrics(path) if line["step"] > 0]
@@ -155,15 +155,15 @@ def first_state(
     """Returns the state that training begins with, and the number of updates it has had.
 
     Args:
-      config: of this start.
-      learner: of the run.
-      origin: from :func:`find_origin`.
-      checkpoints: the run's own.
-      say: receives lines for a person.
+      config: the configuration of this start.
+      learner: the learner of the run.
+      origin: the checkpoint to go on from, see :func:`find_origin`.
+      checkpoints: the checkpoints of the run itself.
+      say: called with each line of text for a person.
 
     Raises:
-      ValueError: what it goes on from is of another model or optimizer.
-      CheckpointError: there is no checkpoint that is intact.
+      ValueError: the checkpoint is of another model or optimizer.
+      CheckpointError: there is no intact checkpoint.
     """
     own = origin is not None and origin.run == config.run_folder
     if not own and is_primary():

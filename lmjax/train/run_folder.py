@@ -28,14 +28,14 @@ CHECKPOINTS = "checkpoints"
 
 
 def check_name(folder: pathlib.Path) -> None:
-    """Refuses a run folder whose name the file system or the terminal cannot take, before anything is done.
+    """Refuses a run folder whose name the file system or the terminal cannot handle, before anything is done.
 
     Raises:
-      ValueError: it is too long, or holds what is no character.
+      ValueError: the name is too long, or holds something that is not a character.
     """
     try:
         str(folder).encode()
-        # As long a path as anything in a run.
+        # This path is as long as the longest path in a run.
         os.lstat(folder / CHECKPOINTS / ("0" * 200))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
@@ -46,28 +46,28 @@ def check_name(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps the folder to this run until the block ends; its first process does so for all of them.
+    """Locks the folder for this run until the block ends; the run's first process does so for all of them.
 
     Raises:
-      ValueError: another process trains there.
+      ValueError: another process trains in this folder.
     """
     with folder_lock(folder, "is being trained") if is_primary() else contextlib.nullcontext():
         yield
 
 
 def has_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether a run in this folder would go on, and not begin."""
+    """Returns whether the folder has a checkpoint, so that a run in it would go on and not begin."""
     return bool(Checkpoints(folder / CHECKPOINTS, read_only=True).steps())
 
 
 def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
-    """Makes the run folder, or makes sure that the one that is there is this run's.
+    """Makes the run folder and returns it; if it exists, makes sure that it belongs to this run.
 
-    A configuration that is there stays as it is: the loop writes the new one when it saves a state made with it.
-    With several processes the first does it, and nobody goes on before it is done.
+    An existing configuration stays as it is: the loop writes the new one when it saves a state made with it.
+    With several processes, the first does the work, and the others wait until it is done.
 
     Raises:
-      ValueError: the folder holds another run, or something that is no run.
+      ValueError: the folder holds another run, or something that is not a run.
     """
     folder = config.run_folder
     if is_primary():
@@ -83,7 +83,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
-        # What a run that was killed while it claimed the folder may leave.
+        # A run that was killed while it claimed the folder may have left these.
         ours = {LOCK_FILE, TOKENIZER, PUBLISHED}
         if folder.exists() and any(path.name not in ours and not is_partial(path.name) for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
@@ -98,11 +98,11 @@ def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -
 
 
 BestOrStep = int | Literal["best"] | None
-"""A checkpoint: that of a step, of the lowest validation loss, or the newest."""
+"""A checkpoint: that of a step, the one with the lowest validation loss (``"best"``), or the newest (None)."""
 
 
 def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep]:
-    """``RUN``, ``RUN/checkpoints/STEP`` or ``RUN/checkpoints/best`` as the run's folder and the checkpoint."""
+    """Returns the run's folder and the checkpoint of ``RUN``, ``RUN/checkpoints/STEP`` or ``RUN/checkpoints/best``."""
     path = pathlib.Path(path)
     if path.parent.name != CHECKPOINTS or not (path.name.isdecimal() or path.name == "best"):
         return path, None
@@ -110,10 +110,10 @@ def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep
 
 
 def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:
-    """Returns the number of a checkpoint; None for the newest.
+    """Returns the step of a checkpoint; None for the newest.
 
     Raises:
-      ValueError: the best is asked for and none was kept.
+      ValueError: the best checkpoint is asked for, but none was kept.
     """
     if step != "best":
         return step

@@ -1,4 +1,4 @@
-"""Saving the state of a run, and remembering with what configuration it was made and which step is saved whole."""
+"""Saves the state of a run, and records the configuration it was made with and the last step that was saved."""
 
 import dataclasses
 
@@ -18,10 +18,10 @@ class Saves:
     """The saves of a run.
 
     Attributes:
-      config: of the run.
-      checkpoints: its checkpoints.
-      record: what the run remembers.
-      saved_step: the last step that was saved; the save may still be under way.
+      config: the configuration of the run.
+      checkpoints: the checkpoints of the run.
+      record: the record of the run.
+      saved_step: the last step whose save has begun; the save may still be under way.
     """
 
     config: RunConfig
@@ -30,35 +30,35 @@ class Saves:
     saved_step: int | None
 
     def is_due(self, step: int, numbers: Numbers) -> bool:
-        """Whether to save after ``step`` updates: by count, by time, or because the state is the best so far."""
+        """Returns whether to save after ``step`` updates: by count, by time, or because it is the best state so far."""
         return self.checkpoints.should_save(step) or self.checkpoints.improves(validation_loss(numbers))
 
     def save(self, step: int, state: TrainState, numbers: Numbers, instruments: Instruments) -> None:
         """Begins to save a state, unless an evaluation has found a loss that is not finite.
 
         Args:
-          step: updates the state has had.
-          state: to save.
-          numbers: what its evaluations have found.
-          instruments: of the run.
+          step: the number of updates that the state has had.
+          state: the state to save.
+          numbers: the numbers that its evaluations have found.
+          instruments: the instruments of the run.
 
         Raises:
           NonFiniteState, CheckpointError: see :meth:`Checkpoints.save`.
         """
         if not_finite_losses(numbers):
             return
-        # It waits for the save before, and for storage.
+        # Saving waits for the save before this one, and for the storage.
         instruments.watchdog.expect_long()
         with instruments.throughput.paused():
             if self.checkpoints.save(step, state, {"step": step}, valid_loss=validation_loss(numbers)):
                 instruments.progress.note(f"step {step}: saving to {self.config.run_folder / CHECKPOINTS / str(step)}")
-                # The save before this one has been waited for.
+                # The save before this one is complete now.
                 self.remember()
         self.saved_step = step
         instruments.watchdog.touch(step)
 
     def remember(self) -> None:
-        """Writes the configuration and the record, with the last step that is known to have been saved whole."""
+        """Writes the configuration, and the record with the last step that is known to have been saved completely."""
         self.record = dataclasses.replace(self.record, last_saved=self.saved_step)
         if is_primary():
             write_config(self.config, self.config.run_folder / CONFIG)

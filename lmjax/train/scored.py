@@ -1,7 +1,7 @@
-"""A run that scores nothing has loss 0 and learns nothing, whatever the reason: it is stopped, and told why.
+"""Stops a run that scores nothing, with a message that says why: its loss is 0, and it learns nothing.
 
-Single batches without a scored position are legal (long prompts, sparse masks); 32 steps of one objective in a row
-are not. At the first step the next 31 batches are looked at ahead, so that such a run stops there and then.
+Single batches without a scored position are allowed (long prompts, sparse masks), but not 32 steps of one objective in
+a row. If the first step scores nothing, the next 31 batches are read ahead, so that such a run stops at once.
 """
 
 import itertools
@@ -21,7 +21,7 @@ STEPS_IN_A_ROW = 32
 
 
 class NothingScored(ValueError):  # noqa: N818 - that is what is wrong
-    """No position counts in the loss."""
+    """The error that no position counts in the loss."""
 
 
 def nothing_scored(where: str, component: Component) -> NothingScored:
@@ -38,21 +38,21 @@ class ScoredWatch:
     """Counts, for each objective of a run, the steps in a row that scored nothing."""
 
     def __init__(self, objective: Objective):
-        """Begins to count for the run's objective."""
+        """Begins to count for the objective of a run."""
         self._components = components_of(objective)
         self._empty: Counter[str | None] = Counter()
         self._seen: set[str | None] = set()
 
     def begun_without(self, trained: Component, metrics: Mapping[str, float], *, step: int) -> list[Component]:
-        """Returns the objectives whose first step this was and that scored nothing in it.
+        """Returns the objectives whose first step this was, if they scored nothing in it.
 
         Args:
-          trained: what the step trained, see :func:`lmjax.train.components.turn_of`.
-          metrics: what the step reports.
-          step: its number.
+          trained: the component that the step trained, see :func:`lmjax.train.components.turn_of`.
+          metrics: the metrics of the step.
+          step: the number of the step.
 
         Raises:
-          NothingScored: one has had 32 such steps in a row.
+          NothingScored: an objective has scored nothing in 32 steps in a row.
         """
         begun = []
         for component in _trained_by(trained, self._components):
@@ -70,24 +70,24 @@ class ScoredWatch:
 
 
 def _trained_by(trained: Component, components: Sequence[Component]) -> Sequence[Component]:
-    """Returns the components that a step trains: its own, or all of them where it trains the whole objective."""
+    """Returns the components that a step trains: one of them, or all of them if it trains the whole objective."""
     return [one for one in components if trained.name in (None, one.name)]
 
 
 def look_ahead(
     learner: Learner, component: Component, batches: Iterable[Rows], run_key: jax.Array, *, step: int
 ) -> None:
-    """Makes sure that one of the next batches has something for an objective that scored nothing in its first step.
+    """Makes sure that one of the next batches has scored positions for an objective whose first step had none.
 
     Args:
-      learner: of the run.
+      learner: the learner of the run.
       component: the objective.
-      batches: those that follow.
+      batches: the batches that follow.
       run_key: ``TrainState.key``.
-      step: the step just done.
+      step: the number of the step just done.
 
     Raises:
-      NothingScored: none has.
+      NothingScored: no batch has any.
     """
     trained = turn_of(learner.objective, 0).component
     one = learner if trained.name is None else learner.of(component)
@@ -109,10 +109,10 @@ def look_ahead(
 
 
 def refuse_unscored(sums: Mapping[str, float], component: Component) -> None:
-    """Refuses the sums of an evaluation (``Learner.eval_step``) in which no term weighs anything.
+    """Refuses the sums of an evaluation (``Learner.eval_step``) if the weights of all terms are 0.
 
     Raises:
-      NothingScored: none does.
+      NothingScored: all weights are 0.
     """
     weights = [w for term, w in sums.items() if term.endswith("/weight")]
     if weights and not any(weights):

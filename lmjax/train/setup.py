@@ -1,4 +1,4 @@
-"""From a run's configuration to its learner; what cannot work is refused here, before any compile."""
+"""Makes the learner of a run from its configuration; a run that cannot work is refused here, before any compile."""
 
 import dataclasses
 import functools
@@ -21,17 +21,17 @@ from lmjax.train.step import Learner
 
 
 def resolve(config: RunConfig, vocabulary: Vocabulary) -> RunConfig:
-    """Returns the configuration with what depends on the tokenizer filled in."""
+    """Returns the configuration with the fields filled in that depend on the tokenizer."""
     return dataclasses.replace(config, model=config.model.with_vocabulary(vocabulary.size))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is known of a run before its data are: the devices, and the rows of each step.
+    """The facts about a run that are known before its data: the devices, and the rows of each step.
 
     Attributes:
-      mesh: of the devices.
-      curriculum: the phases of a run that keeps its batch size.
+      mesh: the mesh of the devices.
+      curriculum: the phases of the run if its batch size does not change.
     """
 
     mesh: Mesh
@@ -39,15 +39,15 @@ class Layout:
 
 
 def lay_out(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """Returns the layout of a configuration whose batch and heads divide over the devices.
+    """Returns the layout of a run; its batch and heads must divide over the devices.
 
     Args:
-      config: of the run; the size of the vocabulary may still be open.
-      devices: all of all processes unless given.
+      config: the configuration of the run; the size of the vocabulary may still be open.
+      devices: the devices to use; if not given, all devices of all processes.
 
     Raises:
-      ValueError: they do not divide, the mesh is not of as many devices as there are, the lengths of a sequence warm-up
-        do not divide each other, or the data do not suit the objective.
+      ValueError: they do not divide, the mesh does not have as many devices as there are, the lengths of a sequence
+        warm-up do not divide each other, or the data do not suit the objective.
     """
     config.objective.check_data(config.data)
     model, train = config.model, config.train
@@ -82,10 +82,10 @@ def lay_out(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -
 
 
 def check_average(config: RunConfig) -> None:
-    """Refuses what does not go together with an optimizer that averages the parameters itself.
+    """Refuses a configuration that does not fit an optimizer that averages the parameters itself.
 
     Raises:
-      ValueError: the run keeps another average, or its learning rate decays.
+      ValueError: the optimizer averages, but the run keeps another average or its learning rate decays.
     """
     if not config.optimizer.keeps_average:
         return
@@ -100,7 +100,7 @@ def check_average(config: RunConfig) -> None:
 
 
 def build_learner(config: RunConfig, vocabulary: Vocabulary, *, devices: Sequence[jax.Device] | None = None) -> Learner:
-    """Returns :func:`learner_on` the layout of a resolved configuration.
+    """Returns the learner of a resolved configuration, on the layout of this configuration (see :func:`learner_on`).
 
     Raises:
       ValueError: objective, model, batch and mesh do not go together; the message names the field.
@@ -112,9 +112,9 @@ def learner_on(layout: Layout, config: RunConfig, vocabulary: Vocabulary) -> Lea
     """Returns the learner of a resolved configuration.
 
     Args:
-      layout: of this configuration, see :func:`lay_out`.
-      config: see :func:`resolve`.
-      vocabulary: of the tokenizer.
+      layout: the layout of this configuration, see :func:`lay_out`.
+      config: the resolved configuration, see :func:`resolve`.
+      vocabulary: the vocabulary of the tokenizer.
 
     Raises:
       ValueError: objective, model, batch and mesh do not go together; the message names the field.

@@ -1,4 +1,4 @@
-"""Everything a run must keep to go on: step, parameters, optimizer state, averages, key."""
+"""The state that a run needs in order to go on: step, parameters, optimizer state, average and key."""
 
 import dataclasses
 from typing import Any
@@ -11,15 +11,15 @@ from lmjax.models.parameters import Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """The training state; what varies from step to step and nothing else.
+    """The training state.
 
     Attributes:
-      step: int32 scalar, updates done.
-      params: float32 parameters.
-      opt_state: the optimizer's.
-      ema: average of the parameters, the run's moving one or the optimizer's own, or None when there is none.
-      key: PRNG key of the run, constant; a step folds its number into it.
-      carry: what objectives keep of a step's rows for the next step's, or None.
+      step: int32 scalar, the number of updates done.
+      params: the float32 parameters.
+      opt_state: the state of the optimizer.
+      ema: the average of the parameters (the run's moving average, or the optimizer's own), or None if there is none.
+      key: the PRNG key of the run, which stays the same; each step folds its number into it.
+      carry: what objectives keep from the rows of one step for the rows of the next, or None.
     """
 
     step: jax.Array
@@ -31,5 +31,5 @@ class TrainState:
 
     @property
     def averaged(self) -> Params:
-        """The parameters to evaluate: their moving average where the run keeps one."""
+        """The parameters to evaluate: their average if there is one, else the parameters themselves."""
         return self.params if self.ema is None else self.ema

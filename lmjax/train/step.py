@@ -1,9 +1,9 @@
 """The training step and the evaluation step, compiled once, sharded and donated.
 
-One step: corrupt the global batch, scale each weight tensor to sum to one over it, then scan the
-microbatches summing gradients. Because weights are normalised before the batch is split, the sum
-is the gradient of the whole batch whatever the number of microbatches or devices, however
-unevenly the scored tokens fall among them.
+A step corrupts the global batch and scales each weight tensor so that it sums to one over this batch. It then scans
+over the microbatches and sums their gradients. Because weights are normalised before the batch is split, the sum
+is the gradient of the whole batch. It does not depend on the number of microbatches or devices, or on how
+unevenly the scored tokens are spread over them.
 """
 
 import dataclasses
@@ -35,21 +35,22 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learner:
-    """The static half of training: what to compute, with what, on which devices.
+    """The part of training that does not change from step to step: what is computed, and on which devices.
 
     Attributes:
-      spec: the module.
-      objective: corruption and loss terms.
-      vocabulary: special ids.
-      optimizer: gradient to update; learning rate included.
-      learning_rate: step to the learning rate, for the metrics.
-      mesh: devices.
-      microbatches: parts the batch is processed in, one after the other.
-      clip_norm: global gradient norm to clip to, or None.
-      ema_decay: decay of the parameter average, or None.
-      average: from the optimizer's state and the trained parameters to their average, where the optimizer keeps one.
-      new_carry: returns the carry of the first step, see ``Objective.initial_carry``.
-      mixture: the mixture that the objective is a part of, whose rows it is given; None for any other objective.
+      spec: the description of the module.
+      objective: the objective, which defines the corruption and the loss terms.
+      vocabulary: the vocabulary with its special ids.
+      optimizer: the transformation from gradients to updates, learning rate included.
+      learning_rate: the function from the step to the learning rate, for the metrics.
+      mesh: the mesh of the devices.
+      microbatches: the number of parts of a batch that are processed one after the other.
+      clip_norm: the global norm that gradients are clipped to, or None.
+      ema_decay: the decay of the parameter average, or None.
+      average: the function from the optimizer's state and the trained parameters to their average; None if the
+        optimizer keeps none.
+      new_carry: the function that returns the carry of the first step, see ``Objective.initial_carry``.
+      mixture: the mixture that the objective is a part of, and whose rows it is given; None for any other objective.
     """
 
     spec: ModuleSpec
@@ -66,12 +67,12 @@ class Learner:
     mixture: Mixture | None = None
 
     def of(self, component: Component) -> "Learner":
-        """Returns the learner of a component, with the same state; of the whole objective this learner."""
+        """Returns the learner of a component, which uses the same state; for the whole objective, this learner."""
         return self if component.name is None else self._parts[component.name]
 
     @cached_property
     def _parts(self) -> dict[str, "Learner"]:
-        # Made once, since each compiles a step of its own.
+        # They are made once, because each compiles a step of its own.
         return {
             one.name: dataclasses.replace(self, objective=one.objective, mixture=one.mixture)
             for one in components_of(self.objective)
@@ -80,7 +81,7 @@ class Learner:
 
     @cached_property
     def state_shardings(self) -> Any:
-        """A :class:`TrainState` holding each leaf's sharding; moments lie as their parameters do."""
+        """A :class:`TrainState` that holds the sharding of each leaf; moments are split like their parameters."""
         params = self.spec.shardings(self.mesh)
         replicated: Any = NamedSharding(self.mesh, PartitionSpec())
         return TrainState(
@@ -94,11 +95,11 @@ class Learner:
 
     @property
     def keeps_average(self) -> bool:
-        """Whether the state has an average of the parameters, which evaluation and sampling then use."""
+        """Whether the state has an average of the parameters; evaluation and sampling then use it."""
         return self.ema_decay is not None or self.average is not None
 
     def with_params(self, state: TrainState, params: Params) -> TrainState:
-        """Returns a state before the first step with other parameters; the optimizer begins from them."""
+        """Returns a state with other parameters, for use before the first step; the optimizer begins from them."""
         with jax.set_mesh(self.mesh):
             opt_state = jax.jit(self.optimizer.init, out_shardings=self.state_shardings.opt_state)(self.trained(params))
         ema = jax.tree.map(jnp.copy, params) if self.keeps_average else None
@@ -106,25 +107,25 @@ class Learner:
 
     @cached_property
     def carry_shardings(self) -> Any:
-        """What is carried lies as the rows do."""
+        """The sharding of each array of the carry, which is split as the rows are."""
         return jax.tree.map(lambda _: self.row_sharding, jax.eval_shape(self.new_carry))
 
     def empty_carry(self) -> Any:
-        """What the first rows are given of those before them, on the devices."""
+        """Returns the carry that the first rows are given, on the devices."""
         return jax.jit(self.new_carry, out_shardings=self.carry_shardings)()
 
     def trained(self, tree: Any) -> Any:
-        """Without the frozen parameters, or what lies beside them."""
+        """Returns a tree shaped like the parameters in which the entries of frozen parameters are None."""
         return trained(tree, self.spec.kinds)
 
     @cached_property
     def row_sharding(self) -> NamedSharding:
-        """Rows are split over every device that shares the batch."""
+        """The sharding of rows: they are split over all devices that share the batch."""
         return NamedSharding(self.mesh, PartitionSpec(mesh_axes_of("batch")))
 
     @property
     def abstract_state(self) -> TrainState:
-        """The state as shapes with shardings, for restoring a checkpoint."""
+        """The shapes, dtypes and shardings of the state, for restoring a checkpoint."""
         shapes = jax.eval_shape(self._init, jax.random.key(0))
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -133,7 +134,7 @@ class Learner:
         )
 
     def init(self, seed: int) -> TrainState:
-        """The state before the first step, born sharded."""
+        """Returns the state before the first step; its arrays are sharded from the start."""
         with jax.set_mesh(self.mesh):
             return jax.jit(self._init, out_shardings=self.state_shardings)(jax.random.key(seed))
 
@@ -151,7 +152,7 @@ class Learner:
 
     @cached_property
     def train_step(self) -> jax.stages.Wrapped:
-        """``(state, rows) -> (state, metrics)``, jitted; the given state is consumed."""
+        """The jitted function ``(state, rows) -> (state, metrics)``; the given state is donated, so use it no more."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(
             self._train_step,
@@ -162,7 +163,7 @@ class Learner:
 
     @cached_property
     def eval_step(self) -> jax.stages.Wrapped:
-        """``(params, rows, key, carry) -> sums, carry``, jitted: see :meth:`_eval_step`."""
+        """The jitted function ``(params, rows, key, carry) -> sums, carry``, see :meth:`_eval_step`."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(
             self._eval_step,
@@ -223,10 +224,11 @@ class Learner:
         return grads, terms, jax.tree.map(_joined, carries)
 
     def _eval_step(self, params: Params, rows: Rows, key: jax.Array, carry: Any) -> tuple[Metrics, Any]:
-        """Sums over a batch that add up over batches: ``<term>`` (weight x loss), ``<term>/weight``, counts of text.
+        """Returns sums over a batch, and the carry for the next batch.
 
-        Raw weights and the plain loss, so that dividing sums gives exact corpus means; the counts, see
-        :func:`_text_counts`, are of ``Traits.text_term``. And what is carried to the next batch.
+        The sums are ``<term>`` (weight x loss), ``<term>/weight``, and the counts of :func:`_text_counts` for
+        ``Traits.text_term``. They can be added over batches. Weights are not normalised and the loss is the plain loss,
+        so dividing the sums gives exact means over the corpus.
         """
         objective = self.objective.for_evaluation()
         batch = objective.corrupt(key, self.own(rows), self.vocabulary)
@@ -240,15 +242,15 @@ class Learner:
         return sums, carry
 
     def own(self, rows: Rows) -> Rows:
-        """Returns what the objective reads of rows of the run."""
+        """Returns the part of the run's rows that the objective reads."""
         return rows if self.mixture is None else self.mixture.rows_for(self.objective, rows)
 
 
 def _text_counts(vocabulary: Vocabulary, targets_BP: jax.Array, weights_BP: jax.Array) -> Metrics:
-    """What the scored targets stand for.
+    """Returns how many bytes and tokens of text the scored targets stand for.
 
-    ``bytes`` is weighted as the nats are, ``scored_bytes`` and ``scored_tokens`` are not; ``plain_tokens`` are the
-    tokens of text of weight 1.
+    ``bytes`` is weighted as the nats are; ``scored_bytes`` and ``scored_tokens`` are not weighted. ``plain_tokens``
+    counts the tokens of text whose weight is 1.
     """
     is_text_V = np.ones(vocabulary.size, bool)
     is_text_V[[i for i in vocabulary.special_ids if i != vocabulary.unk_id]] = False
@@ -263,13 +265,13 @@ def _text_counts(vocabulary: Vocabulary, targets_BP: jax.Array, weights_BP: jax.
 
 
 def run_keys(seed_key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From ``jax.random.key(seed)``: the key of the initial weights, and the run's key (``TrainState.key``)."""
+    """Returns the key of the initial weights and the run's key (``TrainState.key``), given ``jax.random.key(seed)``."""
     init_key, run_key = jax.random.split(seed_key)
     return init_key, run_key
 
 
 def step_keys(run_key: jax.Array, step: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-    """The keys of a step's corruption and of its model; ``step`` counts the updates done before it."""
+    """Returns the keys of a step's corruption and of its model; ``step`` is the number of updates before it."""
     corrupt_key, model_key = jax.random.split(jax.random.fold_in(run_key, step))
     return corrupt_key, model_key
 
@@ -280,16 +282,16 @@ def _normalise(weights: jax.Array) -> jax.Array:
 
 
 def _joined(parts: jax.Array) -> jax.Array:
-    """[num, B / num, ...] as [B, ...]: what :func:`split_microbatches` did, undone."""
+    """Returns [num, B / num, ...] as [B, ...]: the inverse of :func:`split_microbatches`."""
     num, size = parts.shape[:2]
     return parts.swapaxes(0, 1).reshape(num * size, *parts.shape[2:])
 
 
 def split_microbatches(batch: PyTree, num: int, mesh: Mesh) -> Any:
-    """Every array [B, ...] as [num, B / num, ...], each part spread over all devices; those of [1, ...] are in each.
+    """Returns every array [B, ...] as [num, B / num, ...], with each part spread over all devices.
 
-    Part m takes rows m, m + num, ...: with the batch laid out in blocks, that moves no row between
-    devices.
+    An array [1, ...] is repeated in each part. Part m takes the rows m, m + num, ...: because each device has a block
+    of the batch, no row moves to another device.
     """
 
     def split(leaf: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What is done with the metrics of a step once they are read: refused, shown, written."""
+"""Reads the metrics of steps: checks that they are finite, shows them and writes them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from lmjax.train.step import Metrics
 
 
 def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
-    """Returns what the model costs at each sequence length of the run."""
+    """Returns the sizes and costs of the model at each sequence length of the run."""
     config, learner = plan.config, plan.learner
     held = {
         "parameters": state.params,
@@ -41,13 +41,13 @@ def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[
 
 @dataclasses.dataclass(kw_only=True)
 class StepReports:
-    """Reads the metrics of steps, each when the next step is under way.
+    """Reads the metrics of steps; those of a step are read when the next step is under way.
 
     Attributes:
-      plan: of the run.
-      curriculum: the phases, with the batch sizes the run has had.
-      summaries: by sequence length, see :func:`summaries_of`.
-      instruments: of the run.
+      plan: the plan of the run.
+      curriculum: the phases, with the batch sizes that the run has had.
+      summaries: the sizes and costs of the model by sequence length, see :func:`summaries_of`.
+      instruments: the instruments of the run.
       unread: the number of the last step and its metrics, until they are read.
     """
 
@@ -61,7 +61,7 @@ class StepReports:
         self._scored = ScoredWatch(self.plan.config.objective)
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
-        """Waits for the unread metrics, if any; refuses what is not finite, and shows and writes the rest.
+        """Waits for the unread metrics, if there are any, and shows and writes them if they are finite.
 
         Args:
           run_key: ``TrainState.key``.
@@ -76,7 +76,8 @@ class StepReports:
         (step, metrics), self.unread = self.unread, None
         train, objective = self.plan.config.train, self.plan.config.objective
         numbers = {name: np.asarray(value).item() for name, value in jax.device_get(metrics).items()}
-        # Objectives that take turns are logged each by its own count: every tenth step may always be the same one's.
+        # Objectives that take turns each have a count of their own for logging: every tenth step of the run might
+        # always train the same one.
         turn = turn_of(objective, step - 1)
         prefix = f"train/{turn.component.prefix}"
         watched = {f"{prefix}{name}": n for name, n in numbers.items() if name.endswith(("loss", "grad_norm"))}
@@ -87,7 +88,7 @@ class StepReports:
             for name, value in numbers.items()
         }
         if turn.before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
-            # Such a step has compiled.
+            # Such a step includes its compile.
             self.instruments.throughput.restart()
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
@@ -105,7 +106,7 @@ class StepReports:
             )
 
     def _speed(self, step: int) -> dict[str, float]:
-        """Returns tokens per second and, where the devices are known, their utilisation; nothing at a first step."""
+        """Returns tokens per second and, for known devices, the utilisation; nothing at a first step."""
         phase = self.curriculum.at(step - 1)
         texts = phase.batch_size * self.plan.config.objective.traits.num_members
         rate = self.instruments.throughput.step(texts * phase.sequence_length)

@@ -1,4 +1,4 @@
-"""JSON files that decide what a program does, read strictly: what JSON readers commonly let pass is refused."""
+"""Reads JSON files that decide what a program does, and refuses mistakes that JSON readers commonly accept."""
 
 import json
 import math
@@ -6,16 +6,16 @@ import pathlib
 from typing import Any
 
 MOST_DIGITS = 100
-"""Longer numbers are no setting of anything."""
+"""Numbers with more digits than this are refused: no setting needs them."""
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file.
+    """Returns the content of a JSON file.
 
     Raises:
-      OSError: it cannot be read.
-      ValueError: it is not JSON, or says what cannot be meant: a key twice, NaN, a number beyond all bounds, or
-        nesting without end. The message says what, not where the file lies.
+      OSError: the file cannot be read.
+      ValueError: it is not JSON, or holds what cannot be meant: a key twice, NaN, a number that is too large, or
+        nesting that is too deep. The message says what is wrong, but does not name the file.
     """
     try:
         return json.loads(
@@ -40,7 +40,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(text: str) -> float:
-    """What our own writer makes of an infinite number, which some fields may have."""
+    """Returns the infinite number that our own writer has written as this text; some fields may be infinite."""
     if text == "NaN":
         raise ValueError("it has the number NaN")
     return float(text)

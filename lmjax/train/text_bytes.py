@@ -1,4 +1,4 @@
-"""How many bytes of text scored tokens stand for: the denominator of bits per byte, or why there is none."""
+"""Counts the bytes of text that scored tokens stand for: the denominator of bits per byte, if it is known."""
 
 import dataclasses
 
@@ -13,12 +13,12 @@ _TOKENS_AT_ONCE = 1 << 22
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextBytes:
-    """What is known of a split's bytes.
+    """The facts that are known about the bytes of a split.
 
     Attributes:
-      exact_table: whether the vocabulary's bytes per token add up to those of the text.
-      num_tokens: tokens of text in the split, special ones left out; None where that is not known.
-      num_bytes: the UTF-8 bytes of its text.
+      exact_table: whether the vocabulary's bytes per token add up to the bytes of the text.
+      num_tokens: number of tokens of text in the split, without special tokens; None if it is not known.
+      num_bytes: number of UTF-8 bytes of its text.
     """
 
     exact_table: bool = True
@@ -26,14 +26,14 @@ class TextBytes:
     num_bytes: int = 0
 
     def of(self, totals: dict[str, float]) -> float | None:
-        """Returns the bytes of the scored text, weighted as its nats are; None where they are not known.
+        """Returns the number of bytes of the scored text, weighted as its nats are; None if it is not known.
 
         Args:
           totals: the sums of :meth:`lmjax.train.step.Learner.eval_step`.
         """
         if self.exact_table:
             return totals.get("bytes") or None
-        # Every token of the text was scored once and in full, so its bytes are the text's.
+        # If every token of the text was scored once with weight 1, the scored bytes are those of the text.
         complete = self.num_tokens is not None and totals.get("plain_tokens") == self.num_tokens
         return self.num_bytes if complete else None
 
@@ -45,7 +45,7 @@ WHY_NONE = (
 
 
 def text_bytes(corpus: Corpus, split: str) -> TextBytes:
-    """Returns what is known of the bytes of a split; it reads the tokens where the tokenizer alone does not tell."""
+    """Returns the known facts about the bytes of a split; it reads the tokens if the tokenizer alone does not tell."""
     vocabulary = corpus.tokenizer.vocabulary
     if vocabulary.exact_bytes:
         return TextBytes()

@@ -1,4 +1,4 @@
-"""Measures the loss terms over a fixed set of rows: exact means over the corpus, not means of batch means."""
+"""Measures the loss terms over a fixed set of rows. The means are exact over all rows, not means of batch means."""
 
 import operator
 from collections.abc import Callable, Collection, Generator, Iterable
@@ -20,7 +20,7 @@ from lmjax.types import Rows
 
 
 def fixed_batches(learner: Learner, rows: RowSource, *, batch_size: int, num_batches: int) -> Generator[Rows]:
-    """Yields the first ``num_batches`` batches of an epoch (0: all of it), the last filled up with weightless rows."""
+    """Yields the first ``num_batches`` batches of an epoch (0: all); rows of weight 0 fill up the last batch."""
     num_rows = len(rows) if num_batches == 0 else min(len(rows), num_batches * batch_size)
     process_index, process_count = process_share(learner.row_sharding, batch_size)
     local = batches(
@@ -43,21 +43,21 @@ def validate(
 ) -> dict[str, float]:
     """Returns ``loss``, ``<term>/loss`` of further terms, ``perplexity`` and ``bits_per_byte``.
 
-    ``loss`` is the mean nats of a scored token where the objective has a term of that name, and else the objective's
-    total. Perplexity and bits per byte are made of the objective's text term (``Traits.text_term``); an objective
-    without one has none. A mixture has ``<name>/loss`` and so on of each of its objectives, all on the same rows, and
-    as ``loss`` their mean by weight. Batch ``i`` is corrupted with a key made of ``i`` alone, so that two validations
-    see the same.
+    ``loss`` is the mean nats of a scored token if the objective has a term of that name, and else the objective's
+    total. Perplexity and bits per byte are computed from the objective's text term (``Traits.text_term``); without such
+    a term they are not returned. A mixture has ``<name>/loss`` and so on for each of its objectives, all on the same
+    rows, and its ``loss`` is their weighted mean. Batch ``i`` is corrupted with a key that depends only on ``i``, so
+    two validations see the same corruption.
 
     Args:
-      learner: what to evaluate.
-      params: its parameters.
+      learner: the learner to evaluate.
+      params: the parameters.
       rows: the batches.
-      text: what is known of the bytes of their text; ``None``: what the vocabulary knows.
-      after_batch: called when a batch has been computed.
+      text: the known facts about the bytes of their text; if ``None``, only the vocabulary's bytes per token are used.
+      after_batch: called after each batch.
 
     Raises:
-      NothingScored: an objective has no position that counts in any of the rows.
+      NothingScored: an objective scores no position in any of the rows.
     """
     return measure(learner, params, rows, text, after_batch=after_batch).numbers
 
@@ -70,9 +70,9 @@ def measure(
     *,
     after_batch: Callable[[], object] = lambda: None,
 ) -> Reading:
-    """Returns what :func:`validate` does, with the ``tokens`` that were scored and the ``bytes`` they stand for.
+    """Returns the numbers of :func:`validate`, and the counts of scored ``tokens`` and of the ``bytes`` they stand for.
 
-    The counts are unweighted. Where an objective predicts tokens and has no bits per byte, a note says why.
+    The counts are unweighted. If an objective predicts tokens but has no bits per byte, a note says why.
     """
     text = text or TextBytes(exact_table=learner.vocabulary.exact_bytes)
     totals = _totals(learner, params, rows, after_batch)
@@ -102,11 +102,11 @@ def _totals(
     totals: list[dict[str, float]] | None = None
     learners = [learner.of(component) for component in components_of(learner.objective)]
     waiting = None
-    # Rows that go on from batch to batch begin each validation with nothing to remember.
+    # If rows continue from batch to batch, each validation begins with an empty carry.
     carries = [one.empty_carry() for one in learners]
 
     def add(totals: list[dict[str, float]] | None, sums: Any) -> list[dict[str, float]]:
-        # A count stays a whole number, however many there are.
+        # Counts stay exact whole numbers, however large they are.
         values = jax.tree.map(lambda value: value.item(), jax.device_get(sums))
         return values if totals is None else jax.tree.map(operator.add, totals, values)
 
@@ -117,7 +117,8 @@ def _totals(
             for index, one in enumerate(learners):
                 own, carries[index] = one.eval_step(params, batch, batch_key, carries[index])
                 sums.append(own)
-            # Read when the next batch is under way: the device never waits, and no more than two are in memory.
+            # The sums are read when the next batch is under way: the device never waits, and at most two batches are in
+            # memory.
             if waiting is not None:
                 totals = add(totals, waiting)
                 after_batch()
@@ -133,13 +134,13 @@ def means(
     measures: Collection[str] = (),
     text: TextBytes | None = None,
 ) -> dict[str, float]:
-    """Turns the sums of :meth:`Learner.eval_step` into means.
+    """Returns the means that follow from the sums of :meth:`Learner.eval_step`.
 
     Args:
       totals: the sums.
-      text_term: the term that perplexity and bits per byte are made of, see ``Traits.text_term``.
-      measures: terms that are no losses.
-      text: what is known of the bytes of the text; ``None``: what the vocabulary knows.
+      text_term: the term from which perplexity and bits per byte are computed, see ``Traits.text_term``.
+      measures: the names of terms that are not losses.
+      text: the known facts about the bytes of the text; if ``None``, only the vocabulary's bytes per token are used.
     """
     mean_of = term_means(totals)
     result = {(term if term == "loss" or term in measures else f"{term}/loss"): mean for term, mean in mean_of.items()}

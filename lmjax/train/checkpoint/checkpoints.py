@@ -31,8 +31,8 @@ MINUTES_CHECKED_EVERY = 10
 class Checkpoints(Reader):
     """The checkpoints in one folder; a context manager that waits for the last save when it closes.
 
-    With several processes every method but :meth:`~Reader.steps` is called by all of them, and the folder is
-    on storage they share.
+    With several processes, all of them must call every method except :meth:`~Reader.steps`, and the folder must be on
+    storage that they share.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Checkpoints(Reader):
         read_only: bool = False,
         notify: Callable[[str], object] = print,
     ):
-        """Opens the folder, making it unless ``read_only``.
+        """Opens the folder, and makes it first if needed, unless ``read_only``.
 
         Args:
-          folder: where the steps are, a path of the local or a mounted file system.
-          config: when to save, what to keep.
-          read_only: only read: nothing is created, and a damaged step is passed over, not renamed.
-          notify: receives one-line notices (a damaged step, an unverified one), in the first process.
+          folder: the folder of the steps, on the local or a mounted file system.
+          config: when to save, and what to keep.
+          read_only: whether only to read: nothing is created, and a damaged step is skipped, not renamed.
+          notify: receives notices of one line (about a damaged or an unverified step), in the first process only.
 
         Raises:
           CheckpointError: the folder cannot be made or written to.
@@ -81,11 +81,11 @@ class Checkpoints(Reader):
             clear_unfinished(self.folder)
 
     def __enter__(self) -> "Checkpoints":
-        """The checkpoints themselves."""
+        """Returns the checkpoints themselves."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """:meth:`close`; a failure of the last save does not hide the error that ended the block."""
+        """Calls :meth:`close`; a failure of the last save does not hide the error that ended the block."""
         try:
             self.close()
         except CheckpointError as failure:
@@ -94,10 +94,10 @@ class Checkpoints(Reader):
             self._notify(str(failure))
 
     def close(self) -> None:
-        """Waits for the save under way and releases Orbax's threads.
+        """Waits for a save that is under way, and ends Orbax's threads.
 
         Raises:
-          CheckpointError: that save failed.
+          CheckpointError: the save failed.
         """
         try:
             self.wait()
@@ -107,20 +107,23 @@ class Checkpoints(Reader):
                 files.close()
 
     def improves(self, valid_loss: float) -> bool:
-        """Whether a validation loss is the lowest so far, and the run keeps its best checkpoint."""
+        """Returns whether the run keeps its best checkpoint and this validation loss is the lowest so far."""
         lowest = math.inf if self._best is None else self._best.loss
         return self.config.keep_best and math.isfinite(valid_loss) and valid_loss < lowest
 
     def forget_best(self) -> None:
-        """Takes no earlier validation for comparable any more; the checkpoint stays until it is old."""
+        """Forgets the lowest validation loss, because later ones cannot be compared with it.
+
+        The best checkpoint stays until it is deleted as an old one.
+        """
         self._best = None
         if self._files is not None and jax.process_index() == 0:
             (self.folder / BEST).unlink(missing_ok=True)
 
     def should_save(self, step: int) -> bool:
-        """Whether a save is due after ``step`` updates, by count or by time since the last save.
+        """Returns whether a save is due after ``step`` updates, by count or by time since the last save.
 
-        Several processes agree on the time, which costs a round trip, every few steps only.
+        Several processes have to agree on the time. This costs a round trip, so they do it only every few steps.
         """
         if self.config.every_steps is not None and step > 0 and step % self.config.every_steps == 0:
             return True
@@ -133,24 +136,24 @@ class Checkpoints(Reader):
     def save(self, step: int, state: PyTree, data: Any = None, *, valid_loss: float = math.nan) -> bool:
         """Copies ``state`` from the devices and writes it in the background.
 
-        The state may be donated as soon as this returns. An earlier save that is still under way is
-        waited for first. A state that holds NaN or infinity is not saved, whatever it is of.
+        The method first waits for an earlier save that is still under way. The state may be donated as soon as the
+        method returns. A state in which any array holds NaN or infinity is not saved.
 
         Args:
-          step: updates done.
-          state: the training state, arrays and typed PRNG keys; its fields ``params`` and ``ema`` are
+          step: number of updates done.
+          state: the training state, made of arrays and typed PRNG keys; its fields ``params`` and ``ema`` are
             stored apart from the rest.
-          data: anything JSON can hold, e.g. the position in the data; read back by :meth:`restore`.
-          valid_loss: of this state, where it has been validated: see :meth:`improves`.
+          data: anything that JSON can hold, e.g. the position in the data; :meth:`restore` returns it.
+          valid_loss: the validation loss of this state if it has been validated, see :meth:`improves`.
 
         Returns:
-          False when this step was just saved or restored, and there is nothing to do.
+          False if this step was just saved or restored, so that there is nothing to do; else True.
 
         Raises:
           NonFiniteState: a value is not finite.
-          CheckpointError: this save could not start, the previous one failed, or the step is there
+          CheckpointError: this save could not start, the previous one failed, or the folder has this step
             already.
-          ValueError: ``data`` is not JSON.
+          ValueError: JSON cannot hold ``data``.
         """
         assert self._files is not None, "opened read-only, or closed"
         self.wait()
@@ -194,13 +197,13 @@ class Checkpoints(Reader):
             )
 
     def _seal(self, step: int, writing: Writing, parts: list[str]) -> None:
-        """Writes the sums once Orbax is done and all that reading needs is there, then deletes what is too old.
+        """Writes the checksums of a step, then deletes the steps that are too old.
 
-        It runs in a thread of its own.
+        It first waits until Orbax is done and all files that reading needs are there. It runs in a thread of its own.
         """
         try:
             writing.result()
-        except Exception:  # wait() gets it from Orbax too, and in the caller's thread.
+        except Exception:  # Orbax raises it again in wait(), in the caller's thread.
             return
         if jax.process_index() == 0:
             try:
@@ -227,7 +230,7 @@ class Checkpoints(Reader):
                 write_best(self.folder, best)
 
     def wait(self) -> None:
-        """Returns when no save is under way.
+        """Waits until no save is under way.
 
         Raises:
           CheckpointError: the save failed; earlier checkpoints are intact.

@@ -14,20 +14,20 @@ _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def write_sums(folder: pathlib.Path) -> None:
-    """Writes the sums of all files below ``folder``; either whole or not at all.
+    """Writes the checksums of all files below ``folder``, either all of them or none.
 
     Raises:
-      OSError: a file cannot be read, or the sums not be written.
+      OSError: a file cannot be read, or the checksums cannot be written.
     """
     files = _files(folder)
     write_file(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in files))
 
 
 def read_sums(folder: pathlib.Path) -> dict[str, str] | None:
-    """Hex digest by file name relative to ``folder``; ``None`` when sums were never written.
+    """Returns the hex digest of each file, by its name relative to ``folder``; ``None`` if none were written.
 
     Raises:
-      ValueError: the list is not what :func:`write_sums` writes; says what is wrong with it.
+      ValueError: the list is not one that :func:`write_sums` writes; the message says what is wrong with it.
     """
     try:
         content = (folder / SUMS).read_bytes()
@@ -54,11 +54,13 @@ def read_sums(folder: pathlib.Path) -> dict[str, str] | None:
 
 
 def first_problem(folder: pathlib.Path, sums: Mapping[str, str], *, parts: Collection[str]) -> str | None:
-    """What is wrong with the files of some sub-folders, and with those beside the sub-folders; ``None``: nothing.
+    """Returns the first problem with the files of some sub-folders or directly in ``folder``, in words.
+
+    It returns ``None`` if there is no problem.
 
     Args:
-      folder: what the sums are of.
-      sums: from :func:`read_sums`.
+      folder: the folder whose checksums are given.
+      sums: the checksums from :func:`read_sums`.
       parts: names of sub-folders.
     """
 
@@ -78,12 +80,12 @@ def first_problem(folder: pathlib.Path, sums: Mapping[str, str], *, parts: Colle
 
 
 def first_mismatch(folder: pathlib.Path, sums: Mapping[str, str]) -> str | None:
-    """The first file of ``sums`` that is missing, unreadable or other than its digest says, if any."""
+    """Returns the first file of ``sums`` that is missing, unreadable or has another digest; ``None`` if none is."""
 
     def matches(name: str) -> bool:
         try:
             return _digest(folder / name) == sums[name]
-        except (OSError, ValueError):  # ValueError: a damaged list may name no possible path.
+        except (OSError, ValueError):  # ValueError: a damaged list may name a path that cannot exist.
             return False
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -92,7 +94,10 @@ def first_mismatch(folder: pathlib.Path, sums: Mapping[str, str]) -> str | None:
 
 
 def _files(folder: pathlib.Path) -> list[str]:
-    """Names of all files below a folder, but for the sums and what a desktop or a network file system hides there."""
+    """Returns the names of all files below a folder.
+
+    It leaves out the file of checksums and the hidden files that a desktop or a network file system creates.
+    """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [name for name in names if not name.startswith(SUMS) and not any(w[0] == "." for w in name.split("/"))]
 

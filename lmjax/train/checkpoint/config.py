@@ -1,4 +1,4 @@
-"""When a run is saved, and which of its checkpoints stay."""
+"""The configuration of when a run is saved and which of its checkpoints are kept."""
 
 import dataclasses
 from collections.abc import Collection
@@ -27,11 +27,11 @@ class CheckpointConfig:
                 raise ValueError(f"checkpoint.{name}={value}: must be above 0, or None to switch it off")
 
     def kept(self, steps: Collection[int], *, best: Collection[int] = ()) -> set[int]:
-        """Which of the steps there stay when the newest of them has been written.
+        """Returns which of the steps are kept when the newest of them has been written.
 
         Args:
-          steps: those there.
-          best: those with the lowest validation loss, the one on disk and the one that replaces it.
+          steps: all steps in the folder.
+          best: the steps with the lowest validation loss: the one on disk and the one that replaces it.
         """
         ascending = sorted(steps)
         latest = ascending if self.keep_last is None else ascending[-self.keep_last :]

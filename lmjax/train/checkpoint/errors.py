@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint."""
+"""The errors of reading and writing checkpoints, and parts of their messages."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ class NonFiniteState(CheckpointError):  # noqa: N818 - the state is what is wron
 
 
 class DamagedError(Exception):
-    """This step's files are not what was written; an earlier step may be."""
+    """The files of this step are not as they were written; those of an earlier step may be."""
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few of many names."""
+    """Returns the first few of many names, as text."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def remedy(error: BaseException) -> str:
-    """What to do about a step that could not be written."""
+    """Returns a sentence about what to do if a step could not be written."""
     text = f"{type(error).__name__} {error}"
     if "FileNotFoundError" in text or "No such file" in text or "NOT_FOUND" in text:
         return "something else deletes files there: let it leave this folder alone, and run the same command again"
@@ -34,5 +34,5 @@ def remedy(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, without the rest of its page."""
+    """Returns the first line of a library's error message, which may fill a page."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,4 +1,4 @@
-"""What lies in a folder of checkpoints besides the arrays: steps by name, steps set aside, which one is best."""
+"""Everything in a folder of checkpoints but the arrays: its steps, the steps set aside, and which step is best."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from lmjax.atomic_files import write_json
 
 BEST = "best.json"
 DELETED = ".deleted"
-"""The end of the name of a step while it is being deleted."""
+"""The ending of a step's name while the step is being deleted."""
 SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?")
 
 
@@ -25,21 +25,21 @@ class Best:
 
 
 def steps_there(folder: pathlib.Path) -> list[int]:
-    """The steps that can be restored, ascending."""
+    """Returns the steps that can be restored, in ascending order."""
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
 def steps_set_aside(folder: pathlib.Path) -> list[str]:
-    """Names of the steps that :func:`set_aside` has renamed."""
+    """Returns the names of the steps that :func:`set_aside` has renamed."""
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if SET_ASIDE.fullmatch(p.name))
 
 
 def set_aside(folder: pathlib.Path, step: int) -> str:
-    """Takes a damaged step out of the way without deleting anything; its new name."""
+    """Renames a damaged step, so that it is not read again, and returns its new name. Nothing is deleted."""
     aside, taken = folder / f"{step}.corrupt", 1
     while aside.exists():
         taken += 1
@@ -49,7 +49,10 @@ def set_aside(folder: pathlib.Path, step: int) -> str:
 
 
 def delete_steps(folder: pathlib.Path, steps: Iterable[int]) -> list[str]:
-    """Deletes steps, each under another name, so that a kill leaves none in part; says of each what went wrong."""
+    """Deletes steps and returns a message for each step that could not be deleted.
+
+    Each step is renamed first, so that a kill does not leave a part of it under its own name.
+    """
     problems = []
     for step in steps:
         doomed = folder / f"{step}{DELETED}"
@@ -57,7 +60,7 @@ def delete_steps(folder: pathlib.Path, steps: Iterable[int]) -> list[str]:
             (folder / str(step)).rename(doomed)
             shutil.rmtree(doomed)
         except FileNotFoundError:
-            # Somebody else deletes it too.
+            # Another process may delete it at the same time.
             shutil.rmtree(doomed, ignore_errors=True)
         except OSError as error:
             problems.append(f"the old checkpoint of step {step} could not be deleted whole: {error}")
@@ -65,7 +68,7 @@ def delete_steps(folder: pathlib.Path, steps: Iterable[int]) -> list[str]:
 
 
 def read_best(folder: pathlib.Path) -> Best | None:
-    """The best step, ``None`` when none was kept or it is not there any more."""
+    """Returns the best step; ``None`` if none was kept or if it is no longer there."""
     try:
         content = json.loads((folder / BEST).read_text(encoding="utf-8"))
         best = Best(int(content["step"]), float(content["loss"]))
@@ -75,5 +78,5 @@ def read_best(folder: pathlib.Path) -> Best | None:
 
 
 def write_best(folder: pathlib.Path, best: Best) -> None:
-    """Remembers the best step, in one write."""
+    """Writes down which step is best, in one write."""
     write_json(folder / BEST, dataclasses.asdict(best), indent=None)

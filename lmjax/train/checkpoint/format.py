@@ -1,7 +1,7 @@
-"""The format of a checkpoint's leaf names, and reading those of earlier versions.
+"""The format of the leaf names in a checkpoint, and how names of earlier versions are read.
 
-The list of contents of every step says its ``format``. It stands there and not in the run folder because a step is
-read by itself (a run branches off one, or begins with it), and the steps of one run may be of different versions.
+The list of contents of every step holds the number of its ``format``. It is not in the run folder, because a step may
+be read by itself (a run branches off it, or begins with it), and the steps of one run may have different formats.
 
 ====== ==============================================================================================================
 format names of parameters (in ``params``, ``ema`` and the optimizer's moments alike)
@@ -19,14 +19,14 @@ from lmjax.models.with_extras import EXTRAS, MODEL
 FORMAT = 2
 
 FORMER_ROOTS = {MODEL: ((), ("discriminator",), ("stack",)), EXTRAS: ((),)}
-"""What stood in the place of ``model`` and ``extras`` in format 1: nothing, or how some objectives called the model."""
+"""What format 1 has in the place of ``model`` and ``extras``: nothing, or the name some objectives gave the model."""
 
 
 def format_of(contents: Mapping[str, Any]) -> int:
-    """Returns the format of a step by its list of contents.
+    """Returns the number of a step's format, given its list of contents.
 
     Raises:
-      ValueError: a later version of lmjax wrote it.
+      ValueError: a later version of lmjax wrote the step.
     """
     number = contents.get("format", 1)
     if not isinstance(number, int) or not 1 <= number <= FORMAT:
@@ -38,12 +38,12 @@ def format_of(contents: Mapping[str, Any]) -> int:
 
 
 def saved_names(wanted: Collection[str], saved: Collection[str], *, number: int) -> dict[str, str]:
-    """Returns the name under which each wanted leaf was saved.
+    """Returns, for each wanted leaf, the name under which it was saved.
 
     Args:
-      wanted: names of today's format.
+      wanted: the names in today's format.
       saved: all names in the step.
-      number: the format of the step.
+      number: the number of the step's format.
     """
     return {name: name if number == FORMAT else _former(name, saved) for name in wanted}
 

@@ -1,4 +1,4 @@
-"""Reading one step, and finding out whether it can be trusted."""
+"""Reads one step, and finds out whether it can be trusted."""
 
 import pathlib
 from collections.abc import Callable, Collection
@@ -17,23 +17,24 @@ from lmjax.train.leaves import by_part, check_same, described, not_finite, part_
 from lmjax.types import PyTree
 
 Choose = Callable[[dict[str, str]], tuple[Leaves, dict[str, str]]]
-"""From what a step holds to the leaves wanted, and to those of its own that they must equal."""
+"""A function that chooses what to read. Given the saved leaves (described by name), it returns the leaves that are
+wanted, and those saved leaves that they must match."""
 
 
 def load_step(files: Storage, folder: pathlib.Path, choose: Choose) -> tuple[Leaves, Any]:
-    """Returns the leaves wanted of a step, under today's names, and the caller's data.
+    """Returns the leaves that are wanted from a step, under today's names, and the caller's data.
 
     Args:
-      files: of the folder the step is in.
-      folder: of the step.
-      choose: says what is wanted of what is there.
+      files: the storage of the folder that holds the step.
+      folder: the folder of the step.
+      choose: chooses the leaves that are wanted from those that are there.
 
     Raises:
       ValueError: the step is of another model or optimizer.
-      DamagedError: it cannot be trusted.
-      CheckpointError: its files are as they were written and yet cannot be read.
+      DamagedError: the step cannot be trusted.
+      CheckpointError: the files are as they were written, but they cannot be read.
     """
-    # The list of contents first: to be told that the model is another must not take reading the weights.
+    # The list of contents is read first: the error that the model is another one should not need the weights.
     sealed = _verify(folder, {CONTENTS})
     try:
         contents = files.read(int(folder.name), {CONTENTS: None})[CONTENTS]
@@ -66,13 +67,13 @@ def load_step(files: Storage, folder: pathlib.Path, choose: Choose) -> tuple[Lea
 
 
 def everything(abstract_state: PyTree) -> Choose:
-    """Wants the whole state."""
+    """Returns a choice of the whole state."""
     wanted = named_leaves(abstract_state)
     return lambda saved: (wanted, saved)
 
 
 def parameters(abstract_params: PyTree, *, ema: bool | None, folder: pathlib.Path) -> Choose:
-    """Wants the parameters or their average, see :meth:`Checkpoints.restore_params`."""
+    """Returns a choice of the parameters or of their average, see :meth:`Checkpoints.restore_params`."""
 
     def choose(saved: dict[str, str]) -> tuple[Leaves, dict[str, str]]:
         averaged = any(part_of(name) == "ema" for name in saved) if ema is None else ema
@@ -86,13 +87,13 @@ def parameters(abstract_params: PyTree, *, ema: bool | None, folder: pathlib.Pat
 
 
 def _verify(folder: pathlib.Path, parts: Collection[str]) -> bool:
-    """Compares the files of these parts with the step's sums; the first process does so for all.
+    """Compares the files of these parts with the step's checksums; the first process does so for all.
 
     Returns:
-      False where there are no sums yet.
+      False if there are no checksums yet, else True.
 
     Raises:
-      DamagedError: a file is missing, not listed or different, or the list is no list.
+      DamagedError: a file is missing, not listed or different, or the list of checksums is not readable.
     """
     problem, sealed = None, True
     if jax.process_index() == 0:
@@ -110,7 +111,7 @@ def _verify(folder: pathlib.Path, parts: Collection[str]) -> bool:
 
 
 def from_primary(value: int) -> int:
-    """The first process's value, in every process."""
+    """Returns the first process's value, in every process."""
     if jax.process_count() == 1:
         return int(value)
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

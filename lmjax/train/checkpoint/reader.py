@@ -1,4 +1,4 @@
-"""Loading from a folder of checkpoints: the newest step that can be trusted, or the one asked for."""
+"""Loads from a folder of checkpoints: the newest step that can be trusted, or a step that is asked for."""
 
 import contextlib
 import pathlib
@@ -18,10 +18,10 @@ Tree = TypeVar("Tree")
 
 
 class Reader:
-    """What can be done with checkpoints without writing one."""
+    """The part of :class:`Checkpoints` that only reads."""
 
     def __init__(self, folder: pathlib.Path, notify: Callable[[str], object]):
-        """Of an absolute path; ``_files`` is set by who writes there."""
+        """Keeps the folder, an absolute path; a subclass that writes sets ``_files``."""
         self.folder = folder
         self._notify = notify if jax.process_index() == 0 else lambda _: None
         self._last_step: int | None = None
@@ -29,11 +29,11 @@ class Reader:
         self._files: Storage | None = None
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, ascending."""
+        """Returns the steps that can be restored, in ascending order."""
         return steps_there(self.folder)
 
     def latest_step(self) -> int | None:
-        """The newest step, as the first process sees it; ``None`` when there is none."""
+        """Returns the newest step, as the first process sees it; ``None`` if there is none."""
         return self._latest_of(self.steps())
 
     @staticmethod
@@ -42,14 +42,14 @@ class Reader:
         return None if step < 0 else step
 
     def best_step(self) -> int | None:
-        """The step of the lowest validation loss (``checkpoint.keep_best``); ``None`` when none was kept."""
+        """Returns the step of the lowest validation loss (``checkpoint.keep_best``); ``None`` if none was kept."""
         return None if self._best is None else self._best.step
 
     def check_not_only_set_aside(self) -> None:
         """Refuses a folder whose steps were all found damaged.
 
         Raises:
-          CheckpointError: there are steps set aside, and no others.
+          CheckpointError: there are steps that were set aside, and no others.
         """
         aside = steps_set_aside(self.folder)
         if not from_primary(bool(aside) and not self.steps()):
@@ -61,18 +61,19 @@ class Reader:
         )
 
     def restore(self, abstract_state: Tree, step: int | None = None) -> tuple[Tree, Any]:
-        """The state and the data of a step, the newest intact one unless ``step`` is given.
+        """Returns the state and the data of a step: of the newest intact one, unless ``step`` is given.
 
-        A step that has no sums yet is given them, now that it has been read, unless opened to read only.
+        If the step has no checksums yet, they are written after it has been read, unless the folder was opened to read
+        only.
 
         Args:
-          abstract_state: like the state saved, with shapes, dtypes and the shardings wanted now
+          abstract_state: a tree like the saved state, with the shapes, the dtypes and the shardings wanted now
             (``jax.ShapeDtypeStruct`` or arrays); the devices may be others than at the save.
-          step: the step to load; when it is damaged no other is taken for it.
+          step: the step to load; if it is damaged, no other step is loaded in its place.
 
         Raises:
           ValueError: the checkpoint is of another model or optimizer, or there is no such step.
-          CheckpointError: there is no checkpoint, or none that is intact.
+          CheckpointError: there is no checkpoint, or no intact one.
         """
         loaded, data, found = self._load(everything(abstract_state), step)
         self._last_step = found
@@ -82,16 +83,16 @@ class Reader:
     def restore_params(
         self, abstract_params: Tree, *, ema: bool | None = None, step: int | None = None
     ) -> tuple[Tree, int]:
-        """Parameters only, and the step they are of; no optimizer state is read.
+        """Returns only the parameters, and the step they belong to; no optimizer state is read.
 
         Args:
           abstract_params: as for :meth:`restore`.
-          ema: True for their moving average, False for the parameters themselves, None for the
-            average where the checkpoint has one.
+          ema: True for the moving average of the parameters, False for the parameters themselves, None for the
+            average if the checkpoint has one.
           step: as for :meth:`restore`.
 
         Raises:
-          ValueError: as for :meth:`restore`, and for ``ema=True`` without an average.
+          ValueError: as for :meth:`restore`; also if ``ema=True`` and there is no average.
           CheckpointError: as for :meth:`restore`.
         """
         loaded, _, found = self._load(parameters(abstract_params, ema=ema, folder=self.folder), step)
@@ -143,7 +144,7 @@ class Reader:
         self._notify(f"checkpoint of step {step} in {self.folder} is damaged ({damage}); {where}")
 
     def _seal_read(self, step: int) -> None:
-        """Gives a step its sums when all of it has been read and found good."""
+        """Writes the checksums of a step, after all of it has been read and found good."""
         folder = self.folder / str(step)
         if self._files is None or jax.process_index() != 0 or (folder / SUMS).exists():
             return

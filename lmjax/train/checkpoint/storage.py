@@ -1,4 +1,4 @@
-"""Named arrays in one folder, step by step, as Orbax stores them. The only file that knows Orbax."""
+"""Named arrays in one folder, step by step, as Orbax stores them. No other file uses Orbax."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ from lmjax.train.checkpoint.folder import DELETED
 
 CONTENTS = "contents"
 Writing: TypeAlias = ocp.AsyncResponse
-"""What a write that goes on in the background is waited for with."""
+"""A write in the background, which can be waited for."""
 PLAIN = re.compile(r"[A-Za-z0-9_./=,+@-]+")
 NEEDED = {CONTENTS: ("data.json",)}
 NEEDED_OF_ARRAYS = ("_METADATA", "manifest.ocdbt")
@@ -22,9 +22,9 @@ NEEDED_OF_ARRAYS = ("_METADATA", "manifest.ocdbt")
 class Storage:
     """Writes and reads the steps of a folder.
 
-    Orbax globs its own paths and takes some for addresses of other storage, so that it writes what it cannot
-    read again below a folder called ``lr[1e-3]``. Such a folder is given to it under a plain name, a
-    symbolic link in a temporary folder that lives as long as this object.
+    Orbax reads its own paths as glob patterns and takes some for addresses of other storage. Below a folder called
+    ``lr[1e-3]``, for example, it could not read what it has written. Orbax is therefore given a plain name for such a
+    folder: a symbolic link in a temporary folder, which exists as long as this object.
     """
 
     def __init__(self, folder: pathlib.Path, *, writes: bool = False):
@@ -32,7 +32,7 @@ class Storage:
 
         Args:
           folder: an absolute path.
-          writes: whether steps are written too.
+          writes: whether steps are written as well.
 
         Raises:
           OSError: there is no place for a link, or the folder cannot be read.
@@ -49,7 +49,7 @@ class Storage:
         context = ocp.Context()
         context.checkpointables.registry = ocp.handlers.local_registry()
         context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name=CONTENTS)
-        # Orbax ends the save, and so the run, when an old step cannot be deleted: see `delete_steps`.
+        # Orbax would end the save, and so the run, if it could not delete an old step; `delete_steps` deletes instead.
         keep_all = ocp.training.preservation_policies.PreserveAll()
         return ocp.training.Checkpointer(self._path, context=context, preservation_policy=keep_all)
 
@@ -61,21 +61,21 @@ class Storage:
         return response
 
     def read(self, step: int, parts: Mapping[str, Any]) -> dict[str, Any]:
-        """Parts of a step, given as their abstract arrays (of ``contents``: None)."""
+        """Returns parts of a step; ``parts`` gives the abstract arrays of each (for ``contents``: None)."""
         return ocp.load_checkpointables(self._path / str(step), dict(parts))
 
     def wait(self) -> None:
-        """Returns when nothing is being written; raises what went wrong."""
+        """Waits until nothing is being written, and raises the error if a write failed."""
         assert self._writer is not None, "opened read-only, or closed"
         self._writer.wait()
 
     def reload(self) -> None:
-        """Looks at the folder again, after somebody else changed it."""
+        """Looks at the folder again, after other code has changed it."""
         if self._writer is not None:
             self._writer.reload()
 
     def close(self) -> None:
-        """Releases Orbax's threads and the link."""
+        """Ends Orbax's threads and removes the link."""
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
@@ -86,7 +86,7 @@ class Storage:
 
 
 def missing_file(step_folder: pathlib.Path, parts: Iterable[str]) -> str | None:
-    """The first file that reading these parts of a step needs and that is not there, if any."""
+    """Returns the first missing file of those that reading these parts of a step needs; ``None`` if none is missing."""
     for part in parts:
         for name in NEEDED.get(part, NEEDED_OF_ARRAYS):
             if not (step_folder / part / name).is_file():
@@ -95,7 +95,7 @@ def missing_file(step_folder: pathlib.Path, parts: Iterable[str]) -> str | None:
 
 
 def clear_unfinished(folder: pathlib.Path) -> None:
-    """Frees the space of steps whose writing or deletion failed or was killed; Orbax overlooks some of them."""
+    """Deletes the remains of steps whose writing or deletion failed or was killed; Orbax overlooks some of them."""
     for pattern in ("*.orbax-checkpoint-tmp*", f"*{DELETED}"):
         for unfinished in folder.glob(pattern):
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""What a run measures of its state every so many steps, and at its end: one file an evaluation."""
+"""The evaluations: what a run measures regularly while it trains, and at its end. Each evaluation has one file."""

@@ -1,4 +1,4 @@
-"""What the training loop knows of an evaluation: its name, how often it is due, and a function of the parameters.
+"""The base class of evaluations: a name, how often the evaluation is due, and a function of the parameters.
 
 To add an evaluation, derive a frozen dataclass from :class:`Evaluation` and name it in ``RunConfig.evaluations``.
 """
@@ -19,13 +19,13 @@ _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What an evaluation is told of the run it evaluates.
+    """The facts about a run that its evaluations are given.
 
     Attributes:
       learner: the run's objective, module, vocabulary and mesh.
       corpus: the run's data and tokenizer.
       model: the resolved configuration of the model.
-      batch_size: rows of a step.
+      batch_size: number of rows of a step.
       sequence_length: T, tokens of a row that the model sees.
     """
 
@@ -38,11 +38,12 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-      numbers: by name. Those whose names end with ``loss`` must be finite, or the state is not saved.
-      counts: what the numbers are of, such as the ``tokens`` that were scored.
+      numbers: the measured numbers by name. If a number whose name ends with ``loss`` is not finite, the state is not
+        saved.
+      counts: how much was measured, by name, such as the number of ``tokens`` that were scored.
       notes: sentences for a person; the training loop shows each of them once in a run.
     """
 
@@ -52,13 +53,14 @@ class Reading:
 
 
 Measure = Callable[[Params, Callable[[], object]], Reading]
-"""Evaluates parameters. It calls its second argument after each part of its work, such as a batch: the call tells the
-watchdog that the process is alive, and raises an exception, which must be let through, when the run is to stop."""
+"""A function that evaluates parameters. It must call its second argument after each part of its work, such as a batch.
+This call tells the watchdog that the process is alive. It raises an exception if the run is to stop; the function must
+not catch this exception."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation(Choice, abc.ABC, home="lmjax.train.evaluations"):
-    """Numbers that are taken of a run's state; a subclass defines :meth:`begin`."""
+    """A measurement of a run's state; a subclass defines :meth:`begin`."""
 
     name: str
     """What its numbers are logged under, as in `NAME/loss`."""
@@ -66,14 +68,14 @@ class Evaluation(Choice, abc.ABC, home="lmjax.train.evaluations"):
     """Steps between two evaluations, the first before any step; 0 evaluates only at the end of training."""
 
     def __post_init__(self):
-        """Refuses a name that cannot be part of a metric's, and a negative period."""
+        """Refuses a name that cannot be part of a metric's name, and a negative period."""
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"evaluations: name={self.name!r}: use letters, digits, '.', '_' and '-'")
         if self.every_steps < 0:
             raise ValueError(f"evaluations: {self.name}: every_steps={self.every_steps}: must not be negative")
 
     def is_due(self, step: int) -> bool:
-        """Whether to evaluate the state after ``step`` updates."""
+        """Returns whether the state after ``step`` updates is to be evaluated."""
         return self.every_steps > 0 and step % self.every_steps == 0
 
     @abc.abstractmethod
@@ -81,5 +83,5 @@ class Evaluation(Choice, abc.ABC, home="lmjax.train.evaluations"):
         """Prepares the evaluation of a run, before its folder is made, and returns the function that evaluates.
 
         Raises:
-          ValueError: the run cannot be evaluated like this; names the field and the remedy.
+          ValueError: the run cannot be evaluated in this way; the message names the field and the remedy.
         """

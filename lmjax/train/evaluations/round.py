@@ -1,4 +1,4 @@
-"""Evaluating the state of a run between two steps, and what the numbers decide."""
+"""Evaluates the state of a run between two steps, and tells what follows from the numbers."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from lmjax.train.instruments import Instruments
 from lmjax.train.scored import NothingScored
 
 Numbers = Mapping[str, Mapping[str, float]]
-"""What the evaluations of one state have found, by the name of the evaluation."""
+"""The numbers that the evaluations of one state have found, by the name of the evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class Evaluations:
     """The evaluations of a run.
 
     Attributes:
-      begun: each with the function that measures it.
-      instruments: of the run.
-      said: notes that were shown.
+      begun: the evaluations, each with the function that measures it.
+      instruments: the instruments of the run.
+      said: the notes that have been shown already.
     """
 
     begun: tuple[tuple[Evaluation, Measure], ...]
@@ -38,19 +38,19 @@ class Evaluations:
         return [evaluation.name for evaluation, _ in self.begun if evaluation.name not in numbers]
 
     def run(self, names: Collection[str], params: Params, step: int) -> dict[str, dict[str, float]]:
-        """Runs evaluations, shows and writes their numbers; a signal ends all of them.
+        """Runs evaluations, and shows and writes their numbers; a signal ends all of them.
 
         Args:
-          names: of the evaluations.
-          params: to evaluate.
-          step: updates they have had.
+          names: the names of the evaluations.
+          params: the parameters to evaluate.
+          step: the number of updates that the parameters have had.
 
         Returns:
-          The numbers of those that came to an end.
+          The numbers of those evaluations that were completed.
 
         Raises:
-          NothingScored: at step 0, an evaluation has nothing to score. Later what has been trained is worth more than
-            its evaluation, and a note says so.
+          NothingScored: at step 0, an evaluation has nothing to score. At later steps this is only a note, because the
+            trained state is worth more than its evaluation.
         """
         tools, numbers = self.instruments, {}
         for evaluation, measure in self.begun:
@@ -96,5 +96,5 @@ def not_finite_losses(numbers: Numbers) -> dict[str, float]:
 
 
 def validation_loss(numbers: Numbers) -> float:
-    """Returns what decides which checkpoint is the best; NaN where the state has not been validated."""
+    """Returns the loss that decides which checkpoint is the best; NaN if the state has not been validated."""
     return numbers.get(VALID, {}).get("loss", math.nan)

@@ -31,7 +31,7 @@ class Validation(Evaluation):
             raise ValueError(f"evaluations: {self.name}: batches={self.batches}: must not be negative")
 
     def begin(self, subject: Subject) -> Measure:
-        """Opens the rows.
+        """Opens the rows, and returns the function that measures parameters on them.
 
         Raises:
           ValueError: the split has no documents, or the folder cannot be used.

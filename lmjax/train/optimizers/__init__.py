@@ -1,4 +1,4 @@
-"""Optimizers: one file and one configuration class each, and what they share."""
+"""Optimizers. Each has one file and one configuration class; the other files hold what they share."""
 
 from lmjax.train.optimizers.adafactor import Adafactor
 from lmjax.train.optimizers.adamw import AdamW

@@ -26,16 +26,16 @@ class Adafactor(Optimizer):
         self._check_above_zero("min_factored_size")
 
     def direction(self, kinds: PyTree, axes: PyTree) -> optax.GradientTransformation:
-        """Returns Adafactor's direction of each layer of a stack by itself."""
+        """Returns Adafactor's direction, which treats each layer of a stack by itself."""
         del kinds
         return _scale_by_adafactor(axes, self.min_factored_size)
 
 
 def _scale_by_adafactor(axes: PyTree, min_factored_size: int) -> optax.GradientTransformation:
-    """Adafactor's direction (algorithm 4) of each layer of a stack by itself.
+    """Returns Adafactor's direction (algorithm 4), which treats each layer of a stack by itself.
 
-    optax factors the two largest dimensions and clips by the RMS of the whole array. On parameters that are stacked
-    over layers, one of those dimensions may be the layers, and the RMS would be that of all layers together.
+    optax factors the two largest dimensions and clips by the RMS of the whole array. If parameters are stacked over
+    layers, one of these dimensions may be the layers, and the RMS would be that of all layers together.
     """
     layer = optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=min_factored_size),

@@ -2,9 +2,9 @@
 
     update = -learning_rate * schedule(step) * (direction(gradient) + weight_decay * parameter)
 
-Two things are apart. The bias of a router moves against its experts' load, which comes as its gradient. The gradient's
-norm is clipped by :func:`~lmjax.train.optimizers.clip_by_norm` before, so that the step computes it once, for clipping
-and for the metric.
+There are two exceptions. The bias of a router has the load of its experts in the place of a gradient, and moves against
+this load. The norm of the gradient is clipped before, by :func:`~lmjax.train.optimizers.clip_by_norm`, so that the step
+computes the norm once, for clipping and for the metric.
 """
 
 import functools
@@ -26,19 +26,21 @@ from lmjax.types import PyTree
 def build_optimizer(
     optimizer: Optimizer, *, schedule: Schedule, kinds: PyTree, axes: PyTree, width_ratio: float = 1.0
 ) -> optax.GradientTransformation:
-    """Returns the gradient transformation of a run; it counts its own steps, so nothing comes from the host.
+    """Returns the gradient transformation of a run; it counts its own steps, so it needs no number from the host.
 
     Args:
-      optimizer: which one, and its numbers.
-      schedule: step to the multiplier of ``optimizer.learning_rate``, from ``schedule.build_schedule``.
-      kinds: like the parameters, a string for each: see :func:`~lmjax.train.optimizers.decays`. The transformation is
-        not given frozen ones: give it what :func:`~lmjax.train.optimizers.trained` leaves.
-      axes: like the parameters, a tuple of logical axis names for each; leading ``"layers"`` and ``"experts"`` axes
-        stack parameters that are then treated one by one.
+      optimizer: the configuration of the optimizer.
+      schedule: the function from the step to the multiplier of ``optimizer.learning_rate``, from
+        ``schedule.build_schedule``.
+      kinds: a tree like the parameters, with the kind of each as a string, see :func:`~lmjax.train.optimizers.decays`.
+        The transformation must not be given frozen parameters: give it the result of
+        :func:`~lmjax.train.optimizers.trained`.
+      axes: a tree like the parameters, with a tuple of logical axis names for each; along leading ``"layers"`` and
+        ``"experts"`` axes, parameters are stacked that are treated one by one.
       width_ratio: see :func:`~lmjax.train.optimizers.width_factors`.
 
     Raises:
-      ValueError: a parameter is of no known kind, or the optimizer has no rule for the width.
+      ValueError: a parameter has an unknown kind, or the optimizer has no rule for the width.
     """
     if width_ratio != 1 and not optimizer.follows_width:
         raise ValueError(
@@ -73,11 +75,13 @@ def build_optimizer(
 
 
 def average_of(optimizer: Optimizer, kinds: PyTree) -> Callable[[PyTree, PyTree], Any] | None:
-    """Returns the function from the optimizer's state and the trained parameters to those to evaluate, or None.
+    """Returns the function that gives the parameters to evaluate, or None if the optimizer keeps no average.
+
+    Its arguments are the optimizer's state and the trained parameters.
 
     Args:
-      optimizer: of the run.
-      kinds: like the parameters, the kind of each.
+      optimizer: the configuration of the run's optimizer.
+      kinds: a tree like the parameters, with the kind of each.
     """
     if not optimizer.keeps_average:
         return None
@@ -85,12 +89,15 @@ def average_of(optimizer: Optimizer, kinds: PyTree) -> Callable[[PyTree, PyTree]
 
 
 def _multiplied(factors: PyTree) -> optax.GradientTransformation:
-    """Each parameter's update times its factor."""
+    """Returns a transformation that multiplies each parameter's update by its factor."""
     return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
 
 
 def _add_cautious_decay(weight_decay: float, mask: PyTree) -> optax.GradientTransformation:
-    """Decay of those weights only that have the sign of what is subtracted from them (Chen et al. 2025, equation 1)."""
+    """Returns weight decay of only those weights that have the sign of what is subtracted from them.
+
+    This is equation 1 of Chen et al. 2025.
+    """
 
     def add(updates, params):
         def with_decay(decays: bool, update: jax.Array, param: jax.Array) -> jax.Array:

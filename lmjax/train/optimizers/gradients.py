@@ -1,4 +1,4 @@
-"""What the training step does with gradients and parameters besides the optimizer."""
+"""What the training step does with gradients and parameters outside of the optimizer: clipping and averaging."""
 
 from typing import TypeVar
 
@@ -9,10 +9,10 @@ Tree = TypeVar("Tree")
 
 
 def clip_by_norm(grads: Tree, *, norm: jax.Array, max_norm: float | None) -> Tree:
-    """Gradients scaled by ``min(1, max_norm / norm)``, dtypes kept (Pascanu et al. 2013, algorithm 1).
+    """Returns gradients times ``min(1, max_norm / norm)``, in their dtypes (Pascanu et al. 2013, algorithm 1).
 
     Args:
-      grads: gradients.
+      grads: the gradients.
       norm: their global norm, ``optax.tree.norm(grads)``, which the step reports as well.
       max_norm: the bound; ``None`` returns ``grads`` unchanged.
     """
@@ -23,14 +23,14 @@ def clip_by_norm(grads: Tree, *, norm: jax.Array, max_norm: float | None) -> Tre
 
 
 def ema_update(ema: Tree, params: Tree, step: jax.Array, *, decay: float, warm_up: bool = True) -> Tree:
-    """One step of an exponential moving average, ``d ema + (1 - d) params``, in the dtype of ``ema``.
+    """Returns an exponential moving average after one step, ``d ema + (1 - d) params``, in the dtype of ``ema``.
 
     Args:
       ema: the average, which starts as a copy of the parameters.
-      params: parameters after this step's update.
-      step: updates done before this one, from 0.
+      params: the parameters after this step's update.
+      step: the number of updates before this one, from 0.
       decay: the limit of ``d``, in [0, 1).
-      warm_up: use ``d = min(decay, (1 + step) / (10 + step))``, so that the start is soon forgotten.
+      warm_up: whether ``d = min(decay, (1 + step) / (10 + step))``, so that the first parameters are soon forgotten.
     """
     step = jnp.asarray(step).astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + step) / (10 + step)) if warm_up else jnp.float32(decay)

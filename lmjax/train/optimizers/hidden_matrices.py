@@ -1,4 +1,4 @@
-"""Which parameters are hidden matrices, how they are read as matrices, and one rule for them and another for the rest.
+"""Hidden matrices: which parameters they are, how these are read as matrices, and how they get a rule of their own.
 
 Legend of this module: S matrices of a stack, M inputs, N outputs.
 """
@@ -16,27 +16,27 @@ from lmjax.train.optimizers.stacking import STACKING_AXES
 from lmjax.types import PyTree
 
 HEAD_AXES = ("heads", "kv_heads", "groups")
-"""Axes that make one side of a matrix together with the axis after them: heads and what each of them has."""
+"""Axes that count heads or groups. Such an axis and the axis after it together are one side of a matrix."""
 HIDDEN_AXES = (*HEAD_AXES, "head_width", "rope_width", "state", "embed", "mlp", "latent", "rank", "mixes", "joined")
 """Axes of hidden matrices. A matrix with any other axis, such as the vocabulary, a router's choices, classes or input
-features, is none."""
+features, is not a hidden matrix."""
 
 MatrixAxes = tuple[int, int]
-"""How many leading axes of a parameter stack matrices, and how many axes then are a matrix's inputs."""
+"""How many leading axes of a parameter stack matrices, and how many of the next axes are a matrix's inputs."""
 
 
 class SplitState(NamedTuple):
-    """The states of two rules, whose trees have None for the parameters of the other."""
+    """The states of two rules; the trees of each have None for the parameters of the other."""
 
     hidden: Any
     others: Any
 
 
 def matrix_axes(kind: str, axes: Sequence[str | None]) -> MatrixAxes | None:
-    """Returns how a hidden matrix is read, and None for any other parameter.
+    """Returns how a hidden matrix is read as a matrix, or None for any other parameter.
 
-    ``("layers", "embed", "heads", "head_width")`` is a stack of matrices from ``embed`` to all heads: (1, 1). What
-    neither stacks matrices nor is an input is an output.
+    ``("layers", "embed", "heads", "head_width")`` is a stack of matrices from ``embed`` to all heads: (1, 1). The axes
+    that neither stack matrices nor are inputs are outputs.
     """
     depth = sum(1 for _ in itertools.takewhile(lambda name: name in (*STACKING_AXES, "mixes"), axes))
     own = axes[depth:]
@@ -47,7 +47,7 @@ def matrix_axes(kind: str, axes: Sequence[str | None]) -> MatrixAxes | None:
 
 
 def as_matrices(array: jax.Array, read_as: MatrixAxes) -> jax.Array:
-    """Returns a parameter, or an array like it, as [S, M, N]; ``reshape`` to its own shape is the inverse."""
+    """Returns a parameter, or an array of its shape, as [S, M, N]; ``reshape`` to its own shape is the inverse."""
     depth, num_in = read_as
     stack, inputs, outputs = array.shape[:depth], array.shape[depth : depth + num_in], array.shape[depth + num_in :]
     return array.reshape(math.prod(stack), math.prod(inputs), math.prod(outputs))
@@ -59,10 +59,10 @@ def by_rule(
     """Returns a transformation that applies one rule to hidden matrices and another to all other parameters.
 
     Args:
-      hidden: sees trees that have None in the place of other parameters.
-      others: sees trees that have None in the place of hidden matrices.
-      kinds: like the parameters, the kind of each.
-      axes: like the parameters, a tuple of logical axis names for each.
+      hidden: the rule for hidden matrices; its trees have None in the place of other parameters.
+      others: the rule for all others; its trees have None in the place of hidden matrices.
+      kinds: a tree like the parameters, with the kind of each.
+      axes: a tree like the parameters, with a tuple of logical axis names for each.
     """
     is_hidden = jax.tree.map(lambda kind, names: matrix_axes(kind, names) is not None, kinds, axes)
 
@@ -83,7 +83,7 @@ def by_rule(
 
 
 def matrices_read_as(kinds: PyTree, axes: PyTree) -> list[MatrixAxes]:
-    """Returns how each hidden matrix is read, in the order of the leaves that the rule for them sees."""
+    """Returns how each hidden matrix is read, in the order in which the rule for them gets its leaves."""
     read = jax.tree.leaves(
         jax.tree.map(lambda kind, names: matrix_axes(kind, names) or (), kinds, axes),
         is_leaf=lambda node: isinstance(node, tuple),

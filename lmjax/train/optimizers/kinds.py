@@ -1,7 +1,7 @@
 """The kinds of parameters, and what training does with each.
 
-A rule on the number of dimensions, such as "two or more decay", goes wrong: scanned layers stack their norm scales to
-[L, D].
+The number of dimensions does not tell what should decay: scanned layers stack their norm scales to [L, D], so a rule
+such as "parameters of two or more dimensions decay" would be wrong.
 """
 
 from typing import Any
@@ -15,34 +15,34 @@ MATRIX_KINDS = ("matrix",)
 EMBEDDING_KINDS = ("embedding", "position")
 UNDECAYED_KINDS = ("norm", "bias", "scale", BIAS_KIND)
 FROZEN = "frozen"
-"""The kind of parameters that are given: they have no gradient, no optimizer state, no decay and no average."""
+"""The kind of parameters that are not trained: they have no gradient, no optimizer state, no decay and no average."""
 
 
 def trained(tree: PyTree, kinds: PyTree) -> Any:
-    """What is there for parameters that are trained: ``tree`` without its subtrees beside frozen ones.
+    """Returns ``tree`` with None in the place of frozen parameters, so that only trained ones are left.
 
-    In their place is ``None``, which ``jax.tree`` and optax take for nothing; :func:`with_frozen` fills it.
+    ``jax.tree`` and optax treat None as an empty tree. :func:`with_frozen` fills these places again.
 
     Args:
-      tree: parameters, or something for each parameter.
-      kinds: like the parameters, a string for each.
+      tree: the parameters, or a tree with a value or a subtree for each parameter.
+      kinds: a tree like the parameters, with the kind of each as a string.
     """
     return jax.tree.map(lambda kind, part: None if kind == FROZEN else part, kinds, tree)
 
 
 def with_frozen(part: PyTree, params: PyTree) -> Any:
-    """The whole again: ``part``, from :func:`trained`, and where it has nothing ``params``."""
+    """Returns ``part``, a result of :func:`trained`, with the frozen parameters of ``params`` in the place of None."""
     return jax.tree.map(lambda new, old: old if new is None else new, part, params, is_leaf=lambda leaf: leaf is None)
 
 
 def decays(kinds: PyTree, *, embeddings: bool) -> Any:
-    """Which parameters weight decay applies to, as booleans in the structure of ``kinds``.
+    """Returns for each parameter whether weight decay applies to it, as booleans in the structure of ``kinds``.
 
-    Kind ``"matrix"`` decays; ``"embedding"`` and ``"position"`` when ``embeddings``; ``"norm"``,
-    ``"bias"``, ``"scale"`` and ``"router_bias"`` never.
+    Kind ``"matrix"`` decays; ``"embedding"`` and ``"position"`` decay if ``embeddings`` is true; ``"norm"``,
+    ``"bias"``, ``"scale"`` and ``"router_bias"`` never decay.
 
     Raises:
-      ValueError: any other kind: to guess would be to train it wrongly in silence.
+      ValueError: a kind is unknown; a guess could train it wrongly without any notice.
     """
 
     known = MATRIX_KINDS + EMBEDDING_KINDS + UNDECAYED_KINDS

@@ -27,7 +27,7 @@ from lmjax.types import PyTree
 
 
 class MuonState(NamedTuple):
-    """What is kept of hidden matrices between steps; ``neurons`` is None without NorMuon."""
+    """The state that is kept for hidden matrices between steps; ``neurons`` is None without NorMuon."""
 
     momentum: PyTree
     neurons: PyTree
@@ -74,7 +74,7 @@ class Muon(AdamW):
         return "NorMuon" if self.normalize_neurons else "Muon"
 
     def rate_factor(self, kind: str, axes: Sequence[str | None]) -> float:
-        """Returns the share of the learning rate that AdamW has; 1 for hidden matrices."""
+        """Returns the factor that turns ``learning_rate`` into AdamW's learning rate; for hidden matrices it is 1."""
         if matrix_axes(kind, axes) is not None or self.adamw_learning_rate is None:
             return 1.0
         return self.adamw_learning_rate / self.learning_rate
@@ -116,7 +116,7 @@ class Muon(AdamW):
         return optax.GradientTransformation(init, update)
 
     def _with_even_neurons(self, stacks: list[jax.Array], neurons: PyTree) -> tuple[list[jax.Array], PyTree]:
-        """The matrices normalised, and the running means after this step."""
+        """Returns the matrices with normalised neurons, and the running means after this step."""
         means, structure = jax.tree.flatten(neurons)
         pairs = [
             self._normalized(stack, mean.reshape(len(stack), 1, -1)) for stack, mean in zip(stacks, means, strict=True)
@@ -125,7 +125,10 @@ class Muon(AdamW):
         return [stack for stack, _ in pairs], jax.tree.unflatten(structure, after)
 
     def _normalized(self, stack_SMN: jax.Array, mean_S1N: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Columns of equal size in the running mean, together as large as an orthogonal matrix (algorithm 1)."""
+        """Returns the matrices with normalised columns, and the running means of the columns' squares (algorithm 1).
+
+        Each column is divided by the root of its running mean; the whole is then as large as an orthogonal matrix.
+        """
         square_S1N = jnp.mean(jnp.square(stack_SMN), axis=1, keepdims=True)
         mean_S1N = self.neuron_beta * mean_S1N + (1 - self.neuron_beta) * square_S1N
         even_SMN = stack_SMN / (jnp.sqrt(mean_S1N) + self.epsilon)
@@ -141,6 +144,6 @@ class Muon(AdamW):
 
 
 def _neurons_shape(shape: tuple[int, ...], read_as: MatrixAxes) -> tuple[int, ...]:
-    """A number for each output, with dimensions of size 1 in place of the inputs."""
+    """Returns the shape of an array with one number for each output; the inputs' dimensions have size 1."""
     depth, num_in = read_as
     return (*shape[:depth], *(1,) * num_in, *shape[depth + num_in :])

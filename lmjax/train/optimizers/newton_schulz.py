@@ -1,4 +1,4 @@
-"""Matrices made orthogonal by products alone, many at a time and divided over the devices.
+"""Makes matrices orthogonal by matrix products only, many at a time and divided over the devices.
 
 Axes: S matrices of a stack, M rows, N columns.
 """
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""The quintic of Jordan et al. (2024). It is steep at 0, so that five steps bring singular values near to 1."""
+"""The coefficients a, b, c of the quintic of Jordan et al. (2024). It is steep at 0, so that five steps bring singular
+values near to 1."""
 _SMALLEST_NORM = 1e-12
 Arithmetic = Literal["auto", "bfloat16", "float32"]
 
@@ -22,26 +23,27 @@ Arithmetic = Literal["auto", "bfloat16", "float32"]
 def newton_schulz(matrices_SMN: jax.Array, *, steps: int, dtype: str) -> jax.Array:
     """Returns the nearly orthogonal factor of each matrix, ``U V^T`` of ``U diag(s) V^T``, in float32 [S, M, N].
 
-    With ``X = G / ||G||``, each step is ``X <- a X + (b A + c A A) X`` where ``A = X X^T``. It leaves U and V as
-    they are and takes each singular value to ``a s + b s^3 + c s^5``. After five steps they are about 0.7 to 1.2.
+    The iteration begins with ``X = G / ||G||``; each step is ``X <- a X + (b A + c A A) X`` where ``A = X X^T``. A step
+    does not change U and V, and it maps each singular value s to ``a s + b s^3 + c s^5``. After five steps the singular
+    values are about 0.7 to 1.2.
 
     Args:
-      matrices_SMN: M at most N, so that A is the smaller of the two products.
-      steps: how often.
-      dtype: arithmetic of the products.
+      matrices_SMN: the matrices; M must be at most N, so that A is the smaller of the two possible products.
+      steps: the number of steps.
+      dtype: the dtype of the products.
     """
     return _iterated(_of_norm_one(matrices_SMN, dtype), steps).astype(jnp.float32)
 
 
 def _of_norm_one(matrices_SMN: jax.Array, dtype: str) -> jax.Array:
-    """Each matrix over its Frobenius norm, which bounds the largest singular value."""
+    """Returns each matrix divided by its Frobenius norm, so that no singular value is above 1."""
     wide = matrices_SMN.astype(jnp.float32)
     norm = jnp.linalg.norm(wide, axis=(1, 2), keepdims=True)
     return (wide / jnp.maximum(norm, _SMALLEST_NORM)).astype(dtype)
 
 
 def _iterated(x_SMN: jax.Array, steps: int) -> jax.Array:
-    """The iteration, in the arithmetic of what it is given."""
+    """Returns the result of the iteration; it is computed in the dtype of its input."""
     a, b, c = COEFFICIENTS
     product = partial(jnp.matmul, precision="highest" if x_SMN.dtype == jnp.float32 else None)
 
@@ -55,13 +57,14 @@ def _iterated(x_SMN: jax.Array, steps: int) -> jax.Array:
 def orthogonalized(stacks: Sequence[jax.Array], *, steps: int, arithmetic: Arithmetic) -> list[jax.Array]:
     """Returns each stack [S, M, N] with its matrices made orthogonal by :func:`newton_schulz`.
 
-    Matrices of one shape, or of that shape transposed, are worked on together: few loops to compile, and many matrices
-    to divide over the devices, each of which has whole ones. No product then waits for another device.
+    Matrices of one shape, or of that shape transposed, are processed together. So there are few loops to compile, and
+    many matrices to divide over the devices. Each device has whole matrices, so no product waits for another device.
 
     Args:
-      stacks: of any sizes.
-      steps: of the iteration.
-      arithmetic: of its products; ``auto`` is float32 on CPUs, which are slow in bfloat16, and bfloat16 elsewhere.
+      stacks: stacks of any sizes.
+      steps: the number of steps of the iteration.
+      arithmetic: the dtype of its products; ``auto`` is float32 on CPUs, which are slow in bfloat16, and bfloat16
+        elsewhere.
     """
     results: dict[int, jax.Array] = {}
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -79,8 +82,8 @@ def orthogonalized(stacks: Sequence[jax.Array], *, steps: int, arithmetic: Arith
 
 
 def _together(*stacks: jax.Array, steps: int, dtype: str) -> list[jax.Array]:
-    """Stacks whose matrices are of one shape or its transpose, made orthogonal as one."""
-    # Cast first: what moves between devices is then half as large in bfloat16.
+    """Returns stacks with their matrices made orthogonal together; all matrices have one shape or its transpose."""
+    # The cast comes first, so that the data that move between devices are half as large in bfloat16.
     wide = [_wide(_of_norm_one(stack, dtype)) for stack in stacks]
     done = _iterated(_over_devices(jnp.concatenate(wide)), steps)
     starts = itertools.accumulate((len(stack) for stack in stacks), initial=0)
@@ -90,12 +93,12 @@ def _together(*stacks: jax.Array, steps: int, dtype: str) -> list[jax.Array]:
 
 
 def _wide(stack_SMN: jax.Array) -> jax.Array:
-    """The matrices, or where they are taller than wide their transposes."""
+    """Returns the matrices, or their transposes if the matrices have more rows than columns."""
     return stack_SMN if stack_SMN.shape[1] <= stack_SMN.shape[2] else stack_SMN.swapaxes(1, 2)
 
 
 def _over_devices(stack_SMN: jax.Array) -> jax.Array:
-    """As many whole matrices on each device; zeros fill up to a multiple."""
+    """Returns the stack with the same number of whole matrices on each device; matrices of zeros fill it up."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return stack_SMN

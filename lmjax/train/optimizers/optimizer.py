@@ -37,7 +37,7 @@ class Optimizer(Choice, abc.ABC, home="lmjax.train.optimizers"):
     """Whether :meth:`average` gives other parameters than those that are trained."""
 
     def __post_init__(self):
-        """Refuses values that are out of bounds; subclasses with options of their own call it first."""
+        """Refuses values that are out of bounds. Subclasses with options of their own call this first."""
         check_literals(self, "optimizer.")
         self._check_above_zero("learning_rate", "clip_norm")
         for name in ("weight_decay", "router_bias_rate"):
@@ -56,41 +56,41 @@ class Optimizer(Choice, abc.ABC, home="lmjax.train.optimizers"):
 
     @abc.abstractmethod
     def direction(self, kinds: PyTree, axes: PyTree) -> optax.GradientTransformation:
-        """Returns the transformation from gradients to the direction that the step then subtracts.
+        """Returns the transformation from gradients to the direction, which the step subtracts from the parameters.
 
-        Weight decay and the learning rate are applied to what it returns.
+        Weight decay and the learning rate are applied to the direction afterwards.
 
         Args:
-          kinds: like the parameters, the kind of each as a string.
-          axes: like the parameters, a tuple of logical axis names for each.
+          kinds: a tree like the parameters, with the kind of each as a string.
+          axes: a tree like the parameters, with a tuple of logical axis names for each.
         """
 
     def rate_factor(self, kind: str, axes: Sequence[str | None]) -> float:
-        """Returns what the learning rate is multiplied by for a parameter of this kind with these axes."""
+        """Returns the factor of the learning rate for a parameter of this kind with these axes."""
         del kind, axes
         return 1.0
 
     def around(self, chain: optax.GradientTransformation, learning_rate: Schedule) -> optax.GradientTransformation:
-        """Returns the whole transformation, given the one of direction, decay and learning rate.
+        """Returns the whole transformation, given the one that applies direction, decay and learning rate.
 
         Args:
-          chain: from gradients to what is added to the parameters.
-          learning_rate: step to the learning rate.
+          chain: the transformation from gradients to what is added to the parameters.
+          learning_rate: the function from the step to the learning rate.
         """
         del learning_rate
         return chain
 
     def average(self, state: PyTree, params: PyTree, kinds: PyTree) -> PyTree:
-        """Returns the parameters to validate, sample from and export, where :attr:`keeps_average` is true.
+        """Returns the parameters to validate, sample from and export; used only if :attr:`keeps_average` is true.
 
         Args:
-          state: of the transformation.
+          state: the state of the transformation.
           params: the parameters that are trained.
-          kinds: like the parameters, the kind of each.
+          kinds: a tree like the parameters, with the kind of each.
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no average")
 
     def rule(self, kind: str, axes: Sequence[str | None]) -> str:
-        """Returns the name of what updates a parameter of this kind with these axes, for ``--dry-run``."""
+        """Returns the name of the rule that updates a parameter of this kind with these axes, for ``--dry-run``."""
         del kind, axes
         return type(self).__name__

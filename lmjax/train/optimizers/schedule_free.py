@@ -46,10 +46,10 @@ class ScheduleFree(Optimizer):
         return optax.scale_by_rms(self.beta2, self.epsilon, eps_in_sqrt=False, bias_correction=True)
 
     def around(self, chain: optax.GradientTransformation, learning_rate: Schedule) -> optax.GradientTransformation:
-        """Returns optax's Schedule-Free around the steps of z; it counts them from 1, the schedule from 0."""
+        """Returns optax's Schedule-Free around the steps of z; it counts steps from 1, the schedule counts from 0."""
         return optax.contrib.schedule_free(chain, lambda count: learning_rate(count - 1), b1=self.beta1)
 
     def average(self, state: PyTree, params: PyTree, kinds: PyTree) -> Any:
-        """Returns x of the parameters y; the bias of a router, which takes steps of a fixed size, is not averaged."""
+        """Returns x, given the parameters y. The bias of a router takes steps of a fixed size and is not averaged."""
         averaged = optax.contrib.schedule_free_eval_params(state, params)
         return jax.tree.map(lambda kind, x, y: y if kind == BIAS_KIND else x, kinds, averaged, params)

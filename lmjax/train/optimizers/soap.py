@@ -18,16 +18,16 @@ from lmjax.types import PyTree
 
 
 class SoapState(NamedTuple):
-    """What is kept of hidden matrices between steps; None for a side that is too large to be turned.
+    """The state that is kept for hidden matrices between steps. A side that is too large to be turned has None.
 
     Attributes:
-      steps: how many are done.
+      steps: the number of steps done.
       momentum: the mean gradient.
       squares: the mean squared gradient in the eigenbases.
       input_products: the mean of ``G G^T`` of each matrix, [..., M, M].
       output_products: the mean of ``G^T G``, [..., N, N].
-      input_basis: eigenvectors of the former, in columns.
-      output_basis: eigenvectors of the latter.
+      input_basis: the eigenvectors of ``input_products``, in columns.
+      output_basis: the eigenvectors of ``output_products``, in columns.
     """
 
     steps: jax.Array
@@ -109,7 +109,7 @@ class SOAP(AdamW):
         self, count: jax.Array, read_as: MatrixAxes, grad: jax.Array, momentum: jax.Array, squares: jax.Array,
         *sides: jax.Array | None,
     ) -> tuple:  # fmt: skip
-        """The direction of one parameter, and its six arrays after the step."""
+        """Returns the direction of one parameter, and its six arrays of state after the step."""
         grad_SMN = as_matrices(grad, read_as)
         in_products, out_products, in_basis, out_basis = (
             None if side is None else side.reshape(len(grad_SMN), *side.shape[-2:]) for side in sides
@@ -134,7 +134,7 @@ class SOAP(AdamW):
         return direction, momentum, squares_SMN.reshape(squares.shape), *after
 
     def _averaged(self, count: jax.Array, products: jax.Array | None, new: jax.Array) -> jax.Array | None:
-        """The running mean, which begins with the first products."""
+        """Returns the running mean after this step; it begins with the first products."""
         if products is None:
             return None
         return jnp.where(count == 0, new, self.product_beta * products + (1 - self.product_beta) * new)
@@ -148,7 +148,7 @@ class SOAP(AdamW):
             jnp.where(count == 0, begins, turn),
             (
                 lambda _, basis: basis,
-                # Largest first: orthogonal iteration keeps eigenvectors in that order.
+                # The largest comes first, because orthogonal iteration keeps eigenvectors in that order.
                 lambda products, _: jnp.linalg.eigh(products)[1][..., ::-1],
                 lambda products, basis: jnp.linalg.qr(products @ basis)[0],
             ),
@@ -158,18 +158,18 @@ class SOAP(AdamW):
 
 
 def _side(leaf: jax.Array, read_as: MatrixAxes, side: int) -> tuple[int, ...]:
-    """The shape of the products of the inputs (side 1) or outputs (side 2) of a parameter's matrices."""
+    """Returns the shape of the products of the inputs (side 1) or outputs (side 2) of a parameter's matrices."""
     size = jax.eval_shape(lambda array: as_matrices(array, read_as), leaf).shape[side]
     return (*leaf.shape[: read_as[0]], size, size)
 
 
 def _turned(matrices_SMN: jax.Array, in_basis: jax.Array | None, out_basis: jax.Array | None) -> jax.Array:
-    """Matrices in the eigenbases."""
+    """Returns the matrices expressed in the eigenbases."""
     turned_SMN = matrices_SMN if in_basis is None else in_basis.swapaxes(1, 2) @ matrices_SMN
     return turned_SMN if out_basis is None else turned_SMN @ out_basis
 
 
 def _turned_back(matrices_SMN: jax.Array, in_basis: jax.Array | None, out_basis: jax.Array | None) -> jax.Array:
-    """The inverse of :func:`_turned`."""
+    """Returns matrices out of the eigenbases: the inverse of :func:`_turned`."""
     turned_SMN = matrices_SMN if in_basis is None else in_basis @ matrices_SMN
     return turned_SMN if out_basis is None else turned_SMN @ out_basis.swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""Parameters that are several of a kind in one array, along leading axes."""
+"""Parameters that are stacked in one array along leading axes."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 STACKING_AXES = ("layers", "experts")
-"""Leading axes of parameters that are many of a kind in one array."""
+"""The leading axes along which parameters are stacked."""
 
 
 def is_axes(leaf: Any) -> bool:
@@ -16,12 +16,12 @@ def is_axes(leaf: Any) -> bool:
 
 
 def num_stacking_axes(names: Sequence[str | None]) -> int:
-    """Returns how many leading axes of a parameter stack parameters."""
+    """Returns the number of leading axes along which a parameter is a stack of parameters."""
     return sum(1 for _ in itertools.takewhile(lambda name: name in STACKING_AXES, names))
 
 
 def vmapped(function: Callable, depth: int) -> Callable:
-    """Returns ``function`` over ``depth`` leading axes."""
+    """Returns ``function`` applied to each entry of ``depth`` leading axes, by ``jax.vmap``."""
     for _ in range(depth):
         function = jax.vmap(function)
     return function

@@ -1,4 +1,4 @@
-"""Where the optimizer's state lives: with the parameters it belongs to."""
+"""The layout of the optimizer's state on the devices: it is that of the parameters the state belongs to."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,20 @@ from lmjax.types import PyTree
 def state_shardings(
     optimizer: optax.GradientTransformation, params: PyTree, param_shardings: PyTree, mesh: Mesh
 ) -> Any:
-    """Returns where each array of the optimizer's state lives: a moment like its parameter, other arrays everywhere.
+    """Returns the sharding of each array of the optimizer's state.
 
-    ``jax.jit(optimizer.init)`` without these as ``out_shardings`` replicates every moment. An array of the state
-    belongs to the parameter whose path ends its own: ``0.mu.blocks.up`` to ``blocks.up``.
+    A moment is split like its parameter; other arrays are on all devices. Without these ``out_shardings``,
+    ``jax.jit(optimizer.init)`` would replicate every moment. An array of the state belongs to the parameter whose path
+    is the end of its own path: ``0.mu.blocks.up`` belongs to ``blocks.up``.
 
     Args:
       optimizer: from :func:`~lmjax.train.optimizers.build_optimizer`.
-      params: the parameters it is given, arrays or ``jax.ShapeDtypeStruct``.
-      param_shardings: like ``params``, a ``NamedSharding`` on ``mesh`` for each.
+      params: the parameters that the optimizer is given, as arrays or ``jax.ShapeDtypeStruct``.
+      param_shardings: a tree like ``params``, with a ``NamedSharding`` on ``mesh`` for each.
       mesh: the mesh of the run.
 
     Returns:
-      ``NamedSharding`` for each leaf of ``optimizer.init(params)``.
+      A ``NamedSharding`` for each leaf of ``optimizer.init(params)``.
     """
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     layouts = zip(jax.tree.leaves(params), jax.tree.leaves(param_shardings), strict=True)
@@ -43,8 +44,8 @@ def state_shardings(
 def moment_spec(moment: tuple[int, ...], param: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
     """Returns the layout of an array of the state, given the shape and the layout of its parameter.
 
-    A moment of the parameter's shape lies as the parameter does. One with dimensions of size 1 keeps the layout of the
-    others, and so does one that lacks a dimension. Square matrices, such as the products of a parameter's rows, are
+    A moment of the parameter's shape is split as the parameter is. If some dimensions have size 1 or one is missing,
+    the others are split as in the parameter. Square matrices, such as the products of a parameter's rows, are
     split along their own rows as the parameter's dimension of that size is.
     """
     entries = (*spec, *(None,) * (len(param) - len(spec)))
@@ -57,12 +58,12 @@ def moment_spec(moment: tuple[int, ...], param: tuple[int, ...], spec: Partition
         depth = len(moment) - 2
         return PartitionSpec(*entries[:depth], _entry_of_size(moment[-1], param[depth:], entries[depth:]), None)
     candidates = [entries[:i] + entries[i + 1 :] for i in dropped] or [(None,) * len(moment)]
-    # Between equal dimensions the shape does not say which one went: keep what holds either way.
+    # If dimensions are equal, the shape does not say which one is missing: keep only what is right in each case.
     return PartitionSpec(*(same[0] if len(set(same)) == 1 else None for same in zip(*candidates, strict=True)))
 
 
 def _entry_of_size(size: int, shape: tuple[int, ...], entries: Sequence) -> Any:
-    """The layout of a dimension, or of the first of several that are flattened into one of this size."""
+    """Returns the layout of the dimension of this size, or of the first of several that are flattened into it."""
     stretches = [(start, end) for start in range(len(shape)) for end in range(start + 1, len(shape) + 1)]
     found = [entries[start] for start, end in stretches if math.prod(shape[start:end]) == size]
     return found[0] if found else None

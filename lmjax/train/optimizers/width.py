@@ -1,4 +1,4 @@
-"""Learning rates of models of any width from those of one width (muP)."""
+"""Derives the learning rates of models of any width from those of one width (muP)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from lmjax.types import PyTree
 
 
 def width_factors(kinds: PyTree, axes: PyTree, ratio: float) -> Any:
-    """Factor of each parameter's learning rate in a model ``ratio`` times as wide as its base, for Adam.
+    """Returns the factor of each parameter's learning rate in a model ``ratio`` times as wide as its base, for Adam.
 
-    ``1 / ratio`` for matrices whose inputs get more with the width, 1 for all else (Yang et al. 2022, table 8, where
-    the head's logits are divided instead; and table 3 for a router). Weight decay is not scaled.
+    It is ``1 / ratio`` for matrices whose number of inputs grows with the width, and 1 for all others (Yang et al.
+    2022, table 8, where the head's logits are divided instead; and table 3 for a router). Weight decay is not scaled.
     """
 
     def factor(kind: str, names: Sequence[str | None]) -> float:
