@@ -25,7 +25,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
 
     Raises:
       ValueError: the corpus is empty or too small for ``vocab_size``; or ``path`` holds no
-          tokenizer, or not the one that ``config`` describes.
+        tokenizer, or not the one that ``config`` describes.
     """
     if config.path is not None:
         return _load(config)

@@ -22,10 +22,10 @@ class Vocabulary:
       byte_length_V: int32 [V], number of UTF-8 bytes of text that each id stands for; 0 for special ids.
       exact_bytes: whether ``byte_length_V`` adds up to the bytes of every text.
       word_start_V: bool [V], whether a token begins a word; ``None`` when the tokenizer cannot tell.
-          A word is whitespace and the text after it up to the next whitespace, so a token begins a word if and only if
-          its text begins with whitespace; a special token always begins one. The first token of a text also begins a
-          word, but because of its position, which a table cannot say. (In WordPiece, tokens not written ``##`` begin a
-          word. For Chinese and Japanese see :mod:`lmjax.tokenizers.words`.)
+        A word is whitespace and the text after it up to the next whitespace, so a token begins a word if and only if
+        its text begins with whitespace; a special token always begins one. The first token of a text also begins a
+        word, but because of its position, which a table cannot say. (In WordPiece, tokens not written ``##`` begin a
+        word. For Chinese and Japanese see :mod:`lmjax.tokenizers.words`.)
       word_end_V: bool [V], whether a token ends a word, so that the next one begins another.
       sentence_end_V: bool [V], whether a sentence ends with a token: its text ends in a full stop or a similar
         mark, perhaps followed by closing quotes or brackets. ``None`` when the tokenizer cannot tell.

@@ -53,14 +53,14 @@ def attend(
     - ``"xla"``: two dense products, with logits of [T, S] in memory. It supports every argument, and is fastest
       for short sequences.
     - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
-        causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. It needs O(T) memory.
+      causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. It needs O(T) memory.
     - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, sinks and grouped
-        queries; no bias or dropout. They need O(T) memory; blocks of keys that no query sees are skipped.
-      - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
-        key blocks outside every query's interval are skipped.
-      - ``"auto"``: ``"cudnn"`` if it can do what is asked; else ``"xla"`` if the logits of a head are few
-        (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. The platform is that of the mesh
-        that is set, so a program that is compiled for a TPU on another machine uses the TPU's kernels.
+      queries; no bias or dropout. They need O(T) memory; blocks of keys that no query sees are skipped.
+    - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
+      key blocks outside every query's interval are skipped.
+    - ``"auto"``: ``"cudnn"`` if it can do what is asked; else ``"xla"`` if the logits of a head are few
+      (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. The platform is that of the mesh
+      that is set, so a program that is compiled for a TPU on another machine uses the TPU's kernels.
 
     Args:
       query_BTNH: queries, any floating dtype; the softmax is always float32.
