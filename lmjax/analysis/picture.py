@@ -1,4 +1,4 @@
-"""A drawn figure as a file."""
+"""Writes a drawn figure to a file."""
 
 import errno
 import os
@@ -14,17 +14,17 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_picture(figure: "Figure", output: str | os.PathLike) -> pathlib.Path:
-    """Writes a picture, whole or not at all.
+    """Writes a picture in one atomic step: a file is written whole or not at all.
 
     Args:
-      figure: what was drawn.
-      output: the file; its ending decides the format, which is png without one.
+      figure: the drawn figure.
+      output: the file; its ending decides the format, which is png if there is none.
 
     Returns:
-      The path written.
+      The path of the file written.
 
     Raises:
-      ValueError: there can be no such file, or matplotlib does not know the format.
+      ValueError: such a file cannot exist, or matplotlib does not know the format.
       OSError: the disk is full.
     """
     output = pathlib.Path(output)

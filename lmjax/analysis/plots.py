@@ -1,4 +1,4 @@
-"""Pictures of runs: ``loss.png`` from ``metrics.jsonl``."""
+"""Draws pictures of runs: ``loss.png`` from ``metrics.jsonl``."""
 
 import contextlib
 import math
@@ -15,12 +15,12 @@ from lmjax.train.metrics import read_metrics
 
 Lines = Sequence[dict[str, float]]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# This is Okabe and Ito's palette, whose colours colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def column(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of one number, float64 [n] both, without the steps that lack it; NaN where it is not finite."""
+    """Returns the steps that have one number, and its values, both float64 [n]; a value that is not finite is NaN."""
     pairs = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
     steps_values = np.asarray(pairs, np.float64).reshape(-1, 2)
     steps, values = steps_values[:, 0], steps_values[:, 1]
@@ -28,14 +28,14 @@ def column(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth(values: np.ndarray, span: float) -> np.ndarray:
-    """Exponential moving average with ``alpha = 2 / (span + 1)``, unbiased at the start.
+    """Returns the exponential moving average with ``alpha = 2 / (span + 1)``, unbiased at the start, float [n].
 
     ``average_t = sum_i (1 - alpha)^i v_{t-i} / sum_i (1 - alpha)^i``; values that are not finite
     are left out of the sums.
 
     Args:
       values: float [n].
-      span: about how many values count; 1 changes nothing.
+      span: about the number of values that each average uses; 1 changes nothing.
     """
     keep = 1 - 2 / (span + 1)
     total = weight = 0.0
@@ -49,7 +49,7 @@ def smooth(values: np.ndarray, span: float) -> np.ndarray:
 
 
 class _Curve(NamedTuple):
-    """A loss of a run: its name among the metrics, how the legend calls it, and which part of the run it is of."""
+    """A loss of a run: its name among the metrics, its name in the legend, and its part of the mixture."""
 
     metric: str
     label: str
@@ -57,7 +57,7 @@ class _Curve(NamedTuple):
 
 
 def _curves(lines: Lines, split: str, label: str) -> list[_Curve]:
-    """The losses of a split: the whole one, or those of the parts where each step trains one of them (mixtures)."""
+    """Returns the losses of a split: the one of the whole split, or one for each part of a mixture trained by turns."""
     if any(f"{split}/loss" in line for line in lines):
         return [_Curve(f"{split}/loss", label, "")]
     names = {name: None for line in lines for name in line if name.startswith(f"{split}/") and name.endswith("/loss")}
@@ -66,7 +66,7 @@ def _curves(lines: Lines, split: str, label: str) -> list[_Curve]:
 
 
 def run_names(folders: Sequence[pathlib.Path]) -> list[str]:
-    """The shortest ends of the folders' paths that tell them apart: ``run``, or ``a/run`` and ``b/run``."""
+    """Returns the shortest ends of the folders' paths that tell them apart: ``run``, or ``a/run`` and ``b/run``."""
     parts = [folder.resolve().parts for folder in folders]
     lengths = [1] * len(parts)
     while True:
@@ -85,19 +85,19 @@ def plot_loss(
 ) -> pathlib.Path:
     """Draws training loss (raw and smoothed), validation loss and learning rate over steps.
 
-    Several runs share the axes, a colour each. A run that trains one part of a mixture at each step has a curve of
-    each part.
+    Several runs share the axes, and each has its own colour. A run that trains one part of a mixture at each step has
+    a curve for each part.
 
     Args:
       run_folders: folders with a ``metrics.jsonl``.
       output: the image to write; the ending decides the format.
-      span: values the smoothing averages over; a thirtieth of the run unless given.
+      span: number of values to average over when smoothing; a thirtieth of the run unless given.
 
     Returns:
-      The path written.
+      The path of the file written.
 
     Raises:
-      ValueError: no run has a loss, matplotlib is not installed, or there can be no such file.
+      ValueError: no run has a loss, matplotlib is not installed, or such a file cannot exist.
       FileNotFoundError: a folder has no ``metrics.jsonl``.
     """
     try:
@@ -133,7 +133,7 @@ def plot_loss(
 
 
 def _colour(index: int, number: int) -> Any:
-    """A run's colour: of the palette, or where it has too few, from red through green to blue."""
+    """Returns a run's colour: one of the palette, or, if it has too few, one from red through green to blue."""
     from matplotlib import colormaps
 
     return COLOURS[index] if number <= len(COLOURS) else colormaps["turbo"](0.05 + 0.9 * index / (number - 1))
@@ -145,7 +145,7 @@ def _draw_losses(
     """Draws a run's losses, adds their labels to ``labels``, and returns them."""
     training, validation = _curves(lines, "train", "training"), _curves(lines, "valid", "validation")
     prefix = f"{_shown(name, 48)}: " if name else ""
-    # One run has colours for its parts; among several, where colours tell runs apart, dashes tell the parts.
+    # With one run, colours tell its parts apart. With several runs, colours tell the runs apart, and dashes the parts.
     parts = list(dict.fromkeys(curve.part for curve in training))
     styles = ("-", (0, (6, 1.5)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1)))
     losses = []
@@ -181,7 +181,7 @@ def _draw_losses(
 
 
 def _line(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
-    """A line, with a mark at values that stand alone, which have none."""
+    """Draws a line, and a mark at each value without neighbours, for which no line would be drawn."""
     finite = np.pad(np.isfinite(values), 1)
     alone = np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:])
     marked = {"marker": "o", "markersize": 4, "markevery": alone.tolist()} if len(alone) else {}
@@ -189,7 +189,7 @@ def _line(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> Non
 
 
 def _frame(axes: Any, losses: np.ndarray) -> None:
-    """Leaves the first steep fall, and outliers, to run off the top where they would flatten the rest."""
+    """Sets the limits so that the first steep fall and outliers leave the axes at the top, if they flatten the rest."""
     losses = losses[np.isfinite(losses)]
     if len(losses) > 50:
         low, high = losses.min(), np.quantile(losses, 0.985)
@@ -200,9 +200,9 @@ def _frame(axes: Any, losses: np.ndarray) -> None:
 
 
 def _legend(figure: Any, axes: Any, labels: list[str]) -> None:
-    """A legend within the axes, or beside them when it would hide the curves."""
+    """Draws a legend within the axes, or beside them when it would hide the curves."""
     handles = [line for line in axes.get_lines() if line.get_label() == "drawn"]
-    # Labels are set afterwards: matplotlib leaves out those that begin with _.
+    # The labels are set afterwards, because matplotlib leaves out labels that begin with _.
     standing = ["drawn"] * len(labels)
     if len(labels) <= 8:
         legend = axes.legend(handles, standing, frameon=False)
@@ -216,7 +216,7 @@ def _legend(figure: Any, axes: Any, labels: list[str]) -> None:
 
 
 def _shown(name: str, length: int) -> str:
-    """A name on one line and no longer than ``length``, its middle left out if need be."""
+    """Returns a name on one line and no longer than ``length``; its middle is left out if necessary."""
     name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
@@ -224,7 +224,7 @@ def _shown(name: str, length: int) -> str:
 
 @contextlib.contextmanager
 def _without_glyph_warnings() -> Iterator[None]:
-    """A name in a script that the font lacks is drawn as boxes, and that is no news to print."""
+    """Hides the warning that the font lacks the characters of a name, which are then drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

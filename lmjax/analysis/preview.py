@@ -1,8 +1,8 @@
-"""Rows as the model sees them, ready to be shown as text or as a picture.
+"""Describes rows as the model sees them, ready to be shown as text or as a picture.
 
-Everything is read off the generic records (:class:`Rows`, :class:`Batch`), never off the kind of
-objective: documents from positions, prefixes from the mask, replaced tokens by comparing with the
-data wherever a document still lies at its place.
+Everything is found from the generic records (:class:`Rows`, :class:`Batch`) and never from the kind of
+objective: documents from the positions, prefixes from the mask, and replaced tokens by comparison with the
+data, in documents that are still at their place.
 
 Axes: W positions that are shown.
 """
@@ -27,24 +27,24 @@ class StreamView:
     """The W positions to show of one row of a stream, see :func:`lmjax.analysis.preview_structure.choose_shown`.
 
     Attributes:
-      name: what the stream is to the model.
-      length: T, of which W are shown.
-      index_W: which positions of the row are shown, rising.
-      scored_left_out: scored positions that are not shown.
+      name: the stream's part in the model, such as the encoder's input.
+      length: T, the number of positions, of which W are shown.
+      index_W: the positions of the row that are shown, ascending.
+      scored_left_out: number of scored positions that are not shown.
       tokens: a readable label of each token.
-      original: the label of the data's token where another one stands in its place, else "".
-      targets: the label of the token to predict, "" where none is.
+      original: the label of the data's token where another token replaces it, else "".
+      targets: the label of the token to predict, "" where there is none.
       weights: for each term, float [W] raw weights; NaN where the term has no value.
       numbers: further values by name, [W].
       vectors: further vectors by name, [W, D].
       documents_W: number of each position's document from 1, 0 for padding.
-      positions_W: what the model is told of each token's place.
-      special_W: special tokens.
-      changed_W: tokens that are not the data's.
-      prefix_W: positions of a span that is read in both directions, where the rest is not.
+      positions_W: the position of each token that the model is given.
+      special_W: whether a token is special.
+      changed_W: whether a token differs from the data's.
+      prefix_W: whether a position lies in a prefix, a span read in both directions while the rest is not.
       ahead_W: whether a position sees later ones.
       scored_W: whether the target counts.
-      attention: for each mask, bool [W, W of its keys].
+      attention: for each mask, bool [W, W of its keys], whether a query sees a key.
     """
 
     name: str
@@ -68,21 +68,21 @@ class StreamView:
 
     @property
     def has_other_data(self) -> bool:
-        """Whether the data's tokens are to be seen nowhere else: neither here nor as targets."""
+        """Whether some of the data's tokens would not be shown otherwise, neither as tokens nor as targets."""
         return any(o not in ("", target) for o, target in zip(self.original, self.targets, strict=True))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RowView:
-    """One row: the data, the streams made of it, and whatever has no place at a position.
+    """One row: the data, the streams made of it, and values that belong to no position.
 
     Attributes:
-      heading: which row it is.
+      heading: a heading that names the row.
       data: label of each of the first W tokens of the data.
-      data_length: tokens of the data, of which W are shown.
-      data_documents_W: the document of each, 0 for padding.
-      streams: the encoder's first.
-      details: further arrays in words.
+      data_length: number of tokens of the data, of which W are shown.
+      data_documents_W: the number of each token's document, 0 for padding.
+      streams: the streams; the encoder's comes first.
+      details: descriptions of further arrays.
     """
 
     heading: str
@@ -105,20 +105,21 @@ class Preview:
 def preview_batch(
     batch: Batch, rows: Rows, tokenizer: Tokenizer, *, title: str, num_rows: int = 2, width: int = 48
 ) -> Preview:
-    """Describes the first rows of a batch.
+    """Returns a description of the first rows of a batch.
 
     Args:
-      batch: what an objective made of ``rows``; weights as it gave them, before normalisation.
+      batch: the batch that an objective made of ``rows``, with weights before normalisation.
       rows: the data, [B, ...].
-      tokenizer: names the tokens.
+      tokenizer: gives the labels of tokens.
       title: the heading.
-      num_rows: rows to describe.
-      width: positions to show of each; of longer rows all scored positions are shown, unless all are scored.
+      num_rows: number of rows to describe.
+      width: number of positions to show of each row. Of longer rows all scored positions are shown, unless nearly all
+        positions are scored.
 
     Raises:
-      ValueError: the model's input is not one token a position.
+      ValueError: the model's input does not have one token for each position.
     """
-    # Numpy from here on: a row is cheaper to read there, and nothing is compiled.
+    # From here on the arrays are numpy's: reading a row is cheaper, and nothing is compiled.
     batch, rows = jax.device_get((batch, rows))
     if batch.inputs.tokens_BT.ndim != 2:
         shape = list(batch.inputs.tokens_BT.shape)
@@ -134,7 +135,7 @@ def preview_batch(
 
 
 def side_by_side(previews: Mapping[str, Preview], *, title: str) -> Preview:
-    """Several previews as one, each row headed by the name of its own."""
+    """Returns several previews as one; the heading of each row has the name of its preview."""
     rows = [
         dataclasses.replace(row, heading=f"{name}, {row.heading}")
         for name, preview in previews.items()
@@ -149,17 +150,17 @@ def _of_row(array: Any, index: int) -> np.ndarray:
 
 
 def _are_vectors(array: Any) -> bool:
-    """Whether an array has a vector of numbers, and not of ids, at every position."""
+    """Returns whether an array has a vector of floating-point numbers, not of ids, at every position."""
     return array.ndim == 3 and np.issubdtype(array.dtype, np.floating)
 
 
 def _fits(array: Any, shape: tuple[int, ...]) -> bool:
-    """Whether an array has this shape, or a leading axis of 1 that stands for the batch."""
+    """Returns whether an array has this shape, or has it but for a leading axis of 1 in place of the batch."""
     return array.shape in (shape, (1, *shape[1:]))
 
 
 class _Maker:
-    """Reads one row at a time off a batch of numpy arrays."""
+    """Describes one row at a time of a batch of numpy arrays."""
 
     def __init__(self, batch: Batch, rows: Rows, tokenizer: Tokenizer, width: int):
         self.batch = batch
@@ -174,7 +175,7 @@ class _Maker:
         self.target_shape = self.shape if batch.scored_BP is None else batch.scored_BP.shape
 
     def row(self, index: int) -> RowView:
-        """The view of row ``index``."""
+        """Returns the view of row ``index``."""
         tokens_T = _of_row(self.rows.tokens_BT, index)
         segments_T = np.ones_like(tokens_T)
         if self.rows.segments_BT is not None:
@@ -207,14 +208,14 @@ class _Maker:
             targets_T, scored_T = self._targets(index)
         crop = self._shown(stream, index, is_decoder=is_decoder)
         original_T = np.full(len(tokens_T), -1)
-        # Where vectors are read, a position is no token of the data.
+        # Where the model reads vectors, positions do not correspond to tokens of the data.
         if not any(map(_are_vectors, self.batch.extras.values())):
             data_T = _of_row(self.rows.tokens_BT, index)[: len(tokens_T)]
             original_T[: len(data_T)] = data_T
         special_T = np.isin(tokens_T, self.special_ids)
         explained_T = (tokens_T == self.mask_id) | (scored_T & (targets_T == original_T))
         changed_T = find_changed(tokens_T, original_T, documents_T, explained_T)
-        # What a decoder was given of its own text is no copy of the data, and a sentinel replaces no single token.
+        # A decoder's input beside an encoder is not a copy of the data, and a sentinel does not replace a single token.
         is_copy = not is_decoder or self.batch.encoder is None
         changed_T &= is_copy & (~special_T | (tokens_T == self.mask_id))
         ahead_T, prefix_T = find_directions(_of_row(stream.mask.end_BT, index), documents_T)
@@ -256,7 +257,7 @@ class _Maker:
         )
 
     def _shown(self, stream: Stream, index: int, *, is_decoder: bool) -> np.ndarray:
-        """The positions to show: around what is scored or, where nothing is, around special tokens."""
+        """Returns the positions to show: those around scored ones, or around special tokens where nothing is scored."""
         tokens_T = _of_row(stream.tokens_BT, index)
         wanted_T = np.isin(tokens_T, self.special_ids)
         if is_decoder and _fits(self.batch.targets_BP, self.target_shape):
@@ -269,7 +270,7 @@ class _Maker:
         return find_documents(tokens_T, positions_T, self.pad_id)
 
     def _spread(self, values_P: np.ndarray, index: int, *, empty: float) -> np.ndarray:
-        """Values of slots at the positions they belong to; slots that weigh nothing are unused ones."""
+        """Returns the values of slots at the positions they belong to; slots with weight 0 are unused."""
         if self.batch.scored_BP is None:
             return values_P
         spread_T = np.full(self.shape[1], empty, values_P.dtype)
@@ -286,7 +287,10 @@ class _Maker:
         return targets_T, self._spread(self._used_slots(index), index, empty=False) & (targets_T >= 0)
 
     def _weights(self, stream: Stream, index: int, *, is_decoder: bool) -> dict[str, np.ndarray]:
-        """Terms whose weights lie along this stream; where shapes leave a choice, along the targets."""
+        """Returns the weights of the terms that belong to this stream, by name.
+
+        If the shapes allow several streams, weights belong to the stream that has the targets.
+        """
         found = {}
         for term, weights in self.batch.weights.items():
             along_targets = _fits(weights, self.target_shape)
@@ -300,7 +304,7 @@ class _Maker:
         return _fits(array, stream.tokens_BT.shape) and (is_decoder or not _fits(array, self.shape))
 
     def _details(self, index: int) -> Iterator[str]:
-        """What has no place at a position: targets, weights and extras of other shapes."""
+        """Describes the arrays that belong to no position: targets, weights and extras of other shapes."""
         placed = [self.shape, *([] if self.batch.encoder is None else [self.batch.encoder.tokens_BT.shape])]
         if self.batch.targets_BP.size and not _fits(self.batch.targets_BP, self.target_shape):
             yield _describe_array("targets", self.batch.targets_BP, index)

@@ -1,4 +1,4 @@
-"""The batch of a training step without the training: the same rows, corrupted with the same key.
+"""Makes the batch of a training step without training: it has the same rows, corrupted with the same PRNG key.
 
 Axes: M members of an example, S positions of a member.
 """
@@ -29,7 +29,9 @@ def step_rows(config: RunConfig, corpus: Corpus, step: int) -> Rows:
 
 
 def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int) -> Batch:
-    """Returns what the objective makes of ``rows`` at update number ``step`` (from 0), weights not yet normalised.
+    """Returns the batch that the objective makes of ``rows`` at update number ``step`` (from 0).
+
+    Its weights are not normalised yet.
 
     Raises:
       ValueError: the objective refuses the recipe.
@@ -44,15 +46,15 @@ def step_batch(config: RunConfig, vocabulary: Vocabulary, rows: Rows, step: int)
 
 
 def text_documents(given: Sequence[str]) -> list[str]:
-    """Returns the documents of texts in which blank lines divide documents."""
+    """Returns the documents of texts; blank lines divide the documents."""
     return [part for text in given for part in re.split(r"\n[ \t]*\n", text) if part]
 
 
 def text_rows(config: RunConfig, tokenizer: Tokenizer, documents: Sequence[str], *, num_rows: int) -> Rows:
-    """Returns a row of the documents, encoded as preparation does and put end to end, ``num_rows`` times.
+    """Returns ``num_rows`` equal rows of the documents, encoded as preparation does and joined end to end.
 
-    The row is as short as the text allows and ``train.sequence_length`` at most: a longer text is
-    cut. Documents are kept apart as ``data.packing`` says, and where the row needs padding.
+    A row is as short as the text allows and at most ``train.sequence_length`` long; a longer text is
+    cut. Documents are kept apart if ``data.packing`` says so, or if the row needs padding.
 
     Raises:
       ValueError: there is no text.
@@ -88,7 +90,7 @@ def text_rows(config: RunConfig, tokenizer: Tokenizer, documents: Sequence[str],
 def _example_rows(
     objective: Objective, encoded: Sequence[Sequence[int]], length: int, pad_id: int, num_rows: int
 ) -> Rows:
-    """Returns rows whose example has the first texts as its members, in stretches as short as the texts allow."""
+    """Returns rows that hold one example with the first texts as its members, each as short as the texts allow."""
     num_members = objective.traits.num_members
     if len(encoded) < num_members:
         raise ValueError(
@@ -110,7 +112,7 @@ def _example_rows(
 
 
 def recipe_tokenizer(config: RunConfig) -> Tokenizer:
-    """Returns the recipe's tokenizer; the corpus is read only to train one, which is then kept."""
+    """Returns the recipe's tokenizer; the corpus is read only if one must be trained, which is then saved."""
     data, tokenizer = config.data, config.tokenizer
     folder = data.mixture[0] if data.mixture else data.prepared
     if folder is None and (tokenizer.path is not None or tokenizer.kind in (None, "bytes")):

@@ -1,4 +1,4 @@
-"""Tokens and objectives in a few visible characters."""
+"""Labels of tokens and objectives, in a few visible characters."""
 
 import dataclasses
 import unicodedata
@@ -11,7 +11,7 @@ _VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "\\r"}
 
 
 def objective_title(objective: Objective) -> str:
-    """The objective's name with the hyperparameters that are not the default: ``MaskedLM(rate=0.4)``."""
+    """Returns the objective's name with the hyperparameters that are not the default: ``MaskedLM(rate=0.4)``."""
     return _describe_value(objective)
 
 
@@ -29,7 +29,7 @@ def _describe_value(value: Any) -> str:
 
 
 def token_label(tokenizer: Tokenizer, token_id: int) -> str:
-    """A token in visible characters: special ones by name, space ``·``, newline ``↵``, stray bytes ``\\xc3``."""
+    """Returns a token in visible characters: special ones by name, space ``·``, newline ``↵``, bytes ``\\xc3``."""
     if not 0 <= token_id < tokenizer.vocabulary.size:
         return f"#{token_id}"
     if not (text := tokenizer.token_bytes[token_id]):

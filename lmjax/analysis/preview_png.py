@@ -1,4 +1,4 @@
-"""A preview as a picture: strips of tokens with what each is to predict, and the masks as grids.
+"""Draws a preview as a picture: strips of tokens with their targets, and the masks as grids.
 
 Axes: W positions that are shown.
 """
@@ -25,9 +25,9 @@ TITLE_CHARACTERS = 78
 TOKEN_POINTS = 8.0
 CELL_HEIGHT = 0.22
 TITLE_WIDTH = 0.075
-"""Inches of a character of a mask's title."""
+"""Width of a character of a mask's title, in inches."""
 LABEL_POINTS = 52.0
-"""Size of a mask's labels, for each inch of a cell."""
+"""Size of a mask's labels in points, for each inch of a cell."""
 
 INK, GREY, EDGE, EMPTY = "#1F2933", "#8A94A0", "#CBD2D9", "#F5F7FA"
 REPLACED, SPECIAL, PREFIX, SCORED = "#F7D9B8", "#7B3F98", "#D6E8F5", "#A8D5BA"
@@ -39,14 +39,14 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
     """Draws a preview.
 
     Args:
-      preview: what to draw; legible up to about 48 positions a stream.
+      preview: the preview to draw; it is legible up to about 48 positions in a stream.
       output: the file; its ending decides the format.
 
     Returns:
-      The path written.
+      The path of the file written.
 
     Raises:
-      ValueError: matplotlib is not installed or does not know the format, or there can be no such file.
+      ValueError: matplotlib is not installed or does not know the format, or such a file cannot exist.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -71,7 +71,7 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Panel:
-    """One mask to draw: queries of ``stream`` down, keys of ``keys`` across."""
+    """One mask to draw: the queries of ``stream`` are rows, the keys of ``keys`` are columns."""
 
     stream: StreamView
     keys: StreamView
@@ -80,7 +80,7 @@ class _Panel:
 
     @property
     def targets(self) -> list[str]:
-        """What each query is scored on, beside the stream's own mask only."""
+        """The label of each query's target; they are shown only beside the stream's own mask."""
         scored = zip(self.stream.targets, self.stream.scored_W, strict=True)
         return [target if is_scored and self.name == "self" else "" for target, is_scored in scored]
 
@@ -91,7 +91,7 @@ class _Panel:
 
 
 class _Sheet:
-    """A page measured in inches from its top left corner, filled downwards."""
+    """A page that is measured in inches from its top left corner and filled downwards."""
 
     def __init__(self, axes: Any):
         self.axes = axes
@@ -99,7 +99,7 @@ class _Sheet:
         axes.set_axis_off()
 
     def finish(self) -> float:
-        """Fits the axes to what was drawn; the page's height."""
+        """Fits the axes to the drawing, and returns the page's height in inches."""
         height = self.y + MARGIN
         self.axes.set_xlim(0, WIDTH)
         self.axes.set_ylim(height, 0)
@@ -107,7 +107,7 @@ class _Sheet:
 
     def _text(self, x: float, y: float, text: str, *, points: float, colour: str = INK, **options: Any) -> None:
         settings = {"va": "center_baseline", "ha": "left", "family": FONT} | options
-        # Tokens may hold dollar signs, which are no formulas here.
+        # Tokens may have dollar signs, which do not mark formulas here.
         self.axes.text(x, y, text, fontsize=points, color=colour, parse_math=False, **settings)
 
     def _box(self, x: float, y: float, width: float, height: float, *, fill: str, edge: str | None = None) -> None:
@@ -117,19 +117,19 @@ class _Sheet:
         self.axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, **line))
 
     def title(self, text: str) -> None:
-        """The heading of the page."""
+        """Draws the heading of the page."""
         for line in textwrap.wrap(text, TITLE_CHARACTERS):
             self._text(MARGIN, self.y + 0.05, line, points=13, family="DejaVu Sans", weight="bold")
             self.y += 0.26
         self.y += 0.14
 
     def heading(self, text: str) -> None:
-        """A heading within the page."""
+        """Draws a heading within the page."""
         self._text(MARGIN, self.y + 0.06, text, points=9.5, family="DejaVu Sans", weight="bold", colour=GREY)
         self.y += 0.26
 
     def strip(self, stream: StreamView, *, heading: str) -> None:
-        """A stream's tokens in boxes, their targets below, in as many lines as they need."""
+        """Draws a stream's tokens in boxes, with their targets below, in as many lines as necessary."""
         if heading:
             self.heading(heading)
         widths = [_box_width(stream, i) for i in range(len(stream.tokens))]
@@ -164,7 +164,7 @@ class _Sheet:
         self.y += 0.1
 
     def details(self, details: Sequence[str]) -> None:
-        """What has no place at a position, in words."""
+        """Writes the descriptions of values that belong to no position."""
         for detail in details:
             self._text(MARGIN, self.y + 0.04, detail, points=7.5, colour=GREY, family="DejaVu Sans")
             self.y += 0.17
@@ -200,7 +200,7 @@ class _Sheet:
         self.y += 0.17
 
     def _vectors(self, name: str, vectors_WD: np.ndarray, block: range, lefts: np.ndarray) -> None:
-        """Each vector as a column of shades, its first number on top."""
+        """Draws each vector as a column of shades, with its first number on top."""
         height = 0.03 * min(max(vectors_WD.shape[1], 8), 24)
         self._text(MARGIN, self.y + height / 2, short(name, 16), points=6.5, colour=GREY, family="DejaVu Sans")
         shades = {"cmap": "Greys", "vmin": vectors_WD.min(), "vmax": vectors_WD.max(), "interpolation": "nearest"}
@@ -210,7 +210,7 @@ class _Sheet:
         self.y += height + 0.03
 
     def grids(self, streams: Sequence[StreamView]) -> None:
-        """All masks side by side, as large as they can be drawn."""
+        """Draws all masks side by side, as large as possible."""
         panels = [
             _Panel(stream=stream, keys=stream if name == "self" else streams[0], name=name, visible_TS=visible_TS)
             for stream in streams
@@ -255,7 +255,7 @@ class _Sheet:
             self._text(*place, label, points=points, colour=colour, rotation=90, rotation_mode="anchor")
 
     def legend(self, preview: Preview) -> None:
-        """What the colours mean, of those there are."""
+        """Explains the meaning of the colours that the picture uses."""
         streams = [stream for row in preview.rows for stream in row.streams]
         entries = {
             "replaced": (REPLACED, any(s.changed_W.any() for s in streams)),
@@ -286,13 +286,13 @@ def _short(label: str) -> str:
 
 
 def _label_width(labels: Sequence[str]) -> float:
-    """Cells of a grid that the longest label takes."""
+    """Returns the width of the longest label, in cells of a grid."""
     longest = max((cell_len(_short(label)) for label in labels), default=0)
     return longest * LABEL_POINTS * 0.602 / 72 + 0.6 if longest else 0.0
 
 
 def _token_colours(stream: StreamView, i: int) -> tuple[str, str]:
-    """Fill and ink of a token."""
+    """Returns the colours of a token's box and of its text."""
     fill = REPLACED if stream.changed_W[i] else PREFIX if stream.prefix_W[i] else EMPTY
     if stream.documents_W[i] == 0:
         return "white", EDGE
@@ -300,7 +300,7 @@ def _token_colours(stream: StreamView, i: int) -> tuple[str, str]:
 
 
 def _shades(stream: StreamView) -> np.ndarray:
-    """How much each target counts, from 0 to 1."""
+    """Returns how much each target counts, float [W] from 0 to 1."""
     weights = [np.nan_to_num(w) / max(np.nanmax(w, initial=0), 1e-9) for w in stream.weights.values()]
     return stream.scored_W * (np.max(weights, axis=0) if weights else 1.0)
 

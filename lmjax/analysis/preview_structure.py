@@ -1,36 +1,36 @@
-"""What a batch does not say outright and a reader wants to see: documents, replaced tokens, prefixes.
+"""Finds what a batch does not state but a reader wants to see: documents, replaced tokens, prefixes.
 
-Each is read off one row's arrays, so that it holds for any objective.
+Each is found from the arrays of one row, so it works for any objective.
 """
 
 import numpy as np
 
 PADDING = 4
-"""Positions of padding to show at the end of a row."""
+"""Number of padding positions to show at the end of a row."""
 
 AROUND = 3
-"""Positions to show on each side of what is scored in a long row."""
+"""Number of positions to show on each side of scored ones in a long row."""
 
 MOST = 10
-"""A long row shows at most so many times the width."""
+"""Of a long row, at most this many times the width is shown."""
 
 
 def choose_shown(documents_T: np.ndarray, wanted_T: np.ndarray, *, width: int) -> np.ndarray:
-    """Returns the positions of a row to show, int [W], rising.
+    """Returns the positions of a row to show, int [W], ascending.
 
-    A row of at most ``width`` positions is shown whole, but for most of its padding. Of a longer row the wanted
+    A row of at most ``width`` positions is shown whole, except most of its padding. Of a longer row the wanted
     positions are shown with ``AROUND`` neighbours on each side, up to ``MOST * width`` positions. Where nothing is
     wanted, or nearly everything, the first ``width`` positions are shown.
 
     Args:
       documents_T: number of each position's document, 0 for padding.
-      wanted_T: positions that should be seen, as those that are scored.
+      wanted_T: bool, whether a position should be shown, for example because it is scored.
       width: see above.
     """
     (real,) = np.nonzero(documents_T)
     length = min(len(documents_T), PADDING + (real[-1] + 1 if len(real) else 0))
     wanted_T = wanted_T[:length] & (documents_T[:length] > 0)
-    # The last position of a document or two may have nothing to predict.
+    # The last positions of one or two documents may have nothing to predict, so not all need be wanted.
     is_throughout = wanted_T.sum() >= 0.9 * len(real)
     if length <= width or not wanted_T.any() or is_throughout:
         return np.arange(min(length, width))
@@ -39,7 +39,10 @@ def choose_shown(documents_T: np.ndarray, wanted_T: np.ndarray, *, width: int) -
 
 
 def find_documents(tokens_T: np.ndarray, positions_T: np.ndarray, pad_id: int | None) -> np.ndarray:
-    """Document numbers from 1: a document begins where positions do not go on; 0 for padding."""
+    """Returns the number of each position's document, from 1, and 0 for padding.
+
+    A document begins where the position is not one more than the position before.
+    """
     begins_T = np.diff(positions_T, prepend=positions_T[0] - 2) != 1
     is_pad_T = tokens_T == (pad_id or 0)
     is_padding = np.logical_and.reduceat(is_pad_T, np.flatnonzero(begins_T))
@@ -52,11 +55,11 @@ def find_documents(tokens_T: np.ndarray, positions_T: np.ndarray, pad_id: int | 
 def find_changed(
     tokens_T: np.ndarray, original_T: np.ndarray, documents_T: np.ndarray, explained_T: np.ndarray
 ) -> np.ndarray:
-    """Tokens that are not the data's, in the documents that were left at their place.
+    """Returns whether each token differs from the data's, bool [T], in documents that are still at their place.
 
-    A document counts as such when most of its tokens are the data's or are explained (masked, or
-    with the data's token as target) and it does not go on where the data have ended (negative ids); in
-    one that was rearranged a comparison would say nothing.
+    A document counts as being at its place when most of its tokens equal the data's or are explained (masked, or
+    with the data's token as target), and it does not continue after the end of the data (negative ids). In a
+    document that was rearranged, a comparison would mean nothing.
     """
     same_T = tokens_T == original_T
     changed_T = np.zeros(len(tokens_T), bool)
@@ -68,10 +71,10 @@ def find_changed(
 
 
 def find_directions(end_T: np.ndarray, documents_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which positions see later ones, and which lie in a prefix.
+    """Returns whether each position sees later ones, and whether it lies in a prefix, both bool [T].
 
-    A prefix is what sees ahead or is seen from before, in a row where not all positions are so; a
-    document of one token can be neither and does not tell.
+    A position lies in a prefix if it sees later positions or earlier ones see it. If this holds for the whole row,
+    the row has no prefix; documents of one token, where it cannot hold, do not count in that test.
 
     Args:
       end_T: one past the last key each position sees.

@@ -1,4 +1,4 @@
-"""A preview as text: lanes of tokens one under the other, and masks as blocks, two queries a line.
+"""Prints a preview as text: lanes of tokens one under the other, and masks as blocks with two queries in a line.
 
 Axes: W positions that are shown.
 """
@@ -15,7 +15,7 @@ from rich.text import Text
 from lmjax.analysis.preview import Preview, RowView, StreamView
 
 LONGEST = 18
-"""Terminal cells a token may take before it is cut."""
+"""Most terminal cells that a token may take; a longer one is cut."""
 
 STYLES = {
     "special": "magenta",
@@ -35,18 +35,18 @@ class _Lane:
 
 
 def print_preview(preview: Preview, console: Console) -> None:
-    """Prints a preview; in colour where the console is a terminal."""
+    """Prints a preview, in colour if the console is a terminal."""
     for line in preview_lines(preview, width=console.width, legend=console.is_terminal):
         console.print(line, soft_wrap=True)
 
 
 def preview_lines(preview: Preview, *, width: int, legend: bool = False) -> Iterator[Text]:
-    """The lines of a preview.
+    """Yields the lines of a preview.
 
     Args:
-      preview: what to show.
-      width: terminal cells of a line; only masks may be wider.
-      legend: explain the colours first.
+      preview: the preview to show.
+      width: number of terminal cells in a line; only masks may be wider.
+      legend: whether to explain the colours first.
     """
     yield Text(preview.title, style="bold")
     yield Text(preview.summary)
@@ -69,12 +69,12 @@ def preview_lines(preview: Preview, *, width: int, legend: bool = False) -> Iter
 
 
 def short(label: str, longest: int = LONGEST) -> str:
-    """A label cut to ``longest`` terminal cells."""
+    """Returns a label, cut to ``longest`` terminal cells."""
     return label if cell_len(label) <= longest else set_cell_size(label, longest - 1) + "…"
 
 
 def stream_heading(stream: StreamView) -> str:
-    """The stream's name, and what is left out of it."""
+    """Returns the stream's name, and a note on the positions that are left out."""
     shown = len(stream.tokens)
     if shown == stream.length:
         return stream.name
@@ -89,7 +89,7 @@ def stream_heading(stream: StreamView) -> str:
 
 
 def _data_lines(row: RowView, width: int) -> Iterator[Text]:
-    """The data's own tokens as running text, broken between tokens, with a stroke between documents."""
+    """Yields the data's own tokens as running text; lines break between tokens, and a stroke divides documents."""
     margin = 6
     line, cells = Text("data".ljust(margin)), margin
     before = None
@@ -109,7 +109,7 @@ def _data_lines(row: RowView, width: int) -> Iterator[Text]:
 
 
 def stream_lanes(stream: StreamView) -> list[_Lane]:
-    """What there is to say of each position, from top to bottom; lanes with nothing to say are left out."""
+    """Returns the lanes of labels for each position, from top to bottom; empty lanes are left out."""
     token_styles = [_token_style(stream, i) for i in range(len(stream.tokens))]
     target_styles = [STYLES["scored target"] if scored else _DIM for scored in stream.scored_W.tolist()]
     plain = [""] * len(stream.tokens)
@@ -140,15 +140,15 @@ def _token_style(stream: StreamView, i: int) -> str:
 
 
 def number_label(value: float) -> str:
-    """A number in few characters; nothing for NaN."""
+    """Returns a number in few characters; an empty string for NaN."""
     if np.isnan(value):
         return ""
-    # An id of four digits is not a measurement.
+    # A whole number, such as an id of four digits, is not rounded as a measurement is.
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e6 else f"{float(value):.3g}"
 
 
 def _stream_lines(stream: StreamView, width: int) -> Iterator[Text]:
-    """The lanes, a column a token, broken into as many blocks as the width asks for."""
+    """Yields the lines of the lanes, one column for each token, in as many blocks as the width requires."""
     lanes = stream_lanes(stream)
     yield Text(stream_heading(stream), style="bold")
     margin = max(cell_len(lane.name) for lane in [*lanes, _POSITION]) + 1
@@ -180,7 +180,7 @@ _POSITION = _Lane(name="position", labels=[], styles=[])
 
 
 def _ruler(stream: StreamView, block: range, columns: Sequence[int], margin: int) -> Text:
-    """Positions within documents: all where there is room, else every fifth and the first of a document."""
+    """Returns a line of positions in documents: all if there is room, else each document's first and every fifth."""
     labels = [str(position) for position in stream.positions_W.tolist()]
     every = 1 if all(len(labels[i]) <= columns[i] for i in block) else 5
     line = _POSITION.name.ljust(margin)
@@ -196,7 +196,7 @@ def _ruler(stream: StreamView, block: range, columns: Sequence[int], margin: int
 def _attention_lines(
     stream: StreamView, name: str, visible_TS: np.ndarray, drawn: dict[str, np.ndarray]
 ) -> Iterator[Text]:
-    """The mask of a stream, unless the row before had the same."""
+    """Yields the lines of a stream's mask, unless the row before had the same mask."""
     title = f"{stream.name}: {name} attention"
     before = drawn.get(title)
     drawn[title] = visible_TS
@@ -209,7 +209,10 @@ def _attention_lines(
 
 
 def mask_blocks(visible_TS: np.ndarray) -> list[str]:
-    """A mask in half blocks: a character a key, a line for two queries, ``█ ▀ ▄`` or a space."""
+    """Returns the lines of a mask in half blocks: a character for each key and a line for two queries.
+
+    The characters are ``█ ▀ ▄`` and a space.
+    """
     blocks = np.array([" ", "▄", "▀", "█"])
     even_TS = np.pad(visible_TS, ((0, len(visible_TS) % 2), (0, 0))).astype(int)
     return ["".join(line) for line in blocks[2 * even_TS[::2] + even_TS[1::2]]]

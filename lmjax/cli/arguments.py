@@ -1,4 +1,4 @@
-"""The arguments of a command that has a dataclass for them."""
+"""Reads the arguments of a command that has a dataclass for them."""
 
 import dataclasses
 import pathlib
@@ -13,12 +13,12 @@ Arguments = TypeVar("Arguments")
 
 
 def parse_arguments(kind: type[Arguments], arguments: Sequence[str], *, command: str) -> Arguments:
-    """Reads a command's arguments.
+    """Reads a command's arguments, and returns them as the dataclass ``kind``.
 
     Args:
-      kind: the dataclass of what the command takes.
+      kind: the dataclass of the command's options.
       arguments: the words after the command.
-      command: its name, for messages.
+      command: the command's name, for messages.
 
     Raises:
       ValueError: a path is an address such as ``gs://BUCKET/RUN``.

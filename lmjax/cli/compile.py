@@ -18,7 +18,7 @@ from lmjax.compile.topology import KINDS_TEXT, Topology, open_topology, prepare_
 from lmjax.train.config import RunConfig
 
 WIDTH = 160
-"""Columns of tables where the output is no terminal."""
+"""Width of tables, in characters, where the output is not a terminal."""
 
 OPTIONS = f"""
   --topology NAME   the chips: {KINDS_TEXT}, ...
@@ -30,7 +30,7 @@ OPTIONS = f"""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Runs the command; ends with exit code 1 where the step does not fit."""
+    """Runs the command, which ends with exit code 1 if the step does not fit."""
     options, rest = _options(arguments)
     if options.topology is None:
         parse_recipe("compile", rest, options=OPTIONS)  # which also answers --help
@@ -65,7 +65,7 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _other(text: str, arguments: list[str]) -> RunConfig:
-    """Returns the configuration to compare with: of another recipe, or of the same with fields changed."""
+    """Returns the configuration to compare with: another recipe's, or this recipe's with changed fields."""
     if "=" not in text:
         return parse_recipe("compile", [text])
     changes = [word for entry in text.split(",") for word in _change(entry)]
@@ -124,5 +124,8 @@ def _print(item: Any) -> None:
 
 
 def _told(as_json: bool) -> contextlib.AbstractContextManager:
-    """Sends what a recipe's changes print to standard error where standard output is for a program."""
+    """Returns a context that sends prints to standard error if a program reads standard output, as JSON.
+
+    Reading a recipe prints the fields that were changed.
+    """
     return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()

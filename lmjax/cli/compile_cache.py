@@ -1,8 +1,8 @@
 """What jax has compiled, kept for the next start: a second start of the same run or prompt compiles nothing.
 
-By default the folder is ``~/.cache/lmjax`` (``$XDG_CACHE_HOME/lmjax``). ``LMJAX_CACHE`` names another, or with ``0``
-or ``off`` none; whoever has set jax's own ``JAX_COMPILATION_CACHE_DIR`` keeps that, with all of jax's settings. The
-keys of the entries are jax's: its version, the program, the compiler's options and the devices are in them.
+By default the folder is ``~/.cache/lmjax`` (``$XDG_CACHE_HOME/lmjax``). ``LMJAX_CACHE`` names another folder; with
+``0`` or ``off`` nothing is kept. If jax's own ``JAX_COMPILATION_CACHE_DIR`` is set, jax's settings are not changed.
+Jax makes the keys of the entries from its version, the program, the compiler's options and the devices.
 """
 
 import contextlib
@@ -18,11 +18,14 @@ VARIABLE = "LMJAX_CACHE"
 OFF = ("0", "off", "no", "none", "false")
 
 MOST_BYTES = 2 * 2**30
-"""jax removes what was used longest ago beyond this."""
+"""Largest size of the cache; jax removes the entries that were used longest ago."""
 MOST_ENTRIES = 1000
-"""Beyond this the start does: with every new entry jax looks at all of them."""
+"""Most entries after a start, which removes the oldest, since jax looks at all entries whenever it adds one."""
 HALF_WRITTEN_SECONDS = 600
-"""Age from which on an entry without its time of use is what a killed process left, and not another's at work."""
+"""An entry without its time of use that is older than this was left by a killed process.
+
+A younger one may belong to a process that is still writing it.
+"""
 
 _SETTINGS = {
     "jax_compilation_cache_max_size": MOST_BYTES,
@@ -32,10 +35,10 @@ _SETTINGS = {
 
 
 def use_compile_cache() -> pathlib.Path | None:
-    """Tells jax to keep what it compiles; a folder that cannot be used is said once and is no reason to stop.
+    """Tells jax to keep what it compiles. If the folder cannot be used, it prints a message and goes on without.
 
     Returns:
-      The folder, ``None`` when jax's own settings decide or nothing is kept.
+      The folder; ``None`` when jax's own settings decide, or nothing is kept.
     """
     import jax
 
@@ -58,13 +61,15 @@ def use_compile_cache() -> pathlib.Path | None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A full disk, a file that was damaged: then it is compiled anew.
+    # If the disk is full or a file is damaged, the program is compiled again.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     return folder
 
 
 def cache_folder() -> pathlib.Path | None:
-    """The folder for this machine's processor, for XLA's code for one may use instructions that another lacks.
+    """Returns the folder for this machine's processor; None if nothing is to be kept.
+
+    XLA's code for one processor may use instructions that another lacks.
 
     Raises:
       RuntimeError: there is no home folder.
@@ -85,15 +90,15 @@ def _processor() -> str:
     described = platform.machine()
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        # x86 and ARM name their instruction sets so.
+        # These are the names that x86 and ARM use for their instruction sets.
         described += "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
     return hashlib.sha256(described.encode()).hexdigest()[:8]
 
 
 def tidy(folder: pathlib.Path) -> None:
-    """Removes entries a killed process left half-written, and the oldest beyond :data:`MOST_ENTRIES`.
+    """Removes entries that a killed process left half-written, and the oldest ones beyond :data:`MOST_ENTRIES`.
 
-    jax writes an entry and then its time of use, and writes nothing more once it finds one without the other.
+    Jax writes an entry and then its time of use. Once it finds one without the other, it writes nothing more.
     """
     entries, now = [], time.time()
     for path in folder.glob("*-cache"):

@@ -51,7 +51,7 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     try:
         code = _run_and_flush(command)
     except BrokenPipeError:
-        # The reader of our output has gone (`lmjax preview | head`): nobody is left to tell.
+        # The reader of our output has gone (`lmjax preview | head`), so there is nobody to tell.
         drop_output(sys.stdout)
         code = 1
     except KeyboardInterrupt:
@@ -67,13 +67,13 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        # Or Python tries once more as it ends, and shows a traceback.
+        # Otherwise Python tries to write once more as it ends, and shows a traceback.
         drop_output(sys.stdout)
     distributed.leave(code)
 
 
 def _run_and_flush(command: Callable[[], object]) -> int:
-    """The command's exit code, once all that it has printed is written."""
+    """Runs the command, flushes standard output, and returns the exit code."""
     try:
         command()
         code = 0
@@ -97,10 +97,13 @@ def _debugging() -> bool:
 
 
 def _silence_libraries() -> None:
-    """Drops the stacks Orbax and asyncio log, a dozen for a full disk: the same failure reaches us as an exception."""
+    """Hides the tracebacks that Orbax and asyncio log, since the same failure also reaches us as an exception.
+
+    A full disk alone would log a dozen.
+    """
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    # Of a helper of multiprocessing, when a signal ends us while processes prepare data. It inherits our options.
+    # A helper of multiprocessing warns when a signal ends us while processes prepare data. It inherits our options.
     sys.warnoptions.append("ignore:resource_tracker")
     shown = sys.unraisablehook
 
@@ -112,7 +115,7 @@ def _silence_libraries() -> None:
 
 
 def describe(error: BaseException) -> tuple[str, int]:
-    """What to tell the user of an exception, and the exit code."""
+    """Returns the message for the user about an exception, and the exit code."""
     hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
     if isinstance(error, OSError):
         return _describe_os_error(error)
@@ -120,7 +123,7 @@ def describe(error: BaseException) -> tuple[str, int]:
         return str(error) or f"{type(error).__name__} without a message: {hint}", 2
     if isinstance(error, ImportError):
         return f"{error}: is the package, or one of its extras, installed?", 2
-    # Before the next test: a checkpoint that finds the disk full says RESOURCE_EXHAUSTED too.
+    # This comes before the next test, because a checkpoint that finds the disk full says RESOURCE_EXHAUSTED too.
     if type(error).__module__.startswith("lmjax."):
         return str(error), 1
     if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):

@@ -57,11 +57,11 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
-    """The data to evaluate on; its rows refuse shards that another tokenizer than the run's has made."""
+    """Returns the data to evaluate on; reading rows raises an error if another tokenizer than the run's made them."""
     data = opened.config.data
     if prepared is not None:
         return prepared_corpus(data, prepared, opened.tokenizer)
-    # A recipe's relative paths are meant from the folder the run was started in.
+    # A recipe's relative paths start at the folder in which the run was started.
     start = _started_in(folder, opened.config.run_folder)
     try:
         with contextlib.chdir(start):
@@ -76,7 +76,10 @@ def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | Non
 
 
 def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
-    """How the data differ from those the run was trained on; nothing where they do not, or the run does not say."""
+    """Returns how the data differ from those the run was trained on.
+
+    The text is empty if they do not differ, or if the run has no record of its data.
+    """
     try:
         record = read_record(folder)
     except ValueError as error:
@@ -85,7 +88,10 @@ def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
 
 
 def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:
-    """The folder a run was started in, by where it lies now and where it was told to; else the one we are in."""
+    """Returns the folder in which a run was started, which follows from its place and the path in its configuration.
+
+    If it does not follow from them, it returns the current folder.
+    """
     depth = len(run_folder.parts)
     resolved = folder.resolve()
     if run_folder.is_absolute() or resolved.parts[-depth:] != run_folder.parts:

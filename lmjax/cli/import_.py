@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _tell(converted: Converted) -> None:
-    """Prints what is not as it was in the folder."""
+    """Prints what of the folder was not taken over, or was added."""
     passed = converted.passed
     for what, keys in (
         ("ignored, as asked", passed.ignored),

@@ -28,10 +28,10 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs a subcommand and ends with a code of the table in :mod:`lmjax.cli.errors`."""
+    """Runs a subcommand, and ends the process with one of the exit codes in :mod:`lmjax.cli.errors`."""
     repair_streams()
     with ending_at_once():
-        # From here on, for it takes a second to import jax.
+        # This is imported inside the context, because importing jax takes a second.
         from lmjax.cli.errors import run_command
 
         run_command(lambda: _run(sys.argv[1:]))
@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> None:
         hint = f": did you mean `lmjax {near[0]}`?" if near else f"\n\n{_usage()}"
         raise ValueError(f"unknown command {name!r}{hint}")
     use_compile_cache()
-    # A module cannot be called `import`, nor have a dash in its name.
+    # A module cannot be called `import`, and cannot have a dash in its name.
     module = name.replace("-", "_") + ("_" if keyword.iskeyword(name) else "")
     importlib.import_module(f"lmjax.cli.{module}").run(rest)
 

@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command's own options, and the recipe with its overrides."""
+    """Returns the command's own options, and the words of the recipe with its overrides."""
     parser = argparse.ArgumentParser(
         prog="lmjax preview",
         usage="lmjax preview RECIPE [options] [--field value ...]",

@@ -9,11 +9,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 @contextlib.contextmanager
 def bytes_bar(description: str, *, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A callback ``(bytes done, bytes in all)``: the bar appears with the first call, and goes when all is done.
+    """Gives a callback ``(bytes done, bytes in all)``. The bar appears with the first call and ends when all is done.
 
     Args:
-      description: what is being done.
-      console: where to draw; standard error by default, which leaves standard output to results.
+      description: the name of the work, shown beside the bar.
+      console: where to draw; by default standard error, since standard output is for results.
     """
     console = console or Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -22,7 +22,7 @@ def bytes_bar(description: str, *, console: Console | None = None) -> Iterator[C
 
     def advance(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)
-        # Whatever follows may draw a bar of its own.
+        # The bar is stopped when all is done, because later work may draw a bar of its own.
         (bar.start if done < total else bar.stop)()
 
     try:

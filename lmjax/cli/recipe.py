@@ -19,7 +19,7 @@ from lmjax.train.config_file import differences
 from lmjax.train.recipes import find_recipe, load_recipe, recipes
 
 REGISTRY = ConstructorRegistry()
-"""How a field that may follow a schedule is read: ``0.15``, or ``0.4:0.15:1000:linear``."""
+"""Says how to read a field that may follow a schedule: ``0.15``, or ``0.4:0.15:1000:linear``."""
 
 
 @REGISTRY.primitive_rule
@@ -36,12 +36,14 @@ def _scalar(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -> RunConfig:
-    """Reads ``RECIPE [--field value ...]``, RECIPE a path or a name, and prints what the overrides changed.
+    """Reads ``RECIPE [--field value ...]``, prints what the overrides changed, and returns the configuration.
+
+    RECIPE is a path or a name.
 
     Args:
       command: the subcommand, for the usage line.
-      arguments: what follows it.
-      options: lines of help on options of the command's own.
+      arguments: the words after the subcommand.
+      options: lines of help on the command's own options.
 
     Raises:
       ValueError: the recipe does not exist, or a value is impossible.
@@ -66,20 +68,20 @@ def parse_recipe(command: str, arguments: Sequence[str], *, options: str = "") -
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         registry=REGISTRY,
     )
-    check_types(config)  # of NaN and infinity, which are numbers to the command line
+    check_types(config)  # refuses NaN and infinity, which the command line takes as numbers
     for name, (old, new) in differences(recipe, config).items():
         print(f"{name}: {old} -> {new}", flush=True)
     return config
 
 
 def with_classes(config: RunConfig, arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
-    """Takes ``--optimizer CLASS``, ``--objective CLASS`` and the like out of the arguments and follows them.
+    """Applies ``--optimizer CLASS``, ``--objective CLASS`` and similar options, and removes them from the arguments.
 
-    What all classes of the family have, such as the learning rate of an optimizer, is kept from the recipe; all else is
-    the default of the class.
+    Fields that all classes of the family have, such as the learning rate of an optimizer, keep the recipe's values; all
+    other fields have the default of the class.
 
     Args:
-      config: the recipe's.
+      config: the recipe's configuration.
       arguments: words of the command line.
 
     Returns:

@@ -98,7 +98,7 @@ class SampleArguments:
         self.request(None)
 
     def request(self, amateur: Amateur | None) -> Request:
-        """Returns the options as the library takes them.
+        """Returns the options as the library's record of a request.
 
         Raises:
           ValueError: an option is impossible.
@@ -135,7 +135,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.format == "jsonl":
         _print_objects(prompts, pieces, options)
         return
-    # Text that continues a prompt is shown after it; an answer, and a row with its masks filled in, stand alone.
+    # A continuation is shown after its prompt. An answer, and a text with its masks filled in, are shown alone.
     stands_alone = paired(opened.config.objective) or isinstance(opened.config.objective, MaskedDiffusion)
     before = ["" if stands_alone else prompt for prompt in prompts for _ in range(options.num_samples)]
     after = options.suffix or ""
@@ -159,7 +159,7 @@ def _prompts(options: SampleArguments) -> list[str]:
 
 
 def _print_objects(prompts: Sequence[str], pieces: Iterator[Piece], options: SampleArguments) -> None:
-    """Prints a JSON object for each text, in order, once it and those before it have ended."""
+    """Prints a JSON object for each text, in order, as soon as the text and all texts before it have ended."""
     texts: dict[int, str] = {}
     ended: set[int] = set()
     following = 0

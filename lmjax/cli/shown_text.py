@@ -11,7 +11,7 @@ from lmjax.runs.writing import Piece
 
 
 def read_input(text: str) -> str:
-    """Returns a text of the command line; ``-`` stands for standard input.
+    """Returns a text of the command line; for ``-`` it reads standard input.
 
     Raises:
       ValueError: it is not UTF-8.
@@ -25,12 +25,12 @@ def read_input(text: str) -> str:
 
 
 def read_texts(path: pathlib.Path, *, fields: Sequence[str], what: str) -> list[str]:
-    r"""Reads a file with a text a line, or JSON lines with a string or an object each.
+    r"""Returns the texts of a file with one text in each line, or of JSON lines with a string or an object in each.
 
     Args:
       path: the file; JSON lines if its name ends in ``.jsonl``. In a plain file ``\n`` is not read as a line break.
-      fields: names of the field of an object that holds the text; the first that is there counts.
-      what: what a text is, for messages.
+      fields: possible names of the field of an object that holds the text; the first one found is used.
+      what: what a text is called in messages, such as "prompt".
 
     Raises:
       ValueError: the file cannot be read, holds no text, or a line is not of this form.
@@ -67,14 +67,14 @@ def _text_of(line: str, where: str, fields: Sequence[str]) -> str:
 
 
 class Shown:
-    """Several texts, printed one after the other; the one whose turn it is appears as it is made."""
+    """Prints several texts one after the other; the text whose turn it is appears while it is made."""
 
     def __init__(self, before: Sequence[str], *, after: str = ""):
         """Begins with nothing printed.
 
         Args:
-          before: what stands before each text, such as its prompt.
-          after: what stands after each text.
+          before: for each text, what to print before it, such as its prompt.
+          after: what to print after each text.
         """
         self._before, self._after = before, after
         self._waiting: dict[int, str] = {}

@@ -9,10 +9,10 @@ from typing import Any
 
 
 def repair_streams() -> None:
-    """Makes standard input, output and error usable, whatever we were started with.
+    """Makes standard input, output and error usable, however the process was started.
 
-    One that is closed becomes ``/dev/null``: otherwise the next file that is opened takes its number, and
-    gets what libraries print. What an encoding cannot say is written as an escape (``\\u2026``).
+    A closed stream becomes ``/dev/null``. Otherwise the next file that is opened would take its number, and
+    receive what libraries print. Characters that the encoding lacks are written as escapes (``\\u2026``).
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -30,7 +30,7 @@ def repair_streams() -> None:
 
 
 def drop_output(stream: Any) -> None:
-    """Sends what is still to come, and what waits to be written, to ``/dev/null``."""
+    """Sends all further output of a stream, and what waits in its buffer, to ``/dev/null``."""
     with contextlib.suppress(OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())
@@ -38,7 +38,7 @@ def drop_output(stream: Any) -> None:
 
 
 class _Unfailing:
-    """A stream whose failures to write are nobody's concern."""
+    """A stream that ignores failures to write."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -62,6 +62,6 @@ class _Unfailing:
 
 @contextlib.contextmanager
 def unfailing_output() -> Iterator[None]:
-    """Work that goes on when nobody can read what it prints: a closed pipe, a lost terminal, a full disk."""
+    """A context in which failures to print are ignored: a closed pipe, a lost terminal, a full disk."""
     with contextlib.redirect_stdout(_Unfailing(sys.stdout)), contextlib.redirect_stderr(_Unfailing(sys.stderr)):
         yield

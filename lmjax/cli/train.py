@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     if PROFILE in arguments:
         config = _profiled(config)
-    # A run of weeks should not end because the terminal it was started from has gone.
+    # A run of weeks should not end because the terminal in which it was started has closed.
     with unfailing_output():
         with bytes_bar("preparing") as progress:
             finished = train(config, progress=progress)
@@ -56,7 +56,7 @@ def _report(finished: Finished) -> None:
 
 
 def _profiled(config: RunConfig) -> RunConfig:
-    """Asks for a profile of steps that have compiled and settled, where the recipe names none."""
+    """Returns the configuration with a profile of steps after compilation, unless the recipe names other steps."""
     first, last = (min(step, config.train.steps) for step in PROFILED_STEPS)
     steps = config.train.profile or (first, last)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, profile=steps))

@@ -1,8 +1,8 @@
-"""What continued training gained on new text and kept on old: two runs side by side, in bits per byte.
+"""Compares a run before and after continued training: what it gained on new text and retained on old text.
 
-Runs with different tokenizers compare in bits per byte only, so that is what is shown, and each text is
-cut by each run's own tokenizer. The share retained is ``before / after``: 1 where nothing was lost, 0.9
-where the text costs a ninth more than it did.
+Runs with different tokenizers can be compared only in bits per byte, so that is what is shown. Each run cuts each
+text into tokens with its own tokenizer. The share retained is ``before / after``: 1 where nothing was lost, 0.9
+where the text costs a ninth more bits than it did.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from lmjax.train.run_folder import TOKENIZER
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Bits per byte of one text.
+    """Bits per byte of one text under two runs.
 
     Attributes:
-      text: where it is.
-      before: under the first run.
-      after: under the second.
+      text: where the text is.
+      before: bits per byte under the first run.
+      after: bits per byte under the second run.
     """
 
     text: str
@@ -37,18 +37,18 @@ class Comparison:
 
     @property
     def retained(self) -> float:
-        """Share of what the first run knew of the text that the second still knows; above 1 it has learned."""
+        """The share ``before / after``: below 1 the second run knows less of the text, above 1 it knows more."""
         return self.before / self.after
 
 
 def compare(before: Run, after: Run, texts: Sequence[str], *, folders: Sequence[pathlib.Path]) -> list[Comparison]:
-    """Evaluates two runs on all of each text.
+    """Evaluates two runs on all of each text, and returns one comparison for each text.
 
     Args:
       before: the run that was continued.
-      after: the run that it became.
-      texts: each a file, a folder or a glob, as ``data.path``.
-      folders: of the two runs.
+      after: the run that came of it.
+      texts: each a file, a folder or a glob, as in ``data.path``.
+      folders: the folders of the two runs.
 
     Raises:
       ValueError: a text cannot be read, or an objective has no bits per byte.
@@ -64,9 +64,9 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
     data = dataclasses.replace(
         run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
     )
-    # The run's own text may have been of another kind: what does not apply to this one is left out.
+    # The run's own text may have been of another kind; settings that do not apply to this text are left out.
     data = applicable(data)
-    # A Hugging Face folder has its tokenizer's files on top.
+    # In a Hugging Face folder the tokenizer's files lie directly in the folder.
     tokenizer = folder / TOKENIZER
     corpus = open_corpus(data, TokenizerConfig(path=str(tokenizer if tokenizer.exists() else folder)))
     measure = Validation(name="text", split="train").begin(subject_of(run.config, run.learner, corpus))
@@ -80,7 +80,7 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
 
 
 def table(comparisons: Sequence[Comparison]) -> Table:
-    """The comparisons for people."""
+    """Returns a table of the comparisons, to be printed."""
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("text")
     for name in ("bits per byte before", "after", "change", "retained"):

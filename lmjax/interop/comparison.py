@@ -1,4 +1,4 @@
-"""Whether two configurations are the same model: what an export checks before it writes anything."""
+"""Compares two configurations: an export checks here that both describe the same model before it writes anything."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from lmjax.models.latent import LatentConfig
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
 
-# How it is trained, run or initialised; the function it computes is the same.
+# These fields say how the model is trained, run or initialised. They do not change the function it computes.
 _INDIFFERENT = (
     "execution", "pad_vocab_to", "dropout", "attention_dropout", "init_std", "embedding_init_std", "residual_init",
 )  # fmt: skip
@@ -24,9 +24,9 @@ _OF_RELATIVE = ("relative_per_layer", "relative_buckets", "relative_max_distance
 
 
 def structural_differences(wanted: ModelConfig, found: ModelConfig) -> list[str]:
-    """The fields in which two configurations describe different functions."""
+    """Returns the names of the fields in which two configurations describe different functions."""
     left, right = _structure(wanted), _structure(found)
-    # A field that matters to one of them only goes with another that differs.
+    # A field may matter to only one of the two. Then some other field differs as well, so it need not be compared.
     return [name for name in left if name in right and not _equal(left[name], right[name])]
 
 
@@ -37,7 +37,7 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _structure(config: ModelConfig) -> dict[str, Any]:
-    """The fields, with those unset filled in and those without effect left out."""
+    """Returns the fields by name: unset ones have their effective value, and ones without effect are left out."""
     config = without_ntk(config)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     bias = config.bias
@@ -86,7 +86,7 @@ def _filled(scaling: RopeScaling) -> RopeScaling:
 
 
 def _experts(config: ModelConfig) -> ExpertsConfig:
-    """Without what only training knows of: its losses, and how many tokens of a batch an expert has room for."""
+    """Returns the expert settings without those only training uses: its losses, and the capacity of an expert."""
     experts = config.experts
     if not experts.number:
         return ExpertsConfig()

@@ -1,4 +1,4 @@
-"""What lmjax knows of a model family of transformers."""
+"""The record of what lmjax knows about one model family of transformers."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ from lmjax.interop.table import Rule
 from lmjax.models.config import ModelConfig
 
 Ids = Mapping[str, Any]
-"""Special ids by role; None where the tokenizer has none, a list where several end a text."""
+"""Special token ids by role. A value is None where the tokenizer has no such token, a list where several end a text."""
 
 Form = Literal["decoder", "encoder", "encoder_decoder", "discriminator"]
 
@@ -23,25 +23,26 @@ _OLD_NAMES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
-    """A ``model_type``: its configuration and its tensors, each in both directions.
+    """One ``model_type``: how its configuration and its tensors are read and written.
 
     Attributes:
-      name: the ``model_type``, but where one has models of several forms.
-      model_type: as config.json says it.
-      form: what kind of model it is, which decides how one goes on training it.
-      defaults: what transformers takes for keys that config.json lacks.
-      read: their configuration and the names of their tensors to ours.
-      write: ours, and the special ids, to theirs; may forget what theirs has no key for, which the export notices.
-      rules: from their configuration to the table of tensors.
+      name: usually the ``model_type``; another name where one ``model_type`` has models of several forms.
+      model_type: the value of this key in config.json.
+      form: the kind of model, which decides with which objective its training can continue.
+      defaults: the values that transformers uses for keys that config.json lacks.
+      read: takes their configuration and the names of their tensors, returns our configuration.
+      write: takes our configuration and the special ids, returns their configuration. It may drop what theirs has
+        no key for; the export notices that.
+      rules: takes their configuration, returns the table of tensors.
       architecture: the class of transformers that loads what ``write`` and ``rules`` make.
-      prefix: of the base model's tensors, absent where a base model was saved without its head.
-      head: parameters of ours that a folder may lack all together, being saved without a head.
-      synonyms: other names that transformers gives keys of config.json, to the keys.
-      aliases: tensors that, where they are stored at all, repeat another.
-      buffers: regular expression of tensors that hold nothing learned.
-      unused: parameters of ours that no computation reads and theirs do not have, and their value.
-      heads_divide_width: whether transformers loads it only where the number of heads divides the model's width.
-      told_by: a tensor that only this family has, where several share a ``model_type``.
+      prefix: how the names of the base model's tensors begin; absent where a base model was saved without its head.
+      head: our parameters that a folder may lack, all of them together, because it was saved without a head.
+      synonyms: from another name that transformers accepts for a key of config.json, to the key.
+      aliases: from a tensor that, if it is stored at all, repeats another tensor, to that other tensor.
+      buffers: regular expression of the tensors that hold nothing learned.
+      unused: our parameters that no computation reads and that theirs do not have, and their value.
+      heads_divide_width: whether transformers loads the model only if the number of heads divides its width.
+      told_by: a tensor that only this family has, where several families share a ``model_type``.
     """
 
     name: str
@@ -62,13 +63,13 @@ class Family:
     told_by: str = ""
 
     def unloadable(self, config: ModelConfig) -> bool:
-        """Whether transformers refuses such a model, although files of this family can say it."""
+        """Returns whether transformers refuses such a model, although files of this family can describe it."""
         has_heads = "attention" in config.mixers
         return self.heads_divide_width and has_heads and config.width % config.num_heads != 0
 
 
 def todays_name(name: str) -> str:
-    """The name transformers gives a tensor today."""
+    """Returns the name that transformers gives a tensor today, from a name it may have had in older versions."""
     for pattern, replacement in _OLD_NAMES:
         name = pattern.sub(replacement, name)
     return name

@@ -1,4 +1,4 @@
-"""A ``config.json`` of theirs, read such that no key goes unnoticed."""
+"""Reads a ``config.json`` of transformers so that no key goes unnoticed."""
 
 import dataclasses
 import json
@@ -17,17 +17,17 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "pruned_heads": (None, {}),
     "quantization_config": (None,),
 }
-"""Keys of any family that only these values leave without effect."""
+"""For keys that any family may have: the values with which the key has no effect."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Passed:
-    """Keys of a ``config.json`` that went past without being taken over, with their values.
+    """The keys of a ``config.json`` that were not taken over, with their values.
 
     Attributes:
-      ignored: those the user named.
-      not_read: those that transformers' code for the ``model_type`` never reads, so that they change nothing.
-      training_only: dropout, initial values and losses that ours has no place for.
+      ignored: keys that the user asked to ignore.
+      not_read: keys that the code of transformers for this ``model_type`` never reads, so that they change nothing.
+      training_only: settings of dropout, initial values and losses for which our configuration has no field.
     """
 
     ignored: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -36,9 +36,10 @@ class Passed:
 
 
 class HuggingFaceConfig:
-    """The values of a ``config.json``; keys are looked up, required to have a value, or declared irrelevant.
+    """The values of a ``config.json``.
 
-    :meth:`finish` then refuses whatever could change the model and has not been accounted for.
+    A family looks keys up, requires them to have a value, or declares them irrelevant. :meth:`finish` then refuses
+    every key that could change the model and was not accounted for in one of these ways.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class HuggingFaceConfig:
 
         Args:
           values: the object.
-          defaults: what transformers takes for keys it lacks.
-          synonyms: other names that transformers gives keys, to the keys.
+          defaults: the values that transformers uses for keys that the object lacks.
+          synonyms: from another name that transformers accepts for a key, to the key.
           ignore: keys to treat as if the file did not have them.
           where: the file, for messages.
 
@@ -89,7 +90,7 @@ class HuggingFaceConfig:
         return key in self._given
 
     def get(self, key: str, default: Any = _REQUIRED) -> Any:
-        """The value of ``key``, or what transformers takes when the file has none.
+        """Returns the value of ``key``, or the value that transformers uses when the file has none.
 
         Raises:
           ValueError: the key is missing and has no default.
@@ -101,10 +102,10 @@ class HuggingFaceConfig:
         return self._defaults.get(key) if value is None else value
 
     def choice(self, key: str, choices: dict[Any, Any], default: Any = _REQUIRED) -> Any:
-        """What ``choices`` has for the value of ``key``.
+        """Returns the entry of ``choices`` for the value of ``key``.
 
         Raises:
-          ValueError: it is none of them.
+          ValueError: the value is none of the choices.
         """
         value = self.get(key, default)
         if not isinstance(value, str | bool | int | None) or value not in choices:
@@ -112,7 +113,10 @@ class HuggingFaceConfig:
         return choices[value]
 
     def rate(self, key: str, *others: str) -> float:
-        """A rate of dropout; ``others``, for which ours has no place of their own, are noted where they differ."""
+        """Returns the dropout rate ``key``.
+
+        Our configuration has no fields for the rates ``others``; those that differ from ``key`` go into ``passed``.
+        """
         rate = self.get(key)
         for other in others:
             if (value := self.get(other)) != rate:
@@ -123,7 +127,7 @@ class HuggingFaceConfig:
         """Refuses ``key`` unless it is missing, null or one of ``allowed``.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: the value is something else.
         """
         self._seen.add(key)
         value = self.values.get(key)
@@ -135,14 +139,16 @@ class HuggingFaceConfig:
         self._seen.update(keys)
 
     def refusal(self, key: str, value: Any, detail: str) -> ValueError:
-        """The error for a value that is not implemented."""
+        """Returns the error for a value that is not implemented."""
         return ValueError(f"{self._where}: {key}={value!r} is not implemented by lmjax ({detail})")
 
     def finish(self) -> None:
-        """Refuses keys nobody has asked for, but those known to change nothing; what is worth a note is in ``passed``.
+        """Refuses keys that nobody has asked for, except those known to change nothing.
+
+        Keys that are passed over but worth a note are put into ``passed``.
 
         Raises:
-          ValueError: names all of them.
+          ValueError: there are such keys; the message names all of them.
         """
         for key, allowed in _NEUTRAL.items():
             if key not in self._seen:
@@ -169,7 +175,7 @@ class HuggingFaceConfig:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Returns the JSON object in a file.
 
     Raises:
       ValueError: the file is missing, or holds something else.

@@ -1,4 +1,4 @@
-"""Keys of ``config.json`` that change no hidden state and no logit, and why each of them does not."""
+"""Keys of ``config.json`` that change no hidden state and no logit, grouped by the reason."""
 
 import re
 
@@ -12,7 +12,7 @@ BOOKKEEPING = frozenset(
         "use_bfloat16", "use_cache",
     )
 )  # fmt: skip
-"""How a file was saved, how a model is run, and what heads for other tasks are called."""
+"""Keys on how a file was saved, how a model is run, and what the heads for other tasks are called."""
 
 GENERATION = frozenset(
     (
@@ -31,18 +31,18 @@ GENERATION = frozenset(
         "token_healing", "top_h", "top_k", "top_p", "typical_p", "unk_token_id", "watermarking_config",
     )
 )  # fmt: skip
-"""How text is sampled, and the ids of special tokens."""
+"""Keys on how text is sampled, and the ids of special tokens."""
 
 TRAINING = re.compile(
     r"dropout|pdrop|layerdrop|drop_rate|drop_path|jitter_noise|"
     r"^init_|^initializer_|_init_|loss_coef$|^output_router_logits$|^neftune_noise_alpha$|^label_smoothing|^sparse_pred|"
     r"^use_fused_|^max_grad|^mask_(time|feature)"
 )
-"""Names of rates of dropout, of initial values and of losses: what only training knows of."""
+"""Matches the names of dropout rates, of initial values and of losses, which only training uses."""
 
 NOT_READ = frozenset(
     (
-        # Of the libraries the models were trained or prepared with.
+        # Keys of the libraries with which the models were trained or prepared.
         "add_bias_logits", "directionality", "down_scale_factor", "gap_size", "head_dim_original", "is_llama_config",
         "jax", "layers_to_keep", "max_seq_len", "max_sequence_length", "model_max_length", "n_ctx", "n_special",
         "name_or_path", "net_structure_type", "num_memory_blocks", "onnx", "output_embeddings", "pooler_fc_size",
@@ -50,7 +50,7 @@ NOT_READ = frozenset(
         "predict_special_tokens", "pretraining_tp", "reference_compile", "repad_logits_with_grad", "rope_interleaved",
         "rotary", "scalable_attention", "seq_length", "sequence_length", "tie_weights_", "tokenizer_model",
         "use_flash_attention", "use_flash_attn", "use_mrope",
-        # Read by code of other families.
+        # Keys that the code of other families reads.
         "activation", "activation_function", "attention_bias", "attention_layers", "attention_types",
         "attn_logit_softcapping", "bias", "classifier_activation", "classifier_bias", "classifier_pooling",
         "decoder_attention_heads", "decoder_bias", "decoder_ffn_dim", "decoder_layers", "decoder_sparse_step",
@@ -71,13 +71,15 @@ NOT_READ = frozenset(
         "use_parallel_residual", "use_sliding_window", "window_size", "word_embed_proj_dim",
     )
 )  # fmt: skip
-"""Keys found in published files of families whose code in transformers never reads them. A family that does read one
-asks for it, and it is then not among these."""
+"""Keys found in published files of families whose code in transformers never reads them.
+
+A family that does read such a key looks it up, and the key then counts as accounted for.
+"""
 
 NOTES = re.compile(r"^_|^unsloth|^transformers|version$|license|author")
-"""Names of notes: of transformers to itself, which begin with an underscore, and of whoever published the file."""
+"""Matches the names of notes: those of transformers to itself, which begin with an underscore, and the publisher's."""
 
 
 def is_inert(key: str) -> bool:
-    """Whether a key changes nothing in any family: bookkeeping, sampling, notes."""
+    """Returns whether a key changes nothing in any family, because it is about bookkeeping, sampling, or a note."""
     return key in BOOKKEEPING or key in GENERATION or bool(NOTES.search(key))

@@ -1,7 +1,8 @@
-"""Parameters by layer: ``stacks.000.attention.query.weight`` [L, ...] seen as ``layers.5.attention...`` [...].
+"""Views of the parameters by layer: ``stacks.000.attention.query.weight`` [L, ...] as ``layers.5.attention...`` [...].
 
-How a model stacks its layers (scanned or not, in groups of a repeating pattern, with layers before and
-after) and its experts is its own affair; the tables of :mod:`lmjax.interop.families` know both by number.
+A model may stack its layers in several ways (scanned or not, in groups of a repeating pattern, with layers before
+and after), and it stacks its experts. The tables of :mod:`lmjax.interop.families` need not know this: they name
+layers and experts by number.
 """
 
 import re
@@ -16,10 +17,10 @@ _STACKED = re.compile(r"(?P<stack>(?:.+\.)?)(?P<place>lead|stacks|tail)\.(?P<mem
 
 
 def by_layer(tree: Params) -> dict[str, np.ndarray]:
-    """Views of numpy parameters, one for each parameter of each layer, as ``layers.N.rest``.
+    """Returns views of numpy parameters by name, one for each parameter of each layer, named ``layers.N.rest``.
 
-    Those of experts are further taken apart, as ``layers.N.experts.E.rest``. Writing to a view writes to
-    the parameters.
+    Parameters of experts are split further, one view an expert, named ``layers.N.experts.E.rest``. Writing to a view
+    writes to the parameters.
     """
     flat = named_leaves(tree)
     matches = {name: match for name in flat if (match := _STACKED.fullmatch(name))}
@@ -38,7 +39,10 @@ def by_layer(tree: Params) -> dict[str, np.ndarray]:
 
 
 def _first_layers(stack: str, matches: dict[str, re.Match], flat: dict[str, Any]) -> dict[str, int]:
-    """The number of the first layer of each place, and the layers after which the pattern in ``stacks`` repeats."""
+    """Returns the number of the first layer of ``lead``, ``stacks`` and ``tail``.
+
+    The entry ``period`` is the number of layers after which the pattern in ``stacks`` repeats.
+    """
     members = {"lead": 0, "stacks": 0, "tail": 0}
     groups = 0
     for name, match in matches.items():

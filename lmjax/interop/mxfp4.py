@@ -1,9 +1,10 @@
-"""Weights in MXFP4 (Open Compute Project 2023, Microscaling Formats), as gpt-oss is published: read exactly.
+"""Reads weights in MXFP4 (Open Compute Project 2023, Microscaling Formats), the format of gpt-oss, without rounding.
 
-A tensor ``name`` is stored as ``name_blocks`` and ``name_scales``: 32 numbers of four bits (a sign, two bits of
-exponent, one of mantissa) in 16 bytes, the even ones in the low halves, and for each such block the exponent of a
-power of two that multiplies them, 127 more than it is. Every product is a bfloat16 number too. The inputs of the
-projection are its last axis there; here they come before its outputs, as in the tensor's plain form.
+A tensor ``name`` is stored as two tensors. ``name_blocks`` holds blocks of 32 numbers in 16 bytes. A number has four
+bits (a sign, two bits of exponent, one of mantissa), and even numbers are in the low halves of the bytes.
+``name_scales`` holds an exponent for each block, stored with 127 added: the numbers of the block are multiplied by
+that power of two. Every product is also a bfloat16 number. In the file, the inputs of a projection are on its last
+axis; here they come before its outputs, as in the tensor's plain form.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,10 +19,10 @@ _VALUES = np.array([*_POSITIVE, *(-value for value in _POSITIVE)], np.float32)
 
 
 class Dequantised(Mapping[str, np.ndarray]):
-    """The tensors of a folder, those in MXFP4 under their plain names; others are passed on."""
+    """The tensors of a folder by name. Those in MXFP4 have their plain names; all others are passed on unchanged."""
 
     def __init__(self, weights: Weights):
-        """Finds the pairs; reads none."""
+        """Finds the pairs of blocks and scales, and reads none of them yet."""
         self._weights = weights
         stems = {name.removesuffix(BLOCKS) for name in weights if name.endswith(BLOCKS)}
         self._quantised = {stem for stem in stems if stem + SCALES in weights}
@@ -29,10 +30,10 @@ class Dequantised(Mapping[str, np.ndarray]):
         self._names = dict.fromkeys([*(name for name in weights if name not in halves), *sorted(self._quantised)])
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The tensor, in float32.
+        """Returns the tensor, in float32.
 
         Raises:
-          ValueError: it is not what its format says, or not made of floating-point numbers.
+          ValueError: the tensor is not valid MXFP4, or not made of floating-point numbers.
         """
         if name not in self._quantised:
             return self._weights[name]
@@ -55,7 +56,7 @@ class Dequantised(Mapping[str, np.ndarray]):
 
 
 def dequantise(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Numbers in float32, [..., 32 G], of bytes [..., G, 16] and exponents [..., G]."""
+    """Returns the numbers, float32 [..., 32 G], from bytes [..., G, 16] and exponents [..., G]."""
     numbers = np.stack([_VALUES[blocks & 15], _VALUES[blocks >> 4]], axis=-1)
     powers = np.ldexp(np.float32(1), scales.astype(np.int32) - 127)
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""A model's folder as transformers writes and reads it: ``config.json`` and safetensors."""
+"""Reads and writes a model's folder in the format of transformers: ``config.json`` and safetensors."""
 
 import dataclasses
 import functools
@@ -32,7 +32,10 @@ from lmjax.objectives.replaced_token import discriminator_and_generator
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 _MOST_PER_BYTE, _FREE_PARAMETERS = 8, 1 << 24
-"""Parameters a model may have for each byte of its weights (in MXFP4 a byte is two), and some more in any case."""
+"""How many parameters a model may have: so many for each byte of its weights, and so many more in any case.
+
+In MXFP4 a byte holds two parameters.
+"""
 _OF_GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id")
 
 
@@ -41,11 +44,11 @@ class Pretrained:
     """A model read from a folder.
 
     Attributes:
-      family: what it is.
+      family: the model's family.
       config: its architecture.
-      params: float32 numpy arrays, in the structure of ``module_of(config, family)`` but for ``new``.
-      hf_config: config.json as it stands; of a model of text and images, what it says of the text model.
-      new: names of parameters that the folder does not hold, for it was saved without a head.
+      params: float32 numpy arrays, in the structure of ``module_of(config, family)`` without the parameters in ``new``.
+      hf_config: config.json as it stands; for a model of text and images, the part about the text model.
+      new: names of parameters that the folder does not hold because it was saved without a head.
       passed: keys of config.json that were not taken over.
       left_out: names of tensors that belong to other parts than the text model.
     """
@@ -60,7 +63,7 @@ class Pretrained:
 
 
 def module_of(config: ModelConfig, family: Family) -> ModuleSpec:
-    """Our module for a model of a family."""
+    """Returns our module, with the shapes of its parameters, for a model of a family."""
     return _module(config, family.form == "discriminator")
 
 
@@ -78,17 +81,17 @@ def _module(config: ModelConfig, is_discriminator: bool) -> ModuleSpec:
 def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (), **fields: Any) -> Pretrained:
     """Reads a folder that ``save_pretrained`` of transformers wrote.
 
-    The vocabulary keeps the size it has there, padded or not.
+    The vocabulary keeps the size it has in the folder, padded or not.
 
     Args:
-      folder: config.json and safetensors.
+      folder: the folder, with config.json and safetensors.
       ignore: keys of config.json to treat as if it did not have them.
       **fields: fields of :class:`~lmjax.models.config.ModelConfig` to set, such as how the model is computed:
         ``execution=ExecutionConfig(dtype="bfloat16")``.
 
     Raises:
-      ValueError: the model type, an option or a tensor is not known here, something is missing or
-        damaged, or the weights are pickled.
+      ValueError: lmjax does not know the model type, an option or a tensor; or something is missing or damaged; or
+        the weights are pickled.
     """
     folder = pathlib.Path(folder)
     whole = read_json(folder / CONFIG)
@@ -114,9 +117,9 @@ def load_pretrained(folder: pathlib.Path | str, *, ignore: Collection[str] = (),
 
 
 def _check_size(folder: pathlib.Path, config: ModelConfig, family: Family) -> None:
-    """Refuses a model that is far larger than the weights beside it, before memory is taken for it.
+    """Refuses a configuration of a model far larger than the weights beside it, before memory is allocated for it.
 
-    What is only a little larger is told by the first tensor that has another shape.
+    If the model is only a little larger, the check of tensor shapes finds it later.
     """
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     asked = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(module_of(config, family).shapes))
@@ -128,7 +131,10 @@ def _check_size(folder: pathlib.Path, config: ModelConfig, family: Family) -> No
 
 
 def _absent_head(family: Family, values: Mapping[str, Any]) -> Sequence[str]:
-    """Which parameters may be absent all together: an encoder's head, and a decoder's where a base model was saved."""
+    """Returns the names of the parameters that may be absent, all of them together.
+
+    These are an encoder's head, and a decoder's head where config.json says that a base model was saved.
+    """
     architectures = values.get("architectures")
     if family.form != "decoder" or not isinstance(architectures, list):
         return family.head
@@ -144,17 +150,17 @@ def read_config(
     ignore: Collection[str] = (),
     where: str = CONFIG,
 ) -> tuple[HuggingFaceConfig, ModelConfig]:
-    """A family's config.json, every key of it accounted for, and the architecture it describes.
+    """Returns a family's config.json, with every key accounted for, and the architecture it describes.
 
     Args:
-      family: of its ``model_type``.
+      family: the family of its ``model_type``.
       values: its content.
-      names: of the tensors beside it.
+      names: names of the tensors beside it.
       ignore: keys to treat as if it did not have them.
       where: the file, for messages.
 
     Raises:
-      ValueError: it describes what is not implemented, or has keys that are not known.
+      ValueError: it describes something that is not implemented, or has unknown keys.
     """
     hf = HuggingFaceConfig(values, defaults=family.defaults, synonyms=family.synonyms, ignore=ignore, where=where)
     try:
@@ -189,16 +195,17 @@ def save_pretrained(
       folder: made where it does not exist.
       config: the architecture.
       params: its parameters.
-      family_name: what to write it as; when None the first family that can express it.
+      family_name: the family to write it as; when None, the first family that can express it.
       preferred: the ``model_type`` to try first.
-      reads: how the model has learned to read; of families alike but for that, the one to take.
+      reads: the direction in which the model has learned to read. It decides between families that differ in nothing
+        else.
       ids: special ids by role (``bos``, ``eos``, ``pad``, ``cls``, ``sep``, ``decoder_start``).
-      generation: generation settings to write; when None the special ids.
-      dtype: what the weights are stored as: float32, bfloat16 or float16.
+      generation: generation settings to write; when None, the special ids.
+      dtype: dtype of the stored weights: float32, bfloat16 or float16.
       shard_bytes: largest size of a file.
 
     Returns:
-      The family.
+      The family as which it was written.
 
     Raises:
       ValueError: no family, or not the one asked for, can express the model.
@@ -227,7 +234,7 @@ def save_pretrained(
 
 
 def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family]:
-    """The families of a config.json's ``model_type``, those first that a tensor tells.
+    """Returns the families of a config.json's ``model_type``; those that a tensor identifies come first.
 
     Raises:
       ValueError: it has no ``model_type``, or one that is not known.
@@ -245,10 +252,10 @@ def _families_of(values: Mapping[str, Any], folder: pathlib.Path) -> list[Family
 def families_for(
     family_name: str | None, *, is_discriminator: bool = False, reads: Literal["forwards", "both_ways"] = "forwards"
 ) -> list[Family]:
-    """The families to try for an export, in this order; see :func:`save_pretrained`.
+    """Returns the families to try for an export, in this order; see :func:`save_pretrained`.
 
     Raises:
-      ValueError: the one asked for does not exist, or is of models of another form.
+      ValueError: the family asked for does not exist, or holds models of another form.
     """
     of_form = {name: f for name, f in FAMILIES.items() if (f.form == "discriminator") == is_discriminator}
     if family_name is None:
@@ -260,10 +267,10 @@ def families_for(
 
 
 def their_config(config: ModelConfig, candidates: Sequence[Family], *, ids: Ids) -> tuple[Family, dict[str, Any]]:
-    """The first family whose config.json, read back, is the same model; and that config.json.
+    """Returns the first family whose config.json, read back, describes the same model, and that config.json.
 
     Raises:
-      ValueError: there is none; the message names what the nearest one cannot express.
+      ValueError: there is no such family; the message names what the nearest one cannot express.
     """
     nearest: tuple[int, str] | None = None
     for family in candidates:
@@ -300,7 +307,7 @@ def _values(family: Family, config: ModelConfig, ids: Ids) -> dict[str, Any]:
 
 
 def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> list[str]:
-    """The names of the tensors an export would write."""
+    """Returns the names of the tensors that an export would write."""
     shapes = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), module_of(config, family).shapes)
     try:
         return list(exported_tensors(family.rules(values), shapes, where="", unused=family.unused(config)))
@@ -309,7 +316,7 @@ def _names(family: Family, values: Mapping[str, Any], config: ModelConfig) -> li
 
 
 def _with_todays_names(tensors: Mapping[str, np.ndarray], prefix: str) -> Renamed:
-    """Tensors under the names transformers gives them today."""
-    # A base model that was saved without its head lacks the prefix of its place in one with a head.
+    """Returns the tensors under the names that transformers gives them today."""
+    # A base model that was saved without a head lacks the prefix that its tensors have in a model with a head.
     added = "" if any(name.startswith(prefix) for name in tensors) else prefix
     return Renamed(tensors, {f"{added}{todays_name(name)}": name for name in tensors})

@@ -1,7 +1,7 @@
-"""What a published folder says beside its weights: kept with the run made of it, and given back at export.
+"""Keeps the other files of a published folder, beside its weights, with the run made of it, for use at export.
 
-No run of ours uses these files. They hold what only other programs read (chat templates, generation
-settings, the list of ids that end a text), and a tokenizer in the form its users know.
+No run of lmjax uses these files. They hold what only other programs read (chat templates, generation
+settings, the list of ids that end a text), and the tokenizer in the form that its users know.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ _ID_ROLES = ("bos", "eos", "pad", "cls", "sep", "decoder_start")
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """The kept files of a published folder, with its configuration read.
+    """The kept files of a published folder, and its configuration.
 
     Attributes:
-      folder: where they lie.
-      config: its config.json.
-      has_tokenizer: whether its tokenizer is the run's.
+      folder: where the files lie.
+      config: the content of config.json.
+      has_tokenizer: whether the tokenizer in the folder is the run's.
     """
 
     folder: pathlib.Path
@@ -41,38 +41,38 @@ class Published:
 
     @property
     def ids(self) -> dict[str, Any]:
-        """Special ids by role, as config.json has them; several ids may end a text."""
+        """The special ids of config.json, by role; a value is a list where several ids end a text."""
         found = {role: self.config.get(f"{role}_token_id") for role in _ID_ROLES}
         return {role: value for role, value in found.items() if value is not None}
 
     @property
     def generation(self) -> dict[str, Any] | None:
-        """Its generation settings, if it has any."""
+        """The generation settings of the folder; None if it has none."""
         path = self.folder / GENERATION
         return read_json(path) if path.exists() else None
 
     @property
     def tokenizer_config(self) -> dict[str, Any]:
-        """What it says of its tokenizer."""
+        """The content of tokenizer_config.json; empty if there is no such file."""
         path = self.folder / "tokenizer_config.json"
         return read_json(path) if path.exists() else {}
 
     def copy_tokenizer(self, folder: pathlib.Path) -> None:
-        """Writes the tokenizer's files to another folder as they are."""
+        """Copies the tokenizer's files to another folder, unchanged."""
         _copy(self.folder, folder, _TOKENIZER_FILES)
 
     def copy_chat_template(self, folder: pathlib.Path) -> None:
-        """Writes the files that hold a chat template of their own."""
+        """Copies the files that hold only a chat template."""
         _copy(self.folder, folder, [name for name in _TOKENIZER_FILES if "chat_template" in name])
 
 
 def keep_published(source: pathlib.Path, folder: pathlib.Path, config: Mapping[str, Any], *, tokenizer: bool) -> None:
-    """Copies what is worth keeping of a published folder.
+    """Copies the files of a published folder that are worth keeping.
 
     Args:
       source: the published folder.
-      folder: made, and written to.
-      config: what its config.json says, of a model of text and images the text model's part.
+      folder: the folder to write to, which is created.
+      config: the content of its config.json; for a model of text and images, the part about the text model.
       tokenizer: whether the run uses the tokenizer found there.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,11 +81,11 @@ def keep_published(source: pathlib.Path, folder: pathlib.Path, config: Mapping[s
 
 
 def read_published(folder: pathlib.Path, tokenizer: Tokenizer) -> Published | None:
-    """What :func:`keep_published` wrote; None where a run was not made of a published folder.
+    """Returns what :func:`keep_published` wrote; None where a run was not made of a published folder.
 
     Args:
-      folder: the one it was given.
-      tokenizer: the run's.
+      folder: the folder that :func:`keep_published` wrote to.
+      tokenizer: the run's tokenizer.
 
     Raises:
       ValueError: a file there is damaged.

@@ -1,4 +1,4 @@
-"""Rotary positions as their configurations have them: ``rope_theta`` and ``rope_scaling``, or ``rope_parameters``."""
+"""Reads and writes the keys on rotary positions: ``rope_theta`` and ``rope_scaling``, or ``rope_parameters``."""
 
 import dataclasses
 import math
@@ -27,22 +27,22 @@ _KEYS = {
 }
 
 TURN_PART = ("gpt_neox", "phi", "phi3")
-"""The ``model_type`` of families whose heads may turn in part."""
+"""The ``model_type`` of each family that may rotate only a part of a head's dimensions."""
 
 
 def read_rope(
     hf: HuggingFaceConfig, *, max_length: int, theta: float = 10_000.0, fraction: float = 1.0
 ) -> dict[str, Any]:
-    """The fields of :class:`~lmjax.models.config.ModelConfig` on rotary positions.
+    """Returns the fields of :class:`~lmjax.models.config.ModelConfig` on rotary positions.
 
     Args:
       hf: their configuration.
       max_length: its ``max_position_embeddings``.
-      theta: base when it says nothing.
-      fraction: share of a head's dimensions that turn, when it says nothing.
+      theta: base, used when the configuration does not say it.
+      fraction: share of a head's dimensions that are rotated, used when the configuration does not say it.
 
     Raises:
-      ValueError: a kind of scaling, or a key of it, that is not implemented.
+      ValueError: a kind of scaling, or one of its keys, is not implemented.
     """
     theta = hf.get("rope_theta", theta)
     if turns_part(hf):
@@ -55,7 +55,7 @@ def read_rope(
 def read_rope_parameters(
     hf: HuggingFaceConfig, parameters: dict[str, Any], *, max_length: int, theta: float, fraction: float
 ) -> dict[str, Any]:
-    """As :func:`read_rope`, from one dictionary of parameters."""
+    """Does what :func:`read_rope` does, from one dictionary of parameters."""
     values = {key: value for key, value in parameters.items() if value is not None}
     kind = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
@@ -64,9 +64,9 @@ def read_rope_parameters(
     if turns_part(hf):
         fraction = fraction if part is None else part
     elif kind != "default" and (part := part or hf.values.get("partial_rotary_factor")) not in (None, 1):
-        # Theirs would compute fewer frequencies than it needs.
+        # The code of transformers would compute fewer frequencies than it needs.
         raise hf.refusal("partial_rotary_factor", part, f"with scaled frequencies of kind {kind!r}")
-    # A note of whoever trained it.
+    # This key is a note of those who trained the model.
     values.pop("finetuned", None)
     if kind not in _KEYS:
         raise hf.refusal("rope_scaling", parameters, f"of kind {kind!r}; known are {', '.join(_KEYS)}")
@@ -86,15 +86,15 @@ def read_rope_parameters(
 
 
 def read_two_ropes(hf: HuggingFaceConfig, *, theta: float, local_theta: float) -> dict[str, Any]:
-    """The base and scaling of layers that see everything, and the base of those with a window.
+    """Returns the fields on rotary positions of a model whose layers with a window have a base of their own.
 
     Args:
       hf: their configuration; its ``rope_parameters`` has a dictionary for each kind of layer.
-      theta: base of layers that see everything, when it says nothing.
-      local_theta: base of layers with a window, when it says nothing.
+      theta: base of layers that see everything, used when the configuration does not say it.
+      local_theta: base of layers with a window, used when the configuration does not say it.
 
     Raises:
-      ValueError: layers with a window are scaled, or as of :func:`read_rope`.
+      ValueError: layers with a window are scaled, or :func:`read_rope` would raise an error.
     """
     parameters = hf.get("rope_parameters", None) or {}
     whole = {**(parameters.get(FULL) or {}), **(hf.get("rope_scaling", None) or {})}
@@ -107,12 +107,15 @@ def read_two_ropes(hf: HuggingFaceConfig, *, theta: float, local_theta: float) -
 
 
 def turns_part(hf: HuggingFaceConfig) -> bool:
-    """Whether ``partial_rotary_factor`` counts in this family; others turn all of a head whatever it says."""
+    """Returns whether this family uses ``partial_rotary_factor``; others rotate all of a head whatever it says."""
     return hf.values.get("model_type") in TURN_PART
 
 
 def magnitude_of(factor: float, share: float) -> float:
-    """What queries and keys are multiplied with in a context ``factor`` times as long; DeepSeek's ``mscale`` is 1."""
+    """Returns the factor on queries and keys in a context ``factor`` times as long.
+
+    ``share`` is the ``mscale`` of their configuration, 1 in DeepSeek's.
+    """
     return 1.0 if factor <= 1 else 0.1 * share * math.log(factor) + 1.0
 
 
@@ -121,22 +124,25 @@ def _number(value: Any) -> Any:
 
 
 def write_rope(config: ModelConfig) -> dict[str, Any]:
-    """Their keys, in the form that every version of transformers reads."""
+    """Returns their keys, in the form that every version of transformers reads."""
     return {"rope_theta": config.rope_theta, "rope_scaling": write_scaling(config.rope_scaling)}
 
 
 def write_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
-    """Their ``rope_scaling``; None for none."""
+    """Returns their ``rope_scaling``, which is None where nothing is scaled."""
     if scaling.kind == "none":
         return None
     values = {key: getattr(scaling, _OURS[key]) for key in _KEYS[scaling.kind]}
-    # Not every version knows of `truncate`, and True is what all do.
+    # Not every version knows `truncate`, and all behave as if it were True.
     unsaid = {key for key, value in values.items() if value is None or (key == "truncate" and value)}
     return {"rope_type": scaling.kind, **{key: value for key, value in values.items() if key not in unsaid}}
 
 
 def without_ntk(config: ModelConfig) -> ModelConfig:
-    """The same model with the base already raised: they have no name for NTK-aware scaling of a fixed factor."""
+    """Returns the same model with NTK-aware scaling replaced by the larger base that it stands for.
+
+    Transformers has no name for NTK-aware scaling by a fixed factor.
+    """
     scaling = config.rope_scaling
     if config.positions != "rope" or scaling.kind != "ntk":
         return config

@@ -1,4 +1,4 @@
-"""A SentencePiece model as a ``tokenizer.json``, so far as the two libraries agree on it."""
+"""Writes a SentencePiece model as a ``tokenizer.json``, where both libraries give the same ids."""
 
 import sentencepiece
 import tokenizers
@@ -6,7 +6,7 @@ from tokenizers import decoders, models, normalizers
 
 from lmjax.tokenizers.sentence_piece import SPACE, SentencePieceTokenizer
 
-# Spaces of every kind, digits, scripts, ligatures and combining marks that a normaliser would change.
+# These have spaces of every kind, digits, scripts, ligatures and combining marks, which a normaliser would change.
 _PROBES = (
     "The quick brown fox, 1234 times.",
     "  two  spaces \n and a line\t",
@@ -18,7 +18,7 @@ _PROBES = (
 
 
 def as_huggingface(tokenizer: SentencePieceTokenizer) -> bytes | None:
-    """The definition, or None when it does not give the ids of the model on every text tried."""
+    """Returns the content of ``tokenizer.json``; None when it does not give the model's ids on every text tried."""
     model = next(iter(tokenizer.files().values()))
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(processor.vocab_size())]
@@ -44,7 +44,11 @@ def _unigram(processor, pieces: list[tuple[str, float]]) -> models.Unigram:
 
 
 def _bpe(processor, pieces: list[tuple[str, float]]) -> models.BPE:
-    """Merges are not stored: each way to cut a piece in two is one, by the rank of the piece it makes."""
+    """Returns the library's BPE model.
+
+    SentencePiece does not store merges. Each way to cut a piece into two pieces is taken as a merge; merges are ordered
+    by the rank of the piece they make.
+    """
     ids = {piece: token_id for token_id, (piece, _) in enumerate(pieces)}
     ordinary = [
         token_id

@@ -1,4 +1,4 @@
-"""Added tokens of a tokenizer that its model has no embedding for, such as Gemma 3's ``<image_soft_token>``."""
+"""Removes added tokens for which the model has no embedding, such as Gemma 3's ``<image_soft_token>``."""
 
 import json
 
@@ -8,13 +8,14 @@ from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
 
 
 def without_surplus(tokenizer: Tokenizer, rows: int) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer without the added tokens whose ids are beyond the model's table, and their names.
+    """Returns the tokenizer without the added tokens whose ids are beyond the model's table, and their names.
 
-    Text that spells such a token is then text. A tokenizer with other ids beyond the table, or none, stays as it is.
+    Text that spells such a token is then ordinary text. A tokenizer is returned unchanged if it has no ids beyond the
+    table, or if ids of other tokens are beyond it too.
 
     Args:
-      tokenizer: beside the model.
-      rows: of the model's table.
+      tokenizer: the tokenizer beside the model.
+      rows: number of rows of the model's table.
     """
     if tokenizer.vocabulary.size <= rows or not isinstance(tokenizer, HuggingFaceTokenizer):
         return tokenizer, []

@@ -1,10 +1,10 @@
-"""Tables between their tensor names and our parameters, read in either direction.
+"""Tables between the tensor names of transformers and our parameters, used in both directions.
 
-A table is a list of :class:`Rule`; ``{}`` in its names stands for the layer, ``{expert}`` for an expert, and
-``{experts}``, in ours, for every expert of the layer in turn.
-A rule whose parameters the model does not have (biases it was built without, an untied head) does not
-apply. Where several rules name one parameter, all of their tensors are written, and of those that are there the last
-is read. Import and export walk the same rules, so a round trip is bit-equal by construction.
+A table is a list of :class:`Rule`. In its names ``{}`` stands for the layer and ``{expert}`` for an expert;
+``{experts}``, only in our names, stands for every expert of the layer in turn.
+A rule does not apply if the model does not have its parameters (biases it was built without, an untied head).
+Where several rules name one parameter, an export writes all of their tensors, and an import takes the last of those
+that are there. Import and export use the same rules, so a round trip is bit-equal by construction.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ _LAYER, _EXPERT, _EXPERTS = "{}", "{expert}", "{experts}"
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One tensor of theirs and what of ours it holds.
+    """One tensor of theirs, and the parameters of ours that it holds.
 
     Attributes:
-      theirs: its name.
+      theirs: the name of the tensor.
       ours: dotted paths of the parameters, by layer (:func:`lmjax.interop.layers.by_layer`).
-      layout: how it holds them.
+      layout: how the tensor holds the parameters.
     """
 
     theirs: str
@@ -37,7 +37,7 @@ class Rule:
     layout: Layout
 
     def at(self, place: Mapping[str, int]) -> "Rule":
-        """The rule with these numbers filled in."""
+        """Returns the rule with the marks ``{}`` and ``{expert}`` replaced by the numbers in ``place``."""
 
         def filled(name: str) -> str:
             for mark, number in place.items():
@@ -47,7 +47,10 @@ class Rule:
         return Rule(filled(self.theirs), tuple(map(filled, self.ours)), self.layout)
 
     def over_experts(self, number: int) -> "Rule":
-        """The rule with the parameters of so many experts, one expert after the other, if it is over them."""
+        """Returns the rule with ``{experts}`` replaced by each of ``number`` experts in turn.
+
+        A rule without ``{experts}`` is returned unchanged.
+        """
         if _EXPERTS not in self.ours[0]:
             return self
         ours = (name.replace(_EXPERTS, str(expert)) for expert in range(number) for name in self.ours)
@@ -55,12 +58,12 @@ class Rule:
 
 
 def same(theirs: str, ours: str, *, dimensions: int = 2) -> Rule:
-    """A tensor that is ours as it stands, of so many dimensions."""
+    """Returns the rule of a tensor that equals our parameter; their tensor has ``dimensions`` axes."""
     return Rule(theirs, (ours,), Flat(dimensions))
 
 
 def linear(theirs: str, ours: str, *, inputs: int = 1) -> tuple[Rule, Rule]:
-    """A ``torch.nn.Linear`` (``theirs.weight``, ``theirs.bias``) and a projection of ours."""
+    """Returns the rules of a ``torch.nn.Linear`` (``theirs.weight``, ``theirs.bias``) and a projection of ours."""
     return (
         Rule(f"{theirs}.weight", (f"{ours}.weight",), Linear(inputs)),
         Rule(f"{theirs}.bias", (f"{ours}.bias",), Flat()),
@@ -68,7 +71,7 @@ def linear(theirs: str, ours: str, *, inputs: int = 1) -> tuple[Rule, Rule]:
 
 
 def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """A norm's scale and bias."""
+    """Returns the rules of a norm's scale and bias."""
     return (
         Rule(f"{theirs}.weight", (f"{ours}.scale",), Flat()),
         Rule(f"{theirs}.bias", (f"{ours}.bias",), Flat()),
@@ -76,7 +79,7 @@ def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
 
 
 HEAD = Rule("lm_head.weight", ("head_weight_DV",), Linear())
-"""An output map of its own."""
+"""The rule of an output map that is not tied to the token table."""
 
 
 def import_parameters(
@@ -90,11 +93,11 @@ def import_parameters(
     unused: Mapping[str, float],
     head: Collection[str] = (),
 ) -> tuple[Params, list[str]]:
-    """Their tensors as our parameters.
+    """Returns their tensors as our parameters.
 
     Args:
       rules: the table.
-      tensors: their tensors, each looked up once.
+      tensors: their tensors; each is looked up once.
       shapes: our parameters as ``ShapeDtypeStruct``.
       where: the folder, for messages.
       aliases: see :class:`lmjax.interop.family.Family`.
@@ -103,8 +106,8 @@ def import_parameters(
       head: see there.
 
     Returns:
-      float32 numpy arrays in the structure of ``shapes``, and the names in ``head`` that are not among them, because
-      no tensor of the head is there.
+      float32 numpy arrays in the structure of ``shapes``, and the names in ``head`` that the arrays do not include
+      because the folder has no tensor of the head.
 
     Raises:
       ValueError: a tensor is missing, of another shape, or left over.
@@ -152,7 +155,7 @@ def import_parameters(
 def _absent_head(
     rules: Sequence[Rule], tensors: Mapping[str, np.ndarray], shapes: Params, head: Collection[str]
 ) -> list[str]:
-    """The names in ``head`` of parameters the model has, unless a tensor of one of them is there."""
+    """Returns the names in ``head`` of parameters the model has; none if any tensor of the head is there."""
     names = [name for name in shapes if name in head]
     of_head = [rule.theirs for rule in rules if any(ours.split(".")[0] in names for ours in rule.ours)]
     return [] if any(theirs in tensors for theirs in of_head) else names
@@ -161,7 +164,7 @@ def _absent_head(
 def exported_tensors(
     rules: Sequence[Rule], params: Params, *, where: str, unused: Mapping[str, float]
 ) -> dict[str, tuple[Layout, list[np.ndarray]]]:
-    """For each of their tensors its layout and the parameters that go into it, in the table's order.
+    """Returns, by the name of each of their tensors, its layout and the parameters it holds, in the table's order.
 
     Raises:
       ValueError: a parameter has no place in the table.
@@ -173,7 +176,7 @@ def exported_tensors(
 
 
 def applicable_rules(rules: Sequence[Rule], places: Mapping[str, np.ndarray]) -> list[Rule]:
-    """The rules whose parameters are all there, with layers and experts filled in."""
+    """Returns the rules whose parameters are all in ``places``, with numbers of layers and experts filled in."""
     counts = {_LAYER: _count(r"(?:^|\.)layers\.(\d+)\.", places), _EXPERT: _count(r"\.experts\.(\d+)\.", places)}
     expanded = []
     for rule in rules:

@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face folder: safetensors in, in one file or in shards with an index, and out again.
+"""Reads and writes the weights of a Hugging Face folder: safetensors, in one file or in shards with an index.
 
 Pickled weights (``.bin``, ``.pt``) can run code when they are opened, so they are refused by name.
 """
@@ -25,10 +25,10 @@ class Weights(Mapping[str, np.ndarray]):
     """The tensors of a folder by name, each read as float32 when it is asked for."""
 
     def __init__(self, folder: pathlib.Path):
-        """Finds where each tensor is; reads none.
+        """Finds the file of each tensor, and reads no tensor yet.
 
         Raises:
-          ValueError: there are no safetensors, or a file of them is missing, damaged, or not what the
+          ValueError: there are no safetensors, or one of their files is missing, damaged, or not what the
             index says.
         """
         self.folder = folder
@@ -65,10 +65,10 @@ class Weights(Mapping[str, np.ndarray]):
         return file_of
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The tensor, in float32.
+        """Returns the tensor, in float32.
 
         Raises:
-          ValueError: it does not hold floating-point numbers.
+          ValueError: the tensor does not hold floating-point numbers.
         """
         path = self._file_of[name]
         with _opened(path) as file:
@@ -80,10 +80,10 @@ class Weights(Mapping[str, np.ndarray]):
             return file.get_tensor(name).astype(np.float32)
 
     def read_bytes(self, name: str) -> np.ndarray:
-        """The tensor of bytes, as of quantised weights.
+        """Returns a tensor of bytes (uint8), such as quantised weights.
 
         Raises:
-          ValueError: it holds something else.
+          ValueError: the tensor holds something else.
         """
         path = self._file_of[name]
         with _opened(path) as file:
@@ -114,10 +114,10 @@ def write_weights(
 
     Args:
       folder: an existing folder.
-      shapes: of each tensor; their order is the order in the files.
-      value: from a name to the tensor; called for one shard at a time.
-      dtype: what the tensors are stored as.
-      shard_bytes: size of a shard, but for a single tensor that is larger.
+      shapes: shape of each tensor, by name; their order is the order in the files.
+      value: returns the tensor of a name; called for one shard at a time.
+      dtype: dtype of the stored tensors.
+      shard_bytes: largest size of a shard, unless a single tensor is larger.
     """
     shards: list[list[str]] = [[]]
     filled = 0
@@ -131,7 +131,7 @@ def write_weights(
     names = [SINGLE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
     for file_name, members in zip(names, shards, strict=True):
         tensors = {name: np.ascontiguousarray(value(name).astype(dtype)) for name in members}
-        # transformers refuses a file that does not say so.
+        # transformers refuses a file without this entry.
         save_file(tensors, folder / file_name, metadata={"format": "pt"})
     if len(shards) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize

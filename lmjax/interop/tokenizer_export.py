@@ -1,4 +1,4 @@
-"""A tokenizer of ours in the form that ``AutoTokenizer`` of transformers loads, with the same ids."""
+"""Writes our tokenizers in the form that ``AutoTokenizer`` of transformers loads, with the same ids."""
 
 import dataclasses
 import pathlib
@@ -19,17 +19,17 @@ from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
 from lmjax.tokenizers.published import DEFINITION, MODELS
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
-# What a published tokenizer_config.json says that does not depend on how the tokenizer is written.
+# Keys of a published tokenizer_config.json that do not depend on how the tokenizer is written.
 _KEPT = ("chat_template", "clean_up_tokenization_spaces", "model_input_names", "padding_side", "truncation_side")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Marks:
-    """The special tokens, by id, that a model finds around a text.
+    """The ids of the special tokens that stood around each text in the model's training.
 
     Attributes:
-      before: the first token; None for none.
-      after: the last token, and where there are two texts the one after each.
+      before: the first token; None where there is none.
+      after: the last token; where there are two texts, it follows each of them. None where there is none.
     """
 
     before: int | None = None
@@ -45,20 +45,20 @@ def save_tokenizer_files(
     published: Published | None = None,
     model_type: str | None = None,
 ) -> str | None:
-    """Writes what ``AutoTokenizer`` of transformers loads, with the same ids.
+    """Writes files that ``AutoTokenizer`` of transformers loads, with the same ids.
 
-    A published tokenizer is given back as it was, so that it does all it did.
+    The files of a published tokenizer are copied unchanged, so that it still does everything it did.
 
     Args:
-      folder: the exported model's.
-      tokenizer: ours.
-      max_length: tokens the model reads.
-      marks: what the run's model has found around texts, which the written tokenizer then puts there.
-      published: the folder the run was made of, if it was.
-      model_type: of the exported model.
+      folder: the folder of the exported model.
+      tokenizer: our tokenizer.
+      max_length: the most tokens that the model reads.
+      marks: the special tokens around texts in the run's training; the written tokenizer adds them to a text.
+      published: the published folder that the run was made of; None where there is none.
+      model_type: the ``model_type`` of the exported model.
 
     Returns:
-      What could not be written and why, or what the reader should know; else None.
+      A note on what could not be written and why, or on what the user should know; None when there is nothing to say.
     """
     marks = marks or Marks()
     if published is not None and _gives_back(published, tokenizer, marks, model_type):
@@ -96,13 +96,16 @@ def save_tokenizer_files(
 
 
 def _added_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The ids of special tokens, for transformers to make a definition of a SentencePiece model by itself."""
+    """Returns the ids of special tokens, with which transformers can convert a SentencePiece model by itself."""
     entries = {name: {"content": name, "special": True, "normalized": False} for name in tokenizer.special_tokens}
     return {"added_tokens_decoder": {str(i): entries[name] for name, i in tokenizer.special_tokens.items()}}
 
 
 def _mark_flags(tokenizer: Tokenizer, marks: Marks) -> dict[str, bool]:
-    """What newer versions of transformers make the template of anew; none where they would lose other tokens."""
+    """Returns the settings from which newer versions of transformers build the template of special tokens again.
+
+    Returns no settings where these versions would then lose other tokens.
+    """
     known = tokenizer.vocabulary
     if marks.before not in (None, known.bos_id) or marks.after not in (None, known.eos_id):
         return {}
@@ -110,10 +113,10 @@ def _mark_flags(tokenizer: Tokenizer, marks: Marks) -> dict[str, bool]:
 
 
 def _gives_back(published: Published, tokenizer: Tokenizer, marks: Marks, model_type: str | None) -> bool:
-    """Whether the published files say all there is to say of the run's tokenizer."""
+    """Returns whether the published files describe the run's tokenizer completely."""
     if not published.has_tokenizer:
         return False
-    # Without a class of its own it is read as the tokenizers of its family are.
+    # A tokenizer that names no class is read with the class of its model's family.
     if "tokenizer_class" not in published.tokenizer_config and published.config.get("model_type") != model_type:
         return False
     bos_id = tokenizer.vocabulary.bos_id
@@ -126,7 +129,10 @@ def _named(tokenizer: Tokenizer, role: str) -> str | None:
 
 
 def _ordered(tokenizer: Tokenizer) -> list[str]:
-    """Special tokens: the sentinels in the order of their numbers, whatever their ids, and the others before them."""
+    """Returns the names of special tokens.
+
+    The sentinels come last, in the order of their numbers whatever their ids; the others are in the order of their ids.
+    """
     sentinels = tokenizer.vocabulary.sentinel_ids
     tokens = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     plain = [name for name, token_id in tokens if token_id not in sentinels]
@@ -135,13 +141,16 @@ def _ordered(tokenizer: Tokenizer) -> list[str]:
 
 
 def _with_marks(definition: bytes, tokenizer: Tokenizer, marks: Marks) -> tuple[bytes, bool]:
-    """The definition with a template that puts the marks around texts; and whether it had nothing else to add."""
+    """Returns the definition with a template that puts the marks around texts, and a flag.
+
+    The flag says whether the definition itself added no special tokens.
+    """
     library = tokenizers.Tokenizer.from_str(definition.decode())
     own = library.post_processor
     plain = own is None or own.num_special_tokens_to_add(False) == 0
     ids = library.encode("a").ids
     name_of = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
-    # A template of its own may put them there already.
+    # The definition's own template may add these tokens already.
     before = None if marks.before is None or ids[:1] == [marks.before] else name_of[marks.before]
     after = None if marks.after is None or ids[-1:] == [marks.after] else name_of[marks.after]
     if before is None and after is None:
@@ -149,7 +158,7 @@ def _with_marks(definition: bytes, tokenizer: Tokenizer, marks: Marks) -> tuple[
     first, last = [before] if before else [], [after] if after else []
     texts = [["$A", *last], [*(f"{name}:1" for name in first), "$B:1", *(f"{name}:1" for name in last)]]
     if before and after:
-        # As BERT has it: one first token, and the last one after each text.
+        # BERT does it like this: there is one first token, and the last token follows each text.
         texts[1] = texts[1][1:]
     template = processors.TemplateProcessing(
         single=[*first, *texts[0]],
@@ -161,7 +170,7 @@ def _with_marks(definition: bytes, tokenizer: Tokenizer, marks: Marks) -> tuple[
 
 
 def _definition_of(tokenizer: Tokenizer) -> tuple[bytes | None, str | None]:
-    """The ``tokenizer.json``, and what it cannot say."""
+    """Returns the content of ``tokenizer.json``, and a note on what it cannot express; either may be None."""
     if isinstance(tokenizer, HuggingFaceTokenizer):
         return _with_added(tokenizer.files()[DEFINITION], tokenizer.special_tokens)
     if isinstance(tokenizer, BytePairTokenizer):
@@ -174,7 +183,7 @@ def _definition_of(tokenizer: Tokenizer) -> tuple[bytes | None, str | None]:
 
 
 def _with_added(definition: bytes, special_tokens: Mapping[str, int]) -> tuple[bytes, str | None]:
-    """The definition with the special tokens that follow its ids."""
+    """Returns the definition with our special tokens added, and a note if they could not be; None if they could."""
     library = tokenizers.Tokenizer.from_str(definition.decode())
     absent = {name: i for name, i in special_tokens.items() if library.token_to_id(name) is None}
     if not absent:
@@ -182,12 +191,12 @@ def _with_added(definition: bytes, special_tokens: Mapping[str, int]) -> tuple[b
     _add(library, _by_id(absent))
     if all(library.token_to_id(name) == i for name, i in absent.items()):
         return library.to_str().encode(), None
-    # The library counts on from the number of tokens, not from the last id.
+    # The library gives new tokens the ids from the number of tokens on, not from the last id on.
     return definition, f"written without {' '.join(absent)}: {DEFINITION} cannot give them their ids"
 
 
 def _bytes_definition(tokenizer: Tokenizer) -> bytes:
-    """Bytes as a byte-level BPE without merges."""
+    """Returns the definition of our byte tokenizer, as a byte-level BPE without merges."""
     library = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=byte_alphabet(), merges=[]))
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     library.decoder = tokenizers.decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Tokenizers as transformers has them beside a model, read as ours."""
+"""Reads the tokenizer files that transformers keeps beside a model."""
 
 import pathlib
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ T5_SENTINELS = 100
 
 
 def load_tokenizer_files(folder: pathlib.Path, hf_config: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer beside a model, its special ids found by the roles the files give them.
+    """Returns the tokenizer beside a model, with special ids in the roles that the files give them.
 
     Args:
-      folder: of the model.
-      hf_config: its config.json, for ids that the tokenizer's files do not tell.
+      folder: the model's folder.
+      hf_config: the content of its config.json, for ids that the tokenizer's files do not give.
 
     Raises:
-      ValueError: there is none, or none of a known kind.
+      ValueError: there is no tokenizer, or it is of an unknown kind.
     """
     try:
         tokenizer = read_published(folder, special_names=())
@@ -42,7 +42,7 @@ def load_tokenizer_files(folder: pathlib.Path, hf_config: Mapping[str, Any]) -> 
 
 
 def _with_further_roles(tokenizer: HuggingFaceTokenizer, hf_config: Mapping[str, Any]) -> HuggingFaceTokenizer:
-    """The tokenizer with the roles that only the model's configuration names, by ids."""
+    """Returns the tokenizer with those roles added that only the model's configuration gives, by id."""
     definition = tokenizer.files()[DEFINITION]
     known = tokenizer.vocabulary
     library = tokenizers.Tokenizer.from_str(definition.decode())
@@ -58,7 +58,10 @@ def _with_further_roles(tokenizer: HuggingFaceTokenizer, hf_config: Mapping[str,
 
 
 def _with_sentinels(folder: pathlib.Path, plain: SentencePieceTokenizer) -> Tokenizer:
-    """T5's model ends before the sentinels, whose ids go down from the last."""
+    """Returns T5's tokenizer with its sentinels, which the SentencePiece model lacks.
+
+    Their ids come after those of the model; sentinel 0 has the last id, and the ids go down from there.
+    """
     extra = read_json(folder / CONFIG).get("extra_ids") if (folder / CONFIG).exists() else None
     names = sentinel_names(T5_SENTINELS if extra is None else extra)
     last = plain.vocabulary.size + len(names) - 1
@@ -72,7 +75,7 @@ def _first(value: Any) -> int | None:
 
 
 def begins_with_bos(folder: pathlib.Path, tokenizer: Tokenizer) -> bool:
-    """Whether the model's own tokenizer puts a beginning-of-text token before a text."""
+    """Returns whether the model's own tokenizer puts a beginning-of-text token before a text."""
     bos_id = tokenizer.vocabulary.bos_id
     if bos_id is None:
         return False

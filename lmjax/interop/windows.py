@@ -1,4 +1,4 @@
-"""Sliding windows: their list of layer types, our repeating pattern."""
+"""Converts sliding windows between their list of layer types and our repeating pattern."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 def shortest_pattern(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The shortest pattern whose repetition, cut to length, is ``values``, one for each layer."""
+    """Returns the shortest pattern that, repeated and cut to length, gives ``values``, which has one value a layer."""
     for period in range(1, len(values)):
         if all(value == values[layer % period] for layer, value in enumerate(values)):
             return tuple(values[:period])
@@ -20,20 +20,20 @@ def shortest_pattern(values: Sequence[Value]) -> tuple[Value, ...]:
 
 
 def unrolled(pattern: Sequence[Value], num_layers: int) -> list[Value]:
-    """The value of each layer, from a pattern that repeats."""
+    """Returns the value of each layer, from a pattern that repeats."""
     return [pattern[layer % len(pattern)] for layer in range(num_layers)]
 
 
 def layer_types(windows: Windows, num_layers: int) -> list[str]:
-    """Their name for each layer's kind of attention."""
+    """Returns their name for each layer's kind of attention."""
     return [FULL if window is None else SLIDING for window in unrolled(windows, num_layers)]
 
 
 def from_layer_types(hf: HuggingFaceConfig, window: int | None, default: Sequence[str]) -> Windows:
-    """Our pattern from their ``layer_types`` (``default`` when it has none).
+    """Returns our pattern of windows from their ``layer_types`` (``default`` when their configuration has none).
 
     Raises:
-      ValueError: a kind of layer that is not implemented.
+      ValueError: a kind of layer is not implemented.
     """
     types = hf.get("layer_types", None) or default
     for kind in types:
@@ -43,6 +43,6 @@ def from_layer_types(hf: HuggingFaceConfig, window: int | None, default: Sequenc
 
 
 def one_window(windows: Windows) -> int | None:
-    """The one size all windowed layers have; None without windows, or when they have several."""
+    """Returns the window size that all windowed layers share; None without windows, or when sizes differ."""
     sizes = {window for window in windows if window is not None}
     return sizes.pop() if len(sizes) == 1 else None

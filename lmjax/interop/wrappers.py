@@ -1,4 +1,4 @@
-"""Models of text and something else (images): which part of their files is a text model's."""
+"""Finds the text model in the files of a model that also reads something else, such as images."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# What the whole model's config.json says of its text model.
+# Keys of the whole model's config.json that apply to its text model.
 _INHERITED = ("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config", "tie_word_embeddings")
 
 
@@ -16,10 +16,11 @@ class Wrapper:
     """Where the text model of a ``model_type`` lies.
 
     Attributes:
-      key: of config.json, whose value is the text model's own configuration.
-      model_type: of the text model, where its configuration does not say it.
-      places: how its tensors' names begin there, and in a folder of its own; the first that fits is taken.
-      others: regular expression of the tensors of other parts.
+      key: the key of config.json whose value is the text model's own configuration.
+      model_type: the text model's ``model_type``, used where its configuration does not say it.
+      places: pairs of prefixes of tensor names: in the whole model, and in a folder of the text model alone. The first
+        pair that fits is used.
+      others: regular expression of the names of tensors that belong to other parts.
     """
 
     key: str
@@ -36,14 +37,14 @@ WRAPPERS = {
         others=r"(model\.)?(vision_tower|multi_modal_projector)\..+",
     ),
 }
-"""By the ``model_type`` of the whole."""
+"""The wrappers, by the ``model_type`` of the whole model."""
 
 
 class Renamed(Mapping[str, np.ndarray]):
     """Tensors under other names, each read when it is asked for."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], stored_as: Mapping[str, str]):
-        """Takes the new names and what each is called in ``tensors``."""
+        """Takes the tensors, and a mapping from each new name to the name in ``tensors``."""
         self._tensors = tensors
         self._stored_as = stored_as
 
@@ -61,10 +62,12 @@ class Renamed(Mapping[str, np.ndarray]):
 
 
 def text_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The text model's configuration, from that of the whole; the same values where there is no whole.
+    """Returns the text model's configuration, from that of the whole model.
+
+    A model of text alone has no such part; its values are returned unchanged.
 
     Raises:
-      ValueError: the whole has none for its text model.
+      ValueError: the whole model's configuration has no part for its text model.
     """
     model_type = values.get("model_type")
     wrapper = WRAPPERS.get(model_type) if isinstance(model_type, str) else None
@@ -80,7 +83,10 @@ def text_config(values: Mapping[str, Any]) -> dict[str, Any]:
 def text_tensors(
     tensors: Mapping[str, np.ndarray], model_type: str
 ) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
-    """The text model's tensors under the names they have in a folder of its own, and the names of those left out."""
+    """Returns the text model's tensors and the names of the tensors left out.
+
+    The tensors have the names that they have in a folder of the text model alone.
+    """
     wrapper = WRAPPERS.get(model_type)
     if wrapper is None:
         return tensors, ()

@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, byte-level BPE, SentencePiece, Hugging Face files; and what is known of their ids."""
+"""Tokenizers (bytes, byte-level BPE, SentencePiece, Hugging Face files) and the facts about their ids."""
 
 from lmjax.tokenizers.base import Tokenizer
 from lmjax.tokenizers.build import build_tokenizer, train_and_save

@@ -1,7 +1,7 @@
-"""A tokenizer: text to ids and back, exactly, and a folder it can be saved to and loaded from.
+"""The base class of tokenizers: they turn text into ids and back exactly, and are saved to and loaded from a folder.
 
-Every kind is a table from id to bytes plus an encoder. Decoding joins the table's entries, so a
-sequence cut in the middle of a character decodes too, and the bytes each id stands for are known.
+Every kind has a table from id to bytes, and an encoder. Decoding joins the table's entries. So a
+sequence cut in the middle of a character can be decoded too, and the bytes of each id are known.
 """
 
 import abc
@@ -24,13 +24,13 @@ from lmjax.tokenizers.text import texts_before, utf8
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.tokenizers.words import ends_sentence, word_bounds
 
-# What normalisers are known to change: edge and double spaces, ligatures, circled digits, composed and
+# This text has what normalisers are known to change: edge and double spaces, ligatures, circled digits, composed and
 # decomposed accents, carriage returns, wide spaces, NUL, a byte-order mark, SentencePiece's own U+2581.
 _PROBE = "  ﬁ① Å e\u0301  I\t\r\n\u3000\x00\ufeff▁x  "
 
 
 class Tokenizer(abc.ABC):
-    """Text to token ids and back.
+    """Turns text into token ids, and ids into text.
 
     Attributes:
       kind: the algorithm, one of :data:`lmjax.tokenizers.config.Kind`.
@@ -49,16 +49,17 @@ class Tokenizer(abc.ABC):
         word_starts: Sequence[bool] | None = None,
         word_ends: Sequence[bool] | None = None,
     ):
-        """Fills the vocabulary.
+        """Stores the table and computes the vocabulary.
 
         Args:
           kind: the algorithm.
-          token_bytes: the bytes of each id up to the special ids that follow those of text.
-          special_tokens: name to id.
-          definition: what, besides the kind and the special tokens, decides the ids of a text.
-          roles: role to id, where the names alone do not tell.
-          word_starts: as ``token_bytes``, where the tokenizer marks what begins a word; see :func:`word_bounds`.
-          word_ends: as ``token_bytes``, where it marks what ends one.
+          token_bytes: the bytes of each id, up to the special ids that follow the ids of text.
+          special_tokens: from name to id.
+          definition: everything that decides the ids of a text, besides the kind and the special tokens.
+          roles: from role to id, where the names alone do not show the role.
+          word_starts: for each entry of ``token_bytes``, whether it begins a word, where the tokenizer marks this; see
+            :func:`word_bounds`.
+          word_ends: for each entry of ``token_bytes``, whether it ends a word, where the tokenizer marks this.
 
         Raises:
           ValueError: the special ids leave a gap after the ids of text.
@@ -76,7 +77,7 @@ class Tokenizer(abc.ABC):
         word_start_V = word_end_V = None
         if bounds is not None:
             word_start_V, word_end_V = (np.pad(bound_V, (0, len(following))) for bound_V in bounds)
-            # A special token is never glued to the word before it.
+            # A special token never continues the word before it.
             word_start_V[list(special_tokens.values())] = True
         ids_of_roles: dict[str, Any] = {f"{role}_id": token_id for role, token_id in roles.items()}
         self._facts = Vocabulary(
@@ -95,33 +96,33 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """Sizes, special ids, bytes per token, word starts."""
+        """The facts about the ids: size, special ids, bytes per token, word starts."""
         return dataclasses.replace(self._facts, exact_bytes=self.lossless)
 
     @abc.abstractmethod
     def _encode(self, text: str) -> Sequence[int] | np.ndarray:
-        """The ids of ``text``; may hold a special id, which :meth:`encode` then replaces."""
+        """Returns the ids of ``text``. They may include a special id, which :meth:`encode` then replaces."""
 
     def _encode_later(self, before: str, text: str) -> Sequence[int] | np.ndarray:
-        """As :meth:`_encode`, of a text that stands after ``before``.
+        """Returns the ids of a text that follows the text ``before``, as :meth:`_encode` does.
 
-        To be overridden where a text by itself is encoded as the beginning of one.
+        A tokenizer overrides this if it encodes a text by itself as the beginning of a document.
         """
         del before
         return self._encode(text)
 
     @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
-        """What :meth:`save` writes beside the metadata: file name to content."""
+        """Returns the files that :meth:`save` writes beside the metadata, from file name to content."""
 
     def encode(self, text: str, *, after: str | None = None) -> np.ndarray:
-        """The ids of ``text``, int32 [N]; never a special id, whatever the text spells (but unk).
+        """Returns the ids of ``text``, int32 [N]. They include no special id except unk, whatever the text spells.
 
         Args:
-          text: what to encode.
-          after: the text before it (its last characters are enough), for a text that does not begin a document: many
-            tokenizers put a space before a document, which must not be put before its later parts. ``""`` for a text
-            that follows a special token only.
+          text: the text to encode.
+          after: the text before it (its last characters are enough), for a text that does not begin a document. Many
+            tokenizers put a space before a document, which they must not put before its later parts. ``""`` is for a
+            text that follows only a special token.
 
         Raises:
           ValueError: ``text`` is not well-formed Unicode.
@@ -140,7 +141,7 @@ class Tokenizer(abc.ABC):
         after: Sequence[str | None] | None = None,
         num_threads: int | None = None,
     ) -> list[np.ndarray]:
-        """:meth:`encode` of each text, in order, on ``num_threads`` threads (default: one a core)."""
+        """Returns :meth:`encode` of each text, in order, on ``num_threads`` threads (default: one for each core)."""
         num_threads = num_threads or os.cpu_count() or 1
         befores = after or [None] * len(texts)
         if num_threads == 1 or len(texts) < 2:
@@ -149,17 +150,17 @@ class Tokenizer(abc.ABC):
             return list(pool.map(lambda text, before: self.encode(text, after=before), texts, befores))
 
     def encode_parts(self, parts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each part of one text, such that together they decode to the text."""
+        """Returns the ids of each part of one text, such that together they decode to the text."""
         return self.encode_batch(parts, after=texts_before(parts), num_threads=1)
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = True) -> bytes:
-        """The bytes ``ids`` stand for; special tokens are left out, or given by name.
+        """Returns the bytes that ``ids`` stand for; special tokens are left out, or written as their names.
 
-        What a tokenizer puts around a document is taken away around each document of ``ids``: they begin at the front
-        and after a special token such as eos, not after others, such as a mask.
+        A tokenizer may put a space around a document; this is removed around each document in ``ids``. A document
+        begins at the front and after a special token such as eos, but not after others, such as a mask.
 
         Raises:
-          ValueError: an id outside the vocabulary.
+          ValueError: an id is outside the vocabulary.
         """
         numbers = [int(token_id) for token_id in ids]
         if outside := [number for number in numbers if not 0 <= number < self._facts.size]:
@@ -176,30 +177,30 @@ class Tokenizer(abc.ABC):
         return b"".join(parts)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ``ids``; bytes that are not (yet) a whole character become U+FFFD."""
+        """Returns the text of ``ids``; bytes that are not (yet) a whole character become U+FFFD."""
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text that ``ids`` add to that of ``before``: a continuation keeps the space it begins with."""
+        """Returns the text that ``ids`` add to that of ``before``; a continuation keeps the space it begins with."""
         shown = self.decode_bytes(before, skip_special=skip_special)
         whole = self.decode_bytes([*before, *ids], skip_special=skip_special)
         return whole[len(shown) :].decode("utf-8", errors="replace")
 
     def _text_bytes(self, ids: Sequence[int], *, begins: bool, ends: bool) -> bytes:
-        """The bytes of ids of text, which begin and end a document or do not."""
+        """Returns the bytes of ids of text; ``begins`` and ``ends`` say whether they begin and end a document."""
         del begins, ends
         return b"".join([self.token_bytes[token_id] for token_id in ids])
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 over everything that decides ids."""
+        """Sha256, in hex, of everything that decides ids."""
         return self.vocabulary.fingerprint
 
     @functools.cached_property
     def lossless(self) -> bool:
-        """Whether decoding gives back the text, and ``byte_length_V`` adds up to its bytes.
+        """Whether decoding gives back every text, and ``byte_length_V`` adds up to its bytes.
 
-        Always so for a tokenizer trained here; judged by a text of what normalisers change.
+        It is always true for a tokenizer trained here. It is tested on one text, which has what normalisers change.
         """
         ids = self.encode(_PROBE)
         same = self.decode_bytes(ids) == _PROBE.encode()
@@ -211,13 +212,13 @@ class Tokenizer(abc.ABC):
         return self._forgotten_end("a ") == " "
 
     def _forgotten_end(self, text: str) -> str:
-        """The whitespace at the end of ``text`` that its ids do not hold."""
+        """Returns the whitespace at the end of ``text`` that the tokenizer drops."""
         end = text[len(text.rstrip()) :]
         return end if end and [*self._encode(f"a{end}")] == [*self._encode("a")] else ""
 
     @functools.cached_property
     def _spelled(self) -> dict[int, list[int]]:
-        """For each special id that text can reach in the encoder: the ids to put in its place."""
+        """For each special id that the encoder can return for text, the ids to put in its place."""
         reached = {i for name, i in self.special_tokens.items() if i in self._encode(name)}
         reached.discard(self._facts.unk_id)
         return {i: [j for j in self._spell(self._name_of[i]) if j not in reached] for i in reached}

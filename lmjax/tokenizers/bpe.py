@@ -1,14 +1,14 @@
 r"""Byte-level byte-pair encoding, trained by Hugging Face `tokenizers` and run by `tiktoken`.
 
-Sennrich et al. 2016, section 3.2, over bytes as in GPT-2 (Radford et al. 2019, section 2.2). Ids 0 to
-255 are the bytes, each further id one merge in the order learned, so that an id is its rank.
+The algorithm is that of Sennrich et al. 2016, section 3.2, over bytes as in GPT-2 (Radford et al. 2019,
+section 2.2). Ids 0 to 255 are the bytes; each further id is a merge, in the order learned, so an id is its rank.
 
-Text is first cut into pieces that no token crosses (:data:`PATTERN`), after GPT-4's: an English
-contraction's ending; letters with the space or sign before them; one to three digits; signs; and
-whitespace, which keeps a line's indentation together and leaves its last space to the word. Two
-things differ: combining marks belong to letters (Devanagari and Thai words stay whole), and a run
-of whitespace is cut every 128 characters, for the regular expression engine remembers each
-character it may have to give back to the word, and a million spaces would overflow its stack.
+Text is first cut into pieces that no token crosses (:data:`PATTERN`), in a similar way to GPT-4: the ending of an
+English contraction; letters with the space or sign before them; one to three digits; signs; and
+whitespace, where a line's indentation stays together and its last space goes to the word. Two
+things differ from GPT-4. Combining marks belong to letters, so that Devanagari and Thai words stay whole. And a run
+of whitespace is cut every 128 characters, because the regular expression engine remembers each
+character that it may have to give back to the word, and a million spaces would overflow its stack.
 """
 
 import functools
@@ -30,14 +30,14 @@ _WITHOUT_LOOKAHEAD = (
     r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
     r"\s*[\r\n]+",
 )
-# The group changes nothing but the speed: the engine runs it without backtracking, half again as fast.
+# The group changes only the speed: the engine runs it without backtracking, which is 1.5 times as fast.
 PATTERN = rf"(?:{'|'.join(_WITHOUT_LOOKAHEAD)})|\s+(?!\S)|\s+"
 
 _FILE = "tokenizer.json"
 
 
 class BytePairTokenizer(Tokenizer):
-    """Byte-level BPE; saved as a Hugging Face `tokenizer.json`, which other programs read as well."""
+    """Byte-level BPE. It is saved as a Hugging Face `tokenizer.json`, which other programs can read too."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class BytePairTokenizer(Tokenizer):
         *,
         pattern: str = PATTERN,
     ):
-        """A tokenizer from its table.
+        """Makes a tokenizer from its table.
 
         Args:
-          tokens: the 256 bytes, then what each merge makes.
-          merges: the pairs merged, in order.
-          special_tokens: name to id.
+          tokens: the 256 bytes, then the token that each merge makes.
+          merges: the merged pairs, in order.
+          special_tokens: from name to id.
           pattern: the regular expression that cuts text into pieces.
         """
         definition = json.dumps([pattern, [token.hex() for token in tokens]]).encode()
@@ -60,7 +60,7 @@ class BytePairTokenizer(Tokenizer):
         self.merges = list(merges)
         self.pattern = pattern
         ranks = {token: rank for rank, token in enumerate(tokens)}
-        # Special tokens are kept from tiktoken, so that no text can reach them.
+        # tiktoken does not get the special tokens, so no text can become one of them.
         self._encoding = tiktoken.Encoding(
             "lmjax", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}, explicit_n_vocab=len(tokens)
         )
@@ -91,10 +91,10 @@ class BytePairTokenizer(Tokenizer):
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Self:
-        """The tokenizer whose :meth:`files` these are.
+        """Returns the tokenizer whose :meth:`files` these are.
 
         Raises:
-          ValueError: not a byte-level BPE written by this class.
+          ValueError: the files are not a byte-level BPE written by this class.
         """
         try:
             definition = json.loads(files[_FILE])
@@ -108,11 +108,11 @@ class BytePairTokenizer(Tokenizer):
         return self._encoding.encode_ordinary(text)
 
     def files(self) -> dict[str, bytes]:
-        """The Hugging Face definition."""
+        """Returns one file, the Hugging Face definition."""
         return {_FILE: self.to_huggingface().to_str().encode()}
 
     def to_huggingface(self) -> tokenizers.Tokenizer:
-        """The same tokenizer as a `tokenizers.Tokenizer`: same ids, a fraction of the speed."""
+        """Returns the same tokenizer as a `tokenizers.Tokenizer`, which gives the same ids but is much slower."""
         spell = _speller()
         num_text = 256 + len(self.merges)
         vocabulary = {spell(token): token_id for token_id, token in enumerate(self.token_bytes[:num_text])}
@@ -127,7 +127,10 @@ class BytePairTokenizer(Tokenizer):
 
 @functools.cache
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte: itself where Latin-1 prints it, else the next from U+0100."""
+    """Returns GPT-2's printable character for each byte, as a dictionary from character to byte.
+
+    The character is the byte itself where Latin-1 prints it, else the next one from U+0100 on.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {
@@ -137,7 +140,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def unspell(token: str) -> bytes:
-    """The bytes a token written in :func:`byte_alphabet` stands for."""
+    """Returns the bytes of a token that is written in :func:`byte_alphabet`."""
     return bytes(byte_alphabet()[character] for character in token)
 
 
@@ -156,7 +159,7 @@ def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _read_model(definition: dict) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
-    """The table (bytes by value, then merges in order) and the merges of a Hugging Face definition."""
+    """Returns the table (bytes by value, then merges in order) and the merges of a Hugging Face definition."""
     merges = [(unspell(left), unspell(right)) for left, right in definition["model"]["merges"]]
     tokens = [*(bytes([byte]) for byte in range(256)), *(left + right for left, right in merges)]
     if sorted(unspell(token) for token in definition["model"]["vocab"]) != sorted(tokens):

@@ -1,4 +1,4 @@
-"""From a configuration to a tokenizer, trained or loaded."""
+"""Makes a tokenizer from a configuration, by training or loading it."""
 
 import os
 import pathlib
@@ -14,18 +14,18 @@ from lmjax.tokenizers.published import read_published
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
-    """Trains the tokenizer ``config`` describes, or loads the one at its ``path``.
+    """Returns the tokenizer that ``config`` describes, trained, or loaded from its ``path``.
 
-    Training reads ``texts()`` once, keeps a bounded sample of it, is silent, and gives the same
+    Training reads ``texts()`` once, keeps a bounded sample of it, and prints nothing. It gives the same
     tokenizer for the same texts and configuration.
 
     Args:
-      config: what to build.
-      texts: called for the corpus, when there is something to train.
+      config: the tokenizer to build.
+      texts: returns the corpus; it is called only if a tokenizer is trained.
 
     Raises:
       ValueError: the corpus is empty or too small for ``vocab_size``; or ``path`` holds no
-        tokenizer, or another than ``config`` says.
+        tokenizer, or not the one that ``config`` describes.
     """
     if config.path is not None:
         return _load(config)
@@ -35,7 +35,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
     assert config.vocab_size is not None
     sample = sample_corpus(texts(), max_bytes=config.max_train_bytes, seed=config.seed)
     num_text_ids = config.vocab_size - len(names)
-    # Imported here so that a tokenizer costs only its own library.
+    # Imported here so that a tokenizer loads only its own library.
     if config.kind == "bpe":
         from lmjax.tokenizers.bpe import BytePairTokenizer
 
@@ -47,10 +47,10 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
 
 
 def train_and_save(config: TokenizerConfig, texts: Callable[[], Iterable[str]], folder: str | os.PathLike) -> Tokenizer:
-    """:func:`build_tokenizer`, saved to ``folder``.
+    """Saves the tokenizer of :func:`build_tokenizer` to ``folder``, and returns it.
 
     Raises:
-      ValueError: as :func:`build_tokenizer`, or ``folder`` holds another tokenizer.
+      ValueError: :func:`build_tokenizer` raises it, or ``folder`` holds another tokenizer.
     """
     tokenizer = build_tokenizer(config, texts)
     tokenizer.save(folder)

@@ -1,4 +1,4 @@
-"""Bytes as tokens: nothing to train, every id below 256 is a byte of the text's UTF-8."""
+"""Bytes as tokens: nothing is trained, and every id below 256 is a byte of the text's UTF-8."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from lmjax.tokenizers.text import utf8
 
 
 class ByteTokenizer(Tokenizer):
-    """One id a byte, ids 0 to 255; special ids from 256 on."""
+    """A tokenizer with one id for each byte, 0 to 255, and special ids from 256 on."""
 
     def __init__(self, special_tokens: Mapping[str, int]):
-        """A byte tokenizer with these special tokens, name to id."""
+        """Makes a byte tokenizer with these special tokens, from name to id."""
         table = [bytes([byte]) for byte in range(256)]
         super().__init__("bytes", token_bytes=table, special_tokens=special_tokens, definition=b"")
 
@@ -20,5 +20,5 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(utf8(text), np.uint8)
 
     def files(self) -> dict[str, bytes]:
-        """None: the metadata says it all."""
+        """Returns no files, because the metadata describes the tokenizer completely."""
         return {}

@@ -1,4 +1,4 @@
-"""What tokenizer to train, or where one lies."""
+"""The configuration of a tokenizer: how to train one, or where an existing one lies."""
 
 import dataclasses
 from typing import Literal
@@ -10,7 +10,7 @@ from lmjax.tokenizers.special import is_sentinel, sentinel_names
 TrainedKind = Literal["bpe", "sentencepiece_bpe", "sentencepiece_unigram"]
 Kind = Literal["bytes", "bpe", "sentencepiece_bpe", "sentencepiece_unigram", "huggingface"]
 
-# Ids no training can do without: the 256 bytes, and SentencePiece's unknown token.
+# The smallest sizes that can be trained: the 256 bytes, and SentencePiece's unknown token.
 _SMALLEST = {"bpe": 256, "sentencepiece_bpe": 257, "sentencepiece_unigram": 257}
 
 
@@ -49,7 +49,7 @@ class TokenizerConfig:
 
     @property
     def all_special_tokens(self) -> tuple[str, ...]:
-        """Every special token's name, in the order of the ids."""
+        """The name of every special token, in the order of the ids."""
         return (*self.special_tokens, *self.named, *sentinel_names(self.num_sentinels))
 
     def _check_names(self) -> None:

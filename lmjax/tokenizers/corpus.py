@@ -1,4 +1,4 @@
-"""The sample of a corpus that a tokenizer is trained on: bounded, uniform, the same every time."""
+"""Draws the sample of a corpus that a tokenizer is trained on: bounded, uniform, and the same every time."""
 
 import heapq
 import random
@@ -10,15 +10,15 @@ _PIECE = 1 << 16
 
 
 def sample_corpus(texts: Iterable[str], *, max_bytes: int, seed: int) -> list[str]:
-    """A uniform sample of ``texts``, cut into pieces of 65,536 characters, in their order.
+    """Returns a uniform sample of ``texts``, cut into pieces of 65,536 characters, in their order.
 
-    Each piece draws a number, and those with the smallest numbers stay: one pass, and never
-    more than ``max_bytes`` and one document in memory.
+    Each piece gets a random number, and the pieces with the smallest numbers stay. This takes one pass, and there is
+    never more than ``max_bytes`` and one document in memory.
 
     Args:
       texts: the documents.
-      max_bytes: UTF-8 bytes the sample may have; a piece longer than that is cut.
-      seed: decides the draws.
+      max_bytes: the most UTF-8 bytes of the sample; a piece longer than that is cut.
+      seed: decides the random numbers.
 
     Raises:
       ValueError: there is no text at all.

@@ -1,4 +1,4 @@
-"""What the JSON files beside a published tokenizer say of its special tokens: their roles, and ids beyond its own."""
+"""Reads the JSON files beside a published tokenizer: the roles of special tokens, and tokens added to its own."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ ROLES = ("bos", "eos", "pad", "mask", "cls", "sep", "unk")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What the files beside a tokenizer say of its special tokens.
+    """What the files beside a tokenizer declare about its special tokens.
 
     Attributes:
-      role_names: role (``"eos"``) to the token that plays it.
-      added: token to id, of those that a file adds to the model's own.
-      special: those of them that text never becomes.
+      role_names: from role (``"eos"``) to the token that has this role.
+      added: from token to id, for the tokens that a file adds to the model's own.
+      special: names of the special tokens, which encoded text never contains.
       source: the file that adds tokens, for messages.
     """
 
@@ -30,16 +30,16 @@ class Declared:
 
 
 def write_role_names(role_names: Mapping[str, str]) -> dict[str, bytes]:
-    """The file in which a tokenizer of ours keeps the roles that names alone do not tell; none where there are none."""
+    """Returns the file in which our tokenizers keep roles that names alone do not show; no file without such roles."""
     named = {f"{role}_token": name for role, name in role_names.items()}
     return {ROLES_FILE: json.dumps(named).encode()} if named else {}
 
 
 def read_role_names(files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> dict[str, str]:
-    """What :func:`write_role_names` wrote.
+    """Returns the roles that :func:`write_role_names` wrote, from role to the token's name.
 
     Raises:
-      ValueError: not so.
+      ValueError: the file does not give roles to special tokens.
     """
     if ROLES_FILE not in files:
         return {}
@@ -54,7 +54,7 @@ def read_role_names(files: Mapping[str, bytes], special_tokens: Mapping[str, int
 
 
 def read_declared(folder: pathlib.Path) -> Declared:
-    """Roles and added tokens by the files that say them; a later file overrides an earlier one.
+    """Returns the roles and added tokens that the files in a folder declare; a later file overrides an earlier one.
 
     Raises:
       ValueError: a file is not JSON, or a value is not of its type.
@@ -99,10 +99,10 @@ def _content(value: object) -> str | None:
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Returns the JSON object in a file.
 
     Raises:
-      ValueError: it is none.
+      ValueError: the file does not hold a JSON object.
     """
     try:
         values = json.loads(path.read_bytes())

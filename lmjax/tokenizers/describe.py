@@ -1,13 +1,13 @@
-"""A tokenizer in words, and a text as it cuts it, for people to look at."""
+"""Describes a tokenizer in words, and shows how it cuts a text into tokens."""
 
 from lmjax.tokenizers.base import Tokenizer
 
 
 def describe(tokenizer: Tokenizer, text: str | None = None) -> str:
-    """Lines that say what ``tokenizer`` is and, given ``text``, a table of its tokens.
+    """Returns lines that describe ``tokenizer`` and, if ``text`` is given, a table of its tokens.
 
-    The table has a row a token: position, id, bytes, ``*`` where a word starts, and the text (or
-    the bytes, where they are a part of a character).
+    The table has one row for each token: position, id, number of bytes, ``*`` where a word starts, and the text (or
+    the bytes, where they are only a part of a character).
     """
     vocabulary = tokenizer.vocabulary
     names = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])

@@ -1,4 +1,4 @@
-"""A tokenizer with more tokens of text, every old id unmoved."""
+"""Adds tokens of text to a tokenizer; every old id stays the same."""
 
 import json
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
 
 
 def extend_tokenizer(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[HuggingFaceTokenizer, dict[int, list[int]]]:
-    """Adds tokens that a text is searched for before anything else cuts it.
+    """Adds tokens to a tokenizer; a text is searched for them before anything else cuts it.
 
     Args:
-      tokenizer: a byte-level BPE of ours, or a ``tokenizer.json``.
+      tokenizer: one of our byte-level BPE tokenizers, or a ``tokenizer.json``.
       words: the texts of the new tokens, spaces included (``" myocardial"``).
 
     Returns:
-      The extended tokenizer, run by `tokenizers`, and for each new id the old ids of its text.
+      The extended tokenizer, which `tokenizers` runs, and for each new id the old ids of its text.
 
     Raises:
-      ValueError: the tokenizer is of another kind, or a word is empty, repeated, or one token already.
+      ValueError: the tokenizer is of another kind, or a word is empty, repeated, or already one token.
     """
     definition = _definition(tokenizer)
     pieces = {word: tokenizer.encode(word, after="").tolist() for word in words}
@@ -31,7 +31,7 @@ def extend_tokenizer(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[Huggin
     if known := [word for word, ids in pieces.items() if len(ids) < 2]:
         raise ValueError(f"{', '.join(map(repr, known[:5]))}: empty, or one token already: leave out")
     extended = tokenizers.Tokenizer.from_str(json.dumps(definition))
-    # Special tokens whose ids follow the definition's: into it, in their order, so that theirs stay.
+    # Special tokens whose ids follow the definition's are added first, in their order, so that they keep their ids.
     own = extended.get_vocab(with_added_tokens=True)
     names = sorted(tokenizer.special_tokens, key=tokenizer.special_tokens.__getitem__)
     extended.add_special_tokens([name for name in names if name not in own])

@@ -1,4 +1,4 @@
-"""The folder a tokenizer is saved to: its files, and one JSON file that names its kind and checks them."""
+"""The folder a tokenizer is saved to: its files, and a JSON file with its kind and the checksums of the files."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ _TYPES = {"format": int, "kind": str, "special_tokens": dict, "files": dict, "fi
 
 
 def write_folder(folder: pathlib.Path, metadata: Mapping[str, object], files: Mapping[str, bytes]) -> None:
-    """Writes ``files`` and then, at once, the metadata (``kind``, ``special_tokens``, ``fingerprint``).
+    """Writes ``files``, then the metadata (``kind``, ``special_tokens``, ``fingerprint``) in one atomic step.
 
     Raises:
       ValueError: the folder holds another tokenizer.
@@ -30,10 +30,10 @@ def write_folder(folder: pathlib.Path, metadata: Mapping[str, object], files: Ma
 
 
 def read_folder(folder: pathlib.Path) -> tuple[dict, dict[str, bytes]]:
-    """The metadata, and the content of each file it lists.
+    """Returns the metadata, and the content of each file that it lists.
 
     Raises:
-      ValueError: no tokenizer there, or a file that is missing or changed.
+      ValueError: the folder has no tokenizer, or a file is missing or was changed.
     """
     metadata = _read_metadata(folder)
     return metadata, {name: _read_checked(folder / name, digest) for name, digest in metadata["files"].items()}
@@ -56,7 +56,7 @@ def _read_metadata(folder: pathlib.Path) -> dict:
 
 
 def _well_formed(metadata: object) -> bool:
-    """Whether every field has its type; a file's name may not lead out of the folder."""
+    """Returns whether every field has its type, and every file's name stays within the folder."""
     if not isinstance(metadata, dict):
         return False
     return (

@@ -1,4 +1,4 @@
-"""A Hugging Face ``tokenizer.json``, whatever its algorithm, with its special ids found by name."""
+"""Runs a Hugging Face ``tokenizer.json`` with any algorithm, and finds its special ids by name."""
 
 import dataclasses
 import functools
@@ -18,41 +18,44 @@ from lmjax.tokenizers.special import append_special_tokens
 
 _FILE = "tokenizer.json"
 _MOST_IDS_PER_TOKEN, _MOST_GAPS = 4, 100_000
-"""Ids a definition may have, of so many tokens: beyond that a single wrong id would fill the memory."""
+"""The most ids of a definition: so many for each token, and so many more.
+
+Without this bound a single wrong id could fill the memory.
+"""
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A ``tokenizer.json``, run by `tokenizers`.
+    """A ``tokenizer.json``, which the library `tokenizers` runs.
 
-    Where its pieces say what text they stand for (byte-level, and SentencePiece-like) decoding is
-    by table; WordPiece, which forgets spaces, is decoded by the library. :attr:`lossless` tells.
+    Where its pieces show what text they stand for (byte-level, and SentencePiece-like), decoding uses
+    the table. WordPiece, which drops spaces, is decoded by the library. :attr:`lossless` says whether text is kept.
     """
 
     def __init__(
         self, definition: bytes, special_tokens: Mapping[str, int], *, role_names: Mapping[str, str] | None = None
     ):
-        """A tokenizer from the file's content.
+        """Makes a tokenizer from the file's content.
 
         Args:
           definition: the ``tokenizer.json`` file's bytes.
-          special_tokens: name to id; its own, and any that follow its ids.
-          role_names: role (``"cls"``) to the name of the special token that plays it, where its name
-            alone does not tell.
+          special_tokens: from name to id, for its own special tokens and any that follow its ids.
+          role_names: from role (``"cls"``) to the name of the special token that has it, where the name
+            alone does not show the role.
 
-        Raises:
-          ValueError: not a tokenizer definition.
+          Raises:
+            ValueError: ``definition`` is not a tokenizer definition.
         """
         self._definition = definition
         self.role_names = dict(role_names or {})
         self._tokenizer, fields = _read(definition)
-        # Text that spells a special token is text.
+        # Text that spells a special token stays text.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._size = _size(self._tokenizer)
         self._style = _style(fields)
-        # Added tokens that are the model's own too (Gemma's runs of spaces) are spelled as its pieces are.
+        # Added tokens that are also the model's own (Gemma's runs of spaces) are spelled like its pieces.
         own = self._tokenizer.get_vocab(with_added_tokens=False)
         added = {t["id"]: t["content"] for t in fields.get("added_tokens", ()) if t["content"] not in own}
         own_special = {i for i in special_tokens.values() if i < self._size}
@@ -83,15 +86,15 @@ class HuggingFaceTokenizer(Tokenizer):
     def from_definition(
         cls, definition: bytes, *, special_names: Sequence[str], role_names: Mapping[str, str] | None = None
     ) -> Self:
-        """An existing ``tokenizer.json``; those of ``special_names`` it lacks follow its last id.
+        """Returns the tokenizer of an existing ``tokenizer.json``; missing ``special_names`` get ids after its last id.
 
         Args:
           definition: the file's bytes.
           special_names: special tokens it should have.
-          role_names: see :class:`HuggingFaceTokenizer`; a name that is no token of its plays no role.
+          role_names: see :class:`HuggingFaceTokenizer`; a name that is not one of its tokens is passed over.
 
-        Raises:
-          ValueError: not a tokenizer definition.
+          Raises:
+            ValueError: ``definition`` is not a tokenizer definition.
         """
         tokenizer, fields = _read(definition)
         present = {t["content"]: t["id"] for t in fields.get("added_tokens", ()) if t["special"]}
@@ -103,7 +106,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Self:
-        """The tokenizer whose :meth:`files` these are.
+        """Returns the tokenizer whose :meth:`files` these are.
 
         Raises:
           ValueError: the definition is missing or not readable.
@@ -113,7 +116,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return cls(files[_FILE], special_tokens, role_names=read_role_names(files, special_tokens))
 
     def files(self) -> dict[str, bytes]:
-        """The definition, and the roles it does not tell."""
+        """Returns the definition, and a file with the roles that it does not show."""
         return {_FILE: self._definition, **write_role_names(self.role_names)}
 
     def _encode(self, text: str) -> list[int]:
@@ -129,7 +132,7 @@ class HuggingFaceTokenizer(Tokenizer):
             return self._encode(text)
         forgotten = self._forgotten_end(before)
         text = forgotten + text
-        # Nothing but whitespace that is forgotten stands before: the document begins here.
+        # Only whitespace that the tokenizer drops comes before, so the document begins here.
         if before and forgotten == before:
             return self._encode(text)
         if self._style.kind == "WordPiece" and not self._glued(before, text):
@@ -140,7 +143,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._encode(text) if ids is None else ids
 
     def _glued(self, before: str, text: str) -> bool:
-        """Whether the last character before a text and its first may be of one word."""
+        """Returns whether the last character before a text and the text's first character may belong to one word."""
         library = self._tokenizer
         pair = before[-1:] + text[:1]
         if library.pre_tokenizer is None or len(pair) < 2:
@@ -174,10 +177,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 class _LaterParts:
-    """A definition that takes a text for a later part: nothing is put before it."""
+    """A changed definition that encodes a text as a later part of a document, with no space put before it."""
 
     def __init__(self, library: tokenizers.Tokenizer, fields: dict, anchor: str):
-        """Changes the definition: a token for ``anchor``, or, without one, no space in front of byte-level text."""
+        """Changes the definition: adds a token for ``anchor``; without one, puts no space before byte-level text."""
         if anchor:
             vocab = fields["model"]["vocab"]
             if isinstance(vocab, dict):
@@ -191,13 +194,13 @@ class _LaterParts:
         self._library.no_truncation()
         self._library.no_padding()
         self._anchor_id = self._library.token_to_id(anchor) if anchor else None
-        # One more token moves the ids of those added after it.
+        # The token of the anchor shifts the ids of tokens added after it.
         own = library.get_vocab(with_added_tokens=True)
         ids = self._library.get_vocab(with_added_tokens=True)
         self._moved = {new: own[token] for token, new in ids.items() if token in own and own[token] != new}
 
     def encode(self, text: str) -> list[int] | None:
-        """The ids after the anchor; None where the tokenizer drops it."""
+        """Returns the ids after the anchor; None where the tokenizer drops the anchor."""
         ids = self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
         if self._anchor_id is not None:
             if self._anchor_id not in ids:
@@ -224,7 +227,7 @@ def _read(definition: bytes) -> tuple[tokenizers.Tokenizer, dict]:
         _check_patterns(fields)
         _check_merges(fields["model"])
         library = tokenizers.Tokenizer.from_str(text)
-        # A definition may be read and panic at its first text.
+        # The library may read a definition and then panic at the first text.
         library.encode("a b")
     # The library raises a bare Exception for a definition it cannot read.
     except BaseException as error:
@@ -238,7 +241,7 @@ def _read(definition: bytes) -> tuple[tokenizers.Tokenizer, dict]:
 
 
 def _check_patterns(node: object) -> None:
-    """Raises what the library says of a regular expression it cannot read, before it panics at one."""
+    """Raises the library's error for a regular expression that it cannot read, before it panics at it."""
     if isinstance(node, dict):
         pattern = node.get("Regex")
         if isinstance(pattern, str):
@@ -270,10 +273,10 @@ class _Style:
     """How the pieces of a definition spell their text.
 
     Attributes:
-      kind: of the model: ``"BPE"``, ``"Unigram"``, ``"WordPiece"``, ``"WordLevel"``.
+      kind: kind of the model: ``"BPE"``, ``"Unigram"``, ``"WordPiece"``, ``"WordLevel"``.
       byte_level: whether each character stands for a byte.
-      prefix: WordPiece: what pieces within a word begin with.
-      suffix: what a piece at the end of a word ends in; it stands for a space.
+      prefix: in WordPiece, the prefix of pieces within a word.
+      suffix: the suffix of a piece at the end of a word; it stands for a space.
     """
 
     kind: str
@@ -282,7 +285,7 @@ class _Style:
     suffix: str
 
     def spell(self, piece: str) -> bytes:
-        """The bytes a piece stands for."""
+        """Returns the bytes that a piece stands for."""
         if self.kind == "WordPiece":
             return piece.removeprefix(self.prefix).encode()
         ends_word = self.ends_word(piece)
@@ -297,7 +300,7 @@ class _Style:
         return spelled + (b" " if ends_word else b"")
 
     def ends_word(self, piece: str) -> bool:
-        """Whether the piece is marked as a word's last."""
+        """Returns whether the piece is marked as the last of a word."""
         return bool(self.suffix) and piece.endswith(self.suffix)
 
 

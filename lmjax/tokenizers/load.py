@@ -1,4 +1,4 @@
-"""Loading a tokenizer from the folder it was saved to."""
+"""Loads a tokenizer from the folder it was saved to."""
 
 import os
 import pathlib
@@ -10,10 +10,10 @@ from lmjax.tokenizers.folder import METADATA, read_folder
 
 
 def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
-    """The tokenizer :meth:`Tokenizer.save` wrote to ``folder``.
+    """Returns the tokenizer that :meth:`Tokenizer.save` wrote to ``folder``.
 
     Raises:
-      ValueError: nothing there, a file changed since it was written, or a kind not known.
+      ValueError: the folder has no tokenizer, a file was changed after it was written, or the kind is unknown.
     """
     folder = pathlib.Path(folder)
     metadata, files = read_folder(folder)
@@ -29,7 +29,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
 
 
 def _of_kind(kind: str, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Tokenizer:
-    # Imported here so that a tokenizer costs only its own library.
+    # Imported here so that a tokenizer loads only its own library.
     if kind == "bytes":
         from lmjax.tokenizers.byte import ByteTokenizer
 

@@ -1,4 +1,4 @@
-"""The vocabulary a tokenizer will have, before it is trained: enough to build a model abstractly."""
+"""Predicts a tokenizer's vocabulary before it is trained, which is enough to build a model without its weights."""
 
 from typing import Any
 
@@ -11,9 +11,10 @@ from lmjax.tokenizers.vocabulary import Vocabulary
 
 
 def planned_vocabulary(config: TokenizerConfig) -> Vocabulary:
-    """Sizes and special ids as training will make them; a tokenizer that exists, or is not trained, is opened instead.
+    """Returns the vocabulary with the size and special ids that training will make.
 
-    What only training can tell is assumed: every id is a word of one byte, and a sentence.
+    A tokenizer that exists already, or needs no training, is opened instead. Facts that only training can show are
+    assumed: every id is a word of one byte, and a sentence.
 
     Args:
       config: see :class:`TokenizerConfig`.

@@ -1,8 +1,9 @@
-"""Tokenizers as others publish them: which file of a folder is read, and what is said of those that are not.
+"""Reads tokenizers that others published: it chooses the file of a folder to read, and refuses formats it cannot read.
 
-Read are a Hugging Face ``tokenizer.json``, a SentencePiece model with the tokens that files beside it add, and GPT-2's
-``vocab.json`` with ``merges.txt`` and BERT's ``vocab.txt`` where the files beside them say how text is cut. A format
-that leaves out how (tiktoken's ranks), or that has another reader (Mistral's tekken), is refused by name.
+It reads a Hugging Face ``tokenizer.json``, a SentencePiece model with the tokens that files beside it add, and, where
+the files beside them say how text is cut, GPT-2's ``vocab.json`` with ``merges.txt`` and BERT's ``vocab.txt``. A format
+that does not say how text is cut (tiktoken's ranks), or that needs another reader (Mistral's tekken), is refused with
+a message that names it.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ from lmjax.tokenizers.declared import ADDED, CONFIG, ROLES_FILE, Declared, read_
 DEFINITION = "tokenizer.json"
 MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.model")
 
-# Their regular expression and byte alphabet are GPT-2's; those of other classes with these two files are not.
+# These classes use GPT-2's regular expression and byte alphabet; other classes with the same two files do not.
 _GPT2_CLASSES = ("GPT2", "Roberta", "Bart", "Longformer", "LED", "GPTNeoX", "Blenderbot")
 _BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "MPNet")
 _SAVE_DEFINITION = "AutoTokenizer of transformers writes a tokenizer.json, which is read (save_pretrained)"
@@ -25,18 +26,18 @@ _READ = "a Hugging Face tokenizer.json, a SentencePiece .model, or a folder with
 
 
 class NoTokenizer(ValueError):  # noqa: N818
-    """A folder has no file of a tokenizer."""
+    """The error for a folder that has no file of a tokenizer."""
 
 
 def read_published(path: pathlib.Path, *, special_names: Sequence[str]) -> Tokenizer:
-    """The tokenizer of a file or a folder that is not ours.
+    """Returns the tokenizer of a file or a folder that lmjax did not write.
 
     Args:
       path: the file, or the folder.
-      special_names: special tokens it should have; those it lacks follow its last id.
+      special_names: special tokens it should have; those it lacks get ids after its last id.
 
-    Raises:
-      ValueError: there is none, it is damaged, or it is of a format that is not read.
+      Raises:
+        ValueError: there is no tokenizer, it is damaged, or its format is not supported.
     """
     if path.is_dir():
         return _from_folder(path, special_names)
@@ -92,7 +93,10 @@ def _from_definition(content: bytes, names: Sequence[str], declared: Declared) -
 
 
 def _is_ranks(content: bytes) -> bool:
-    """Whether these are tiktoken's lines of a token in base 64 and its rank, as Llama 3's ``tokenizer.model`` has."""
+    """Returns whether these are tiktoken's ranks: lines of a token in base 64 and its rank.
+
+    Llama 3's ``tokenizer.model`` is such a file.
+    """
     words = content[:4096].split(b"\n")[0].split()
     return len(words) == 2 and words[1].isdigit() and len(words[0]) % 4 == 0
 
@@ -151,7 +155,7 @@ def _gpt2(folder: pathlib.Path, names: Sequence[str], declared: Declared) -> Tok
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix is True)
     library.decoder = decoders.ByteLevel()
     if "<s>" in vocab and "</s>" in vocab:
-        # RoBERTa and BART put these around a text; GPT-2 has neither.
+        # RoBERTa and BART put these tokens around a text; GPT-2 has neither.
         ends = ("</s>", library.token_to_id("</s>")), ("<s>", library.token_to_id("<s>"))
         library.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=False)
     return _with_special(tokenizers, library, vocab, names, declared)
@@ -196,7 +200,7 @@ def _built(model: Callable[[], Any]) -> Any:
 def _with_special(
     tokenizers: Any, library: Any, vocab: Mapping[str, Any], names: Sequence[str], declared: Declared
 ) -> Tokenizer:
-    """The definition with its special tokens: those with a role, and the others that are declared or known by name."""
+    """Returns the tokenizer with its special tokens: those with a role, and others declared or known by name."""
     from lmjax.tokenizers.special import is_known_name
 
     known = [name for name in vocab if is_known_name(name)]

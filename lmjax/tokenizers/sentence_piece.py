@@ -1,11 +1,11 @@
 """SentencePiece (Kudo and Richardson 2018): BPE or unigram (Kudo 2018) pieces over raw characters.
 
-A space is written U+2581 inside a piece. Trained here, a model is lossless: no normalisation, no
-space put in front, none taken away, and a character without a piece spelled in bytes. That leaves
-U+2581 itself, which SentencePiece cannot tell from a space: it is spelled in bytes as well.
+Inside a piece, a space is written U+2581. A model trained here is lossless: it does not normalise text, it neither
+adds a space in front nor removes any, and it spells a character without a piece in bytes. It also spells
+U+2581 itself in bytes, because SentencePiece cannot tell it from a space.
 
-Lines are what it is trained on, without their ends, so no piece crosses a line: a newline is the
-one piece ``<0x0A>``.
+The model is trained on lines without their ends, so no piece crosses a line. A newline is the single piece
+``<0x0A>``.
 """
 
 import functools
@@ -24,9 +24,9 @@ from lmjax.tokenizers.special import append_special_tokens, is_known_name, is_se
 SPACE = "\u2581"
 _FILE = "tokenizer.model"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-# Spelled in bytes whatever is learned: line ends, SentencePiece's reserved characters, and its space.
+# Line ends, SentencePiece's reserved characters and its space are always spelled in bytes.
 _NOT_LEARNED = re.compile(f"[\n\r\t\0{SPACE}]+")
-# SentencePiece leaves out lines of more than 4,192 bytes; a character has four at most.
+# SentencePiece leaves out lines of more than 4,192 bytes; a character has at most four.
 _LINE = 1024
 
 
@@ -34,12 +34,12 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model, trained here or loaded from a ``.model`` file."""
 
     def __init__(self, model: bytes, special_tokens: Mapping[str, int], *, role_names: Mapping[str, str] | None = None):
-        """A tokenizer from a serialized model.
+        """Makes a tokenizer from a serialized model.
 
         Args:
           model: the ``.model`` file's bytes.
-          special_tokens: name to id; the model's own, and any that follow its pieces.
-          role_names: role (``"eos"``) to the special token that plays it, where the model says another.
+          special_tokens: from name to id, for the model's own special tokens and any that follow its pieces.
+          role_names: from role (``"eos"``) to the special token that has it, where the model says otherwise.
 
         Raises:
           ValueError: ``model`` is not a SentencePiece model.
@@ -65,7 +65,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, algorithm: str, num_text_ids: int, special_names: Sequence[str]) -> Self:
-        """Learns ``num_text_ids - 257`` pieces (256 are bytes, one is unknown) from ``texts``.
+        """Learns ``num_text_ids - 257`` pieces from ``texts``; the other 257 are the bytes and the unknown token.
 
         Args:
           texts: the training text.
@@ -84,7 +84,8 @@ class SentencePieceTokenizer(Tokenizer):
                 model_type=algorithm,
                 vocab_size=num_text_ids,
                 byte_fallback=True,
-                # A sample without spaces would leave none in the model, and bytes spell another character.
+                # Without this, a sample without spaces would give a model without one, which would spell it as the
+                # bytes of another character.
                 required_chars=SPACE,
                 split_digits=True,
                 allow_whitespace_only_pieces=True,
@@ -95,7 +96,7 @@ class SentencePieceTokenizer(Tokenizer):
                 bos_id=-1,
                 eos_id=-1,
                 pad_id=-1,
-                # Part of the result: each thread sums its own share of the lines.
+                # The number of threads changes the result, since each sums its own share of the lines.
                 num_threads=8,
                 minloglevel=2,
             )
@@ -106,12 +107,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def from_model(cls, model: bytes, *, special_names: Sequence[str], declared: Declared | None = None) -> Self:
-        """An existing model; those of ``special_names`` it lacks follow its last id.
+        """Returns the tokenizer of an existing model; missing ``special_names`` get ids after its last id.
 
         Args:
           model: the ``.model`` file's bytes.
           special_names: special tokens it should have.
-          declared: what files beside it say.
+          declared: what the files beside it declare.
 
         Raises:
           ValueError: ``model`` is not a SentencePiece model, or does not agree with what is declared.
@@ -133,7 +134,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], special_tokens: Mapping[str, int]) -> Self:
-        """The tokenizer whose :meth:`files` these are.
+        """Returns the tokenizer whose :meth:`files` these are.
 
         Raises:
           ValueError: the model is missing or not readable.
@@ -143,7 +144,7 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(files[_FILE], special_tokens, role_names=read_role_names(files, special_tokens))
 
     def files(self) -> dict[str, bytes]:
-        """The model file, and the roles it does not tell."""
+        """Returns the model file, and a file with the roles that it does not show."""
         return {_FILE: self._model, **write_role_names(self.role_names)}
 
     def _encode(self, text: str) -> list[int]:
@@ -151,12 +152,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _encode_later(self, before: str, text: str) -> list[int]:
         forgotten = self._forgotten_end(before)
-        # Nothing but whitespace that is forgotten stands before: the document begins here.
+        # Only whitespace that the tokenizer drops comes before, so the document begins here.
         later = not before or forgotten != before
         return self._with_marks(forgotten + text, later=later)
 
     def _with_marks(self, text: str, *, later: bool) -> list[int]:
-        """The ids of a text; a literal U+2581 is spelled in bytes, where the model has them."""
+        """Returns the ids of a text; a literal U+2581 is spelled in bytes, if the model has bytes."""
         if SPACE not in text or self._byte_ids is None:
             return self._pieces(text, later=later)
         first, *others = text.split(SPACE)
@@ -174,9 +175,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     @functools.cache  # noqa: B019
     def _anchored(self, anchor: str) -> sentencepiece.SentencePieceProcessor:
-        """The model with one more piece: the character by itself, which nothing is merged with."""
-        # A serialized protocol buffer and another make, end to end, one with the repeated fields of both. Here
-        # ModelProto.pieces (1) has piece (1), score (2) and type (3) = USER_DEFINED.
+        """Returns the model with one more piece: the anchor's character, which is never merged with others."""
+        # Two serialized protocol buffers, joined end to end, make one that has the repeated fields of both. The piece
+        # added to ModelProto.pieces (1) has piece (1), score (2) and type (3) = USER_DEFINED.
         text = anchor.encode()
         piece = b"\x0a" + bytes([len(text)]) + text + b"\x15\0\0\0\0\x18\x04"
         return _read(self._model + b"\x0a" + bytes([len(piece)]) + piece)
@@ -202,20 +203,20 @@ def _read(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 def _special_name(processor: sentencepiece.SentencePieceProcessor, token_id: int) -> str | None:
-    """The name of a special token; None for pieces of text."""
+    """Returns the name of a special token; None for pieces of text."""
     piece = processor.id_to_piece(token_id)
     if processor.is_control(token_id) or processor.is_unknown(token_id) or is_known_name(piece):
         return piece
-    # The model of mT5 has T5's sentinels among its pieces, as words of their own.
+    # The model of mT5 has T5's sentinels among its pieces, as ordinary words.
     word = piece.removeprefix(SPACE)
     return word if is_sentinel(word) else None
 
 
 def _declared_tokens(processor: sentencepiece.SentencePieceProcessor, declared: Declared) -> dict[str, int]:
-    """The special tokens that files beside a model declare.
+    """Returns the special tokens that files beside a model declare, from name to id.
 
     Raises:
-      ValueError: an id is another piece's, ids leave a gap, or text becomes a token that the model does not know.
+      ValueError: an id belongs to another piece, ids leave a gap, or a file adds a token that is not special.
     """
     size = processor.vocab_size()
     tokens = {}
@@ -276,7 +277,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _explain(error: str, num_text_ids: int, num_special: int) -> str:
-    """The user's words for what the trainer's own message says."""
+    """Returns the message of the trainer in the user's terms."""
     if "sentences_.empty()" in error:
         return "the tokenizer's training corpus is empty: check the data's path"
     field = f"tokenizer.vocab_size={num_text_ids + num_special}"

@@ -1,7 +1,7 @@
-"""Special tokens: which name plays which role, and where their ids lie.
+"""Special tokens: which name has which role, and where their ids lie.
 
-Special tokens are never spelled by text. In every vocabulary made here the ids of text come
-first and the special ids after them, so that adding one moves no other id.
+Encoded text never contains a special token. In every vocabulary made here the ids of text come
+first and the special ids after them, so adding a special token changes no other id.
 """
 
 import re
@@ -16,33 +16,33 @@ ROLES: dict[str, tuple[str, ...]] = {
     "sep": ("<sep>", "[SEP]"),
     "unk": ("<unk>", "[UNK]"),
 }
-"""The names by which published tokenizers call each role; an earlier name is preferred."""
+"""The names that published tokenizers use for each role; an earlier name is preferred."""
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 def sentinel_names(count: int) -> tuple[str, ...]:
-    """``<extra_id_0>`` to ``<extra_id_{count-1}>``, in the order T5 uses them."""
+    """Returns ``<extra_id_0>`` to ``<extra_id_{count-1}>``, in the order in which T5 uses them."""
     return tuple(f"<extra_id_{index}>" for index in range(count))
 
 
 def is_sentinel(name: str) -> bool:
-    """Whether ``name`` is a T5 sentinel."""
+    """Returns whether ``name`` is a T5 sentinel."""
     return _SENTINEL.fullmatch(name) is not None
 
 
 def is_known_name(name: str) -> bool:
-    """Whether ``name`` is a sentinel or plays a role wherever it appears."""
+    """Returns whether ``name`` is a sentinel, or a name that always has a role."""
     return is_sentinel(name) or role_of(name) is not None
 
 
 def role_of(name: str) -> str | None:
-    """The role a token of this name plays, or ``None``."""
+    """Returns the role of a token of this name, or ``None``."""
     return next((role for role, names in ROLES.items() if name in names), None)
 
 
 def assign_roles(special_tokens: Mapping[str, int]) -> dict[str, int]:
-    """Role to id, for the roles that some token of ``special_tokens`` plays."""
+    """Returns a mapping from role to id, for the roles that some token of ``special_tokens`` has."""
     return {
         role: next(special_tokens[name] for name in names if name in special_tokens)
         for role, names in ROLES.items()
@@ -51,15 +51,15 @@ def assign_roles(special_tokens: Mapping[str, int]) -> dict[str, int]:
 
 
 def ordered_sentinels(special_tokens: Mapping[str, int]) -> dict[str, int]:
-    """The sentinels among ``special_tokens`` in the order of their numbers."""
+    """Returns the sentinels among ``special_tokens``, in the order of their numbers."""
     numbered = [(int(match[1]), name) for name in special_tokens if (match := _SENTINEL.fullmatch(name))]
     return {name: special_tokens[name] for _, name in sorted(numbered)}
 
 
 def append_special_tokens(present: Mapping[str, int], wanted: Iterable[str], *, first_id: int) -> dict[str, int]:
-    """``present`` and, with ids from ``first_id`` on, each of ``wanted`` it does not have already.
+    """Returns ``present`` and each token of ``wanted`` that it lacks; these get ids from ``first_id`` on.
 
-    A token whose role is taken under another name (``<eos>`` where there is ``</s>``) counts as had.
+    A token whose role another name already has (``<eos>`` where there is ``</s>``) counts as present.
     """
     tokens = dict(present)
     taken = set(assign_roles(present))

@@ -1,4 +1,4 @@
-"""Text as tokenizers are given it: well-formed, and with what stands before it."""
+"""Prepares text for tokenizers: checks that it is well-formed, and finds the text before each part."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ _CONTEXT = 16
 
 
 def texts_before(parts: Sequence[str]) -> list[str | None]:
-    """For each part of a text the end of what stands before it; ``None`` where nothing does."""
+    """Returns, for each part of a text, the end of the text before it; ``None`` where there is none."""
     befores: list[str | None] = []
     before = ""
     for part in parts:
@@ -17,7 +17,7 @@ def texts_before(parts: Sequence[str]) -> list[str | None]:
 
 
 def utf8(text: str) -> bytes:
-    """The UTF-8 bytes of ``text``.
+    """Returns the UTF-8 bytes of ``text``.
 
     Raises:
       ValueError: ``text`` holds a lone surrogate.

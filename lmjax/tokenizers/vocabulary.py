@@ -1,4 +1,4 @@
-"""What the trainer must know of a tokenizer: sizes, special ids, bytes per token, word starts."""
+"""The facts that training needs about a tokenizer: size, special ids, bytes per token, word starts."""
 
 import dataclasses
 
@@ -11,24 +11,24 @@ from lmjax.tokenizers.special import role_of
 class Vocabulary:
     """The token-id facts that objectives, losses and evaluation need, as static data.
 
-    A tokenizer that lacks a special token leaves its id ``None``; an objective that needs it
-    says so at start-up (:meth:`require`).
+    If a tokenizer lacks a special token, its id is ``None``. An objective that needs the token
+    raises an error at start-up (:meth:`require`).
 
     Attributes:
       size: number of ids, special ones included; ids are ``0 .. size - 1``.
       pad_id, bos_id, eos_id, mask_id, cls_id, sep_id, unk_id: special ids.
       sentinel_ids: T5 sentinels in the order they are used (``<extra_id_0>`` first).
-      named_ids: any further special token by its text (``"<fim_prefix>"``, ``"[NLU]"`` ...).
-      byte_length_V: int32 [V], UTF-8 bytes of text each id stands for; 0 for special ids.
+      named_ids: ids of all other special tokens, by their text (``"<fim_prefix>"``, ``"[NLU]"`` ...).
+      byte_length_V: int32 [V], number of UTF-8 bytes of text that each id stands for; 0 for special ids.
       exact_bytes: whether ``byte_length_V`` adds up to the bytes of every text.
       word_start_V: bool [V], whether a token begins a word; ``None`` when the tokenizer cannot tell.
-        A word is whitespace and what follows it up to the next, so a token begins one iff its text
-        begins with whitespace; a special token always does. The first token of a text begins a word
-        by its place, which no table can say. (WordPiece: a token not written ``##``. Chinese and Japanese:
-        see :mod:`lmjax.tokenizers.words`.)
+        A word is whitespace and the text after it up to the next whitespace, so a token begins a word if and only if
+        its text begins with whitespace; a special token always begins one. The first token of a text also begins a
+        word, but because of its position, which a table cannot say. (In WordPiece, tokens not written ``##`` begin a
+        word. For Chinese and Japanese see :mod:`lmjax.tokenizers.words`.)
       word_end_V: bool [V], whether a token ends a word, so that the next one begins another.
-      sentence_end_V: bool [V], whether a sentence ends with a token: its text ends in a full stop, or a mark of
-        that kind, and what closes it. ``None`` when the tokenizer cannot tell.
+      sentence_end_V: bool [V], whether a sentence ends with a token: its text ends in a full stop or a similar
+        mark, perhaps followed by closing quotes or brackets. ``None`` when the tokenizer cannot tell.
       fingerprint: hex digest of everything that decides the ids.
     """
 
@@ -51,13 +51,13 @@ class Vocabulary:
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """All special ids, ascending: never masked, never sampled as replacements."""
+        """All special ids, ascending. They are never masked, and never sampled as replacements."""
         single = (self.pad_id, self.bos_id, self.eos_id, self.mask_id, self.cls_id, self.sep_id, self.unk_id)
         several = {*self.sentinel_ids, *self.named_ids.values()}
         return tuple(sorted({token_id for token_id in single if token_id is not None} | several))
 
     def require(self, name: str, *, needed_by: str) -> int:
-        """The special id of a role (``"mask"``, ``"eos"``, ...) or of a token's name, or a clear refusal.
+        """Returns the special id of a role (``"mask"``, ``"eos"``, ...) or of a token's name.
 
         Raises:
           ValueError: this tokenizer has no such token.

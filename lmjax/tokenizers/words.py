@@ -1,15 +1,15 @@
-"""Which tokens begin or end a word, and which end a sentence, told from their bytes alone.
+"""Finds from their bytes alone which tokens begin or end a word, and which end a sentence.
 
-A word is whitespace and what follows it up to the next. Chinese and Japanese write none between words: there each
-ideograph is a word, as in BERT (Devlin et al. 2019, its published tokenizer), and each kana. Thai, Lao, Khmer and the
-like write none either, and their words cannot be told from their characters.
+A word is whitespace and the text after it up to the next whitespace. Chinese and Japanese write no whitespace between
+words: there each ideograph is a word, as in BERT (Devlin et al. 2019, its published tokenizer), and each kana. Thai,
+Lao, Khmer and similar scripts write none either, and their words cannot be found from the characters.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# BERT's blocks of ideographs, and before them those of Japanese syllables.
+# The blocks of Japanese syllables, followed by BERT's blocks of ideographs.
 _CHARACTER_WORDS = (
     (0x3041, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF),
     (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F),
@@ -19,10 +19,10 @@ _UNSPACED = (
     (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19DF), (0x1A20, 0x1AAF), (0x1B00, 0x1B7F),
     (0xA980, 0xA9DF),
 )  # fmt: skip
-# First bytes of a character from U+3000 to U+9FFF, where only part of it is in the token.
+# The first bytes of characters from U+3000 to U+9FFF, for tokens that hold only a part of a character.
 _CHARACTER_WORD_BYTES = range(0xE3, 0xEA)
 _FEWEST = 0.02
-"""Share of the longer tokens that begin or end a word, below which words cannot be told."""
+"""If a smaller share of the longer tokens begins or ends a word, the tokenizer does not tell words apart."""
 
 
 def word_bounds(
@@ -31,17 +31,17 @@ def word_bounds(
     starts: Sequence[bool] | None = None,
     ends: Sequence[bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which tokens begin a word, and which end one, so that the next begins another.
+    """Finds the tokens that begin a word, and the tokens that end one, so that the next token begins another.
 
     Args:
       token_bytes: the bytes of each token.
-      starts: where a tokenizer marks the tokens that begin a word, those; default: told from the bytes.
-      ends: where a tokenizer marks the tokens that end a word, those.
+      starts: for each token, whether it begins a word, if the tokenizer marks this; when None, the bytes decide.
+      ends: for each token, whether it ends a word, if the tokenizer marks this; when None, the bytes decide.
 
     Returns:
       Two bool arrays [V], or ``None`` where the tokens do not tell words apart.
     """
-    # Where a character is cut, the token's end (its beginning) is U+FFFD, which no script is.
+    # Where a character is cut, the token ends (or begins) with U+FFFD here, which belongs to no script.
     texts = [token.decode("utf-8", errors="replace") for token in token_bytes]
     word_start_V = np.array(starts or [*map(_begins_word, token_bytes)], bool)
     word_end_V = np.array(ends or [_within(text[-1:], _CHARACTER_WORDS) for text in texts], bool)
@@ -55,7 +55,7 @@ def word_bounds(
 
 
 def ends_sentence(token: bytes) -> bool:
-    """Whether a token ends in a full stop, or a mark of that kind, and what closes it."""
+    """Returns whether a token ends in a full stop or a similar mark, perhaps followed by closing quotes or brackets."""
     text = token.decode("utf-8", errors="ignore").rstrip().rstrip("\"')]}»”’").rstrip()
     return text.endswith((".", "!", "?", "…", "。", "！", "？"))
 

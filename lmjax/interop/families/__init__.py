@@ -1,4 +1,4 @@
-"""One small file a model family; :data:`FAMILIES` has them by name, most often their ``model_type``."""
+"""Model families, one small file each; :data:`FAMILIES` has them by name, which is usually their ``model_type``."""
 
 from lmjax.interop.families.albert import ALBERT
 from lmjax.interop.families.bart import BART
@@ -35,4 +35,4 @@ _ALL = (
     STARCODER2, T5, MT5, UMT5, BART,
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
-"""In the order in which the export tries them."""
+"""All families by name, in the order in which the export tries them."""

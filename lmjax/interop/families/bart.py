@@ -10,7 +10,7 @@ from lmjax.interop.layouts import FirstRowsUnused, Row
 from lmjax.interop.table import HEAD, Rule, linear, norm, same
 from lmjax.models.config import ModelConfig
 
-# Position 0 is in row 2 of its tables, as in those of the library it came from.
+# Position 0 is in row 2 of its tables; so it was in fairseq, the library BART comes from.
 _POSITIONS = FirstRowsUnused(2)
 
 

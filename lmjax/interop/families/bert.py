@@ -1,4 +1,5 @@
-"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), and its like: XLM-R (Conneau et al. 2020), CamemBERT (2020)."""
+"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and models like it: XLM-R (Conneau et al. 2020), CamemBERT
+(2020)."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def read_encoder(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
-    """A post-norm encoder; ``fields`` are what a family has besides or instead."""
+    """Returns the configuration of a post-norm encoder; ``fields`` adds or replaces fields for one family."""
     hf.require("position_embedding_type", "absolute")
     common = {
         "vocab_size": hf.get("vocab_size"),
@@ -62,7 +63,7 @@ def _num_types(hf: HuggingFaceConfig) -> int:
 
 
 def write_encoder(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of :func:`read_encoder`."""
+    """Returns their configuration; the inverse of :func:`read_encoder`."""
     return {
         "hidden_size": config.width,
         "num_hidden_layers": config.num_layers,
@@ -79,7 +80,7 @@ def write_encoder(config: ModelConfig) -> dict[str, Any]:
 
 
 def encoder_rules(prefix: str, *, unused_positions: int = 0) -> tuple[Rule, ...]:
-    """The table of embeddings and blocks, whose tensors begin with ``prefix``."""
+    """Returns the table of embeddings and blocks; the names of its tensors begin with ``prefix``."""
     theirs, ours = f"{prefix}.encoder.layer.{{}}", "layers.{}"
     embeddings = f"{prefix}.embeddings"
     positions = FirstRowsUnused(unused_positions) if unused_positions else Flat(2)
@@ -100,14 +101,14 @@ def encoder_rules(prefix: str, *, unused_positions: int = 0) -> tuple[Rule, ...]
 
 
 HEAD = ("head_dense", "head_norm", "head_weight_DV", "head_bias_V")
-"""What a base model is saved without."""
+"""The parameters that a base model is saved without."""
 
 
 def head_rules(values: Mapping[str, Any], dense: str, layer_norm: str, bias: str, decoder: str) -> tuple[Rule, ...]:
-    """The table of a transformed head, from the names of its parts.
+    """Returns the table of a head with a dense layer and a norm before the output map, from the names of its parts.
 
-    The bias is stored a second time as ``decoder.bias``. Where the output map is not tied to the table, the two may
-    differ, and the second is the one transformers adds.
+    The bias is stored a second time as ``decoder.bias``. Where the output map is not tied to the token table, the two
+    may differ, and transformers adds the second one.
     """
     return (
         *linear(dense, "head_dense"),
@@ -160,13 +161,13 @@ BERT = Family(
 
 
 def _first_position(values: Mapping[str, Any]) -> int:
-    """RoBERTa counts positions from the one after its padding id."""
+    """Returns the number of RoBERTa's first position, which is its padding id plus one."""
     pad_id = values.get("pad_token_id")
     return 1 + (1 if pad_id is None else pad_id)
 
 
 def _read_roberta(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # Its head has this activation whatever the layers have.
+    # RoBERTa's head has this activation whatever the layers have.
     hf.require("hidden_act", "gelu")
     unused = _first_position({"pad_token_id": hf.get("pad_token_id")})
     return read_encoder(hf, max_length=hf.get("max_position_embeddings") - unused)

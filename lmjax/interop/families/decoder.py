@@ -1,4 +1,4 @@
-"""What the decoders after Llama have in common (Touvron et al. 2023): RMSNorm, rotary positions, gated units."""
+"""The common parts of decoders like Llama (Touvron et al. 2023): RMSNorm, rotary positions, gated units."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,10 @@ GATED: dict[str, Activation] = {
     "gelu": "geglu_exact",
     "relu": "reglu",
 }
-"""Their names of activations, where a gate goes through them; the first of several is the one written."""
+"""From their name of a gate's activation to our name of the gated unit.
+
+Where several names mean one unit, the first is written.
+"""
 
 DEFAULTS: dict[str, Any] = {
     "attention_bias": False,
@@ -34,12 +37,15 @@ BUFFERS = r".*\.rotary_emb\.inv_freq"
 
 
 def their_gated(activation: str) -> str:
-    """The inverse of :data:`GATED`; another one is theirs under its own name, for the export to notice."""
+    """Returns their name of an activation; the inverse of :data:`GATED`.
+
+    Other activations keep our name, which the export then notices.
+    """
     return next((theirs for theirs, ours in GATED.items() if ours == activation), activation)
 
 
 def read_sizes(hf: HuggingFaceConfig) -> dict[str, Any]:
-    """The fields all these families have."""
+    """Returns the fields that all these families have."""
     hf.ignore("is_decoder")
     width, num_heads = hf.get("hidden_size"), hf.get("num_attention_heads")
     head_width = hf.get("head_dim", None)
@@ -61,25 +67,25 @@ def read_sizes(hf: HuggingFaceConfig) -> dict[str, Any]:
 
 
 def read_biases(hf: HuggingFaceConfig) -> dict[str, Any]:
-    """Biases of attention and of the feed-forward layers, each there or not."""
+    """Returns the fields that say whether attention and feed-forward layers have biases."""
     attention, feedforward = hf.get("attention_bias"), hf.get("mlp_bias")
     return {"bias": feedforward, **({} if attention == feedforward else {"qkv_bias": attention, "out_bias": attention})}
 
 
 def write_biases(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of :func:`read_biases`."""
+    """Returns their keys on biases; the inverse of :func:`read_biases`."""
     return {"attention_bias": config.bias if config.out_bias is None else config.out_bias, "mlp_bias": config.bias}
 
 
 def read_decoder(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
-    """A model of these families; ``fields`` are what a family has besides or instead."""
+    """Returns the configuration of a model of these families; ``fields`` adds or replaces fields for one family."""
     rope = read_rope(hf, max_length=hf.get("max_position_embeddings"))
     common = {**read_sizes(hf), **rope, "activation": hf.choice("hidden_act", GATED)}
     return ModelConfig(**{**common, **fields})
 
 
 def write_sizes(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of :func:`read_sizes`."""
+    """Returns their keys; the inverse of :func:`read_sizes`."""
     return {
         "hidden_size": config.width,
         "num_hidden_layers": config.num_layers,
@@ -95,17 +101,20 @@ def write_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def write_head_width(config: ModelConfig) -> dict[str, Any]:
-    """For families whose files have no such key; transformers reads it, where heads are not of the usual width."""
+    """Returns the key ``head_dim`` where heads do not have the usual width, else nothing.
+
+    This is for families whose files have no such key, although transformers reads it.
+    """
     return {} if config.key_width * config.num_heads == config.width else {"head_dim": config.key_width}
 
 
 def write_decoder(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of :func:`read_decoder`."""
+    """Returns their configuration; the inverse of :func:`read_decoder`."""
     return {**write_sizes(config), **write_rope(config), "hidden_act": their_gated(config.activation)}
 
 
 def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Projections, and norms of queries and keys, where there are any."""
+    """Returns the table of the attention projections, and of the norms of queries and keys where there are any."""
     return (
         *linear(f"{theirs}.q_proj", f"{ours}.query"),
         *linear(f"{theirs}.k_proj", f"{ours}.key"),
@@ -119,11 +128,11 @@ def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
 def decoder_rules(
     norms: Mapping[str, str], *, attention: tuple[Rule, ...] | None = None, experts: tuple[Rule, ...] = ()
 ) -> tuple[Rule, ...]:
-    """The table of a decoder.
+    """Returns the table of a decoder.
 
     Args:
-      norms: their name of a block's norm to ours.
-      attention: the table of attention, where it is not :func:`attention_rules`.
+      norms: from their name of each norm in a block to ours.
+      attention: the table of attention; :func:`attention_rules` when None.
       experts: the table of a mixture of experts, see :func:`expert_rules`.
     """
     theirs, ours = "model.layers.{}", "layers.{}"
@@ -141,7 +150,7 @@ def decoder_rules(
 
 
 def expert_rules(theirs: str, *, gate: str, up: str, down: str) -> tuple[Rule, ...]:
-    """The table of a mixture of experts, from the names of its tensors."""
+    """Returns the table of a mixture of experts, from the names of its tensors."""
     ours = "layers.{}.experts"
     expert = f"{ours}.{{expert}}"
     return (
@@ -153,9 +162,9 @@ def expert_rules(theirs: str, *, gate: str, up: str, down: str) -> tuple[Rule, .
 
 
 PRE_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "feedforward_norm"}
-"""Names of norms in Llama and those that follow it."""
+"""From the names of norms in Llama, and in families that use the same names, to ours."""
 
 
 def pre_norm_rules(_: Mapping[str, Any]) -> Sequence[Rule]:
-    """The table of Llama and those that name their norms as it does."""
+    """Returns the table of Llama, and of families that use the same names of norms."""
     return decoder_rules(PRE_NORMS)

@@ -1,4 +1,4 @@
-"""DeepSeek-V3 (DeepSeek-AI 2024): latent attention, and experts chosen in groups with a bias that balances them."""
+"""DeepSeek-V3 (DeepSeek-AI 2024): latent attention, and experts chosen by groups, with a bias that balances them."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -15,12 +15,12 @@ from lmjax.models.latent import LatentConfig
 from lmjax.models.routing import ExpertsConfig
 
 _QUERY_RANK = 1536
-"""What transformers takes when config.json says nothing; null is a value of its own."""
+"""The value that transformers uses when config.json lacks the key; null has another meaning."""
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # Worked out from others; of training on several devices; heads for further tokens, which logits do not need; the
-    # order of rows, which the table of tensors looks up.
+    # These keys follow from others; or are about training on several devices; or about heads for further tokens, which
+    # the logits do not need; or give the order of rows, which the table of tensors reads itself.
     hf.ignore(
         "head_dim", "qk_head_dim", "pretraining_tp", "ep_size", "seq_aux", "output_router_logits",
         "num_nextn_predict_layers", "num_mtp_layers", "rope_interleave",
@@ -28,7 +28,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     num_heads = hf.get("num_attention_heads")
     hf.require("num_key_value_heads", num_heads, None)
     hf.require("attention_bias", False)
-    # The scale of the logits, by their square, where the context is stretched.
+    # Where the context is stretched, the logits are multiplied by the square of this magnitude.
     scaling = hf.get("rope_scaling", None) or hf.get("rope_parameters", None) or {}
     stretched = magnitude_of(scaling.get("factor", 1.0), scaling.get("mscale_all_dim") or 0.0)
     content_width, rope_width = hf.get("qk_nope_head_dim"), hf.get("qk_rope_head_dim")
@@ -59,7 +59,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 
 
 def _read_experts(hf: HuggingFaceConfig) -> ExpertsConfig:
-    # The form of DeepSeek-V3 alone: with a bias, sigmoid scores, and experts in each layer but the first ones.
+    # Only the form of DeepSeek-V3 is supported: a bias, sigmoid scores, and experts in all layers but the first ones.
     hf.require("topk_method", "noaux_tc")
     hf.require("scoring_func", "sigmoid")
     hf.require("moe_layer_freq", 1)
@@ -89,7 +89,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     if config.rope_scaling.kind == "yarn" and config.attention_scale is not None:
         stretched = math.sqrt(config.attention_scale * config.attention_width**0.5)
         all_dimensions = (stretched - 1) / (0.1 * math.log(config.rope_scaling.factor))
-        # Without the rounding of there and back.
+        # Rounding the number here removes the error of converting it back and forth.
         rope["rope_scaling"]["mscale_all_dim"] = float(f"{all_dimensions:.12g}")
     return {
         "hidden_size": config.width,
@@ -134,7 +134,7 @@ def _write_experts(config: ModelConfig) -> dict[str, Any]:
 
 def _rules(values: Mapping[str, Any]) -> Sequence[Rule]:
     theirs, ours = "model.layers.{}.self_attn", "layers.{}.attention"
-    # In the order of the release, dimensions that turn together are neighbours.
+    # In the order of the release, the two dimensions that are rotated together are neighbours.
     pairs = values["rope_interleave"]
     query = "q_proj" if values.get("q_lora_rank", _QUERY_RANK) is None else "q_b_proj"
 

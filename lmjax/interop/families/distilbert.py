@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): BERT of half the layers, without segments and without a pooler."""
+"""DistilBERT (Sanh et al. 2019): BERT with half the layers, without segments and without a pooler."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from lmjax.interop.table import Rule, linear, norm, same
 from lmjax.models.config import ModelConfig
 
 _EPSILON = 1e-12
-"""Of all its norms; no key says so."""
+"""The epsilon of all its norms; config.json has no key for it."""
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:

@@ -13,7 +13,7 @@ from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # Its head has this activation whatever the layers have.
+    # ELECTRA's head has this activation whatever the layers have.
     hf.require("hidden_act", "gelu")
     width, embedding_width = hf.get("hidden_size"), hf.get("embedding_size")
     return read_encoder(hf, embedding_width=None if embedding_width == width else embedding_width)

@@ -34,7 +34,7 @@ def _read(hf: HuggingFaceConfig, rope: dict[str, Any], default_types: list[str],
 
 
 def _activation(hf: HuggingFaceConfig) -> Activation:
-    # Early files say "gelu" under the other key, and mean the approximation.
+    # Early files say "gelu" under the key "hidden_act", and mean the approximation.
     hf.ignore("hidden_act")
     return hf.choice("hidden_activation", decoder.GATED)
 
@@ -55,7 +55,7 @@ def _read_1(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("attention_bias", False)
     hf.require("use_bidirectional_attention", False, None)
     name = hf.get("hidden_activation", None) or hf.get("hidden_act")
-    # The first files say "gelu" and mean the approximation, as every version of transformers knows.
+    # The first files say "gelu" and mean the approximation; every version of transformers takes it so.
     activation: Activation = "geglu" if name == "gelu" else hf.choice("hidden_act", decoder.GATED)
     rope = read_rope(hf, max_length=hf.get("max_position_embeddings"))
     return ModelConfig(
@@ -74,7 +74,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
         **decoder.write_sizes(config),
         **write_rope(config),
         "hidden_activation": decoder.their_gated(config.activation),
-        # They declare a whole number.
+        # transformers declares this value as a whole number.
         "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-6 * scalar else scalar,
         "attn_logit_softcapping": config.attention_softcap,
         "final_logit_softcapping": config.logit_softcap,
@@ -154,7 +154,7 @@ GEMMA3 = Family(
     form="decoder",
     defaults={
         **_DEFAULTS,
-        # The wrapper with images leaves out what it has in common with these.
+        # The config.json of a model with images leaves out the values that equal these defaults.
         "hidden_size": 2304,
         "intermediate_size": 9216,
         "max_position_embeddings": 131072,

@@ -19,11 +19,14 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
     "relu2": "relu2",
 }
-"""Their names of activations without a gate; the first of several is the one written."""
+"""From their name of an activation without a gate to ours; where several mean the same, the first is written."""
 
 
 def their_activation(activation: str) -> str:
-    """The inverse of :data:`ACTIVATIONS`; a gated one is theirs under its own name, for the export to notice."""
+    """Returns their name of an activation; the inverse of :data:`ACTIVATIONS`.
+
+    A gated unit keeps our name, which the export then notices.
+    """
     return next((theirs for theirs, ours in ACTIVATIONS.items() if ours == activation), activation)
 
 
@@ -32,7 +35,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 
 
 def read_gpt2(hf: HuggingFaceConfig, **fields: Any) -> ModelConfig:
-    """A model of GPT-2's configuration; ``fields`` are what a family has besides."""
+    """Returns our configuration from one with GPT-2's keys; ``fields`` adds fields for one family."""
     hf.require("scale_attn_weights", True)
     hf.require("scale_attn_by_inverse_layer_idx", False)
     hf.ignore("is_decoder")
@@ -61,7 +64,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
 
 
 def write_gpt2(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of :func:`read_gpt2`."""
+    """Returns their configuration; the inverse of :func:`read_gpt2`."""
     return {
         "n_embd": config.width,
         "n_layer": config.num_layers,
@@ -131,6 +134,6 @@ GPT2 = Family(
     prefix="transformer.",
     synonyms=SYNONYMS,
     aliases={"lm_head.weight": "transformer.wte.weight"},
-    # Causal masks that early versions stored.
+    # Early versions stored causal masks.
     buffers=r".*\.attn\.(masked_)?bias",
 )

@@ -38,8 +38,8 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 
 
 def _read_windows(hf: HuggingFaceConfig) -> Windows:
-    """The window of each layer, from a list of (kinds in turn, how often)."""
-    # What the other key comes to, written out.
+    """Returns the pattern of windows, from a list of (sequence of kinds of layers, how often it repeats)."""
+    # "attention_layers" is the key "attention_types" written out, one entry a layer.
     hf.ignore("attention_layers")
     types, num_layers = hf.get("attention_types"), hf.get("num_layers")
     kinds = [kind for pattern, times in types for kind in [*pattern] * times]
@@ -112,6 +112,6 @@ GPT_NEO = Family(
     prefix="transformer.",
     synonyms={"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
     aliases={"lm_head.weight": "transformer.wte.weight"},
-    # Causal masks that early versions stored.
+    # Early versions stored causal masks.
     buffers=r".*\.attn\.attention\.(masked_)?bias",
 )

@@ -16,7 +16,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     hf.require("attention_bias", True)
     hf.ignore("is_decoder")
     max_length = hf.get("max_position_embeddings")
-    # Its own names of the two go before the usual ones.
+    # This family's own names of the two keys take precedence over the usual ones.
     parameters = hf.get("rope_parameters", None)
     parameters = hf.get("rope_scaling", None) or parameters or {}
     theta, fraction = hf.get("rotary_emb_base"), hf.get("rotary_pct")

@@ -18,8 +18,8 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     quantised = hf.get("quantization_config", None)
     if quantised is not None and (not isinstance(quantised, dict) or quantised.get("quant_method") != "mxfp4"):
         raise hf.refusal("quantization_config", quantised, "only 'mxfp4' is")
-    # Whether their own training adds the balance loss, for which ours has a weight; the context before scaling, once
-    # more.
+    # The first key says whether their own training adds the balance loss, for which ours has a weight. The second
+    # repeats the context length before scaling.
     hf.ignore("output_router_logits", "initial_context_length")
     hf.require("hidden_act", "silu")
     hf.require("attention_bias", True)
@@ -49,7 +49,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     written = decoder.write_decoder(config)
     return {
         **written,
-        # Without any they would take their own.
+        # Without any scaling here, transformers would use its default for this family.
         "rope_scaling": written["rope_scaling"] or {"rope_type": "default"},
         "hidden_act": "silu",
         "attention_bias": config.bias,
@@ -65,7 +65,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
 
 def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     theirs, ours = "model.layers.{}.mlp", "layers.{}.experts"
-    # All experts of a layer are one tensor there, gate and up in alternate columns.
+    # In theirs, all experts of a layer are one tensor, with gate and up in alternate columns.
     gate_up = [f"{ours}.{{experts}}.gate", f"{ours}.{{experts}}.up"]
     down = f"{ours}.{{experts}}.down"
     experts = (

@@ -17,29 +17,29 @@ from lmjax.models.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class NeighbouringPairs:
-    """A projection [D, N, H] to queries or keys whose first ``rotated`` dimensions theirs turns in pairs (2i, 2i + 1).
+    """A projection [D, N, H] to queries or keys; theirs rotates the first ``rotated`` dimensions in pairs (2i, 2i + 1).
 
-    Ours turns the pairs (i, i + rotated / 2), so the dimensions of each head change places: all even ones come
-    first. Queries and keys change alike, and their products are the same.
+    Ours rotates the pairs (i, i + rotated / 2), so the dimensions of each head change places: all even ones come
+    first. Queries and keys change in the same way, so their products stay the same.
     """
 
     rotated: int
 
     def shape(self, ours: Sequence[Shape]) -> Shape:
-        """As :class:`Linear`."""
+        """Returns the shape that :class:`Linear` gives."""
         return Linear().shape(ours)
 
     def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """In neighbouring pairs, then as :class:`Linear`."""
+        """Puts the dimensions into neighbouring pairs, then converts as :class:`Linear` does."""
         (array,) = ours
         return Linear().to_theirs([array[..., np.argsort(self._places(array.shape[-1]))]])
 
     def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """As :class:`Linear`, then in two halves."""
+        """Converts as :class:`Linear` does, then puts the dimensions into two halves."""
         return [array[..., self._places(array.shape[-1])] for array in Linear().to_ours(theirs, shapes)]
 
     def _places(self, head_width: int) -> np.ndarray:
-        """Which dimension of theirs each of ours is."""
+        """Returns, for each dimension of ours, its index in theirs, int [H]."""
         turned = np.arange(self.rotated)
         return np.concatenate([turned[::2], turned[1::2], np.arange(self.rotated, head_width)])
 
@@ -72,7 +72,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 
 
 def _fraction(rotated: int, head_width: int) -> float:
-    """The share of a head that turns, such that rounding down gives the number of dimensions."""
+    """Returns the share of a head that is rotated, such that rounding down gives the number of dimensions."""
     fraction = rotated / head_width
     return fraction if int(head_width * fraction) == rotated else math.nextafter(fraction, 1)
 
@@ -142,6 +142,6 @@ GPTJ = Family(
         "num_hidden_layers": "n_layer",
     },
     aliases={"lm_head.weight": "transformer.wte.weight"},
-    # Causal masks, and sines, that early versions stored.
+    # Early versions stored causal masks and sines.
     buffers=r".*\.attn\.((masked_)?bias|embed_positions)",
 )

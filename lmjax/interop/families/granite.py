@@ -31,7 +31,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
         "embedding_multiplier": config.embedding_scale,
         "attention_multiplier": scale,
         "residual_multiplier": config.sublayer_scale,
-        # Without the rounding of taking the inverse twice.
+        # Rounding the number here removes the error of taking the inverse twice.
         "logits_scaling": float(f"{1 / config.logit_scale:.12g}"),
     }
 

@@ -1,4 +1,4 @@
-"""Llama 1 to 3 (Touvron et al. 2023; Grattafiori et al. 2024), and what is built like it."""
+"""Llama 1 to 3 (Touvron et al. 2023; Grattafiori et al. 2024), and models built like it."""
 
 from collections.abc import Collection
 from typing import Any

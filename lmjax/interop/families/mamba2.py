@@ -1,4 +1,4 @@
-"""Mamba-2 (Dao & Gu 2024): gated state-space layers alone, without attention and without feed-forward."""
+"""Mamba-2 (Dao & Gu 2024): only gated state-space layers, without attention and without feed-forward layers."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -13,12 +13,12 @@ from lmjax.models.execution import ExecutionConfig
 from lmjax.models.recurrent import Mamba2Config
 
 _NO_LIMIT = ([0.0, math.inf], [0.0, {"__float__": "Infinity"}])
-"""Both ways in which transformers writes that steps are not clamped."""
+"""The two values with which transformers says that steps are not clamped."""
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # How initial weights are drawn; the precision of the residual stream, which is `dtype` here; and two keys of
-    # earlier versions that transformers has never read.
+    # These keys say how initial weights are drawn, and the precision of the residual stream, which is `dtype` here;
+    # two are of earlier versions, and transformers has never read them.
     hf.ignore(
         "time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "rescale_prenorm_residual",
         "residual_in_fp32", "norm_before_gate", "rms_norm",
@@ -39,7 +39,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
         vocab_size=hf.get("vocab_size"),
         width=width,
         num_layers=hf.get("num_hidden_layers"),
-        # There is no attention to have heads.
+        # There is no attention, so the number of heads has no effect.
         num_heads=1,
         mixers=("mamba2",),
         mamba2=sizes,

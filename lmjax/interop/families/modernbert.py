@@ -20,7 +20,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 
 
 def read_model(hf: HuggingFaceConfig, *, window: int) -> ModelConfig:
-    """What encoder and decoder have in common; ``window`` is that of the local layers."""
+    """Returns the configuration of an encoder or a decoder; ``window`` is the window of the local layers."""
     bias = hf.get("mlp_bias")
     hf.require("attention_bias", bias)
     hf.require("classifier_bias", bias)
@@ -73,7 +73,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
 
 
 def write_model(config: ModelConfig, ids: Ids) -> dict[str, Any]:
-    """The inverse of :func:`read_model`, but for the window."""
+    """Returns their configuration without the window; otherwise the inverse of :func:`read_model`."""
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     activation = decoder.their_gated(config.activation)
     return {
@@ -104,7 +104,7 @@ def write_model(config: ModelConfig, ids: Ids) -> dict[str, Any]:
 def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     theirs, ours = "model.layers.{}", "layers.{}"
     qkv = [f"{ours}.attention.{name}" for name in ("query", "key", "value")]
-    # The part that goes through the activation comes first.
+    # The half that goes through the activation comes first.
     gated = [f"{ours}.feedforward.{name}" for name in ("gate", "up")]
     return (
         same("model.embeddings.tok_embeddings.weight", "embedding.table_VD"),
@@ -126,7 +126,10 @@ def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
 
 
 def unused(config: ModelConfig) -> dict[str, float]:
-    """The first block has no norm before its attention; in ours one stands idle."""
+    """Returns the parameters that no computation reads, with their values.
+
+    The first block has no norm before its attention. Our model has one there, which is not used.
+    """
     norm_bias = config.bias if config.norm_bias is None else config.norm_bias
     return {"layers.0.attention_norm.scale": 1.0, **({"layers.0.attention_norm.bias": 0.0} if norm_bias else {})}
 

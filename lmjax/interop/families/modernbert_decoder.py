@@ -16,14 +16,14 @@ _QKV = (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     window = hf.get("local_attention") // 2
-    # The same once more, as transformers works it out.
+    # This key repeats the window, as transformers computes it.
     hf.require("sliding_window", window, None)
     return modernbert.read_model(hf, window=window)
 
 
 def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
     window = one_window(config.windows) or 64
-    # Only the end may be none there, and the padding's id must be in the table.
+    # Only the id of the end may be missing there, and the id of padding must be in the token table.
     end = ids.get("eos") or 0
     begin = end if ids.get("bos") is None else ids["bos"]
     special = {
@@ -37,7 +37,7 @@ def _write(config: ModelConfig, ids: Ids) -> dict[str, Any]:
 
 def _rules(_: Mapping[str, Any]) -> Sequence[Rule]:
     theirs, ours = "model.layers.{}", "layers.{}"
-    # The part that goes through the activation comes first.
+    # The half that goes through the activation comes first.
     gated = [f"{ours}.feedforward.{name}" for name in ("gate", "up")]
     return (
         same("model.embeddings.tok_embeddings.weight", "embedding.table_VD"),

@@ -1,4 +1,4 @@
-"""OLMo 1 (Groeneveld et al. 2024): Llama with layer norms that have nothing to learn."""
+"""OLMo 1 (Groeneveld et al. 2024): Llama with layer norms that have no parameters."""
 
 from collections.abc import Collection
 from typing import Any
@@ -9,7 +9,7 @@ from lmjax.interop.hf_config import HuggingFaceConfig
 from lmjax.models.config import ModelConfig
 
 _EPSILON = 1e-5
-"""Of every norm; their configuration has no key for it."""
+"""The epsilon of every norm; their configuration has no key for it."""
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""OLMo 2 and 3 (OLMo Team 2024, 2025): norms on what the sublayers return, and on queries and keys as a whole."""
+"""OLMo 2 and 3 (OLMo Team 2024, 2025): norms on the outputs of sublayers, and on whole queries and keys (all heads)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

@@ -13,7 +13,7 @@ from lmjax.models.config import ModelConfig
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     width, pre_norm = hf.get("hidden_size"), hf.get("do_layer_norm_before")
-    # The published one of 350M parameters maps a narrower table to the model's width, and back.
+    # The published model of 350M parameters maps a narrower token table to the model's width, and back.
     hf.require("word_embed_proj_dim", width)
     hf.require("layer_norm_elementwise_affine", True)
     return ModelConfig(

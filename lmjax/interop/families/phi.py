@@ -104,7 +104,7 @@ PHI = Family(
 def _read_3(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
     for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
         hf.require(name, False)
-    # Of long-context scaling, which is refused, and of a model that has other kinds of layers.
+    # These keys belong to long-context scaling, which is refused, and to a model with other kinds of layers.
     hf.ignore("original_max_position_embeddings", "full_attn_mod", "interpolate_factor")
     return decoder.read_decoder(hf, windows=(hf.get("sliding_window", None),), dropout=hf.get("resid_pdrop"))
 
@@ -129,7 +129,7 @@ def _rules_3(_: Mapping[str, Any]) -> Sequence[Rule]:
     return (
         Rule(f"{theirs}.self_attn.qkv_proj.weight", qkv, Joined(Linear())),
         Rule(f"{theirs}.mlp.gate_up_proj.weight", gate_up, Joined(Linear())),
-        # The others have the names of Llama; the rules of what is fused above do not apply.
+        # The other tensors have Llama's names; Llama's rules for the projections fused above are left out.
         *(rule for rule in decoder.decoder_rules(decoder.PRE_NORMS) if rule.ours[0] not in (*qkv, *gate_up)),
     )
 

@@ -1,4 +1,5 @@
-"""Qwen 2 (Yang et al. 2024): Llama with biased queries, keys and values; 3 (2025): with their norms, and experts."""
+"""Qwen 2 (Yang et al. 2024): Llama with biases on queries, keys and values. Qwen 3 (2025): norms on queries and keys
+instead, and experts."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from lmjax.models.routing import ExpertsConfig
 
 
 def read_windows(hf: HuggingFaceConfig) -> Windows:
-    """The upper layers' window, if it is switched on."""
+    """Returns the pattern of windows: the upper layers have one, if it is switched on."""
     num_layers, first = hf.get("num_hidden_layers"), hf.get("max_window_layers")
     window = hf.get("sliding_window")
     if not hf.get("use_sliding_window"):
@@ -23,7 +24,7 @@ def read_windows(hf: HuggingFaceConfig) -> Windows:
 
 
 def write_windows(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of :func:`read_windows`."""
+    """Returns their keys on windows; the inverse of :func:`read_windows`."""
     window = one_window(config.windows)
     per_layer = unrolled(config.windows, config.num_layers)
     first = next((layer for layer, size in enumerate(per_layer) if size is not None), config.num_layers)

@@ -1,4 +1,4 @@
-"""SmolLM3 (Bakouch et al. 2025): Llama in which every fourth layer knows no positions."""
+"""SmolLM3 (Bakouch et al. 2025): Llama in which every fourth layer has no positions."""
 
 from collections.abc import Collection
 from typing import Any

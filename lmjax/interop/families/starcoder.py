@@ -1,4 +1,5 @@
-"""StarCoder (GPT-BigCode: Li et al. 2023), GPT-2 with one key-value head; StarCoder 2 (Lozhkov et al. 2024), rotary."""
+"""StarCoder (GPT-BigCode: Li et al. 2023): GPT-2 with one key-value head. StarCoder 2 (Lozhkov et al. 2024): rotary
+positions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from lmjax.models.config import ModelConfig
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # How the same numbers are computed.
+    # These keys say how the same numbers are computed.
     hf.ignore("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "inference_runner", "max_batch_size")
     hf.ignore("max_sequence_length", "pad_key_length", "pre_allocate_kv_cache", "validate_runner_input")
     hf.ignore("runner_max_sequence_length", "num_key_value_heads")
@@ -57,7 +58,7 @@ GPT_BIGCODE = Family(
     prefix="transformer.",
     synonyms=gpt2.SYNONYMS,
     aliases={"lm_head.weight": "transformer.wte.weight"},
-    # Causal masks that early versions stored.
+    # Early versions stored causal masks.
     buffers=r".*\.attn\.(masked_)?bias",
 )
 

@@ -14,7 +14,7 @@ from lmjax.models.config import Activation, ModelConfig
 
 
 def _read_t5(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
-    # What version 1.1 said with an untied head, transformers now says with a key of its own.
+    # Version 1.1 says this with an untied head; transformers now has a key of its own for it.
     return _read(hf, names, scaled=hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", None) is not False))
 
 
@@ -27,7 +27,7 @@ def _read_umt5(hf: HuggingFaceConfig, names: Collection[str]) -> ModelConfig:
 
 
 def _read(hf: HuggingFaceConfig, names: Collection[str], *, scaled: bool) -> ModelConfig:
-    # The first two are what feed_forward_proj comes to; the third says less than the tensors do.
+    # The first two follow from feed_forward_proj; the third is not needed, since the tensors show whether it is so.
     hf.ignore("dense_act_fn", "is_gated_act", "tie_word_embeddings")
     hf.ignore("is_decoder")
     num_layers = hf.get("num_layers")
@@ -59,7 +59,7 @@ def _read(hf: HuggingFaceConfig, names: Collection[str], *, scaled: bool) -> Mod
 
 def _activation(hf: HuggingFaceConfig) -> Activation:
     gate, _, name = hf.get("feed_forward_proj").rpartition("-")
-    # "gated-gelu" is the approximation, by the class's own exception.
+    # "gated-gelu" means the approximation: the class of transformers makes this exception itself.
     name = "gelu_new" if (gate, name) == ("gated", "gelu") else name
     table: Mapping[str, Activation] = GATED if gate else ACTIVATIONS
     if gate not in ("", "gated") or name not in table:
@@ -118,11 +118,11 @@ def _stack(theirs: str, ours: str, *, gated: bool) -> tuple[Rule, ...]:
     ]
     norms = ("attention_norm", *(("cross_norm",) if last == 2 else ()), "feedforward_norm")
     dense = f"{block}.{last}.DenseReluDense"
-    # wi_0 is what goes through the activation.
+    # wi_0 goes through the activation.
     inputs = {"wi_0": "gate", "wi_1": "up"} if gated else {"wi": "up"}
     return (
         same(f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", f"{ours}relative_RN"),
-        # umT5 has a table a layer.
+        # umT5 has a table in each layer.
         same(f"{block}.0.SelfAttention.relative_attention_bias.weight", f"{layers}.attention.relative_RN"),
         *projections,
         *(rule for place, name in enumerate(norms) for rule in norm(f"{block}.{place}.layer_norm", f"{layers}.{name}")),

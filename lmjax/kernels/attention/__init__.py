@@ -1,1 +1,1 @@
-"""Attention: one function, and one file a backend."""
+"""Attention: one function (:func:`~lmjax.kernels.attention.dispatch.attend`), and one file for each backend."""

@@ -1,4 +1,4 @@
-"""Which blocks of keys and of queries meet under an interval mask, as integers that a kernel reads before it runs.
+"""Finds which blocks of queries see which blocks of keys under an interval mask; kernels read these integers first.
 
 Axes: I blocks of queries, J blocks of keys.
 """
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockRanges:
-    """Ranges of blocks, each int32; all that lies outside of them is invisible.
+    """Ranges of blocks, each int32; every pair of blocks outside of them is invisible.
 
     Attributes:
-      key_first_BI: first key block that some query of the block sees.
-      key_last_BI: one past the last such block; equal to the first where no query sees a key.
-      full_first_BI: first key block that every query of the block sees whole.
-      full_last_BI: one past the last such block; at most the first where there is none.
-      query_first_BJ: first query block that sees something of the key block.
+      key_first_BI: for each query block, the first key block of which some query sees a key.
+      key_last_BI: one past the last such block; equal to ``key_first_BI`` where no query sees a key.
+      full_first_BI: for each query block, the first key block of which every query sees every key.
+      full_last_BI: one past the last such block; at most ``full_first_BI`` where there is none.
+      query_first_BJ: for each key block, the first query block that sees some of its keys.
       query_last_BJ: one past the last such block.
     """
 
@@ -38,15 +38,15 @@ def block_ranges(
 
     Args:
       start_BT: int32, first visible key of each query; T is a multiple of ``query_block``.
-      end_BT: int32, one past the last, at most ``num_keys``.
+      end_BT: int32, one past the last visible key, at most ``num_keys``.
       num_keys: S, a multiple of ``key_block``.
-      query_block: queries of a block.
-      key_block: keys of a block.
+      query_block: number of queries in a block.
+      key_block: number of keys in a block.
     """
     batch = start_BT.shape[0]
     num_blocks = num_keys // key_block
     start_BIT, end_BIT = (bound_BT.reshape(batch, -1, query_block) for bound_BT in (start_BT, end_BT))
-    # A query without keys has an empty interval; it must not widen the range of its block.
+    # A query that sees no key has an empty interval, which must not widen the range of its block.
     sees_BIT = start_BIT < end_BIT
     lowest_BI = jnp.where(sees_BIT, start_BIT, num_keys).min(axis=2)
     highest_BI = jnp.where(sees_BIT, end_BIT, 0).max(axis=2)

@@ -1,10 +1,10 @@
-"""Attention block by block: no [T, S] array, and key blocks that no query of a block sees are skipped.
+"""Attention block by block: it makes no [T, S] array, and skips key blocks that no query of a block sees.
 
 For each block of queries the softmax is accumulated over key blocks with a running maximum and sum
 (Milakov & Gimelshein 2018), and the backward pass recomputes each block's weights from the stored
 log-sum-exp instead of keeping them (FlashAttention, Dao et al. 2022, algorithms 1 and 4).
 
-Besides the legend of ``types.py``, Q counts query blocks, and T and S in a block are its length.
+Within a block, T and S are the numbers of its queries and keys.
 
 Axes: Q blocks of queries.
 """
@@ -26,7 +26,7 @@ from lmjax.parallel.mesh import partition_spec, ways
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """Everything static."""
+    """The settings that are known when the function is compiled; see :func:`chunked_attention`."""
 
     scale: float
     softcap: float | None
@@ -38,9 +38,9 @@ class _Plan:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """For each query block: what its queries see, where they stand, and the keys of their dropout.
+    """For each query block: the intervals its queries see, their positions, and the PRNG keys of their dropout.
 
-    The batch axis of the first three is 1 or B.
+    The batch axis of the first three arrays has size 1 or B.
     """
 
     start_QBT: jax.Array
@@ -65,25 +65,25 @@ def chunked_attention(
     query_block: int = 128,
     key_block: int = 128,
 ) -> jax.Array:
-    """See :func:`lmjax.kernels.attention.dispatch.attend`.
+    """Returns the attention output [B, T, N, H]; see :func:`lmjax.kernels.attention.dispatch.attend`.
 
-    On a mesh that is set, each device works through its own batch rows and heads, where the mesh
-    divides them. Dropout depends on ``key``, row, head and the block sizes, and not on the mesh.
+    If a mesh is set, each device computes its own batch rows and heads, where the mesh divides them. Dropout depends
+    on ``key``, row, head and the block sizes, but not on the mesh.
 
     Args:
-      query_BTNH: as there, and so are the others but for two.
+      query_BTNH: queries. All arguments but the last two are those of ``attend``.
       key_BSKH: keys.
       value_BSKH: values.
-      mask: who sees whom.
+      mask: which keys each query sees.
       scale: factor on the logits.
-      softcap: bound on the logits.
+      softcap: bound on the magnitude of the logits.
       position_bias: added to the logits.
-      sinks_N: logits without values.
-      query_index_BT: place of each query among the keys.
+      sinks_N: one more logit for each head, without a value.
+      query_index_BT: position of each query among the keys.
       dropout_rate: share of weights dropped.
       key: PRNG key, needed when ``dropout_rate`` is not 0.
-      query_block: queries worked on at a time.
-      key_block: keys worked on at a time; what is skipped is skipped in units of this.
+      query_block: number of queries computed at a time.
+      key_block: number of keys computed at a time; keys are skipped in units of this.
     """
     batch, num_queries, num_heads, _ = query_BTNH.shape
     num_keys = key_BSKH.shape[1]
@@ -111,7 +111,10 @@ def chunked_attention(
 
 
 def _over_mesh(attention, query_BTNH, key_BSKH, value_BSKH, by_head, rows: _Rows) -> jax.Array:
-    """``attention`` on each device's own rows and heads: its loop lengths then need no agreement."""
+    """Returns the output of ``attention``, run on each device with its own rows and heads.
+
+    Devices may then run loops of different lengths.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     operands = (query_BTNH, key_BSKH, value_BSKH, by_head, rows)
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
@@ -119,9 +122,9 @@ def _over_mesh(attention, query_BTNH, key_BSKH, value_BSKH, by_head, rows: _Rows
     batch, _, num_kv_heads, _ = key_BSKH.shape
     axes = ("batch", None, "kv_heads", None)
     key_spec = partition_spec(axes, key_BSKH.shape, mesh)
-    # One key-value head serves all query heads, however those are split.
+    # One key-value head serves all query heads, however the query heads are split.
     rows_axes, _, heads_axes, _ = partition_spec(axes, query_BTNH.shape, mesh) if num_kv_heads == 1 else key_spec
-    # Each device of a row has whole blocks of its queries, and all of its keys.
+    # Where several devices share a row, each has whole blocks of its queries, and all of its keys.
     num_blocks, _, block = rows.start_QBT.shape
     (length_axes,) = partition_spec(("length",), (num_blocks,), mesh)
     length_axes = length_axes if num_blocks * block == query_BTNH.shape[1] else None
@@ -136,15 +139,18 @@ def _over_mesh(attention, query_BTNH, key_BSKH, value_BSKH, by_head, rows: _Rows
         rows_specs = dataclasses.replace(rows_specs, dropout_keys_QBN=keys_spec)
     by_head_specs = jax.tree.map(lambda leaf: PartitionSpec(*(None,) * (leaf.ndim - 1), heads_axes), by_head)
     specs = (query_spec, key_spec, key_spec, by_head_specs, rows_specs)
-    # Without vma checks the transpose sums the gradients of what is replicated, as it must here; it would do so
-    # over mesh axes of a single device too.
+    # Without vma checks the transpose sums the gradients of replicated operands, which is needed here. It would also
+    # sum over mesh axes of a single device, so those are not listed.
     used = {axis for axis, size in mesh.shape.items() if size > 1}
     mapped = jax.shard_map(attention, in_specs=specs, out_specs=query_spec, axis_names=used, check_vma=False)
     return mapped(*operands)
 
 
 def _local_attention(plan: _Plan, query_BTNH, key_BSKH, value_BSKH, by_head, rows: _Rows) -> jax.Array:
-    """Cuts queries into blocks, puts heads before positions, and undoes both on the output."""
+    """Returns the output on one device.
+
+    Queries are cut into blocks, and heads are put before positions; both are undone on the output.
+    """
     batch, num_queries, num_heads, width = query_BTNH.shape
     num_kv_heads = key_BSKH.shape[2]
     query_QBTNH = _split(query_BTNH, plan.query_block)
@@ -175,7 +181,7 @@ def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, 
             scores_BKGTS = _scores(plan, query_BKGTH, at.take(key_BKSH))
             logits_BKGTS = _hide(at, _logits(plan, row, at, scores_BKGTS, position_bias))
             new_max_BKGT = jnp.maximum(max_BKGT, logits_BKGTS.max(axis=-1))
-            # Queries that have seen no key yet have a maximum of -inf, and -inf - -inf is no number.
+            # Queries that have seen no key yet have a maximum of -inf, and -inf - -inf is NaN.
             finite_max_BKGT = jnp.where(new_max_BKGT == -jnp.inf, 0.0, new_max_BKGT)
             weights_BKGTS = jnp.exp(logits_BKGTS - finite_max_BKGT[..., None])
             decay_BKGT = jnp.exp(max_BKGT - finite_max_BKGT)
@@ -189,17 +195,17 @@ def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, 
         if sinks_KG is None:
             carry = (total_BKGTH, sum_BKGT, jnp.full_like(sum_BKGT, -jnp.inf))
         else:
-            # As if every query had already met a key with this logit and the value 0.
+            # A sink acts as if every query had already seen a key with this logit and the value 0.
             carry = (total_BKGTH, sum_BKGT + 1, jnp.broadcast_to(sinks_KG[None, :, :, None], sum_BKGT.shape))
         total_BKGTH, sum_BKGT, max_BKGT = lax.fori_loop(0, walk.num_steps, add_key_block, carry)
-        # Queries that see no key have total 0 and sum 0: output 0, and any finite log-sum-exp will do.
+        # Queries that see no key have total 0 and sum 0. Their output is 0, and any finite log-sum-exp will do.
         sees_key_BKGT = sum_BKGT > 0
         sum_BKGT = jnp.where(sees_key_BKGT, sum_BKGT, 1.0)
         log_sum_BKGT = jnp.where(sees_key_BKGT, max_BKGT, 0.0) + jnp.log(sum_BKGT)
         return (total_BKGTH / sum_BKGT[..., None]).astype(query_BKGTH.dtype), log_sum_BKGT
 
     output_QBKGTH, log_sum_QBKGT = lax.map(attend_query_block, (query_QBKGTH, rows))
-    # A policy of rematerialisation that keeps these two need not run the loop again.
+    # If a rematerialisation policy keeps these two arrays, the loop need not run again in the backward pass.
     output_QBKGTH = checkpoint_name(output_QBKGTH, "attention_output")
     log_sum_QBKGT = checkpoint_name(log_sum_QBKGT, "attention_log_sum")
     inputs = (query_QBKGTH, key_BKSH, value_BKSH, position_bias, sinks_KG, rows)
@@ -213,7 +219,7 @@ def _attention_backward(plan, residuals, grad_output_QBKGTH):
     def query_block_gradients(carry, operands):
         query_BKGTH, row, output_BKGTH, log_sum_BKGT, grad_output_BKGTH = operands
         walk = _walk(plan, row, key_BKSH)
-        # d logits = weights * (d weights - Σ weights * d weights), and that sum is output . d output.
+        # d logits = weights * (d weights - Σ weights * d weights), and that sum equals output . d output.
         mean_BKGT = _matmul("bkgth,bkgth->bkgt", output_BKGTH, grad_output_BKGTH)
 
         *carry, grad_sinks_KG = carry
@@ -290,7 +296,10 @@ def _hide(at: KeyBlock, logits_BKGTS: jax.Array) -> jax.Array:
 
 
 def _drop(plan: _Plan, row: _Rows, at: KeyBlock, weights_BKGTS: jax.Array) -> jax.Array:
-    """Dropout that both passes repeat: its key is that of row, head and query block, and the key block."""
+    """Returns the weights with dropout, equal in the forward and the backward pass.
+
+    The PRNG key is that of row, head and query block, folded with the number of the key block.
+    """
     if row.dropout_keys_QBN is None:
         return weights_BKGTS
     batch = weights_BKGTS.shape[0]
@@ -310,6 +319,6 @@ def _pad(array: jax.Array, multiple: int) -> jax.Array:
 
 
 def _split(array: jax.Array, size: int) -> jax.Array:
-    """Cuts the second axis into blocks, zeros filling the last, and puts the block number first."""
+    """Cuts the second axis into blocks, fills the last one with zeros, and puts the axis of blocks first."""
     padded = _pad(array, size)
     return jnp.moveaxis(padded.reshape(padded.shape[0], -1, size, *padded.shape[2:]), 1, 0)

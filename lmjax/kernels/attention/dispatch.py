@@ -1,8 +1,8 @@
-"""Attention, one function for every backend.
+"""Attention: one function that calls any of the backends.
 
-With ``z = scale * q . k``, capped to ``c * tanh(z / c)`` where a softcap ``c`` is given, and a bias
-``b`` of the positions added, the output is ``dropout(softmax(z + b)) v`` over the keys the mask
-shows (Vaswani et al. 2017, section 3.2; softcap: Gemma 2, section 2). Query head ``n`` reads key-value
+The logits are ``z = scale * q . k``. Where a softcap ``c`` is given they are capped to ``c * tanh(z / c)``, and a
+bias ``b`` that depends on the positions may be added. The output is ``dropout(softmax(z + b)) v`` over the keys that
+the mask shows (Vaswani et al. 2017, section 3.2; softcap: Gemma 2, section 2). Query head ``n`` reads key-value
 head ``n // (N / K)`` (grouped queries: Ainslie et al. 2023). A sink is one more logit of a head, neither
 scaled nor capped, that takes its share of the softmax and has no value (logit 0: the zero sink of Xiao et al.
 2024, section 3.3; learned: OpenAI 2025, gpt-oss model card, section 2.3).
@@ -24,9 +24,10 @@ from lmjax.parallel.mesh import current_platform
 Backend = Literal["auto", "xla", "cudnn", "tpu", "chunked"]
 
 DENSE_LIMIT = {"cpu": 128 * 128, "tpu": 256 * 256, "other": 1024 * 1024}
-"""Logits a head (T * S), by platform, above which ``"auto"`` leaves dense attention for a blocked one.
+"""By platform, the number of logits of a head (T * S) above which ``"auto"`` uses a blocked backend, not the dense one.
 
-Measured on a CPU (``benchmarks/attention.py``), assumed elsewhere: wide machines need more work a step.
+The number for CPUs was measured (``benchmarks/attention.py``). The others are assumed to be larger, since wider
+machines need more work in each step.
 """
 
 
@@ -45,43 +46,43 @@ def attend(
     key: jax.Array | None = None,
     backend: Backend = "auto",
 ) -> jax.Array:
-    """Attention of ``query`` over ``key`` and ``value``; see the module for the formula.
+    """Returns the attention of ``query`` over ``key`` and ``value``; see the module for the formula.
 
     Backends:
 
-    - ``"xla"``: two dense products; logits of [T, S] exist. Everything this signature offers, fastest
+    - ``"xla"``: two dense products, with logits of [T, S] in memory. It supports every argument, and is fastest
       for short sequences.
     - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
-      causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. O(T) memory.
+      causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. It needs O(T) memory.
     - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, sinks and grouped
-      queries; no bias or dropout. O(T) memory; blocks of keys that no query sees cost nothing.
-    - ``"chunked"``: plain JAX on any platform, everything this signature offers, O(T + S) memory;
-      key blocks outside every query's interval cost nothing.
-    - ``"auto"``: ``"cudnn"`` where it can; else ``"xla"`` while the logits of a head are few
-      (:data:`DENSE_LIMIT`); else ``"tpu"`` where it can; else ``"chunked"``. The platform is that of the mesh
-      that is set, so that a program compiled for a TPU elsewhere has the TPU's kernels.
+      queries; no bias or dropout. They need O(T) memory; blocks of keys that no query sees are skipped.
+    - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
+      key blocks outside every query's interval are skipped.
+    - ``"auto"``: ``"cudnn"`` if it can do what is asked; else ``"xla"`` if the logits of a head are few
+      (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. The platform is that of the mesh
+      that is set, so a program that is compiled for a TPU on another machine uses the TPU's kernels.
 
     Args:
       query_BTNH: queries, any floating dtype; the softmax is always float32.
       key_BSKH: keys; N must be a multiple of K.
-      value_BSKH: values; their width may be another, and is then the output's.
-      mask: who sees whom. The one authority: ``query_index_BT`` moves no interval. A query without
-        a key gives 0.
+      value_BSKH: values; their width may differ from the keys', and is the width of the output.
+      mask: which keys each query sees. Only the mask decides this: ``query_index_BT`` moves no interval. The output
+        of a query that sees no key is 0.
       scale: factor on the logits; ``1 / sqrt(H)`` unless given.
       softcap: bound on the magnitude of the logits.
-      position_bias: added to the logits, differentiable in its leaves.
-      sinks_N: float32, a sink for each query head, differentiable.
-      query_index_BT: int32, leading axis 1 or B: the place of each query among the keys, for
-        ``position_bias``; ``arange(T)`` unless decoding against a cache.
-      dropout_rate: share of attention weights dropped (the rest scaled up), drawn from ``key``.
+      position_bias: added to the logits; its leaves have gradients.
+      sinks_N: float32, a sink for each query head; it has a gradient.
+      query_index_BT: int32, leading axis 1 or B: the position of each query among the keys, which
+        ``position_bias`` uses. It is ``arange(T)`` unless given; decoding against a cache gives it.
+      dropout_rate: share of attention weights dropped at random with ``key``; the rest are scaled up.
       key: PRNG key; ``None`` switches dropout off.
-      backend: as above.
+      backend: one of the backends above.
 
     Returns:
       [B, T, N, H] in the query's dtype.
 
     Raises:
-      ValueError: shapes that do not fit, or a backend asked for what it cannot do.
+      ValueError: shapes do not fit, or the backend cannot do what is asked.
     """
     _check_shapes(query_BTNH, key_BSKH, value_BSKH, mask)
     if not 0.0 <= dropout_rate < 1.0:

@@ -1,8 +1,8 @@
-"""Which keys a block of queries reads: the walk over key blocks that chunked attention takes.
+"""The key blocks that a block of queries reads, in the order in which chunked attention walks over them.
 
-A mask being one interval a query, what a block of queries sees of a row is a contiguous range of key
-blocks. Rows differ (their documents do), so each row walks from its own first block, and the walk is
-as long as the longest of them.
+A mask is one interval for each query, so the keys that a block of queries sees in a row lie in a contiguous range
+of key blocks. The ranges of rows differ, because their documents do. Each row therefore starts at its own first
+block, and the walk has as many steps as the longest of the ranges.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from jax import lax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeyBlock:
-    """One step of the walk: a block of keys for each row or (leading axis 1) one for all rows.
+    """One step of the walk: one block of keys for each row, or, with a leading axis of 1, the same for all rows.
 
     Attributes:
       size: keys in the block.
-      number_B: which block of its row it is; past the last one where a row has none left.
-      index_BS: place of each key in its row.
-      visible_BTS: who sees whom.
-      offset_B: where to read.
+      number_B: number of the block in its row; past the last one where a row has no blocks left.
+      index_BS: position of each key in its row.
+      visible_BTS: bool, whether a query sees a key.
+      offset_B: position of the first key to read.
     """
 
     size: int
@@ -32,14 +32,14 @@ class KeyBlock:
     offset_B: jax.Array
 
     def take(self, array_BKSH: jax.Array) -> jax.Array:
-        """This block of keys or values."""
+        """Returns this block of keys or values."""
         if self.offset_B.shape[0] == 1:
             return lax.dynamic_slice_in_dim(array_BKSH, self.offset_B[0], self.size, axis=2)
         take_row = functools.partial(lax.dynamic_slice_in_dim, slice_size=self.size, axis=1)
         return jax.vmap(take_row)(array_BKSH, self.offset_B)
 
     def add(self, array_BKSH: jax.Array, block_BKSH: jax.Array) -> jax.Array:
-        """The array with ``block_BKSH`` added at this block."""
+        """Returns the array with ``block_BKSH`` added at this block."""
         total_BKSH = self.take(array_BKSH) + block_BKSH
         if self.offset_B.shape[0] == 1:
             return lax.dynamic_update_slice_in_dim(array_BKSH, total_BKSH, self.offset_B[0], axis=2)
@@ -49,7 +49,7 @@ class KeyBlock:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeyBlocks:
-    """The walk of one query block whose queries see the keys ``start_BT <= s < end_BT``.
+    """The walk over key blocks for one query block, whose queries see the keys ``start_BT <= s < end_BT``.
 
     Attributes:
       start_BT: int32, the leading axis is 1 or B.
@@ -72,12 +72,12 @@ class KeyBlocks:
 
     @property
     def num_steps(self) -> jax.Array:
-        """Length of the walk; 0 or less when no query sees a key."""
+        """The number of steps, an int32 scalar; 0 or less when no query sees a key."""
         first_B, end_B = self._bounds
         return jnp.max(end_B - first_B)
 
     def at(self, step: jax.Array) -> KeyBlock:
-        """The blocks of one step."""
+        """Returns the blocks of one step."""
         number_B = self._bounds[0] + step
         offset_B = number_B * self.size
         index_BS = offset_B[:, None] + jnp.arange(self.size, dtype=jnp.int32)[None, :]
@@ -88,6 +88,6 @@ class KeyBlocks:
             number_B=number_B,
             index_BS=index_BS,
             visible_BTS=visible_BTS,
-            # A row that has no block left reads its last one again; by index_BS nobody sees it.
+            # A row that has no block left reads its last one again; no query sees it, because index_BS is past the row.
             offset_B=jnp.minimum(offset_B, self.num_keys - self.size),
         )

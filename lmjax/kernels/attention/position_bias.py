@@ -1,6 +1,6 @@
-"""Attention biases that are a function of where query and key stand, computed block by block.
+"""Attention biases that depend on the positions of query and key, computed block by block.
 
-A bias is a pytree of parameters with one method, so that a kernel can build the part of it that it
+A bias is a pytree of parameters with one method. A kernel can build only the part of the bias that it
 needs, and differentiate through it, without an [N, T, S] array.
 
 Axes: R buckets of distances.
@@ -15,21 +15,21 @@ import jax.numpy as jnp
 
 
 class PositionBias(Protocol):
-    """What :func:`lmjax.kernels.attention.dispatch.attend` adds to the logits.
+    """A bias that :func:`lmjax.kernels.attention.dispatch.attend` adds to the logits.
 
     An implementation is a registered pytree whose leaves are floating-point arrays with the heads
     on their last axis (``slopes_N``, ``table_RN``): tensor parallelism splits that axis.
     """
 
     def block(self, query_index_BT: jax.Array, key_index_BS: jax.Array) -> jax.Array:
-        """The bias [B, N, T, S] of these queries against these keys; either index may have B = 1."""
+        """Returns the bias [B, N, T, S] of these queries against these keys; either index may have B = 1."""
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """The slopes of ALiBi (Press et al. 2022, section 3): ``2 ** (-8 i / N)`` for i = 1 ... N.
+    """Returns the slopes of ALiBi (Press et al. 2022, section 3): ``2 ** (-8 i / N)`` for i = 1 ... N.
 
-    Where N is no power of two, the slopes of the next lower power come first, and every second
-    slope of the next higher power fills up, as in the authors' code.
+    Where N is not a power of two, the slopes for the next lower power come first, followed by every second
+    slope for the next higher power until there are N, as in the authors' code.
     """
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
@@ -40,10 +40,10 @@ def alibi_slopes(num_heads: int) -> list[float]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlibiBias:
-    """ALiBi: ``-slope * |query index - key index|``, a fixed slope a head.
+    """ALiBi: ``-slope * |query index - key index|``, with a fixed slope for each head.
 
     Attributes:
-      slopes_N: float32, positive; :func:`alibi_slopes` gives the paper's.
+      slopes_N: float32, positive; :func:`alibi_slopes` returns those of the paper.
     """
 
     slopes_N: jax.Array
@@ -60,10 +60,10 @@ class RelativeBias:
     """T5's learned bias by bucketed distance (Raffel et al. 2020, section 2.1), one table for all layers.
 
     Attributes:
-      table_RN: float, a row a bucket.
-      max_distance: distances from here on share the last bucket.
-      past_only: whether keys after the query all fall into the bucket of distance 0 (a causal decoder), or
-        have half of the buckets (an encoder).
+      table_RN: float, one row for each bucket.
+      max_distance: distances from this one on share the last bucket.
+      past_only: if True, all keys after the query fall into the bucket of distance 0 (a causal decoder); if False,
+        they have half of the buckets (an encoder).
     """
 
     table_RN: jax.Array
@@ -83,15 +83,15 @@ class RelativeBias:
 
 
 def relative_buckets(offset: jax.Array, *, num_buckets: int, max_distance: int, past_only: bool) -> jax.Array:
-    """The bucket of each ``key index - query index``, int32 of the same shape.
+    """Returns the bucket of each ``key index - query index``, int32 of the same shape.
 
-    Of n buckets for one direction, distances below n / 2 have one each; from there to
-    ``max_distance`` they share, logarithmically: ``n/2 + floor(n/2 ln(2d/n) / ln(2 max/n))``.
+    With n buckets for one direction, each distance d below n / 2 has a bucket of its own. Distances from there to
+    ``max_distance`` share the others on a logarithmic scale: ``n/2 + floor(n/2 ln(2d/n) / ln(2 max/n))``.
 
     Args:
       offset: int32, any shape.
-      num_buckets: in all; ``past_only`` has them for one direction, otherwise each has half.
-      max_distance: from here on all distances share the last bucket.
+      num_buckets: number of buckets. With ``past_only`` all are for one direction; otherwise each direction has half.
+      max_distance: distances from this one on share the last bucket.
       past_only: see :class:`RelativeBias`.
     """
     if past_only:

@@ -1,7 +1,7 @@
 """Attention on TPUs for every interval mask, in O(T) memory, forward and backward.
 
-The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`; here arrays are brought into their form and back, rows
-and heads are shared out over a mesh, and the gradient is defined.
+The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`. This module converts arrays to their layout and back,
+distributes rows and heads over a mesh, and defines the gradient.
 
 Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
@@ -21,15 +21,18 @@ from lmjax.masks import IntervalMask
 from lmjax.parallel.mesh import partition_spec
 
 LANES = 128
-"""Positions of a register: blocks are multiples of it."""
+"""Number of positions in a register; block sizes are multiples of it."""
 MOST_ROWS = 1024
-"""Queries times heads of a block; what a block needs of fast memory grows with it."""
+"""Largest number of queries times heads in a block; the fast memory that a block needs grows with it."""
 QUERY_GRADIENT_BYTES = 16 << 20
-"""What the backward kernel may hold of one key-value head's query gradients; longer rows are done in parts."""
+"""Most memory that the backward kernel uses for the query gradients of one key-value head.
+
+Longer rows are computed in parts.
+"""
 
 
 def tpu_cannot(*, platform: str, position_bias: PositionBias | None, dropout_rate: float, width: int) -> str | None:
-    """Returns what of a request the kernels do not do, or None."""
+    """Returns the name of something in a request that the kernels do not support, or None if they support it all."""
     if platform != "tpu":
         return f"this platform ({platform})"
     if position_bias is not None:
@@ -54,21 +57,21 @@ def tpu_attention(
     key_block: int = 512,
     interpret: bool = False,
 ) -> jax.Array:
-    """See :func:`lmjax.kernels.attention.dispatch.attend`.
+    """Returns the attention output [B, T, N, H]; see :func:`lmjax.kernels.attention.dispatch.attend`.
 
-    On a mesh that is set, each device works through its own batch rows and heads, and its own part of long rows,
-    where the mesh divides them.
+    If a mesh is set, each device computes its own batch rows and heads, and its own part of long rows, where the mesh
+    divides them.
 
     Args:
-      query_BTNH: as there, and so are the next three.
+      query_BTNH: queries. All arguments but the last three are those of ``attend``.
       key_BSKH: keys.
       value_BSKH: values.
-      mask: who sees whom.
+      mask: which keys each query sees.
       scale: factor on the logits.
-      softcap: bound on the logits.
-      sinks_N: logits without values.
-      query_block: queries of a block; by default as many as make ``MOST_ROWS`` with their heads.
-      key_block: keys of a block.
+      softcap: bound on the magnitude of the logits.
+      sinks_N: one more logit for each head, without a value.
+      query_block: number of queries in a block; by default, so many that queries times heads make ``MOST_ROWS``.
+      key_block: number of keys in a block.
       interpret: whether to run the kernels without a TPU, step by step.
     """
     batch, num_queries, num_heads, _ = query_BTNH.shape
@@ -92,21 +95,21 @@ def tpu_attention(
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return local(*operands)
     key_spec = partition_spec(("batch", None, "kv_heads", None), key_BSKH.shape, mesh)
-    # One key-value head serves all query heads, however those are split.
+    # One key-value head serves all query heads, however the query heads are split.
     head_of = query_BTNH if num_kv_heads == 1 else key_BSKH
     rows_axes, _, heads_axes, _ = partition_spec(("batch", None, "kv_heads", None), head_of.shape, mesh)
     (length_axes,) = partition_spec(("length",), (num_queries,), mesh)
     query_spec = PartitionSpec(rows_axes, length_axes, heads_axes, None)
     bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
     specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, PartitionSpec(heads_axes))
-    # Without vma checks the transpose sums the gradients of what is replicated, as it must here.
-    # All axes are manual, those of size 1 too: Mosaic compiles a kernel under no others.
+    # Without vma checks the transpose sums the gradients of replicated operands, which is needed here.
+    # All axes are manual, also those of size 1: Mosaic compiles a kernel only if all are.
     mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)
     return mapped(*operands)
 
 
 def _block(wanted: int, length: int) -> int:
-    """A multiple of ``LANES``, no longer than the padded row."""
+    """Returns a block size: a multiple of ``LANES``, near ``wanted`` and no longer than the padded row."""
     return max(min(wanted // LANES, -(-length // LANES)), 1) * LANES
 
 
@@ -128,7 +131,7 @@ def _forward(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sin
         *bounds,
         sinks_K1R,
     )
-    # A policy of rematerialisation that saves these two need not run the kernel again.
+    # If a rematerialisation policy saves these two arrays, the kernel need not run again in the backward pass.
     output_BTNH = checkpoint_name(_from_blocks(output_BKIHR, plan.query_block, query_BTNH.shape[1]), "attention_output")
     log_sum_BKI1R = checkpoint_name(log_sum_BKI1R, "attention_log_sum")
     return output_BTNH, (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N, output_BTNH, log_sum_BKI1R)
@@ -185,8 +188,8 @@ _attention.defvjp(_forward, _backward)
 
 
 def _bounds(plan: Plan, start_BT, end_BT, key_shape, *, groups: int) -> tuple[BlockRanges, tuple[jax.Array, jax.Array]]:
-    """Returns the ranges of blocks, and the bounds of each query for all its heads, [B, I, 1, R]."""
-    # Added queries have the empty interval [0, 0).
+    """Returns the ranges of blocks, and the bounds of each query, repeated for its heads, int32 [B, I, 1, R]."""
+    # Queries that padding adds have the empty interval [0, 0).
     padded = tuple(_pad(bound_BT, plan.query_block) for bound_BT in (start_BT, end_BT))
     num_keys = key_shape[1] + -key_shape[1] % plan.key_block
     ranges = block_ranges(*padded, num_keys=num_keys, query_block=plan.query_block, key_block=plan.key_block)
@@ -196,7 +199,7 @@ def _bounds(plan: Plan, start_BT, end_BT, key_shape, *, groups: int) -> tuple[Bl
 
 
 def _part_ranges(plan: Plan, bounds: tuple[jax.Array, jax.Array], *, num_keys: int) -> BlockRanges:
-    """Returns the ranges of some of the query blocks, from their bounds [B, I, 1, R]."""
+    """Returns the ranges of a part of the query blocks, from their bounds [B, I, 1, R]."""
     start_BI1R, end_BI1R = bounds
     start_BT, end_BT = (b[:, :, 0, : plan.query_block].reshape(b.shape[0], -1) for b in (start_BI1R, end_BI1R))
     return block_ranges(start_BT, end_BT, num_keys=num_keys, query_block=plan.query_block, key_block=plan.key_block)
@@ -208,7 +211,7 @@ def _pad(array_BT: jax.Array, multiple: int) -> jax.Array:
 
 
 def _to_blocks(array_BTNH: jax.Array, num_kv_heads: int, block: int) -> jax.Array:
-    """[B, T, N, H] to [B, K, I, H, R]."""
+    """Converts [B, T, N, H] to [B, K, I, H, R]."""
     padded_BTNH = _pad(array_BTNH, block)
     batch, length, num_heads, width = padded_BTNH.shape
     array_BITKGH = padded_BTNH.reshape(batch, length // block, block, num_kv_heads, num_heads // num_kv_heads, width)
@@ -217,7 +220,7 @@ def _to_blocks(array_BTNH: jax.Array, num_kv_heads: int, block: int) -> jax.Arra
 
 
 def _from_blocks(array_BKIHR: jax.Array, block: int, length: int) -> jax.Array:
-    """[B, K, I, H, R] to [B, T, N, H]."""
+    """Converts [B, K, I, H, R] to [B, T, N, H]."""
     batch, num_kv_heads, num_blocks, width, _ = array_BKIHR.shape
     array_BKIHGT = array_BKIHR.reshape(batch, num_kv_heads, num_blocks, width, -1, block)
     array_BITKGH = array_BKIHGT.transpose(0, 2, 5, 1, 4, 3)
@@ -225,7 +228,7 @@ def _from_blocks(array_BKIHR: jax.Array, block: int, length: int) -> jax.Array:
 
 
 def _to_lanes(array_BSKH: jax.Array, block: int) -> jax.Array:
-    """[B, S, K, H] to [B, K, H, S]."""
+    """Converts [B, S, K, H] to [B, K, H, S]."""
     return _pad(array_BSKH, block).transpose(0, 2, 3, 1)
 
 
@@ -234,5 +237,5 @@ def _from_lanes(array_BKHS: jax.Array, like_BSKH: jax.Array) -> jax.Array:
 
 
 def _by_head(array_BKI1R: jax.Array, groups: int) -> jax.Array:
-    """[B, K, I, 1, R] to [B, K, I, 1, G, T]; axis names of ``_backward`` follow."""
+    """Converts [B, K, I, 1, R] to [B, K, I, 1, G, T], where T counts the queries of a block."""
     return array_BKI1R.reshape(*array_BKI1R.shape[:4], groups, -1)

@@ -1,12 +1,12 @@
 """The two Pallas kernels of attention on TPUs under any interval mask: forward, and backward.
 
-Both hold positions on lanes and head width on sublanes: logits are [keys, queries], so that maxima and sums over
-keys are sums of registers, what is kept of a query is a row vector, and no array is padded to a width of 128. All
-query heads of a key-value head are worked on together: R counts queries of a block times those heads.
+Both hold positions on lanes and head width on sublanes. Logits are [keys, queries]: maxima and sums over keys are
+then taken between registers, the numbers kept for each query are a row vector, and no array is padded to a width of
+128. All query heads of a key-value head are computed together: R counts the queries of a block times those heads.
 
 The exponentials have base 2: logits are multiplied by log2(e) once (FlashAttention, Dao et al. 2022, algorithms 1
-and 4; the online softmax is Milakov and Gimelshein 2018). A block of keys that every query sees whole is computed
-without a mask; one that no query sees costs a grid step and no memory traffic.
+and 4; the online softmax is Milakov and Gimelshein 2018). A block of which every query sees every key is computed
+without a mask. A block of which no query sees a key costs a grid step, but no memory traffic.
 
 Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
@@ -27,22 +27,22 @@ LOG2_E = math.log2(math.e)
 HIDDEN = -1e30
 """The logit of an invisible key."""
 LOWEST = -1e29
-"""Where the running maximum begins: far above ``HIDDEN``, so that an invisible key's weight is 0 from the start."""
+"""The first value of the running maximum: far above ``HIDDEN``, so that an invisible key always has the weight 0."""
 FORWARD_LANES = 256
-"""Columns whose softmax is computed while the next ones' logits are multiplied."""
+"""Number of columns whose softmax is computed while the matrix unit computes the logits of the next columns."""
 NO_KEY = 1e30
 """The log-sum of a query that sees no key: all its weights are then 0."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything static.
+    """The settings that are known when a kernel is compiled.
 
     Attributes:
       scale: factor on the logits.
-      softcap: bound on the logits.
-      query_block: queries of a block; a multiple of 128.
-      key_block: keys of a block; a multiple of 128.
+      softcap: bound on the magnitude of the logits.
+      query_block: number of queries in a block; a multiple of 128.
+      key_block: number of keys in a block; a multiple of 128.
       interpret: whether to run without a TPU, step by step.
     """
 
@@ -60,7 +60,7 @@ def _product(left: jax.Array, right: jax.Array, *, contract: tuple[int, int]) ->
 
 
 def _logits(plan: Plan, key_HS: jax.Array, query_HR: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Returns logits [S, R] in base 2, and the derivative of the softcap where there is one."""
+    """Returns logits [S, R] for base 2, and the derivative of the softcap [S, R], or None without a softcap."""
     scores_SR = _product(key_HS, query_HR, contract=(0, 0))
     if plan.softcap is None:
         return scores_SR * (plan.scale * LOG2_E), None
@@ -97,7 +97,7 @@ def _forward_kernel(
 
     @pl.when(step == 0)
     def begin():
-        # A sink is a key met before all others, with this logit and the value 0.
+        # A sink acts as a key that is seen before all others, with this logit and the value 0.
         highest_ref[...] = jnp.maximum(sinks_ref[0] * LOG2_E, LOWEST)
         sum_ref[...] = jnp.exp2(sinks_ref[0] * LOG2_E - highest_ref[...])
         total_ref[...] = jnp.zeros_like(total_ref)
@@ -109,8 +109,8 @@ def _forward_kernel(
                 return logits_SR
             return _hide(logits_SR, start_ref[0, 0, :, part], end_ref[0, 0, :, part], number * plan.key_block)
 
-        # The compiler keeps the order of this code where it can: each part's product stands before the softmax of
-        # the part before it, so that the matrix unit works while exponentials are taken.
+        # The compiler keeps the order of this code where it can. Each part's product comes before the softmax of
+        # the previous part, so that the matrix unit works while the exponentials are computed.
         parts = [slice(first, first + FORWARD_LANES) for first in range(0, query_ref.shape[4], FORWARD_LANES)]
         following, results = logits_of(parts[0]), []
         for index, part in enumerate(parts):
@@ -152,13 +152,13 @@ def forward(
     """Returns the output [B, K, I, H, R] in the query's dtype, and the base-2 log-sums [B, K, I, 1, R] in float32.
 
     Args:
-      plan: everything static.
-      ranges: of the mask.
+      plan: the static settings.
+      ranges: the ranges of blocks of the mask.
       query_BKIHR: queries, by block.
       key_BKHS: keys.
-      value_BKHS: values; H may be another.
-      start_BI1R: int32, first visible key; the leading axis is 1 or B, of ``ranges`` too.
-      end_BI1R: int32, one past the last.
+      value_BKHS: values; their H may differ from the keys'.
+      start_BI1R: int32, first visible key; the leading axis is 1 or B, as in ``ranges``.
+      end_BI1R: int32, one past the last visible key.
       sinks_K1R: float32, logit of each query head's sink; ``HIDDEN`` for none.
     """
     batch, num_kv_heads, num_query_blocks, width, rows = query_BKIHR.shape
@@ -168,7 +168,7 @@ def forward(
         return jnp.minimum(b, ranges_ref.shape[0] - 1)
 
     def key_index(b, k, i, step, first_ref, last_ref, *_):
-        # A block beyond the range is the last one again, which is there already.
+        # Beyond the range this is the last block again, which is in fast memory already, so nothing is copied.
         row = mask_row(b, first_ref)
         return b, k, 0, jnp.clip(first_ref[row, i] + step, 0, jnp.maximum(last_ref[row, i] - 1, 0))
 
@@ -303,21 +303,21 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the gradients of queries, keys and values, the last two in ``key_dtype``.
 
-    One pass over all pairs of blocks computes all three: five matrix products a pair. The queries' gradient of one
-    key-value head is held in fast memory until the row is done.
+    One pass over all pairs of blocks computes all three, with five matrix products for each pair. The gradient of the
+    queries of one key-value head stays in fast memory until the row is done.
 
     Args:
-      plan: everything static.
-      ranges: of the mask.
-      query_BKIHR: as in :func:`forward`, and so are the next four.
+      plan: the static settings.
+      ranges: the ranges of blocks of the mask.
+      query_BKIHR: queries; this and the next four are as in :func:`forward`.
       key_BKHS: keys.
       value_BKHS: values.
       start_BI1R: first visible key.
-      end_BI1R: one past the last.
-      log_sum_BKI1R: of :func:`forward`.
+      end_BI1R: one past the last visible key.
+      log_sum_BKI1R: the log-sums that :func:`forward` returned.
       grad_output_BKIHR: gradient of the output.
       mean_BKI1R: float32, for each query the sum of its output times the output's gradient.
-      key_dtype: of the gradients of keys and values.
+      key_dtype: dtype of the gradients of keys and values.
     """
     batch, num_kv_heads, num_query_blocks, width, rows = query_BKIHR.shape
     value_width, num_keys = value_BKHS.shape[2:]
@@ -383,7 +383,7 @@ def backward(
 
 
 def _compiler_params() -> pltpu.CompilerParams:
-    # Rows and heads are independent of each other, so that two cores of a chip can share them.
+    # Rows and heads are independent of each other, so two cores of a chip can share the work.
     return pltpu.CompilerParams(
         dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=64 << 20
     )

@@ -1,7 +1,7 @@
 """Dense attention by XLA on any platform, and ``jax.nn``'s cuDNN kernel on NVIDIA GPUs.
 
 The dense form is written out here rather than taken from ``jax.nn``: on the CPU it is 1.2 to 1.9
-times as fast forward and backward (`benchmarks/attention.py`), and it has softcap and dropout.
+times as fast forward and backward (`benchmarks/attention.py`), and it supports softcap and dropout.
 """
 
 import re
@@ -14,7 +14,7 @@ from lmjax.masks import IntervalMask
 
 
 def _static_mask(mask: IntervalMask, num_queries: int, num_keys: int) -> dict | None:
-    """Arguments that say the mask without an array, or ``None`` when only an array can."""
+    """Returns arguments of ``jax.nn`` that describe the mask without an array, or ``None`` when it needs an array."""
     if mask.kind == "full":
         return {}
     if mask.kind == "causal" and num_queries == num_keys:
@@ -37,7 +37,10 @@ def xla_attention(
     dropout_rate: float,
     key: jax.Array | None,
 ) -> jax.Array:
-    """Dense attention as two products over [T, S] logits; weights are normalised after the second one."""
+    """Returns the output of dense attention: two products over [T, S] logits.
+
+    The weights are normalised after the second product.
+    """
     batch, num_queries, num_heads, width = query_BTNH.shape
     num_keys, num_kv_heads = key_BSKH.shape[1:3]
     grouped = (batch, num_queries, num_kv_heads, num_heads // num_kv_heads, width)
@@ -53,7 +56,7 @@ def xla_attention(
         logits = jnp.where(mask.dense(num_keys)[:, None, None], logits, -1e30)
     highest = logits.max(axis=-1, keepdims=True)
     sinks = None if sinks_N is None else sinks_N.astype(jnp.float32).reshape(1, num_kv_heads, -1, 1, 1)
-    # The maximum only keeps exp in range: no gradient needs to go through it.
+    # The maximum only keeps exp in range, so no gradient needs to go through it.
     highest = jax.lax.stop_gradient(highest if sinks is None else jnp.maximum(highest, sinks))
     weights = jnp.exp(logits - highest)
     sums = weights.sum(axis=-1, keepdims=True)
@@ -69,13 +72,13 @@ def xla_attention(
     out_BTNH = out_BTKGH.reshape(*query_BTNH.shape[:-1], -1)
     if mask.kind != "interval":
         return out_BTNH
-    # Without a key all logits are equally low, which would give the mean of all values.
+    # A query that sees no key has equally low logits everywhere, which would give the mean of all values.
     sees_key_BT = mask.start_BT < mask.end_BT
     return jnp.where(sees_key_BT[:, :, None, None], out_BTNH, jnp.zeros((), out_BTNH.dtype))
 
 
 def _nvidia_capability() -> float | None:
-    """Compute capability of this process's GPUs (9.0 is Hopper); ``None`` where there is no NVIDIA GPU."""
+    """Returns the compute capability of this process's GPUs (9.0 is Hopper); ``None`` without an NVIDIA GPU."""
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     return float(capability) if re.fullmatch(r"\d+\.\d+", capability) else None
 
@@ -91,9 +94,9 @@ def cudnn_cannot(
     sinks_N: jax.Array | None,
     dropout_rate: float,
 ) -> str | None:
-    """What of a request cuDNN's kernel does not do, or ``None``.
+    """Returns the name of something in a request that cuDNN's kernel does not support, or ``None`` if there is nothing.
 
-    A bias and a mask array are possible in cuDNN, but as [T, S] arrays; then it is not the kernel to use.
+    CuDNN can take a bias and a mask as [T, S] arrays, but then another backend is better.
     """
     capability = _nvidia_capability()
     if capability is None or capability < 8.0:
@@ -121,10 +124,10 @@ def cudnn_cannot(
 def cudnn_attention(
     query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask, *, scale: float
 ) -> jax.Array:
-    """CuDNN's fused kernel, O(T) memory; for requests of which :func:`cudnn_cannot` has nothing to say."""
+    """Returns the output of cuDNN's fused kernel, in O(T) memory; the request must pass :func:`cudnn_cannot`."""
     arguments = _static_mask(mask, query_BTNH.shape[1], key_BSKH.shape[1])
     assert arguments is not None
-    # The kernel wants values as wide as keys; zeros add nothing to the others.
+    # The kernel needs values as wide as keys. Columns of zeros do not change the other columns.
     missing = key_BSKH.shape[-1] - value_BSKH.shape[-1]
     padded_BSKH = jnp.pad(value_BSKH, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else value_BSKH
     out_BTNH = jax.nn.dot_product_attention(
