@@ -65,7 +65,7 @@ def all_texts(prompt, new, eos_id, penalty, size=SMALL):
     return sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize(("eos_id", "penalty"), itertools.product((None, 2), (0.0, 1.0, 2.0)))
+@pytest.mark.parametrize(("eos_id", "penalty"), [*itertools.product((None, 2), (0.0, 1.0, 2.0))])
 def test_a_beam_as_wide_as_the_vocabulary_finds_the_best_of_all_texts_of_two_tokens(eos_id, penalty):
     vocabulary = dataclasses.replace(
         NO_EOS, size=SMALL, eos_id=eos_id, pad_id=None, byte_length_V=NO_EOS.byte_length_V[:SMALL]
