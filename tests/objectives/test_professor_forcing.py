@@ -132,3 +132,11 @@ def test_impossible_hyperparameters_are_refused(options, words):
 def test_pieces_longer_than_rows_are_refused():
     with pytest.raises(ValueError, match=r"objective.free_tokens=4 make more than train.sequence_length=6: lower"):
         OBJECTIVE.check(model=MODEL, vocabulary=tiny.VOCABULARY, sequence_length=6)
+
+
+def test_it_is_evaluated_as_a_causal_model_without_its_discriminator():
+    evaluated = OBJECTIVE.for_evaluation()
+    batch = evaluated.corrupt(KEY, ROWS, tiny.VOCABULARY)
+    model = SPEC.bind(PARAMS)
+    whole, plain = (jax.jit(lambda m=m: evaluated.terms(m, batch, None).sums["loss"])() for m in (model, model.model))
+    assert float(whole) == float(plain)

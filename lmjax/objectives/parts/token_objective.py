@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from lmjax.losses import linear_cross_entropy
 from lmjax.models.transformer import Transformer
+from lmjax.models.with_extras import model_of
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
 from lmjax.schedules.ramp import at_end
 from lmjax.types import Batch, Rows
@@ -35,6 +36,8 @@ class TokenObjective(Objective):
 
     def terms(self, model: Transformer, batch: Batch, key: jax.Array | None) -> Terms:
         """Runs the model, gathers the scored positions, and applies head and loss to them."""
+        # What an objective adds to the model takes no part here: it may be evaluated by another, plainer one.
+        model = model_of(model)
         hidden = model(batch.inputs, encoder=batch.encoder, cross_mask=batch.cross_mask, key=key)
         states_BPE = model.head_states(gather_scored(hidden.states_BTD, batch.scored_BP))
         loss = self.token_loss(model, states_BPE, batch.targets_BP, batch.weights["loss"])
