@@ -16,6 +16,7 @@ from lmjax.decode.contrast import Amateur, contrasted
 from lmjax.decode.draft import Draft, read_prompts, read_with_encoder, write
 from lmjax.decode.logits import SamplingConfig, choose, only_ids, penalize, restrict
 from lmjax.decode.prompts import Attention, check_prompts, padded, room_for, row_keys
+from lmjax.decode.ready import made_ready
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.tokenizers.vocabulary import Vocabulary
 
@@ -25,7 +26,7 @@ class _Plan:
     """What is compiled into the two functions of sampling.
 
     Attributes:
-      specs: the module of the model, and of the amateur where there is one.
+      specs: the module of the model, and of the amateur where there is one, made ready.
       sampling: how to choose.
       num_ids: the size of the tokenizer's vocabulary.
       eos_id: the token that ends a text.
@@ -116,8 +117,10 @@ def stream(
             start_id=start_id,
         )
     sampling.check_ids(vocabulary.size)
+    pairs = [(spec, params)] if amateur is None else [(spec, params), (amateur.spec, amateur.params)]
+    specs, every_params = zip(*(made_ready(*pair) for pair in pairs), strict=True)
     plan = _Plan(
-        specs=(spec,) if amateur is None else (spec, amateur.spec),
+        specs=specs,
         sampling=sampling,
         num_ids=vocabulary.size,
         eos_id=vocabulary.eos_id,
@@ -125,7 +128,6 @@ def stream(
         prefix=attention == "prefix",
         contrast=None if amateur is None else dataclasses.replace(amateur, params=None),
     )
-    every_params = (params,) if amateur is None else (params, amateur.params)
     read = None if start_id is None else padded(prompts)
     tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
     drafts = _begin(every_params, tokens_BT, lengths_B, read, plan=plan, room=room_for(max(limits)))
@@ -188,7 +190,4 @@ def _advance(
 
 
 def _models(plan: _Plan, params: tuple[Params, ...]) -> list[Any]:
-    models = [spec.bind(part) for spec, part in zip(plan.specs, params, strict=True)]
-    for model in models:
-        model.unstack()
-    return models
+    return [spec.bind(part) for spec, part in zip(plan.specs, params, strict=True)]
