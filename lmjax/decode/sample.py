@@ -15,6 +15,7 @@ import numpy as np
 from lmjax.decode.contrast import Amateur, contrasted
 from lmjax.decode.draft import Draft, read_prompts, read_with_encoder, write
 from lmjax.decode.logits import SamplingConfig, choose, only_ids, penalize, restrict
+from lmjax.decode.progress import Progress
 from lmjax.decode.prompts import Attention, check_prompts, padded, room_for, row_keys
 from lmjax.decode.ready import made_ready
 from lmjax.models.parameters import ModuleSpec, Params
@@ -132,19 +133,12 @@ def stream(
     tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
     drafts = _begin(every_params, tokens_BT, lengths_B, read, plan=plan, room=room_for(max(limits)))
     keys_B = row_keys(prompts, seed)
-    done = [False] * len(prompts)
+    progress = Progress(lengths_B.tolist(), limits, vocabulary.eos_id)
     for begin in range(0, max(limits), every):
         drafts = _advance(every_params, drafts, keys_B, min(begin + every, max(limits)), plan=plan)
-        tokens_BS, num_new = np.asarray(drafts[0].tokens_BS), int(drafts[0].num_new)
-        pieces: list[list[int]] = []
-        for row, (length, limit) in enumerate(zip(lengths_B.tolist(), limits, strict=True)):
-            piece = [] if done[row] else tokens_BS[row, length + begin : length + min(num_new, limit)].tolist()
-            if vocabulary.eos_id in piece:
-                piece, done[row] = piece[: piece.index(vocabulary.eos_id)], True
-            done[row] |= num_new >= limit
-            pieces.append(piece)
-        yield pieces
-        if all(done):
+        num_new_B = np.full(len(prompts), int(drafts[0].num_new))
+        yield progress.pieces(np.asarray(drafts[0].tokens_BS), num_new_B)
+        if progress.ended:
             return
 
 

@@ -113,6 +113,13 @@ class Projection(nnx.Module):
         return y.reshape(*batch_shape, *out_shape)
 
 
+def turn_matrices(module: nnx.Module, *, but: str | None = None) -> None:
+    """Turns all projections of a module (:meth:`Projection.turn`), except in its part of the name ``but``."""
+    for path, part in list(nnx.iter_modules(module)):
+        if isinstance(part, Projection) and (not path or path[0] != but):
+            part.turn()
+
+
 class Norm(nnx.Module):
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
 

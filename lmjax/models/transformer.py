@@ -15,7 +15,7 @@ from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.head import Head
 from lmjax.models.hidden import Hidden
-from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key, turned_product
+from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key, turn_matrices, turned_product
 from lmjax.models.routing import joined
 from lmjax.models.token_stack import TokenStack, embedding_std
 from lmjax.types import Stream
@@ -163,9 +163,7 @@ class Transformer(TokenStack):
 
         The layers have to be unstacked. The encoder, which reads many tokens at once, stays as it is.
         """
-        for path, module in list(nnx.iter_modules(self)):
-            if isinstance(module, Projection) and path[0] != "encoder":
-                module.turn()
+        turn_matrices(self, but="encoder")
         if self.head_weight_DV is not None:
             self.head_weight_DV = parameter(self.head_weight_DV[...].T, ("vocab", "embed"), "matrix")
         self.turned = True
