@@ -44,7 +44,7 @@ def write(spec, params, speculation, prompts=PROMPTS, *, sampling=GREEDY, vocabu
     return texts
 
 
-def by_other(name, *, length=3, seed=1, mix=0.7):
+def by_other(name, *, length=3, seed=1, mix=0.95):
     """Another model of the same kind: the parameters of the model, mixed with other random ones."""
     spec, params = built(name)
     other = jax.tree.map(lambda a, b: mix * a + (1 - mix) * b, params, tiny.random_params(spec, seed=seed))

@@ -14,7 +14,8 @@ from lmjax.train.published import PUBLISHED
 
 NAMES = ("<|start|>", "<|end|>")
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|end|>\n"
+    "{{ bos_token }}{% for message in messages %}<|start|>{{ message['role'] }}\n"
+    "{{ message['content'] | trim }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 LETTERS = Request(max_new_tokens=3, sampling=SamplingConfig(temperature=0.0, allowed_tokens=tuple(range(97, 123))))
