@@ -66,7 +66,7 @@ def test_ways_to_write_are_options(lmjax, folder):
         2,
     )
     assert drafted.out == greedy, drafted.err
-    assert "kept 1.50 of 2 proposed tokens" in drafted.err
+    assert "kept 2.00 of 2 proposed tokens" in drafted.err
     chat = lmjax("sample", folder / "decoder", "--chat", *LETTERS, stdin=b"hi\n\nho\n")
     assert re.fullmatch(r"[a-z]{4}\n[a-z]{4}\n", chat.out) and chat.code == 0, chat.err
     filled = lmjax("sample", folder / "decoder", "--prefix", "ab", "--suffix", "cd", *LETTERS)
