@@ -68,7 +68,7 @@ def test_greedy_text_is_that_of_the_model_alone_whatever_another_model_proposes(
 
 @pytest.mark.parametrize("proposer", OBJECTIVES)
 def test_greedy_text_is_that_of_the_model_alone_whatever_its_heads_propose(proposer):
-    """With ends of texts in the midst of what a pass adds, limits of each row, pieces, and all learned positions used."""
+    """With ends in the midst of what a pass adds, a limit for each row, pieces, and all learned positions used."""
     spec, params = headed(proposer)
     speculation = Speculation(proposer=proposer, length=3)
     options = {"vocabulary": ENDS, "sampling": GREEDY_FEW, "max_length": 13}
