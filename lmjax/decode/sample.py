@@ -118,7 +118,10 @@ def stream(
             start_id=start_id,
         )
     sampling.check_ids(vocabulary.size)
-    pairs = [(spec, params)] if amateur is None else [(spec, params), (amateur.spec, amateur.params)]
+    pairs = [(spec, params)]
+    if amateur is not None:
+        assert amateur.params is not None
+        pairs.append((amateur.spec, amateur.params))
     specs, every_params = zip(*(made_ready(*pair) for pair in pairs), strict=True)
     plan = _Plan(
         specs=specs,
