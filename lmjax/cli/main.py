@@ -5,6 +5,7 @@ import importlib
 import keyword
 import sys
 
+from lmjax.cli.allocator import begin_again_with_large_blocks
 from lmjax.cli.compile_cache import use_compile_cache
 from lmjax.cli.streams import repair_streams
 from lmjax.parallel.signals import ending_at_once
@@ -29,6 +30,8 @@ COMMANDS = {
 
 def main() -> None:
     """Runs a subcommand, and ends the process with one of the exit codes in :mod:`lmjax.cli.errors`."""
+    if sys.argv[1:2] == ["train"]:
+        begin_again_with_large_blocks()
     repair_streams()
     with ending_at_once():
         # This is imported inside the context, because importing jax takes a second.
