@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.prepared is None and (changes := _changed_data(options.run, corpus)):
         print(f"warning: these are not the data that {options.run} was trained on ({changes})")
     validation = Validation(name=options.split, split=options.split, batches=options.batches)
-    measure = validation.begin(subject_of(opened.config, opened.learner, corpus))
+    measure = validation.begin(subject_of(opened.config, opened.learner, opened.tokenizer, corpus))
     reading = measure(opened.params, lambda: None)
     for note in reading.notes:
         print(note)

@@ -14,6 +14,7 @@ from lmjax.decode.sample import stream
 from lmjax.decode.unmask import Order, unmask
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
+from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.opened import Opened
 from lmjax.runs.pieces import Pieces
 from lmjax.runs.prompts import ids_with_names, prompt_ids, source_ids
@@ -143,6 +144,7 @@ def _write_jobs(
     run: Opened, jobs: Sequence[_Job], request: Request, *, pair: EncoderDecoderObjective | None, every: int
 ) -> Iterator[Piece]:
     """Writes texts in batches, and yields pieces of them."""
+    check_names_tokens(run.config.objective)
     # The samples of a prompt are never divided between batches.
     batch_size = max(request.batch_size // request.num_samples, 1) * request.num_samples
     for begin in range(0, len(jobs), batch_size):
