@@ -11,7 +11,8 @@ from untrained import MODEL, untrained
 
 from lmjax.objectives import Contrastive, MaskedLM, PairwiseReward
 from lmjax.train.evaluations.calibration import Reliability
-from lmjax.train.evaluations.text_files import TextFiles, bucket_name, buckets
+from lmjax.train.evaluations.sums import bucket_name, buckets
+from lmjax.train.evaluations.text_files import TextFiles
 from lmjax.train.evaluations.token_scores import TokenScorer
 from lmjax.train.evaluations.windows import packed, windows
 from lmjax.train.scored import NothingScored

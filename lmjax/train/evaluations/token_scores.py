@@ -18,6 +18,8 @@ from lmjax.train.evaluations.windows import PackedWindows, Window, packed
 from lmjax.train.step import Learner
 from lmjax.types import make_stream
 
+Scores = tuple[jax.Array, jax.Array, jax.Array]
+
 TOKENS_AT_ONCE = 2**14
 """The number of tokens of a batch where nothing else is asked for, unless a row is longer."""
 
@@ -54,8 +56,7 @@ class TokenScorer:
             make 16,384 tokens.
         """
         self._learner, self._width = learner, width
-        ways = math.prod(learner.mesh.shape.get(axis, 1) for axis in mesh_axes_of("batch"))
-        self._batch_size = batch_size or max(TOKENS_AT_ONCE // width // ways, 1) * ways
+        self._batch_size = batch_size or batch_size_for(learner, width)
 
     def __call__(
         self, params: Params, windows: Iterable[Window], *, after_batch: Callable[[], object] = lambda: None
@@ -70,8 +71,8 @@ class TokenScorer:
         waiting = None
         for batch in packed(windows, num_rows=self._batch_size, width=self._width):
             with jax.set_mesh(self._learner.mesh):
-                arrays = map(self._on_devices, (batch.inputs_BT, batch.targets_BT, batch.segments_BT))
-                scores = _scores(params, *arrays, spec=self._learner.spec)
+                arrays = (batch.inputs_BT, batch.targets_BT, batch.segments_BT)
+                scores = _scores(params, *rows_on_devices(self._learner, *arrays), spec=self._learner.spec)
             # A batch is read when the next one is under way, so the device never waits.
             if waiting is not None:
                 yield from _apart(*waiting)
@@ -80,30 +81,43 @@ class TokenScorer:
         if waiting is not None:
             yield from _apart(*waiting)
 
-    def _on_devices(self, array_BT: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(array_BT.shape, self._learner.row_sharding, lambda index: array_BT[index])
+
+def batch_size_for(learner: Learner, width: int) -> int:
+    """Returns the number of rows of a width that make 16,384 tokens: a multiple of the devices that share a batch."""
+    ways = math.prod(learner.mesh.shape.get(axis, 1) for axis in mesh_axes_of("batch"))
+    return max(TOKENS_AT_ONCE // width // ways, 1) * ways
+
+
+def rows_on_devices(learner: Learner, *arrays: np.ndarray) -> list[jax.Array]:
+    """Returns arrays [B, ...], which every process holds whole, with their rows split over the learner's devices."""
+    sharding = learner.row_sharding
+    return [jax.make_array_from_callback(own.shape, sharding, own.__getitem__) for own in arrays]
+
+
+def scores_of(logits_BCV: jax.Array, targets_BC: jax.Array) -> Scores:
+    """Returns the arrays of :class:`TokenScores`, [B, C] each; those of a negative target mean nothing."""
+    target_BC1 = jnp.maximum(targets_BC, 0)[..., None]
+    own_BC1 = jnp.take_along_axis(logits_BCV, target_BC1, axis=-1)
+    is_lower_BCV = jnp.arange(logits_BCV.shape[-1])[None, None, :] < target_BC1
+    is_before_BCV = (logits_BCV > own_BC1) | ((logits_BCV == own_BC1) & is_lower_BCV)
+    normaliser_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
+    return (
+        own_BC1[..., 0] - normaliser_BC,
+        jnp.sum(is_before_BCV, axis=-1, dtype=jnp.int32),
+        jnp.exp(jnp.max(logits_BCV, axis=-1) - normaliser_BC),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="spec")
 def _scores(
     params: Params, inputs_BT: jax.Array, targets_BT: jax.Array, segments_BT: jax.Array, *, spec: ModuleSpec
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> Scores:
     """The arrays of :class:`TokenScores` at every position, [B, T], whole on each device."""
     model = model_of(spec.bind(params))
     logits = gathered_head(model)
 
-    def chunk(states_BCD: jax.Array, targets_BC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits_BCV = logits(states_BCD)
-        target_BC1 = jnp.maximum(targets_BC, 0)[..., None]
-        own_BC1 = jnp.take_along_axis(logits_BCV, target_BC1, axis=-1)
-        is_lower_BCV = jnp.arange(logits_BCV.shape[-1])[None, None, :] < target_BC1
-        is_before_BCV = (logits_BCV > own_BC1) | ((logits_BCV == own_BC1) & is_lower_BCV)
-        normaliser_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
-        return (
-            own_BC1[..., 0] - normaliser_BC,
-            jnp.sum(is_before_BCV, axis=-1, dtype=jnp.int32),
-            jnp.exp(jnp.max(logits_BCV, axis=-1) - normaliser_BC),
-        )
+    def chunk(states_BCD: jax.Array, targets_BC: jax.Array) -> Scores:
+        return scores_of(logits(states_BCD), targets_BC)
 
     states_BTD = model(make_stream(inputs_BT, segments_BT, "causal")).states_BTD
     length = chunk_length(inputs_BT.shape[0], model.config.vocab_size)
@@ -111,9 +125,7 @@ def _scores(
     return jax.tree.map(lambda array_BT: constrain(array_BT, None, None), found)
 
 
-def _apart(
-    batch: PackedWindows, scores: tuple[jax.Array, jax.Array, jax.Array]
-) -> Iterator[tuple[Window, TokenScores]]:
+def _apart(batch: PackedWindows, scores: Scores) -> Iterator[tuple[Window, TokenScores]]:
     """Yields the windows of a batch, each with its own scores."""
     arrays = [np.asarray(array_BT) for array_BT in scores]
     for window, row, begin in batch.places:
