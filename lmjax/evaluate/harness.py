@@ -1,7 +1,8 @@
 """Runs as models of lm-evaluation-harness, so that its tasks are measured on them by name.
 
-This is for lm-eval 0.4; everything that depends on it is in this file. A text that the harness scores from its beginning
-follows an explicit prefix token, once (:func:`lmjax.train.evaluations.texts.prefix_id`, or else the end-of-text token).
+This is for lm-eval 0.4; everything that depends on it is in this file. A text that the harness scores from its
+beginning follows an explicit prefix token, once (:func:`lmjax.train.evaluations.texts.prefix_id`, or else the
+end-of-text token).
 """
 
 import difflib
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -116,14 +118,14 @@ class HarnessModel(TemplateLM):
                     f"a continuation of {len(continuation)} tokens, and the model reads 1 to {self._window} at once "
                     f"(window): {str(names)[:80]}"
                 )
-            ids = [*context, *continuation][-self._window - 1 :]
+            ids = [*(context or [self._prefix]), *continuation][-self._window - 1 :]
             unscored = len(ids) - 1 - len(continuation)
             (own,) = windows(
-                ids[1:],
+                np.array(ids[1:], np.int32),
                 prefix=ids[0],
                 window=self._window,
                 stride=self._window,
-                scored_N=[n >= unscored for n in range(len(ids) - 1)],  # type: ignore[arg-type]
+                scored_N=np.arange(len(ids) - 1) >= unscored,
                 label=number,
             )
             found.append(own)
@@ -164,8 +166,8 @@ class HarnessModel(TemplateLM):
             room = self._window - (asked.max_new_tokens or 0)
             if room < 1:
                 raise ValueError(
-                    f"a task asks for {asked.max_new_tokens} new tokens, and the model reads {self._window} at once: set "
-                    f"generation_kwargs.max_gen_toks of the task lower, or the window higher"
+                    f"a task asks for {asked.max_new_tokens} new tokens, and the model reads {self._window} at once: "
+                    f"set generation_kwargs.max_gen_toks of the task lower, or the window higher"
                 )
             prompts = [self.tok_encode(requests[number].args[0])[-room:] or [self._prefix] for number in numbers]
             for piece in stream_continuations(self._run, prompts, asked):
@@ -206,8 +208,8 @@ class Tasks(TaskManager):
         except Exception as error:
             said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
             raise ValueError(
-                f"the tasks {' '.join(map(str, spec))} cannot be loaded ({type(error).__name__}: {said[:300]}): their data "
-                f"have to be in the cache of Hugging Face datasets or within reach, or named by path in a task's file"
+                f"the tasks {' '.join(map(str, spec))} cannot be loaded ({type(error).__name__}: {said[:300]}): their "
+                f"data must be in the cache of Hugging Face datasets, within reach, or on a path that a task's file names"
             ) from error
 
 
@@ -235,7 +237,8 @@ def evaluate_tasks(
       run_code: whether tasks may run code that the model has written (HumanEval).
 
     Returns:
-      The metrics of each task and group. A filter other than ``none`` is part of a metric's name (``exact_match,strict``).
+      The metrics of each task and group. A filter other than ``none`` is part of a metric's name
+      (``exact_match,strict-match``).
 
     Raises:
       ValueError: a task is not known or its data are not there, or the run cannot do what it asks for.
@@ -244,14 +247,7 @@ def evaluate_tasks(
         raise ValueError(f"{task_path} is no folder: name one with task files (.yaml)")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = HarnessModel(run, window=window, prefix_token=prefix_token)
-    manager = Tasks(include_path=None if task_path is None else str(task_path))
-    for name in names:
-        if not manager.match_tasks([name]):
-            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            hint = (
-                f": did you mean {' or '.join(near)}?" if near else ": name one of lm-evaluation-harness, or its folder"
-            )
-            raise ValueError(f"no task is called {name!r}{hint}")
+    manager = _manager(names, task_path)
     # The harness would fork this process to resample, which the threads of jax do not survive.
     with mock.patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}):
         found = simple_evaluate(
@@ -265,6 +261,23 @@ def evaluate_tasks(
             confirm_run_unsafe_code=run_code,
         )
     return {task: _metrics(metrics) for task, metrics in found["results"].items()}
+
+
+def _manager(names: Sequence[str], task_path: pathlib.Path | None) -> Tasks:
+    """Returns the tasks of a folder where these are all that is asked for, because it takes long to list the others."""
+    if task_path is not None:
+        own = Tasks(include_path=str(task_path), include_defaults=False)
+        if all(own.match_tasks([name]) for name in names):
+            return own
+    manager = Tasks(include_path=None if task_path is None else str(task_path))
+    for name in names:
+        if not manager.match_tasks([name]):
+            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
+            hint = (
+                f": did you mean {' or '.join(near)}?" if near else ": name one of lm-evaluation-harness, or its folder"
+            )
+            raise ValueError(f"no task is called {name!r}{hint}")
+    return manager
 
 
 def _metrics(given: dict[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The measure of a text that fits a run: perplexity, pseudo-perplexity, or the bound of a diffusion model."""
 
 import dataclasses
+from typing import Any
 
 from lmjax.objectives import MaskedDiffusion
 from lmjax.objectives.parts.naming_tokens import check_names_tokens, check_predicts_next
@@ -39,10 +40,10 @@ def text_evaluation(run: Run, files: tuple[str, ...], options: TextOptions) -> E
     """
     objective = run.config.objective
     check_names_tokens(objective)
-    common = {"name": "text", "files": files, "window": options.window, "documents": options.documents}
+    common: dict[str, Any] = {"name": "text", "files": files, "window": options.window, "documents": options.documents}
     if isinstance(objective, MaskedDiffusion):
         _refuse(options, ("stride", "prefix_token"), "a diffusion model")
-        return DiffusionBound(**common, **({} if options.draws is None else {"draws": options.draws}))
+        return DiffusionBound(**common, draws=DiffusionBound.draws if options.draws is None else options.draws)
     if objective.traits.attention == "bidirectional" and not objective.traits.reads_with_encoder:
         _refuse(options, ("stride", "prefix_token", "draws"), "an encoder")
         marks, names = text_marks(run), {i: name for name, i in run.tokenizer.special_tokens.items()}
