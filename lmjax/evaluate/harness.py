@@ -209,7 +209,8 @@ class Tasks(TaskManager):
             said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
             raise ValueError(
                 f"the tasks {' '.join(map(str, spec))} cannot be loaded ({type(error).__name__}: {said[:300]}): their "
-                f"data must be in the cache of Hugging Face datasets, within reach, or on a path that a task's file names"
+                f"data must be in the cache of Hugging Face datasets, within reach, or on a path that a task's file "
+                f"names"
             ) from error
 
 
