@@ -53,7 +53,9 @@ def test_texts_are_measured_and_shown_by_file_and_by_place(lmjax, folder):
     for name, value in {**expected.numbers, **expected.counts}.items():
         assert found[f"text/{name}"] == pytest.approx(value, rel=1e-6)
     assert found["file"].keys() == set(files) and found["position"].keys() == {"0-15", "16-31", "32-63"}
-    assert "bits per byte" in result.out and "32-63" in result.out
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["file", "loss", "perplexity", "bits/byte", "accuracy", "tokens"] in rows
+    assert {"a.txt", "b.txt", "0-15", "32-63"} <= {row[0] for row in rows if row}
 
 
 def test_runs_are_compared_by_what_can_be_compared(lmjax, folder):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 from local_tasks import CHOICES, KINDS, TEXTS, WRITING, write_tasks
@@ -9,11 +10,15 @@ from untrained import untrained
 
 from lmjax.decode.logits import SamplingConfig
 from lmjax.objectives import MaskedLM, PairwiseReward
+from lmjax.runs import export_hf
 
+# Read when the libraries of Hugging Face are imported.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
+from lmjax.evaluate import harness
 from lmjax.evaluate.harness import HarnessModel, evaluate_tasks
 from lmjax.train.evaluations.text_files import TextFiles
 
@@ -23,12 +28,6 @@ WINDOW = 16
 @pytest.fixture(scope="module")
 def run():
     return untrained(add_bos=True)
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
 
 
 def instances(kind, arguments):
@@ -99,17 +98,27 @@ def test_texts_are_written_greedily_up_to_a_stop(run):
             model.generate_until(instances("generate_until", [("a", options | changes)]))
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("no_such", "no task is called 'no_such'"),
-        ("local_choic", "did you mean local_choice"),
-        ("hellaswag", "hellaswag cannot be loaded"),
-    ],
-)
-def test_a_task_that_is_not_there(run, tmp_path, name, words):
-    with pytest.raises(ValueError, match=words):
-        evaluate_tasks(run, [name], task_path=write_tasks(tmp_path))
+def test_a_task_that_is_not_there(run, tmp_path, monkeypatch):
+    tasks = write_tasks(tmp_path)
+    # To list the harness' own tasks takes long, and they are not what this is about.
+    monkeypatch.setattr(harness, "Tasks", LocalTasks)
+    (tmp_path / "local_text.jsonl").unlink()
+    for name, words in (
+        ("no_such", "no task is called 'no_such': name one"),
+        ("local_choic", "no task is called 'local_choic': did you mean local_choice"),
+        ("local_text", "the tasks local_text cannot be loaded .*their data must be in the cache"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate_tasks(run, [name], task_path=tasks)
+    with pytest.raises(ValueError, match="no folder: name one with task files"):
+        evaluate_tasks(run, ["x"], task_path=tmp_path / "absent")
+
+
+class LocalTasks(harness.Tasks):
+    """Tasks of the given folder alone, whatever is asked for."""
+
+    def __init__(self, *, include_path, include_defaults=False):
+        super().__init__(include_path=include_path, include_defaults=False)
 
 
 def test_runs_that_cannot_be_asked():
@@ -128,12 +137,9 @@ def test_numbers_are_those_of_the_hf_backend_on_the_exported_model(tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
-    from untrained import untrained
-
-    import lmjax.runs
 
     run = untrained(add_eos=True)
-    lmjax.runs.export_hf(run, tmp_path / "exported", family="llama")
+    export_hf(run, tmp_path / "exported", family="llama")
     tasks = write_tasks(tmp_path)
     ours = evaluate_tasks(run, list(KINDS), task_path=tasks, window=WINDOW)
     prefix = run.tokenizer.vocabulary.eos_id
