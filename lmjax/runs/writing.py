@@ -118,6 +118,7 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request, *, every
       ValueError: a prompt is too long or empty, or the model does not write text; or an option is impossible.
     """
     objective = run.config.objective
+    check_names_tokens(objective)
     if isinstance(objective, MaskedDiffusion):
         yield from _filled_in(run, prompts, request, objective)
         return
@@ -132,6 +133,7 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request, *, every
 
 def stream_continuations(run: Opened, prompts: Sequence[list[int]], request: Request) -> Iterator[Piece]:
     """Yields what a decoder writes after prompts that are given as token ids, see :func:`stream_texts`."""
+    check_names_tokens(run.config.objective)
     jobs = [
         _Job(ids, Pieces(functools.partial(bytes_after, run.tokenizer, "", ids), request.stop))
         for ids in prompts
@@ -144,7 +146,6 @@ def _write_jobs(
     run: Opened, jobs: Sequence[_Job], request: Request, *, pair: EncoderDecoderObjective | None, every: int
 ) -> Iterator[Piece]:
     """Writes texts in batches, and yields pieces of them."""
-    check_names_tokens(run.config.objective)
     # The samples of a prompt are never divided between batches.
     batch_size = max(request.batch_size // request.num_samples, 1) * request.num_samples
     for begin in range(0, len(jobs), batch_size):

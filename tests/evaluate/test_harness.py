@@ -134,6 +134,7 @@ def test_runs_that_cannot_be_asked():
 @pytest.mark.parity
 def test_numbers_are_those_of_the_hf_backend_on_the_exported_model(tmp_path):
     pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager

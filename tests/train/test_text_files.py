@@ -10,6 +10,7 @@ import pytest
 from untrained import MODEL, untrained
 
 from lmjax.objectives import Contrastive, MaskedLM, PairwiseReward
+from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.evaluations.calibration import Reliability
 from lmjax.train.evaluations.sums import bucket_name, buckets
 from lmjax.train.evaluations.text_files import TextFiles
@@ -113,11 +114,17 @@ def test_a_sliding_window_scores_each_token_after_the_text_that_its_window_holds
     assert reading.numbers["accuracy"] == pytest.approx(first / total)
 
 
-def test_prompts_are_read_and_not_scored_and_documents_can_be_limited(tmp_path):
+def with_data(run, *, tokenizer=None, **changes):
+    """The same model with other data, so that nothing is compiled again."""
+    config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, **changes))
+    return dataclasses.replace(run, config=config, tokenizer=tokenizer or run.tokenizer)
+
+
+def test_prompts_are_read_and_not_scored_and_documents_can_be_limited(run, tmp_path):
     path = tmp_path / "pairs.jsonl"
     lines = [{"prompt": "12345", "text": "abcde"}, {"prompt": "", "text": "xyz"}]
     path.write_text("\n".join(map(json.dumps, lines)))
-    run = untrained(prompt_field="prompt", add_bos=True)
+    run = with_data(run, prompt_field="prompt")
     texts = TextFiles(name="t", files=(str(path),), batch_size=2)
     whole = run.evaluate(texts)
     (score,) = run.score(["12345abcde"])
@@ -133,7 +140,7 @@ def test_what_stands_before_the_first_token_is_said(run, files):
     texts = TextFiles(name="t", files=(files,), batch_size=2)
     ends, begins = run.evaluate(dataclasses.replace(texts, prefix_token="eos")), run.evaluate(texts)
     assert ends.counts == begins.counts and ends.numbers["loss"] != begins.numbers["loss"] and not ends.notes
-    bare = untrained(special_tokens=("<eos>",), packing="segments")
+    bare = with_data(run, tokenizer=ByteTokenizer({"<eos>": 256}), add_bos=False)
     reading = bare.evaluate(texts)
     num_bytes = sum(len(text.encode()) - 1 for text in TEXTS.values())
     assert reading.counts["tokens"] == reading.counts["bytes"] == num_bytes
@@ -181,9 +188,8 @@ def test_what_cannot_be_measured_is_refused(objective, changes, words, files):
         with_learned_positions(objective).evaluate(TextFiles(**{"name": "t", "files": (files,)} | changes))
 
 
-def test_files_without_a_token_to_score_are_refused(tmp_path):
+def test_files_without_a_token_to_score_are_refused(run, tmp_path):
     (tmp_path / "x.txt").write_text("x")
+    bare = with_data(run, tokenizer=ByteTokenizer({"<eos>": 256}), add_bos=False)
     with pytest.raises(NothingScored, match="no token to score"):
-        untrained(special_tokens=("<eos>",), packing="segments").evaluate(
-            TextFiles(name="t", files=(str(tmp_path / "x.txt"),))
-        )
+        bare.evaluate(TextFiles(name="t", files=(str(tmp_path / "x.txt"),)))
