@@ -159,7 +159,7 @@ def test_numbers_are_those_of_the_hf_backend_on_the_exported_model(tmp_path):
         print(task, json.dumps(metrics), {k: v for k, v in found["results"][task].items() if "," in k})
         for name, value in metrics.items():
             if "stderr" not in name:
-                assert value == pytest.approx(found["results"][task][f"{name},none"], abs=1e-4), (task, name)
+                assert value == pytest.approx(found["results"][task][f"{name},none"], rel=1e-5, abs=1e-4), (task, name)
     requests = instances("loglikelihood_rolling", [(text,) for text in TEXTS])
     expected = theirs.loglikelihood_rolling(requests)
     assert HarnessModel(run, window=WINDOW).loglikelihood_rolling(requests) == pytest.approx(expected, abs=1e-4)
