@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from scipy import optimize, special
 
 from lmjax.decode.prompts import padded
 from lmjax.models.parameters import ModuleSpec, Params
@@ -31,7 +31,7 @@ from lmjax.train.evaluations.evaluation import Reading
 from lmjax.train.evaluations.json_lines import check_text, read_objects
 from lmjax.types import make_stream
 
-STEPS = 500
+STEPS = 1000
 """The most steps of L-BFGS."""
 
 
@@ -169,26 +169,19 @@ def fit(feature_ND: np.ndarray, label_N: np.ndarray, *, num_labels: int, penalty
       num_labels: H.
       penalty: the weight of the penalty.
     """
-    features, labels = jnp.asarray(feature_ND, jnp.float32), jnp.asarray(label_N)
-    weights = {"matrix_DH": jnp.zeros((features.shape[1], num_labels)), "bias_H": jnp.zeros(num_labels)}
+    feature_ND, one_hot_NH = np.asarray(feature_ND, np.float64), np.eye(num_labels)[label_N]
 
-    def loss(weights: dict[str, jax.Array]) -> jax.Array:
-        logits_NH = features @ weights["matrix_DH"] + weights["bias_H"][None, :]
-        losses_N = optax.softmax_cross_entropy_with_integer_labels(logits_NH, labels)
-        return jnp.mean(losses_N) + penalty / 2 * jnp.sum(jnp.square(weights["matrix_DH"]))
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss and its gradient; the bias is the last row of the weights."""
+        weights = flat.reshape(-1, num_labels)
+        logits_NH = feature_ND @ weights[:-1] + weights[-1]
+        log_chance_NH = logits_NH - special.logsumexp(logits_NH, axis=1, keepdims=True)
+        error_NH = (np.exp(log_chance_NH) - one_hot_NH) / len(one_hot_NH)
+        gradient = np.vstack([feature_ND.T @ error_NH + penalty * weights[:-1], error_NH.sum(axis=0)])
+        value = -np.sum(log_chance_NH * one_hot_NH) / len(one_hot_NH) + penalty / 2 * np.sum(weights[:-1] ** 2)
+        return float(value), gradient.ravel()
 
-    optimizer = optax.lbfgs()
-    value_and_gradient = optax.value_and_grad_from_state(loss)
-
-    def step(carry: Any) -> Any:
-        weights, state, number, _ = carry
-        value, gradient = value_and_gradient(weights, state=state)
-        updates, state = optimizer.update(gradient, state, weights, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(weights, updates), state, number + 1, optax.tree.norm(gradient)
-
-    def goes_on(carry: Any) -> jax.Array:
-        return (carry[2] < STEPS) & (carry[3] > 1e-5)
-
-    start = (weights, optimizer.init(weights), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf))
-    found, *_ = jax.jit(lambda start: jax.lax.while_loop(goes_on, step, start))(start)
-    return {name: np.asarray(value) for name, value in found.items()}
+    start = np.zeros((feature_ND.shape[1] + 1) * num_labels)
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "gtol": 1e-6})
+    weights = found.x.reshape(-1, num_labels)
+    return {"matrix_DH": weights[:-1], "bias_H": weights[-1]}
