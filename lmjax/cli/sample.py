@@ -17,6 +17,7 @@ from lmjax.decode.contrastive_search import ContrastiveSearch
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.unmask import Order
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
+from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.writing import Piece, Request, stream_continuations, stream_texts
 from lmjax.train.components import paired
 from lmjax.train.run_folder import BestOrStep
@@ -126,6 +127,8 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(SampleArguments, arguments, command="sample")
     opened = runs.open(options.run, step=options.step)
+    # Before the prompt is shown.
+    check_names_tokens(opened.config.objective)
     request = options.request(_amateur(opened, options))
     prompts = _prompts(options)
     if options.prefix is not None and options.suffix is not None:

@@ -133,3 +133,8 @@ def test_what_cannot_be_measured_is_refused_in_one_message(lmjax, folder, monkey
     assert result.err.count("error:") <= 1 and "Traceback" not in result.err
 
     assert re.search(words, result.message), result.message
+
+
+def test_a_run_that_names_no_tokens_does_not_write(lmjax, folder):
+    result = lmjax("sample", folder / "dual", "--prompt", "a")
+    assert result.code == 2 and not result.out and "does not train a model's output layer" in result.message
