@@ -246,7 +246,9 @@ def evaluate_tasks(
     """
     if task_path is not None and not task_path.is_dir():
         raise ValueError(f"{task_path} is no folder: name one with task files (.yaml)")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for name in ("lm_eval", "huggingface_hub", "datasets"):
+        # Without a network they warn ten times of what is then said once.
+        logging.getLogger(name).setLevel(logging.ERROR)
     model = HarnessModel(run, window=window, prefix_token=prefix_token)
     manager = _manager(names, task_path)
     # The harness would fork this process to resample, which the threads of jax do not survive.
