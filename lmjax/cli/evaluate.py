@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -201,7 +202,13 @@ def _on_tasks(opened: runs.Run, options: EvaluateArguments) -> None:
         prefix_token=options.prefix_token,
         run_code=options.run_code,
     )
-    Console(highlight=False).print(table("task", {name: dict(numbers) for name, numbers in found.items()}))
+    parts = {
+        f"{task} {metric}": {"value": value, "standard_error": metrics.get(f"{metric}_stderr", math.nan)}
+        for task, metrics in found.items()
+        for metric, value in metrics.items()
+        if not metric.endswith("_stderr")
+    }
+    Console(highlight=False).print(table("task", parts))
     print(json.dumps({"step": opened.step, "tasks": found}))
 
 

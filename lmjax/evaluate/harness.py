@@ -284,5 +284,12 @@ def _manager(names: Sequence[str], task_path: pathlib.Path | None) -> Tasks:
 
 
 def _metrics(given: dict[str, Any]) -> dict[str, float]:
-    numbers = {name: value for name, value in given.items() if isinstance(value, int | float) and "," in name}
-    return {name.removesuffix(",none"): value for name, value in numbers.items()}
+    """Returns the numbers of a task; the standard error of ``NAME`` is called ``NAME_stderr``."""
+    found = {}
+    for name, value in given.items():
+        metric, _, kind = name.partition(",")
+        if kind and isinstance(value, int | float):
+            own = metric.removesuffix("_stderr")
+            label = own if kind == "none" else f"{own},{kind}"
+            found[label if own == metric else f"{label}_stderr"] = value
+    return found

@@ -121,6 +121,11 @@ class LocalTasks(harness.Tasks):
         super().__init__(include_path=include_path, include_defaults=False)
 
 
+def test_a_filter_is_part_of_a_name():
+    given = {"alias": "x", "em,none": 1.0, "em_stderr,none": 0.1, "em,strict": 0.5, "em_stderr,strict": "N/A"}
+    assert harness._metrics(given) == {"em": 1.0, "em_stderr": 0.1, "em,strict": 0.5}
+
+
 def test_runs_that_cannot_be_asked():
     with pytest.raises(ValueError, match="does not read from left to right"):
         HarnessModel(untrained(MaskedLM()))
