@@ -15,7 +15,7 @@ COMMANDS = {
     "prepare": "turn a recipe's text into token shards",
     "tokenizer": "train a recipe's tokenizer, and show how it cuts a text",
     "preview": "print rows as the model sees them: input, target, weights, who attends to whom",
-    "evaluate": "loss, perplexity and bits per byte of a run on its whole validation set",
+    "evaluate": "measure a run: validation set, perplexity of texts, retrieval, probes, BLEU, harness tasks",
     "sample": "write text with a run's model: continue prompts, answer them, fill a gap",
     "fill-mask": "name the tokens an encoder would put in the place of masks",
     "embed": "vectors of texts, by a run that compares texts",

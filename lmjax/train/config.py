@@ -174,6 +174,17 @@ class RunConfig:
                     f"evaluations: name={name!r} is taken: its numbers could not be told from others of that name; "
                     f"choose another"
                 )
+        decides, best_by = self.checkpoint.best_by.partition("/")[0], self.checkpoint.best_by
+        if self.checkpoint.keep_best and decides not in (VALID, *names):
+            raise ValueError(
+                f"checkpoint.best_by={best_by!r}: no evaluation is called {decides!r}: name a number of "
+                f"{', '.join((VALID, *names))}"
+            )
+        for evaluation in self.evaluations:
+            if self.checkpoint.keep_best and evaluation.name == decides and not evaluation.every_steps:
+                raise ValueError(
+                    f"checkpoint.best_by={best_by!r}: {decides} is evaluated only at the end: set its every_steps"
+                )
 
     @property
     def run_folder(self) -> pathlib.Path:

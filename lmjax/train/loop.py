@@ -105,7 +105,8 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
         reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools)
-        evaluations = Evaluations(begun=plan.evaluations, instruments=tools)
+        best_by = plan.config.checkpoint.best_by if plan.config.checkpoint.keep_best else None
+        evaluations = Evaluations(begun=plan.evaluations, instruments=tools, decides=best_by)
         numbers: Numbers = {}
         compiled: set[tuple[str | None, int]] = set()
         step = first_step

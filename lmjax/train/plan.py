@@ -5,6 +5,7 @@ from collections.abc import Generator
 
 from lmjax.data.rows.pipeline import device_batches
 from lmjax.data.rows.source import RowSource
+from lmjax.tokenizers import Tokenizer
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
 from lmjax.train.curriculum import Curriculum
@@ -62,7 +63,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
     vocabulary = corpus.tokenizer.vocabulary
     config = resolve(config, vocabulary)
     learner = learner_on(layout, config, vocabulary)
-    subject = subject_of(config, learner, corpus)
+    subject = subject_of(config, learner, corpus.tokenizer, corpus)
     return Plan(
         config=config,
         curriculum=layout.curriculum,
@@ -80,16 +81,19 @@ def evaluations_of(config: RunConfig, corpus: Corpus) -> tuple[Evaluation, ...]:
     return (*((validation,) if corpus.has("valid") else ()), *config.evaluations)
 
 
-def subject_of(config: RunConfig, learner: Learner, corpus: Corpus) -> Subject:
+def subject_of(config: RunConfig, learner: Learner, tokenizer: Tokenizer, corpus: Corpus | None = None) -> Subject:
     """Returns the facts about a run that evaluations are given.
 
     Args:
       config: the resolved configuration of the run.
       learner: the learner of the run.
-      corpus: the run's data, or other data to evaluate it on.
+      tokenizer: its tokenizer.
+      corpus: the run's data, or other data to evaluate it on; None for evaluations that bring their own.
     """
     return Subject(
         learner=learner,
+        tokenizer=tokenizer,
+        data=config.data if corpus is None else corpus.config,
         corpus=corpus,
         model=config.model,
         batch_size=config.train.batch_size,
