@@ -155,7 +155,7 @@ def find_divergence(losses: np.ndarray, steps: np.ndarray, *, window_size: int) 
         first = len(losses) - np.argmax(finite[::-1]) if finite.any() else 0
         best = float(levels.min()) if len(levels) else float("nan")
         return Divergence(step=int(steps[first]), best=best, final=float(losses[-1]))
-    last = max(3, min(len(values) // 50, window_size // 4))
+    last = max(3, min(len(values) // 10, window_size // 4))
     if len(values) < max(_FEWEST, width + last):
         return None
     before = levels[: len(values) - last - width + 1]

@@ -52,6 +52,8 @@ def find_plateau(losses: np.ndarray, steps: np.ndarray) -> Plateau | None:
     if begin <= 0:
         return None
     improvement, error = (begin - end) / begin, error / begin
+    if error > LEAST_IMPROVEMENT:
+        return None  # Nobody could tell.
     uncertain = error > 0 and improvement < LEAST_IMPROVEMENT + 4 * error
     law = best_power_law(steps, losses) if uncertain else None
     if law is not None and _fits(law, steps, losses):

@@ -1,6 +1,6 @@
 """The power law with an offset that a curve of losses follows, and what it says about later steps.
 
-Axes: R curves that are fitted at once, P parts of a curve.
+Axes: R curves that are fitted at once, P parts of a curve, G exponents of a grid.
 """
 
 import dataclasses
@@ -214,11 +214,12 @@ def _fit(steps_P: np.ndarray, losses_RP: np.ndarray, weights_P: np.ndarray) -> l
         return _offset_and_scale(np.exp(-np.exp(log_exponent_R)[:, None] * x_P), losses_RP, weights_P)
 
     grid = np.log(np.geomspace(*EXPONENTS, 80))
-    errors_GR = np.stack([solve(np.full(len(losses_RP), value))[2] for value in grid])
+    powers_G1P = np.exp(-np.exp(grid)[:, None, None] * x_P)
+    errors_GR = _offset_and_scale(powers_G1P, losses_RP, weights_P)[2]
     best_R = errors_GR.argmin(axis=0)
     low_R, high_R = grid[np.maximum(best_R - 1, 0)], grid[np.minimum(best_R + 1, len(grid) - 1)]
     golden = (5**0.5 - 1) / 2
-    for _ in range(40):
+    for _ in range(30):
         left_R, right_R = high_R - golden * (high_R - low_R), low_R + golden * (high_R - low_R)
         is_left_R = solve(left_R)[2] < solve(right_R)[2]
         low_R, high_R = np.where(is_left_R, low_R, left_R), np.where(is_left_R, right_R, high_R)
@@ -230,16 +231,22 @@ def _fit(steps_P: np.ndarray, losses_RP: np.ndarray, weights_P: np.ndarray) -> l
 
 
 def _offset_and_scale(
-    powers_RP: np.ndarray, losses_RP: np.ndarray, weights_P: np.ndarray
+    powers: np.ndarray, losses: np.ndarray, weights_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns offset, scale and weighted squared error of the best ``offset + scale * power``, with ``offset >= 0``."""
+    """Returns offset, scale and weighted squared error of the best ``offset + scale * power``, with ``offset >= 0``.
+
+    Args:
+      powers: [..., P].
+      losses: [..., P]; the axes before P are broadcast.
+      weights_P: the weight of each part.
+    """
     share_P = weights_P / weights_P.sum()
-    power_R, loss_R = powers_RP @ share_P, losses_RP @ share_P
-    around_RP = powers_RP - power_R[:, None]
-    scale_R = ((around_RP * losses_RP) @ share_P) / np.maximum((around_RP**2) @ share_P, 1e-300)
-    offset_R = loss_R - scale_R * power_R
-    without_R = ((powers_RP * losses_RP) @ share_P) / np.maximum((powers_RP**2) @ share_P, 1e-300)
-    scale_R = np.where(offset_R < 0, without_R, scale_R)
-    offset_R = np.maximum(offset_R, 0)
-    off_RP = losses_RP - offset_R[:, None] - scale_R[:, None] * powers_RP
-    return offset_R, scale_R, (off_RP**2) @ share_P
+    power, loss = powers @ share_P, losses @ share_P
+    around = powers - power[..., None]
+    scale = ((around * losses) @ share_P) / np.maximum((around**2) @ share_P, 1e-300)
+    offset = loss - scale * power
+    without = ((powers * losses) @ share_P) / np.maximum((powers**2) @ share_P, 1e-300)
+    scale = np.where(offset < 0, without, scale)
+    offset = np.maximum(offset, 0)
+    off = losses - offset[..., None] - scale[..., None] * powers
+    return offset, scale, (off**2) @ share_P

@@ -21,6 +21,7 @@ from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluations.evaluation import Evaluation
 from lmjax.train.optimizers import AdamW, Optimizer
+from lmjax.train.trackers import NoTracker, Tracker
 
 CHANGEABLE = (
     "data", "schedule", "train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
@@ -82,8 +83,6 @@ class TrainConfig:
     or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
-    wandb: bool = False
-    """Log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self):
         check_literals(self, "train.")
@@ -158,6 +157,8 @@ class RunConfig:
     """Length, batch and reporting."""
     evaluations: tuple[Evaluation, ...] = ()
     """What is measured besides the validation that `train.eval_every` and `train.eval_batches` describe."""
+    tracker: Tracker = NoTracker()
+    """Where numbers are kept besides the run folder: WandB, Trackio or MLflow."""
     mesh: MeshConfig = MeshConfig()
     """How devices are used."""
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -11,6 +11,7 @@ from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.guard import check_finite
 from lmjax.train.instruments import Instruments
+from lmjax.train.loss_watch import LossWatch, logged_losses
 from lmjax.train.metrics import mfu
 from lmjax.train.plan import Plan
 from lmjax.train.scored import ScoredWatch, look_ahead
@@ -59,6 +60,7 @@ class StepReports:
 
     def __post_init__(self):
         self._scored = ScoredWatch(self.plan.config.objective)
+        self._watches: dict[tuple[str, int], LossWatch] = {}
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
         """Waits for the unread metrics, if there are any, and shows and writes them if they are finite.
@@ -92,8 +94,23 @@ class StepReports:
             self.instruments.throughput.restart()
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
-        if (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
+        is_logged = (turn.before + 1) % train.log_every == 0 or step in (1, train.steps)
+        warnings = self._warnings(f"{prefix}loss", numbers["loss"], step=step, is_logged=is_logged)
+        for warning in warnings:
+            self.instruments.progress.note(f"step {step}: warning: {warning}")
+        # What a warning is about can then be seen in the curve.
+        if is_logged or warnings:
             self.instruments.writers.write(step, shown)
+
+    def _warnings(self, name: str, loss: float, *, step: int, is_logged: bool) -> list[str]:
+        """Returns what the loss of a step warns of. Rows of another length begin another curve."""
+        key = name, self.curriculum.at(step - 1).first_step
+        if key not in self._watches:
+            # A run that goes on has lines already.
+            self._watches[key] = LossWatch(logged_losses(self.instruments.writers.earlier, name, first_step=key[1]))
+        watch = self._watches[key]
+        spike = watch.spike(step, loss)
+        return [*([] if spike is None else [spike]), *(watch.logged(step, loss) if is_logged else [])]
 
     def _refuse_unscored(
         self, trained: Component, numbers: Mapping[str, float], *, step: int, run_key: jax.Array
