@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.analysis.plots import column, loss_curves, smooth
+from lmjax.analysis.plots import column, loss_curves, shown, smooth
 from lmjax.analysis.report.findings import Findings
 from lmjax.analysis.report.thinning import thinned
 from lmjax.analysis.run_files import RunFiles
 
 SPIKES_NAMED = 3
 """How many spikes of a run have a label in the chart."""
+LONG = 100
+"""The number of values above which a curve is smoothed; what was logged is drawn behind it."""
 _NUMBERS = (
     ("learning_rate", "learning rate", ""),
     ("grad_norm", "gradient norm", ""),
@@ -88,26 +90,26 @@ def _loss_chart(runs: Sequence[Shown]) -> dict[str, Any]:
                     curves.append(_curve(number, colour, "points", f"{prefix}{name.label}", steps, values))
         law = run.findings.law
         if law is not None:
-            at = np.unique(np.geomspace(max(law.last_step / 20, 1), 2 * law.last_step, 80).round())
+            at = np.unique(np.geomspace(max(law.last_step / 20, 1), law.last_step, 80).round())
             colour = number if len(runs) > 1 else 4
             curves.append(_curve(number, colour, "law", f"{prefix}power law", at, law.law(at)))
-        marks += _marks(number, run, named=len(runs) <= 3)
+        marks += _marks(number, run, f"{shown(run.name, 12)}: " if prefix else "", named=len(runs) <= 3)
     return {"title": "loss", "unit": "nats", "main": True, "curves": curves, "marks": marks}
 
 
-def _marks(number: int, run: Shown, *, named: bool) -> list[dict[str, Any]]:
+def _marks(number: int, run: Shown, prefix: str, *, named: bool) -> list[dict[str, Any]]:
     marks = []
     highest = sorted(run.findings.curve.spikes, key=lambda spike: -spike.ratio)[:SPIKES_NAMED]
     for spike in run.findings.curve.spikes:
-        text = f"spike {spike.loss:.3g} at {spike.step:,}" if spike in highest and named else ""
+        text = f"{prefix}spike {spike.loss:.3g} at {spike.step:,}" if spike in highest and named else ""
         marks.append({"run": number, "kind": "spike", "x": spike.step, "y": spike.loss, "text": text})
     if run.findings.best is not None:
         best = run.findings.best
-        text = f"best {best.loss:.4g} at step {best.step:,}" if named else ""
+        text = f"{prefix}best {best.loss:.4g} at step {best.step:,}" if named else ""
         marks.append({"run": number, "kind": "best", "x": best.step, "y": best.loss, "text": text})
     divergence = run.findings.curve.divergence
     if divergence is not None and math.isfinite(divergence.best):
-        text = f"diverges from {divergence.step:,}" if named else ""
+        text = f"{prefix}diverges from {divergence.step:,}" if named else ""
         marks.append({"run": number, "kind": "spike", "x": divergence.step, "y": divergence.best, "text": text})
     return marks
 
@@ -116,6 +118,10 @@ def _numbers_chart(runs: Sequence[Shown], name: str, title: str, unit: str, *, k
     curves = []
     for number, run in enumerate(runs):
         steps, values = column(run.files.lines, name)
+        label = run.name if len(runs) > 1 else title
+        if len(steps) > LONG and kind == "line" and name != "learning_rate":
+            curves.append(_curve(number, number, "raw", "", steps, values))
+            values = smooth(values, len(values) / 50)
         if len(steps):
-            curves.append(_curve(number, number, kind, run.name if len(runs) > 1 else title, steps, values))
+            curves.append(_curve(number, number, kind, label, steps, values))
     return {"title": title, "unit": unit, "main": False, "curves": curves, "marks": []}

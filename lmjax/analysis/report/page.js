@@ -5,7 +5,7 @@ const view = { steps: null, hidden: new Set(), logX: false, logY: false };
 const drawn = [];
 
 function element(name, attributes = {}, text = "") {
-  const isSvg = ["svg", "path", "line", "circle", "rect", "text", "g"].includes(name);
+  const isSvg = ["svg", "path", "line", "circle", "rect", "text", "g", "clipPath"].includes(name);
   const node = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   if (text !== "") node.textContent = text;
@@ -70,6 +70,7 @@ function nearest(xs, step) {
 class Chart {
   constructor(chart, parent) {
     this.chart = chart;
+    this.clip = `clip-${drawn.length}`;
     this.box = element("div", { class: `chart${chart.main ? " main" : ""}` });
     const title = element("h2", {}, chart.title);
     if (chart.unit) title.append(" ", element("small", {}, chart.unit));
@@ -91,8 +92,8 @@ class Chart {
   legend(curves) {
     const legend = element("div", { class: "legend" });
     for (const curve of curves) {
-      const button = element("button", { type: "button", class: `c${curve.colour % 8}`, title: "hide or show" });
-      button.append(element("i", { class: `key ${curve.kind}` }), curve.label);
+      const button = element("button", { type: "button", title: "hide or show" });
+      button.append(element("i", { class: `key ${curve.kind} c${curve.colour % 8}` }), curve.label);
       button.addEventListener("click", () => {
         if (data.runs.length > 1) {
           if (!view.hidden.delete(curve.run)) view.hidden.add(curve.run);
@@ -133,7 +134,10 @@ class Chart {
     if (!values.length) return null;
     values.sort((a, b) => a - b);
     let low = values[0];
-    let high = values.length > 60 ? Math.max(quantile(values, 0.985), quantile(values, 0.9)) : values[values.length - 1];
+    let high = values[values.length - 1];
+    // A few values far above the others would flatten the rest: they are drawn at the upper edge.
+    if (values.length > 60) high = quantile(values, 0.985);
+    else if (values.length >= 8 && low >= 0 && high > 4 * quantile(values, 0.5)) high = quantile(values, 0.85);
     if (this.chart.title === "learning rate" && !view.logY) low = 0;
     if (view.logY) {
       const margin = (high / low || 1) ** 0.06;
@@ -178,6 +182,9 @@ class Chart {
       this.svg.append(element("text", { x: place, y: bottom + 17, "text-anchor": anchor }, shown(tick)));
     }
     this.svg.append(element("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
+    const clip = element("clipPath", { id: this.clip });
+    clip.append(element("rect", { x: left, y: 0, width: right - left + 1, height: bottom + 1 }));
+    this.svg.append(clip);
     for (const curve of curves) this.drawCurve(curve);
     this.drawMarks();
     this.over = element("g");
@@ -206,8 +213,7 @@ class Chart {
       if ((isAlone || (curve.kind === "points" && curve.x.length <= 120)) && step >= range.from && step <= range.to)
         dots.push(element("circle", { class: "dot", cx: px, cy: py, r: 3.2 }));
     });
-    const clip = `polygon(${this.plot.left}px 0, ${this.plot.right + 1}px 0, ${this.plot.right + 1}px ${bottom + 1}px, ${this.plot.left}px ${bottom + 1}px)`;
-    group.append(element("path", { class: curve.kind, d: path, style: `clip-path: ${clip}` }), ...dots);
+    group.append(element("path", { class: curve.kind, d: path, "clip-path": `url(#${this.clip})` }), ...dots);
     this.svg.append(group);
   }
 
