@@ -2,5 +2,15 @@
 
 from lmjax.curves.loss_curve import LossCurve, analyze_loss_curve
 from lmjax.curves.power_law import PowerLawFit, fit_power_law
+from lmjax.curves.scaling import IsoFlop, ScalingFit, fit_isoflop, fit_scaling_law
 
-__all__ = ["LossCurve", "PowerLawFit", "analyze_loss_curve", "fit_power_law"]
+__all__ = [
+    "IsoFlop",
+    "LossCurve",
+    "PowerLawFit",
+    "ScalingFit",
+    "analyze_loss_curve",
+    "fit_isoflop",
+    "fit_power_law",
+    "fit_scaling_law",
+]

@@ -54,6 +54,8 @@ class TrainConfig:
     """What a step has as many of while rows are shorter: tokens (so batch_size grows as rows get shorter) or rows."""
     microbatches: int = 1
     """Parts of a batch processed one after the other, their gradients summed (less memory, same result)."""
+    gradient_noise: bool = False
+    """Log the critical batch size, estimated from the gradients of the microbatches (McCandlish et al. 2018)."""
     seed: int = 0
     """Decides initial weights, data order, corruption and dropout."""
     init_from: str | None = None
@@ -96,6 +98,11 @@ class TrainConfig:
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
+            )
+        if self.gradient_noise and self.microbatches == 1:
+            raise ValueError(
+                "train.gradient_noise=True compares the gradients of microbatches with that of the batch: set "
+                "train.microbatches to 2 or more"
             )
         if self.init_changes and self.init_from is None:
             raise ValueError(f"train.init_changes={self.init_changes}: there is no other run: set train.init_from")

@@ -9,6 +9,7 @@ import numpy as np
 from lmjax.models.summary import ModelSummary, summarize
 from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.gradient_noise import SQUARE, VARIANCE, NoiseScale
 from lmjax.train.guard import check_finite
 from lmjax.train.instruments import Instruments
 from lmjax.train.loss_watch import LossWatch, logged_losses
@@ -17,6 +18,9 @@ from lmjax.train.plan import Plan
 from lmjax.train.scored import ScoredWatch, look_ahead
 from lmjax.train.state import TrainState
 from lmjax.train.step import Metrics
+
+WHOLE_STEP = ("learning_rate", "grad_norm", SQUARE, VARIANCE)
+"""Numbers of a step that are not losses, and are logged under these names."""
 
 
 def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
@@ -60,6 +64,7 @@ class StepReports:
 
     def __post_init__(self):
         self._scored = ScoredWatch(self.plan.config.objective)
+        self._noise: dict[str, NoiseScale] = {}
         self._watches: dict[tuple[str, int], LossWatch] = {}
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
@@ -86,9 +91,8 @@ class StepReports:
         check_finite(watched, step=step, last_checkpoint=saved_step)
         self._refuse_unscored(turn.component, numbers, step=step, run_key=run_key)
         shown = {
-            name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
-            for name, value in numbers.items()
-        }
+            name if name in WHOLE_STEP else f"{prefix}{name}": value for name, value in numbers.items()
+        } | self._critical_batch(turn.component, numbers)
         if turn.before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
             # Such a step includes its compile.
             self.instruments.throughput.restart()
@@ -101,6 +105,10 @@ class StepReports:
         # What a warning is about can then be seen in the curve.
         if is_logged or warnings:
             self.instruments.writers.write(step, shown)
+
+    def _critical_batch(self, trained: Component, numbers: Mapping[str, float]) -> dict[str, float]:
+        noise = self._noise.setdefault(trained.prefix, NoiseScale())
+        return {f"{trained.prefix}{name}": value for name, value in noise.update(numbers).items()}
 
     def _warnings(self, name: str, loss: float, *, step: int, is_logged: bool) -> list[str]:
         """Returns what the loss of a step warns of. Rows of another length begin another curve."""

@@ -168,7 +168,7 @@ class Chart {
     const x = scale(range.from, range.to, left, right, view.logX && range.from > 0);
     const y = scale(range.low, range.high, bottom, top, view.logY && range.low > 0);
     this.plot = { x, y, left, right, top, bottom, range, curves };
-    const xTicks = (view.logX && range.from > 0 ? logTicks : linearTicks)(range.from, range.to, width / 90);
+    const xTicks = (view.logX && range.from > 0 ? logTicks : linearTicks)(range.from, range.to, width / 75);
     const yTicks = (view.logY && range.low > 0 ? logTicks : linearTicks)(range.low, range.high, height / 45);
     for (const tick of yTicks) {
       const place = y.there(tick);

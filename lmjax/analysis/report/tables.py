@@ -77,16 +77,16 @@ def overview(runs: Sequence[Shown]) -> str:
         rows.append(
             (
                 f'<i class="key c{index % 8}"></i>{text(run.name)}',
-                text(files.objective or "–"),
-                text(files.state),
-                f"{files.last_step:,}",
                 number(findings.level),
                 "–" if best is None else f"{number(best.loss)} <small>at {best.step:,}</small>",
                 number(files.last("valid/bits_per_byte")),
                 "–" if speed is None else short_number(speed),
+                f"{files.last_step:,}",
+                text(files.state),
+                text(files.objective or "–"),
             )
         )
-    head = ("run", "objective", "state", "step", "training loss", "best loss", "bits/byte", "tokens/s")
+    head = ("run", "training loss", "best loss", "bits/byte", "tokens/s", "step", "state", "objective")
     return table(head, rows)
 
 
