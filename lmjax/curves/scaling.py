@@ -25,7 +25,7 @@ _STARTS = tuple(
                       (-1.0, -0.5, 0.0, 0.5, 1.0), (0.0, 0.5, 1.0, 1.5, 2.0), (0.0, 0.5, 1.0, 1.5, 2.0))
 )  # fmt: skip
 """The grid of starts of appendix D.2: log A, log B, log E, alpha, beta."""
-_TRIED = 30
+_TRIED = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _descend(start: np.ndarray, logs_R3: np.ndarray) -> tuple[np.ndarray, float]
         error, gradient = _objective(values, logs_R3)
         return float(error) / HUBER**2, gradient / HUBER**2
 
-    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9}
+    options = {"maxiter": 600, "maxfun": 1200, "ftol": 1e-12, "gtol": 1e-8}
     found = minimize(scaled, start, jac=True, method="L-BFGS-B", options=options)
     return found.x, float(found.fun)
 

@@ -12,7 +12,7 @@ SIZES, TOKENS = (values.ravel() for values in np.meshgrid(np.geomspace(7e7, 1e10
 
 def test_the_law_of_chinchilla_comes_back():
     noise = np.exp(0.001 * np.random.default_rng(0).normal(size=len(SIZES)))
-    fit = fit_scaling_law(SIZES, TOKENS, LAW(SIZES, TOKENS) * noise, num_resamples=20)
+    fit = fit_scaling_law(SIZES, TOKENS, LAW(SIZES, TOKENS) * noise, num_resamples=6)
     for field, error in (("offset", 0.02), ("parameter_exponent", 0.03), ("token_exponent", 0.03)):
         bar, truth = fit.estimate(field), getattr(LAW, field)
         assert bar.value == pytest.approx(truth, rel=error) and 0.8 * truth < bar.low <= bar.high < 1.2 * truth
