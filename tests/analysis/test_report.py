@@ -75,7 +75,7 @@ def test_the_page_names_loss_best_step_and_spike(tmp_path):
     assert "A spike at step 300" in said and "best validation loss" in said and "at step 400" in said
     assert "valid/bits_per_byte" in said and "code/accuracy" in said and "loss at 10 times the steps" in said
     loss, *others = page.data()["charts"]
-    assert {mark["text"] for mark in loss["marks"]} == {"spike 7.48 at 300", "best 2.555 at step 400"}
+    assert {mark["text"] for mark in loss["marks"]} == {"spike 7.66 at 300", "best 2.555 at step 400"}
     assert [chart["title"] for chart in others] == [
         "learning rate", "gradient norm", "throughput", "valid/bits_per_byte", "code/accuracy",
     ]  # fmt: skip
