@@ -56,5 +56,5 @@ def _run(arguments: list[str]) -> None:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"usage: lmjax COMMAND ...\n\n{rows}\n\n`lmjax COMMAND --help` shows a command's options."

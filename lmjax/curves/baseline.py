@@ -84,12 +84,13 @@ def rolling_noise(values: np.ndarray, window: int, *, first: int = 0) -> np.ndar
     """
     known = np.minimum(np.arange(first, len(values)), window)
     uncertain = 1 + FEWEST_BEFORE / np.maximum(known, 1)
-    spreads = []
+    spread = np.zeros(len(known))
     for lag in (1, 5):
         changes = np.abs(values[lag:] - values[:-lag])
         changes = np.concatenate((changes[: len(values) - len(changes)], changes))
-        spreads.append(rolling_median(changes, window, first=first) if len(changes) == len(values) else 0.0)
-    return uncertain * SIGMA_OF_MEDIAN / np.sqrt(2) * np.maximum(*spreads)
+        if len(changes) == len(values):
+            spread = np.maximum(spread, rolling_median(changes, window, first=first))
+    return uncertain * SIGMA_OF_MEDIAN / np.sqrt(2) * spread
 
 
 def noise(values: np.ndarray, order: int = 1) -> float:

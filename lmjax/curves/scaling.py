@@ -25,7 +25,7 @@ _STARTS = tuple(
                       (-1.0, -0.5, 0.0, 0.5, 1.0), (0.0, 0.5, 1.0, 1.5, 2.0), (0.0, 0.5, 1.0, 1.5, 2.0))
 )  # fmt: skip
 """The grid of starts of appendix D.2: log A, log B, log E, alpha, beta."""
-_TRIED = 12
+_TRIED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +107,26 @@ def fit_scaling_law(
         if len(np.unique(runs_R3[:, column])) < 3:
             raise ValueError(f"a scaling law needs runs with at least 3 different numbers of {name}")
     logs_R3 = np.log(runs_R3)
+    # Around the mean of log N and log D, the scales and the exponents hardly depend on each other, and the descent is
+    # short: log A becomes log A - alpha mean(log N).
+    centre = logs_R3.mean(axis=0) * (1, 1, 0)
+    logs_R3 -= centre
     starts = np.array(_STARTS)
+    starts[:, :2] -= starts[:, 3:] * centre[:2]
     errors = np.concatenate([_objective(part, logs_R3)[0] for part in np.array_split(starts, 10)])
     best = min((_descend(start, logs_R3) for start in starts[np.argsort(errors)[:_TRIED]]), key=lambda found: found[1])
-    random, resampled = np.random.default_rng(seed), []
+    random = np.random.default_rng(seed)
+    resampled: list[ScalingLaw] = []
     while len(resampled) < num_resamples:
         drawn = random.integers(len(logs_R3), size=len(logs_R3))
         if min(len(np.unique(logs_R3[drawn, column])) for column in (0, 1)) >= 3:
-            resampled.append(_law(_descend(best[0], logs_R3[drawn])[0]))
-    return ScalingFit(law=_law(best[0]), resampled=tuple(resampled))
+            resampled.append(_law(_descend(best[0], logs_R3[drawn])[0], centre))
+    return ScalingFit(law=_law(best[0], centre), resampled=tuple(resampled))
 
 
-def _law(values: np.ndarray) -> ScalingLaw:
+def _law(values: np.ndarray, centre: np.ndarray) -> ScalingLaw:
     a, b, e, alpha, beta = values
+    a, b = a + alpha * centre[0], b + beta * centre[1]
     return ScalingLaw(float(np.exp(e)), float(np.exp(a)), float(np.exp(b)), float(alpha), float(beta))
 
 
@@ -147,7 +154,7 @@ def _descend(start: np.ndarray, logs_R3: np.ndarray) -> tuple[np.ndarray, float]
         error, gradient = _objective(values, logs_R3)
         return float(error) / HUBER**2, gradient / HUBER**2
 
-    options = {"maxiter": 600, "maxfun": 1200, "ftol": 1e-12, "gtol": 1e-8}
+    options = {"maxiter": 500, "maxfun": 500, "ftol": 1e-10, "gtol": 1e-6}
     found = minimize(scaled, start, jac=True, method="L-BFGS-B", options=options)
     return found.x, float(found.fun)
 
