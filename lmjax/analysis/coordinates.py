@@ -172,7 +172,6 @@ def _activations(learner: Learner, params: Any, rows: Rows, key: jax.Array) -> d
 def table(found: Coordinates) -> Table:
     """Returns a table for people: the change of each place at each width, and the exponent of the width."""
     rows = Table(f"mean change after {found.steps} steps", box=box.SIMPLE_HEAD, pad_edge=False)
-    rows.add_column("place")
     for width in found.widths:
         rows.add_column(f"width {width}", justify="right")
     rows.add_column("grows as width^", justify="right")

@@ -15,7 +15,7 @@ def test_widths_that_follow_mup_change_alike_and_others_do_not(tmp_path, one_dev
     base = tiny_run.config(tmp_path, objective_name="CausalLM")
     exponents = {}
     for width_base in (16, None):
-        model = dataclasses.replace(base.model, width_base=width_base, num_layers=1)
+        model = dataclasses.replace(base.model, width_base=width_base, num_layers=1, dropout=0.0)
         config = dataclasses.replace(base, model=model)
         found = check_coordinates(config, (128, 16), steps=2)
         exponents[width_base] = found.exponents
@@ -30,7 +30,9 @@ def test_exponents_by_hand(tmp_path):
     assert np.allclose(found.exponents, [0, 1]) and "the change of logits grows with the width" in found.verdict
     flat = dataclasses.replace(found, changes_WP=np.ones((3, 2)))
     assert "hardly depend" in flat.verdict
-    assert [column.header for column in table(found).columns][1:4] == ["width 10", "width 20", "width 40"]
+    columns = [[str(column.header), *column.cells] for column in table(found).columns]
+    assert columns[0] == ["mean change after 3 steps", "layer 1", "logits"]
+    assert columns[3:] == [["width 40", "1", "8"], ["grows as width^", "+0.00", "+1.00"]]
     pytest.importorskip("matplotlib")
     assert plot_coordinates(found, tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
