@@ -121,7 +121,8 @@ def check_coordinates(
     config = dataclasses.replace(config, mesh=MeshConfig(), train=train)
     configs = [dataclasses.replace(config, model=at_width(config.model, width)) for width in widths]
     corpus = open_corpus(config.data, config.tokenizer)
-    sizes, changes, places = [], [], ()
+    sizes, changes = [], []
+    places: tuple[str, ...] = ()
     for width, one in zip(widths, configs, strict=True):
         places, before, change = _measure(one, corpus, steps)
         sizes.append(before)
