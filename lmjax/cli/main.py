@@ -24,7 +24,10 @@ COMMANDS = {
     "extend": "make a run whose tokenizer has more tokens than another's",
     "compare": "two runs on the same texts: what continued training kept and gained",
     "compile": "compile a recipe's step for TPUs that are not here: does it fit, how fast will it be",
+    "coordinates": "train a few steps at several widths: do they train alike (muP)",
     "plot": "draw the loss curves of one or more runs",
+    "report": "one HTML page about one or more runs: curves, warnings, evaluations, settings",
+    "runs": "list runs with their losses, speeds and states",
 }
 
 
@@ -56,5 +59,5 @@ def _run(arguments: list[str]) -> None:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"usage: lmjax COMMAND ...\n\n{rows}\n\n`lmjax COMMAND --help` shows a command's options."

@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 
-from lmjax.train.config import TrainConfig
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import flatten, to_json
 from lmjax.train.guard import GracefulExit, Watchdog
 from lmjax.train.metrics import MetricWriters, Throughput
 from lmjax.train.progress import ProgressReport
@@ -31,23 +31,24 @@ class Instruments:
 
 
 @contextlib.contextmanager
-def open_instruments(folder: pathlib.Path, train: TrainConfig, *, first_step: int) -> Iterator[Instruments]:
+def open_instruments(config: RunConfig, *, first_step: int) -> Iterator[Instruments]:
     """Opens the instruments of a run until the block ends.
 
     Args:
-      folder: the folder of the run.
-      train: the configuration, which says what is written and when the watchdog ends the process.
+      config: the configuration of the run, which says what is written and when the watchdog ends the process.
       first_step: number of updates done before this start; lines of metrics for later steps are dropped.
 
     Raises:
       ValueError, OSError: metrics cannot be written as the configuration asks.
     """
+    train = config.train
     with contextlib.ExitStack() as stack:
         writers = MetricWriters(
-            folder,
+            config.run_folder,
             first_step=first_step + 1 if first_step else 0,
             tensorboard=train.tensorboard,
-            wandb=train.wandb,
+            tracker=config.tracker,
+            settings=flatten(to_json(config)),
         )
         yield Instruments(
             writers=stack.enter_context(writers),

@@ -101,7 +101,7 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
-        tools = stack.enter_context(open_instruments(folder, train, first_step=first_step))
+        tools = stack.enter_context(open_instruments(plan.config, first_step=first_step))
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
         reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools)

@@ -57,7 +57,8 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
     Raises:
       ValueError: the user has to change something; nothing but prepared data was written.
     """
-    # This comes first, because preparing the data may take hours.
+    # These come first, because preparing the data may take hours.
+    config.tracker.check()
     layout = lay_out(config)
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     vocabulary = corpus.tokenizer.vocabulary

@@ -9,13 +9,18 @@ import numpy as np
 from lmjax.models.summary import ModelSummary, summarize
 from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.gradient_noise import SQUARE, VARIANCE, NoiseScale
 from lmjax.train.guard import check_finite
 from lmjax.train.instruments import Instruments
+from lmjax.train.loss_watch import LossWatch, logged_losses
 from lmjax.train.metrics import mfu
 from lmjax.train.plan import Plan
 from lmjax.train.scored import ScoredWatch, look_ahead
 from lmjax.train.state import TrainState
 from lmjax.train.step import Metrics
+
+WHOLE_STEP = ("learning_rate", "grad_norm", SQUARE, VARIANCE)
+"""Numbers of a step that are not losses, and are logged under these names."""
 
 
 def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
@@ -59,6 +64,8 @@ class StepReports:
 
     def __post_init__(self):
         self._scored = ScoredWatch(self.plan.config.objective)
+        self._noise: dict[str, NoiseScale] = {}
+        self._watches: dict[tuple[str, int], LossWatch] = {}
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
         """Waits for the unread metrics, if there are any, and shows and writes them if they are finite.
@@ -84,16 +91,34 @@ class StepReports:
         check_finite(watched, step=step, last_checkpoint=saved_step)
         self._refuse_unscored(turn.component, numbers, step=step, run_key=run_key)
         shown = {
-            name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
-            for name, value in numbers.items()
-        }
+            name if name in WHOLE_STEP else f"{prefix}{name}": value for name, value in numbers.items()
+        } | self._critical_batch(turn.component, numbers)
         if turn.before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
             # Such a step includes its compile.
             self.instruments.throughput.restart()
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
-        if (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
+        is_logged = (turn.before + 1) % train.log_every == 0 or step in (1, train.steps)
+        warnings = self._warnings(f"{prefix}loss", numbers["loss"], step=step, is_logged=is_logged)
+        for warning in warnings:
+            self.instruments.progress.note(f"step {step}: warning: {warning}")
+        # What a warning is about can then be seen in the curve.
+        if is_logged or warnings:
             self.instruments.writers.write(step, shown)
+
+    def _critical_batch(self, trained: Component, numbers: Mapping[str, float]) -> dict[str, float]:
+        noise = self._noise.setdefault(trained.prefix, NoiseScale())
+        return {f"{trained.prefix}{name}": value for name, value in noise.update(numbers).items()}
+
+    def _warnings(self, name: str, loss: float, *, step: int, is_logged: bool) -> list[str]:
+        """Returns what the loss of a step warns of. Rows of another length begin another curve."""
+        key = name, self.curriculum.at(step - 1).first_step
+        if key not in self._watches:
+            # A run that goes on has lines already.
+            self._watches[key] = LossWatch(logged_losses(self.instruments.writers.earlier, name, first_step=key[1]))
+        watch = self._watches[key]
+        spike = watch.spike(step, loss)
+        return [*([] if spike is None else [spike]), *(watch.logged(step, loss) if is_logged else [])]
 
     def _refuse_unscored(
         self, trained: Component, numbers: Mapping[str, float], *, step: int, run_key: jax.Array
