@@ -1,6 +1,5 @@
 """`lmjax evaluate RUN`: loss, perplexity and bits per byte on the whole validation set, and what was scored of it."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -11,7 +10,8 @@ import tyro
 
 from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
-from lmjax.train.corpus import Corpus, open_corpus, prepared_corpus
+from lmjax.runs.data import corpus_of
+from lmjax.train.corpus import Corpus
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.plan import subject_of
 from lmjax.train.record import data_changes, data_facts, read_record
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(EvaluateArguments, arguments, command="evaluate")
     opened = runs.open(options.run, step=options.step)
-    corpus = _corpus(opened, options.run, options.prepared)
+    corpus = corpus_of(opened, options.run, prepared=options.prepared)
     if options.split == "valid" and not corpus.has("valid"):
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
     if options.prepared is None and (changes := _changed_data(options.run, corpus)):
@@ -56,25 +56,6 @@ def run(arguments: Sequence[str]) -> None:
     print(json.dumps({"step": opened.step, **{f"{options.split}/{k}": v for k, v in numbers.items()}}))
 
 
-def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | None) -> Corpus:
-    """Returns the data to evaluate on; reading rows raises an error if another tokenizer than the run's made them."""
-    data = opened.config.data
-    if prepared is not None:
-        return prepared_corpus(data, prepared, opened.tokenizer)
-    # A recipe's relative paths start at the folder in which the run was started.
-    start = _started_in(folder, opened.config.run_folder)
-    try:
-        with contextlib.chdir(start):
-            corpus = open_corpus(data, opened.config.tokenizer)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} (looked for from {start}); name the prepared data of the run with --prepared, or evaluate it in "
-            f"the folder it was started in"
-        ) from None
-    data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
-    return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
-
-
 def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
     """Returns how the data differ from those the run was trained on.
 
@@ -85,15 +66,3 @@ def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
     except ValueError as error:
         return str(error)
     return "" if record is None else "; ".join(data_changes(record.data, data_facts(corpus)))
-
-
-def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:
-    """Returns the folder in which a run was started, which follows from its place and the path in its configuration.
-
-    If it does not follow from them, it returns the current folder.
-    """
-    depth = len(run_folder.parts)
-    resolved = folder.resolve()
-    if run_folder.is_absolute() or resolved.parts[-depth:] != run_folder.parts:
-        return pathlib.Path.cwd()
-    return resolved.parents[depth - 1]

@@ -23,6 +23,7 @@ COMMANDS = {
     "extend": "make a run whose tokenizer has more tokens than another's",
     "compare": "two runs on the same texts: what continued training kept and gained",
     "compile": "compile a recipe's step for TPUs that are not here: does it fit, how fast will it be",
+    "inspect": "the texts of one step of a run, with the loss and gradient norm of each row",
     "plot": "draw the loss curves of one or more runs",
 }
 

@@ -20,6 +20,7 @@ from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluations.evaluation import Evaluation
+from lmjax.train.faults import FaultPolicy, Stop
 from lmjax.train.optimizers import AdamW, Optimizer
 
 CHANGEABLE = (
@@ -158,6 +159,8 @@ class RunConfig:
     """Length, batch and reporting."""
     evaluations: tuple[Evaluation, ...] = ()
     """What is measured besides the validation that `train.eval_every` and `train.eval_batches` describe."""
+    on_fault: FaultPolicy = Stop()
+    """What is done when a loss is not finite or jumps up: Stop, SkipUpdate or RollBack."""
     mesh: MeshConfig = MeshConfig()
     """How devices are used."""
     checkpoint: CheckpointConfig = CheckpointConfig()

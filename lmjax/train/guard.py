@@ -1,15 +1,14 @@
-"""Ends a run before its last step: after a signal, when a step never returns, when a loss is not finite."""
+"""Ends a run before its last step: after a signal, or when a step never returns."""
 
 import contextlib
 import faulthandler
 import itertools
-import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FrameType
 
 import jax
@@ -23,31 +22,6 @@ WATCHDOG_MINUTES = 30.0
 """How many minutes the watchdog waits if there are several processes and the recipe does not say."""
 LONG_MINUTES = 60.0
 """How many minutes a compile or a save may take, even if the watchdog otherwise waits less."""
-
-
-class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
-    """The loss, or another watched number, became NaN or infinite."""
-
-
-def check_finite(metrics: Mapping[str, float], *, step: int, last_checkpoint: str | int | None) -> None:
-    """Raises an error if a number of a step is not finite.
-
-    Args:
-      metrics: the numbers of one step by name, as they are logged.
-      step: the step that they belong to.
-      last_checkpoint: step or folder of the last checkpoint saved, ``None`` if there is none.
-
-    Raises:
-      NonFiniteLoss: a number is not finite; the message names the step, the metrics and the checkpoint to go back to.
-    """
-    broken = {name: float(value) for name, value in metrics.items() if not math.isfinite(float(value))}
-    if broken:
-        values = ", ".join(f"{name}={value}" for name, value in broken.items())
-        saved = "none yet" if last_checkpoint is None else last_checkpoint
-        raise NonFiniteLoss(
-            f"step {step}: {values} is not finite; last good checkpoint: {saved}. A lower learning rate, "
-            f"a longer warm-up, gradient clipping or a z-loss usually cures this"
-        )
 
 
 class GracefulExit:

@@ -19,9 +19,9 @@ from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.components import turn_of
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Progress
-from lmjax.train.curriculum import Curriculum, curriculum
+from lmjax.train.curriculum import Curriculum
 from lmjax.train.evaluations.round import Evaluations, Numbers, not_finite_losses
-from lmjax.train.guard import check_finite
+from lmjax.train.faults import StepFault, check_finite
 from lmjax.train.initial import check_initial
 from lmjax.train.instruments import open_instruments
 from lmjax.train.other_run import check_same_model
@@ -30,8 +30,10 @@ from lmjax.train.profile import Profiler
 from lmjax.train.progress import short_number
 from lmjax.train.record import Record, data_changes
 from lmjax.train.resume import Origin, check_changes, find_origin, first_state
+from lmjax.train.rolling_back import roll_back
 from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held
 from lmjax.train.saves import Saves
+from lmjax.train.state import TrainState
 from lmjax.train.step_reports import StepReports, summaries_of
 
 Say = Callable[[str], None]
@@ -43,7 +45,7 @@ class Finished:
 
     Attributes:
       folder: the run folder.
-      step: the number of updates done.
+      step: the number of steps done.
       stopped_by: the signal that ended the run early, or None.
       evaluated: the numbers that the evaluations found for the last state, by the names of the evaluations.
     """
@@ -69,7 +71,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
 
     Raises:
       ValueError: the user has to change something, which the message names.
-      NonFiniteLoss, NonFiniteState, CheckpointError: training or saving failed; earlier checkpoints are intact.
+      StepFault, CheckpointError: training or saving failed; earlier checkpoints are intact.
     """
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
@@ -89,22 +91,37 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
         with naming_file(config.run_folder):
             folder = claim(config, plan.corpus.tokenizer)
             with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
-                return _train(plan, origin, record, checkpoints, say)
+                while isinstance(ended := _train(plan, origin, record, checkpoints, say), Record):
+                    record, origin = ended, find_origin(config, plan.corpus.tokenizer)
+                return ended
 
 
-def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, say: Say) -> Finished:
-    """Trains from the run's origin until the last step or a signal."""
+def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, say: Say) -> Finished | Record:
+    """Trains from the run's origin until the last step, a signal or a fault after which the run rolls back.
+
+    Returns:
+      How the run ended; or, after a roll-back, the record with which it goes on.
+    """
+    state, first_step = first_state(plan.config, plan.learner, origin, checkpoints, say)
+    record = record.at(first_step, batch_size=plan.config.train.batch_size)
+    saves = _begin_saves(plan, origin, record, checkpoints, first_step)
+    phases = _phases(plan, record)
+    try:
+        return _steps(plan, phases, state, first_step, saves, say)
+    except StepFault as fault:
+        return roll_back(fault, plan.config, saves.record, phases, checkpoints, first_step=first_step, say=say)
+
+
+def _steps(plan: Plan, phases: Curriculum, state: TrainState, first_step: int, saves: Saves, say: Say) -> Finished:
+    """Trains from a state until the last step or a signal."""
     train, learner, folder = plan.config.train, plan.learner, plan.config.run_folder
-    state, first_step = first_state(plan.config, learner, origin, checkpoints, say)
-    saves = _begin_saves(plan, origin, record.at(first_step, batch_size=train.batch_size), checkpoints, first_step)
-    phases = _phases(plan, saves.record)
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
         tools = stack.enter_context(open_instruments(folder, train, first_step=first_step))
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
-        reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools)
+        reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools, record=saves.record)
         evaluations = Evaluations(begun=plan.evaluations, instruments=tools)
         numbers: Numbers = {}
         compiled: set[tuple[str | None, int]] = set()
@@ -147,7 +164,7 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
         saves.save(step, state, numbers, tools)
         tools.watchdog.expect_long()
-        checkpoints.wait()
+        saves.checkpoints.wait()
         if step > first_step:
             saves.remember()
     # The signal may have reached only another process.
@@ -172,10 +189,10 @@ def _begin_saves(plan: Plan, origin: Origin | None, record: Record, checkpoints:
 
 
 def _phases(plan: Plan, record: Record) -> Curriculum:
-    """Returns the plan's curriculum, or another one if the batch size has changed during the run."""
-    if len(record.batch_sizes) == 1:
+    """Returns the plan's curriculum, or another one if the batch size has changed or rows were passed over."""
+    if len(record.batch_sizes) == 1 and not record.passed_over:
         return plan.curriculum
-    return curriculum(plan.config.objective, plan.config.train, batch_sizes=record.batch_sizes)
+    return record.curriculum(plan.config)
 
 
 def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -> None:

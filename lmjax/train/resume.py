@@ -20,6 +20,7 @@ from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.corpus import Corpus
+from lmjax.train.faults.watch import from_json
 from lmjax.train.initial import initial_state
 from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.record import Record, data_changes, data_facts, read_record
@@ -152,7 +153,7 @@ def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
 def first_state(
     config: RunConfig, learner: Learner, origin: Origin | None, checkpoints: Checkpoints, say: Say
 ) -> tuple[TrainState, int]:
-    """Returns the state that training begins with, and the number of updates it has had.
+    """Returns the state that training begins with, and the number of steps it has had.
 
     Args:
       config: the configuration of this start.
@@ -174,13 +175,20 @@ def first_state(
     if origin is None:
         return learner.init(config.train.seed), 0
     if own:
-        state, _ = checkpoints.restore(learner.abstract_state)
+        state, step = _restored(learner, checkpoints, None)
     else:
         with Checkpoints(origin.run / CHECKPOINTS, read_only=True, notify=say) as others:
-            state, _ = others.restore(learner.abstract_state, step=origin.step)
-    step = int(state.step)
+            state, step = _restored(learner, others, origin.step)
     announce(origin, config, step, say)
     return state, step
+
+
+def _restored(learner: Learner, checkpoints: Checkpoints, step: int | None) -> tuple[TrainState, int]:
+    """Returns the state of a checkpoint and the number of its steps; there are fewer updates if some were skipped."""
+    state, data = checkpoints.restore(dataclasses.replace(learner.abstract_state, watch=None), step=step)
+    saved: dict = data if isinstance(data, dict) else {}
+    state = dataclasses.replace(state, watch=from_json(saved.get("watch"), learner.empty_watch()))
+    return state, int(saved.get("step", state.step))
 
 
 def announce(origin: Origin, config: RunConfig, step: int, say: Say) -> None:

@@ -7,6 +7,7 @@ from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import write_config
 from lmjax.train.evaluations.round import Numbers, not_finite_losses, validation_loss
+from lmjax.train.faults.watch import to_json
 from lmjax.train.instruments import Instruments
 from lmjax.train.record import Record, write_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG
@@ -37,7 +38,7 @@ class Saves:
         """Begins to save a state, unless an evaluation has found a loss that is not finite.
 
         Args:
-          step: the number of updates that the state has had.
+          step: the number of steps that the state has had, skipped ones included.
           state: the state to save.
           numbers: the numbers that its evaluations have found.
           instruments: the instruments of the run.
@@ -50,7 +51,10 @@ class Saves:
         # Saving waits for the save before this one, and for the storage.
         instruments.watchdog.expect_long()
         with instruments.throughput.paused():
-            if self.checkpoints.save(step, state, {"step": step}, valid_loss=validation_loss(numbers)):
+            # The watch is not among the arrays, so that a run may go on with another policy.
+            data = {"step": step, "watch": to_json(state.watch)}
+            state = dataclasses.replace(state, watch=None)
+            if self.checkpoints.save(step, state, data, valid_loss=validation_loss(numbers)):
                 instruments.progress.note(f"step {step}: saving to {self.config.run_folder / CHECKPOINTS / str(step)}")
                 # The save before this one is complete now.
                 self.remember()

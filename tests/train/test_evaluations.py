@@ -16,7 +16,8 @@ from lmjax.train.config_file import read_config
 from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Subject
 from lmjax.train.evaluations.round import not_finite_losses, validation_loss
 from lmjax.train.evaluations.validation import Validation
-from lmjax.train.guard import NonFiniteLoss, StoppedError, Watchdog, signs_of_life
+from lmjax.train.faults import NonFiniteLoss
+from lmjax.train.guard import StoppedError, Watchdog, signs_of_life
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.validate import means

@@ -20,7 +20,7 @@ from lmjax.parallel.mesh import MeshConfig
 from lmjax.runs import open as open_run
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import TrainConfig
-from lmjax.train.guard import NonFiniteLoss
+from lmjax.train.faults import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizers import AdamW

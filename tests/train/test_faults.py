@@ -1,0 +1,158 @@
+"""A batch that makes NaN and a batch of noise, under each policy, against the run that never had them."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from planted import BATCH, NAN_BATCH, NOISE_BATCH, UPDATES, planted, planted_config
+from tiny_run import on_one_device, write_corpus
+
+from lmjax.objectives import CausalLM
+from lmjax.train.config import TrainConfig
+from lmjax.train.curriculum import curriculum
+from lmjax.train.faults import LossSpike, NonFiniteLoss, RollBack, SkipUpdate, Stop
+from lmjax.train.faults.watch import from_json, judged, new_watch, to_json
+from lmjax.train.loop import train
+from lmjax.train.metrics import read_metrics
+from lmjax.train.record import read_record
+from lmjax.train.state import TrainState
+
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
+
+WATCH = {"window": 4, "loss_ratio": 1.2, "grad_norm_ratio": None}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("faults") / "text")
+
+
+@pytest.fixture(scope="module")
+def without(text, tmp_path_factory):
+    """The run that never had the bad batches."""
+    with on_one_device(), planted(bad=False):
+        return train(planted_config(text, tmp_path_factory.mktemp("without") / "run", Stop()))
+
+
+def last(result):
+    """The losses that the run ends with: of its last step, and on the validation set."""
+    line = read_metrics(result.folder)[-1]
+    return [line["train/loss"], line["grad_norm"], line["valid/loss"]]
+
+
+def test_stop_ends_the_run_at_the_first_bad_batch_and_its_checkpoints_stay(text, tmp_path):
+    with planted(), pytest.raises(NonFiniteLoss, match=r"step 10: .*train/loss=nan.*last good checkpoint: 8") as raised:
+        train(planted_config(text, tmp_path / "run", Stop()))
+    assert raised.value.step == NAN_BATCH + 1
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def test_skipped_updates_leave_no_trace_and_are_counted(text, tmp_path, without, monkeypatch):
+    """The run is also stopped between the two bad batches, and goes on."""
+    monkeypatch.setattr("lmjax.train.guard.GracefulExit.should_stop", lambda self, step: step == 11)
+    base = planted_config(text, tmp_path / "run", SkipUpdate(**WATCH), steps=UPDATES + 2)
+    with planted():
+        stopped, result = train(base), train(base)
+    assert [stopped.step, result.step] == [11, UPDATES + 2]
+    np.testing.assert_allclose(last(result), last(without), atol=1e-6)
+    lines = {line["step"]: line for line in read_metrics(result.folder)}
+    assert np.isnan(lines[NAN_BATCH + 1]["train/loss"])
+    assert lines[NOISE_BATCH + 1]["train/loss_ratio"] > 1.2
+    counted = {step: line.get("skipped_updates", 0) for step, line in lines.items()}
+    assert [counted[step] for step in (9, 10, 13, 14, 20)] == [0, 1, 1, 2, 2]
+
+
+def test_a_roll_back_passes_over_the_rows_and_a_resume_passes_over_them_too(text, tmp_path, without, monkeypatch):
+    """The run is also stopped right after the first roll-back, when no checkpoint knows of it yet."""
+    monkeypatch.setattr("lmjax.train.guard.GracefulExit.should_stop", lambda self, step: step == 11)
+    base = planted_config(text, tmp_path / "run", RollBack(**WATCH))
+    with planted():
+        stopped, result = train(base), train(base)
+    assert [stopped.step, result.step] == [11, UPDATES]
+    np.testing.assert_allclose(last(result), last(without), atol=1e-6)
+    record = read_record(result.folder)
+    assert [one.rows for one in record.passed_over] == [
+        (NAN_BATCH * BATCH, (NAN_BATCH + 1) * BATCH),
+        (NOISE_BATCH * BATCH, (NOISE_BATCH + 1) * BATCH),
+    ]
+    assert [one.step for one in record.passed_over] == [NAN_BATCH + 1, NOISE_BATCH]
+    line = read_metrics(result.folder)[-1]
+    assert (line["roll_backs"], line["rows_passed_over"]) == (2, 2 * BATCH)
+    assert [one["step"] for one in read_metrics(result.folder)] == list(range(1, UPDATES + 1))
+
+
+def test_roll_backs_and_skips_in_a_row_are_bounded(text, tmp_path):
+    with planted(), pytest.raises(LossSpike, match=r"step 13: .*has rolled back 1 times before \(on_fault.limit=1\)"):
+        train(planted_config(text, tmp_path / "run", RollBack(**WATCH, limit=1)))
+    fault = NonFiniteLoss("step 9: loss=nan", step=9, reason="loss=nan")
+    policy = SkipUpdate(limit=2)
+    assert policy.meet(fault, in_a_row=2) is None
+    with pytest.raises(NonFiniteLoss, match=r"So were the 2 steps before it \(on_fault.limit=2\)"):
+        policy.meet(fault, in_a_row=3)
+
+
+def test_a_roll_back_goes_behind_the_batches_before_the_fault_and_deletes_what_saw_them(text, tmp_path):
+    base = planted_config(text, tmp_path / "run", RollBack(**WATCH, before=2, after=1, limit=1))
+    with planted(), pytest.raises(LossSpike, match="step 10: train/loss"):
+        train(dataclasses.replace(base, checkpoint=dataclasses.replace(base.checkpoint, every_steps=3)))
+    (passed,) = read_record(tmp_path / "run").passed_over
+    assert passed.rows == ((NAN_BATCH - 2) * BATCH, (NAN_BATCH + 2) * BATCH)
+    # Steps 1 to 7 were done again from step 6; batch 13 is read in step 10 now.
+    steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert steps == [3, 6, 9]
+
+
+def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one():
+    base = TrainConfig(batch_size=2, sequence_length=16, sequence_warmup=((3, 4), (5, 8)))
+    whole, gaps = curriculum(CausalLM(), base), [(0, 32), (96, 130), (224, 256)]
+    gapped = curriculum(CausalLM(), base, passed_over=[gaps[2], gaps[0], gaps[1]])
+
+    def reads(phases, steps):
+        places = [(phases.at(n).consumed(n), phases.at(n).consumed(n + 1)) for n in range(steps)]
+        return [token for first, end in places for token in range(first, end)]
+
+    assert [phase.sequence_length for phase in map(gapped.at, range(7))] == [4, 4, 4, 8, 8, 16, 16]
+    # 130 is rounded up to a block. The step at 208 would reach into the last place, so it begins after it.
+    expected = [token for token in reads(whole, 20) if not (token < 32 or 96 <= token < 144 or 208 <= token < 256)]
+    found = reads(gapped, 9)
+    assert found == expected[: len(found)]
+
+
+def spike_state(policy):
+    params = {"w": jnp.ones(2)}
+    return TrainState(
+        step=jnp.int32(5), params=params, opt_state=jnp.zeros(2), ema=None, key=jax.random.key(0),
+        watch=new_watch(policy, 2),
+    )  # fmt: skip
+
+
+def test_a_step_is_judged_by_the_medians_of_the_good_steps_of_its_own_objective():
+    policy = SkipUpdate(window=3, loss_ratio=2.0, grad_norm_ratio=4.0)
+
+    @jax.jit
+    def step(state, loss, norm):
+        after = dataclasses.replace(state, step=state.step + 1, params={"w": state.params["w"] + 1})
+        return judged(policy, state, after, {"loss": loss, "grad_norm": norm}, component=1)
+
+    state, faulty = spike_state(policy), []
+    for loss, norm in [(1, 1), (9, 1), (1.5, 1), (3.1, 1), (2.9, 1), (5.9, 1), (1, 4.1), (1, np.nan), (5.7, 3.9)]:
+        state, metrics = step(state, jnp.float32(loss), jnp.float32(norm))
+        faulty.append(int(metrics["faulty"]))
+    # The first three are not judged, and their median is 1.5. The median of 2.9, 9 and 1.5 is 2.9.
+    assert faulty == [0, 0, 0, 1, 0, 1, 1, 1, 0]
+    assert int(state.step) == 5 + faulty.count(0) == int(metrics["updates"])
+    assert state.watch.count_C.tolist() == [0, faulty.count(0)]
+    again = from_json(json.loads(json.dumps(to_json(state.watch))), new_watch(policy, 2))
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, state.watch))
+    assert from_json(to_json(state.watch), new_watch(SkipUpdate(window=2), 2)).count_C.tolist() == [0, 0]
+
+
+def test_an_update_that_is_not_finite_is_a_fault_though_loss_and_gradient_are():
+    policy = SkipUpdate()
+    before = spike_state(policy)
+    after = dataclasses.replace(before, params={"w": jnp.array([1.0, jnp.inf])})
+    state, metrics = judged(policy, before, after, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}, component=0)
+    assert metrics["faulty"] and np.isfinite(state.params["w"]).all()
