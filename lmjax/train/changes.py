@@ -9,7 +9,8 @@ from lmjax.train.config_file import differences
 
 FREE_ON_RESUME = (
     "name", "folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every", "train.eval_every",
-    "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.tensorboard", "train.wandb",
+    "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.recompute_every",
+    "train.compare_replicas_every", "train.tensorboard", "train.wandb",
     "train.microbatches", "train.change_on_resume", "evaluations", "on_fault",
     *(f"model.execution.{name}" for name in INTERCHANGEABLE),
 )  # fmt: skip

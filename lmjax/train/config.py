@@ -81,6 +81,11 @@ class TrainConfig:
     watchdog_minutes: float | None = None
     """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
     or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
+    recompute_every: int = 0
+    """Steps between checks for hardware that computes wrong: a step is computed twice, without effect, and must be the
+    same bit for bit. A check takes the time of two steps. 0 never checks."""
+    compare_replicas_every: int = 0
+    """Steps between checks that all devices that hold the same parameters hold the same bits. 0 never checks."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     wandb: bool = False
@@ -92,7 +97,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("eval_every", "eval_batches", "watchdog_minutes"):
+        for name in ("eval_every", "eval_batches", "watchdog_minutes", "recompute_every", "compare_replicas_every"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must not be negative")
         if self.batch_size % self.microbatches:

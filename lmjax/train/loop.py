@@ -7,6 +7,7 @@ k + 1 is under way.
 import contextlib
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -22,21 +23,23 @@ from lmjax.train.corpus import Progress
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.evaluations.round import Evaluations, Numbers, not_finite_losses
 from lmjax.train.faults import StepFault, check_finite
+from lmjax.train.goodput import Goodput
 from lmjax.train.initial import check_initial
 from lmjax.train.instruments import open_instruments
+from lmjax.train.integrity import Integrity
 from lmjax.train.other_run import check_same_model
 from lmjax.train.plan import Plan, make_plan
 from lmjax.train.profile import Profiler
 from lmjax.train.progress import short_number
 from lmjax.train.record import Record, data_changes
-from lmjax.train.resume import Origin, check_changes, find_origin, first_state
+from lmjax.train.resume import Beginning, Origin, check_changes, find_origin, first_state
 from lmjax.train.rolling_back import roll_back
 from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held
 from lmjax.train.saves import Saves
-from lmjax.train.state import TrainState
 from lmjax.train.step_reports import StepReports, summaries_of
 
 Say = Callable[[str], None]
+NOTHING: contextlib.AbstractContextManager = contextlib.nullcontext()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
       ValueError: the user has to change something, which the message names.
       StepFault, CheckpointError: training or saving failed; earlier checkpoints are intact.
     """
+    started = time.time()
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
     check_name(config.run_folder)
@@ -91,34 +95,39 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
         with naming_file(config.run_folder):
             folder = claim(config, plan.corpus.tokenizer)
             with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
-                while isinstance(ended := _train(plan, origin, record, checkpoints, say), Record):
+                while isinstance(ended := _train(plan, origin, record, checkpoints, say, started), Record):
                     record, origin = ended, find_origin(config, plan.corpus.tokenizer)
                 return ended
 
 
-def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, say: Say) -> Finished | Record:
+def _train(
+    plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, say: Say, started: float
+) -> Finished | Record:
     """Trains from the run's origin until the last step, a signal or a fault after which the run rolls back.
 
     Returns:
       How the run ended; or, after a roll-back, the record with which it goes on.
     """
-    state, first_step = first_state(plan.config, plan.learner, origin, checkpoints, say)
+    beginning = first_state(plan.config, plan.learner, origin, checkpoints, say)
+    first_step = beginning.step
     record = record.at(first_step, batch_size=plan.config.train.batch_size)
     saves = _begin_saves(plan, origin, record, checkpoints, first_step)
     phases = _phases(plan, record)
     try:
-        return _steps(plan, phases, state, first_step, saves, say)
+        return _steps(plan, phases, beginning, saves, Goodput(beginning.seconds, started=started), say)
     except StepFault as fault:
         return roll_back(fault, plan.config, saves.record, phases, checkpoints, first_step=first_step, say=say)
 
 
-def _steps(plan: Plan, phases: Curriculum, state: TrainState, first_step: int, saves: Saves, say: Say) -> Finished:
+def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, goodput: Goodput, say: Say) -> Finished:
     """Trains from a state until the last step or a signal."""
     train, learner, folder = plan.config.train, plan.learner, plan.config.run_folder
+    state, first_step = beginning.state, beginning.step
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
-        tools = stack.enter_context(open_instruments(folder, train, first_step=first_step))
+        tools = stack.enter_context(open_instruments(folder, train, first_step=first_step, goodput=goodput))
+        integrity = Integrity(train, tools)
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
         reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools, record=saves.record)
@@ -135,17 +144,21 @@ def _steps(plan: Plan, phases: Curriculum, state: TrainState, first_step: int, s
         )
         while step < train.steps:
             profiler.before_step()
-            rows = next(batches)
+            with tools.goodput.spending("data"):
+                rows = next(batches)
             component = turn_of(plan.config.objective, step).component
-            if (component.name, phases.at(step).first_step) not in compiled:
+            integrity.check_step(learner.of(component), state, rows, step + 1)
+            compiles = (component.name, phases.at(step).first_step) not in compiled
+            if compiles:
                 compiled.add((component.name, phases.at(step).first_step))
                 tools.watchdog.expect_long()
-            with jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"), tools.goodput.spending("compile") if compiles else NOTHING:
                 state, metrics = learner.of(component).train_step(state, rows)
             reports.read(state.key, saves.saved_step)
             step, numbers = step + 1, {}
             reports.unread = step, metrics
             tools.watchdog.touch(step)
+            integrity.check_state(state, step)
             if step == first_step + 1:
                 # From here on there is something to save.
                 stack.enter_context(tools.graceful)
@@ -162,11 +175,12 @@ def _steps(plan: Plan, phases: Curriculum, state: TrainState, first_step: int, s
         if first_step < step == train.steps:
             numbers = {**numbers, **evaluations.run(evaluations.missing(numbers), state.averaged, step)}
         check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
-        saves.save(step, state, numbers, tools)
+        saves.save(step, state, numbers, tools, ends=True)
         tools.watchdog.expect_long()
         saves.checkpoints.wait()
         if step > first_step:
             saves.remember()
+            say(tools.goodput.summary())
     # The signal may have reached only another process.
     stopped_by = None if step >= train.steps else tools.graceful.signal_name or "a signal to another process"
     return Finished(folder, step, stopped_by, numbers)

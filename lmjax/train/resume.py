@@ -48,6 +48,21 @@ class Origin:
     record: Record | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What training begins with.
+
+    Attributes:
+      state: the state.
+      step: the number of steps that it has had; it has had fewer updates if some were skipped.
+      seconds: the account of the run's time until its checkpoint, see :class:`lmjax.train.goodput.Goodput`.
+    """
+
+    state: TrainState
+    step: int = 0
+    seconds: object = None
+
+
 def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
     """Returns the checkpoint that a start with this configuration goes on from; None if the run begins anew.
 
@@ -152,8 +167,8 @@ def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
 
 def first_state(
     config: RunConfig, learner: Learner, origin: Origin | None, checkpoints: Checkpoints, say: Say
-) -> tuple[TrainState, int]:
-    """Returns the state that training begins with, and the number of steps it has had.
+) -> Beginning:
+    """Returns what training begins with.
 
     Args:
       config: the configuration of this start.
@@ -171,24 +186,23 @@ def first_state(
         keep_metrics_aside(config.run_folder, say)
     if origin is None and config.train.init_from is not None:
         say(f"beginning with the weights of {config.train.init_from}")
-        return initial_state(learner, config.train.init_from, seed=config.train.seed), 0
+        return Beginning(state=initial_state(learner, config.train.init_from, seed=config.train.seed))
     if origin is None:
-        return learner.init(config.train.seed), 0
+        return Beginning(state=learner.init(config.train.seed))
     if own:
-        state, step = _restored(learner, checkpoints, None)
+        beginning = _restored(learner, checkpoints, None)
     else:
         with Checkpoints(origin.run / CHECKPOINTS, read_only=True, notify=say) as others:
-            state, step = _restored(learner, others, origin.step)
-    announce(origin, config, step, say)
-    return state, step
+            beginning = dataclasses.replace(_restored(learner, others, origin.step), seconds=None)
+    announce(origin, config, beginning.step, say)
+    return beginning
 
 
-def _restored(learner: Learner, checkpoints: Checkpoints, step: int | None) -> tuple[TrainState, int]:
-    """Returns the state of a checkpoint and the number of its steps; there are fewer updates if some were skipped."""
+def _restored(learner: Learner, checkpoints: Checkpoints, step: int | None) -> Beginning:
     state, data = checkpoints.restore(dataclasses.replace(learner.abstract_state, watch=None), step=step)
     saved: dict = data if isinstance(data, dict) else {}
     state = dataclasses.replace(state, watch=from_json(saved.get("watch"), learner.empty_watch()))
-    return state, int(saved.get("step", state.step))
+    return Beginning(state=state, step=int(saved.get("step", state.step)), seconds=saved.get("seconds"))
 
 
 def announce(origin: Origin, config: RunConfig, step: int, say: Say) -> None:

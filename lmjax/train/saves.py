@@ -34,7 +34,9 @@ class Saves:
         """Returns whether to save after ``step`` updates: by count, by time, or because it is the best state so far."""
         return self.checkpoints.should_save(step) or self.checkpoints.improves(validation_loss(numbers))
 
-    def save(self, step: int, state: TrainState, numbers: Numbers, instruments: Instruments) -> None:
+    def save(
+        self, step: int, state: TrainState, numbers: Numbers, instruments: Instruments, *, ends: bool = False
+    ) -> None:
         """Begins to save a state, unless an evaluation has found a loss that is not finite.
 
         Args:
@@ -42,6 +44,7 @@ class Saves:
           state: the state to save.
           numbers: the numbers that its evaluations have found.
           instruments: the instruments of the run.
+          ends: whether the process ends in order after this save.
 
         Raises:
           NonFiniteState, CheckpointError: see :meth:`Checkpoints.save`.
@@ -50,9 +53,9 @@ class Saves:
             return
         # Saving waits for the save before this one, and for the storage.
         instruments.watchdog.expect_long()
-        with instruments.throughput.paused():
+        with instruments.throughput.paused(), instruments.goodput.spending("saving"):
             # The watch is not among the arrays, so that a run may go on with another policy.
-            data = {"step": step, "watch": to_json(state.watch)}
+            data = {"step": step, "watch": to_json(state.watch), "seconds": instruments.goodput.to_json(ends=ends)}
             state = dataclasses.replace(state, watch=None)
             if self.checkpoints.save(step, state, data, valid_loss=validation_loss(numbers)):
                 instruments.progress.note(f"step {step}: saving to {self.config.run_folder / CHECKPOINTS / str(step)}")

@@ -100,7 +100,7 @@ class StepReports:
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
         if skipped or (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
-            self.instruments.writers.write(step, shown)
+            self.instruments.writers.write(step, shown | self._health())
 
     def _meet_fault(self, numbers: Mapping[str, float], prefix: str, *, step: int, saved_step: int | None) -> bool:
         """Lets the run's policy answer a faulty step, and returns whether its update was skipped.
@@ -129,6 +129,13 @@ class StepReports:
         bounds = {f"{prefix}{name}": getattr(policy, f"{name}_ratio") for name in WATCHED}
         check_no_spike(ratios, bounds, step=step, window=policy.window)
         check_finite({"the parameters' change": math.inf}, step=step, last_checkpoint=saved_step)
+
+    def _health(self) -> dict[str, float]:
+        """Returns the goodput, and the largest memory that a device of this process has used, if it tells."""
+        stats = [device.memory_stats() or {} for device in self.plan.learner.mesh.local_devices]
+        peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+        goodput = {"goodput": self.instruments.goodput.share()}
+        return goodput | ({"peak_device_memory": max(peaks)} if peaks else {})
 
     def _passed_over(self, numbers: Mapping[str, float], step: int) -> dict[str, float]:
         """Returns how much of the data the run has not learned from, if anything."""

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import BATCH, NAN_BATCH, NOISE_BATCH, UPDATES, planted, planted_config
+from planted import BATCH, NAN_BATCH, NAN_ROW, NOISE_BATCH, UPDATES, planted, planted_config
 from tiny_run import on_one_device, write_corpus
 
+from lmjax.cli.inspect import run as inspect
 from lmjax.objectives import CausalLM
 from lmjax.train.config import TrainConfig
 from lmjax.train.curriculum import curriculum
@@ -41,13 +43,6 @@ def last(result):
     """The losses that the run ends with: of its last step, and on the validation set."""
     line = read_metrics(result.folder)[-1]
     return [line["train/loss"], line["grad_norm"], line["valid/loss"]]
-
-
-def test_stop_ends_the_run_at_the_first_bad_batch_and_its_checkpoints_stay(text, tmp_path):
-    with planted(), pytest.raises(NonFiniteLoss, match=r"step 10: .*train/loss=nan.*last good checkpoint: 8") as raised:
-        train(planted_config(text, tmp_path / "run", Stop()))
-    assert raised.value.step == NAN_BATCH + 1
-    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
 
 
 def test_skipped_updates_leave_no_trace_and_are_counted(text, tmp_path, without, monkeypatch):
@@ -84,25 +79,42 @@ def test_a_roll_back_passes_over_the_rows_and_a_resume_passes_over_them_too(text
     assert [one["step"] for one in read_metrics(result.folder)] == list(range(1, UPDATES + 1))
 
 
-def test_roll_backs_and_skips_in_a_row_are_bounded(text, tmp_path):
-    with planted(), pytest.raises(LossSpike, match=r"step 13: .*has rolled back 1 times before \(on_fault.limit=1\)"):
-        train(planted_config(text, tmp_path / "run", RollBack(**WATCH, limit=1)))
+@pytest.fixture(scope="module")
+def rolled_back(text, tmp_path_factory):
+    """A run that passed over four batches when it met NaN, and met the noise in step 10 then."""
+    folder = tmp_path_factory.mktemp("rolled_back") / "run"
+    base = planted_config(text, folder, RollBack(**WATCH, before=2, after=1, limit=1))
+    message = r"step 10: train/loss is .*has rolled back 1 times before \(on_fault.limit=1\)"
+    with on_one_device(), planted(), pytest.raises(LossSpike, match=message):
+        train(dataclasses.replace(base, checkpoint=dataclasses.replace(base.checkpoint, every_steps=3)))
+    return folder
+
+
+def test_a_roll_back_goes_behind_the_batches_before_the_fault_and_deletes_what_saw_them(rolled_back):
+    (passed,) = read_record(rolled_back).passed_over
+    assert passed.rows == ((NAN_BATCH - 2) * BATCH, (NAN_BATCH + 2) * BATCH)
+    assert sorted(int(p.name) for p in (rolled_back / "checkpoints").iterdir()) == [3, 6, 9]
+
+
+def test_inspect_shows_the_rows_that_were_passed_over_the_one_with_nan_first(rolled_back, capsys):
+    with planted():
+        inspect([str(rolled_back), "--step", str(NAN_BATCH + 1), "--roll-back", "1", "--rows", "2"])
+        head, first, second, more = capsys.readouterr().out.splitlines()
+    assert head == "step 10: 8 rows, measured with the parameters of step 9" and more.startswith("6 more rows")
+    assert first.startswith(f"row {NAN_BATCH * BATCH + NAN_ROW}: loss nan, gradient norm nan: ")
+    numbers = re.match(r"row (\d+): loss (\d\.\d+), gradient norm (\d\.\d+): '", second)
+    assert numbers and NAN_BATCH * BATCH <= int(numbers[1]) < (NAN_BATCH + 1) * BATCH
+    assert any(word in first for word in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta"))
+    with pytest.raises(ValueError, match="roll_back=2: .* has rolled back 1 times"):
+        inspect([str(rolled_back), "--step", "10", "--roll-back", "2"])
+
+
+def test_skips_in_a_row_are_bounded():
     fault = NonFiniteLoss("step 9: loss=nan", step=9, reason="loss=nan")
     policy = SkipUpdate(limit=2)
     assert policy.meet(fault, in_a_row=2) is None
     with pytest.raises(NonFiniteLoss, match=r"So were the 2 steps before it \(on_fault.limit=2\)"):
         policy.meet(fault, in_a_row=3)
-
-
-def test_a_roll_back_goes_behind_the_batches_before_the_fault_and_deletes_what_saw_them(text, tmp_path):
-    base = planted_config(text, tmp_path / "run", RollBack(**WATCH, before=2, after=1, limit=1))
-    with planted(), pytest.raises(LossSpike, match="step 10: train/loss"):
-        train(dataclasses.replace(base, checkpoint=dataclasses.replace(base.checkpoint, every_steps=3)))
-    (passed,) = read_record(tmp_path / "run").passed_over
-    assert passed.rows == ((NAN_BATCH - 2) * BATCH, (NAN_BATCH + 2) * BATCH)
-    # Steps 1 to 7 were done again from step 6; batch 13 is read in step 10 now.
-    steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
-    assert steps == [3, 6, 9]
 
 
 def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one():
@@ -121,38 +133,30 @@ def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one()
     assert found == expected[: len(found)]
 
 
-def spike_state(policy):
-    params = {"w": jnp.ones(2)}
-    return TrainState(
-        step=jnp.int32(5), params=params, opt_state=jnp.zeros(2), ema=None, key=jax.random.key(0),
-        watch=new_watch(policy, 2),
-    )  # fmt: skip
-
-
 def test_a_step_is_judged_by_the_medians_of_the_good_steps_of_its_own_objective():
     policy = SkipUpdate(window=3, loss_ratio=2.0, grad_norm_ratio=4.0)
 
     @jax.jit
-    def step(state, loss, norm):
-        after = dataclasses.replace(state, step=state.step + 1, params={"w": state.params["w"] + 1})
+    def step(state, loss, norm, change):
+        after = dataclasses.replace(state, step=state.step + 1, params=state.params + change)
         return judged(policy, state, after, {"loss": loss, "grad_norm": norm}, component=1)
 
-    state, faulty = spike_state(policy), []
-    for loss, norm in [(1, 1), (9, 1), (1.5, 1), (3.1, 1), (2.9, 1), (5.9, 1), (1, 4.1), (1, np.nan), (5.7, 3.9)]:
-        state, metrics = step(state, jnp.float32(loss), jnp.float32(norm))
+    watch = new_watch(policy, 2)
+    state = TrainState(
+        step=jnp.int32(5), params=jnp.ones(2), opt_state=None, ema=None, key=jax.random.key(0), watch=watch
+    )
+    faulty = []
+    steps = [
+        (1, 1, 1), (9, 1, 1), (1.5, 1, 1), (3.1, 1, 1), (2.9, 1, 1), (5.9, 1, 1), (1, 4.1, 1), (1, np.nan, 1),
+        (1, 1, np.inf), (5.7, 3.9, 1),
+    ]  # fmt: skip
+    for numbers in steps:
+        state, metrics = step(state, *map(jnp.float32, numbers))
         faulty.append(int(metrics["faulty"]))
     # The first three are not judged, and their median is 1.5. The median of 2.9, 9 and 1.5 is 2.9.
-    assert faulty == [0, 0, 0, 1, 0, 1, 1, 1, 0]
-    assert int(state.step) == 5 + faulty.count(0) == int(metrics["updates"])
-    assert state.watch.count_C.tolist() == [0, faulty.count(0)]
-    again = from_json(json.loads(json.dumps(to_json(state.watch))), new_watch(policy, 2))
+    assert faulty == [0, 0, 0, 1, 0, 1, 1, 1, 1, 0]
+    assert int(state.step) == int(metrics["updates"]) == 10 and state.params.tolist() == [6, 6]
+    assert state.watch.count_C.tolist() == [0, 5]
+    again = from_json(json.loads(json.dumps(to_json(state.watch))), watch)
     assert jax.tree.all(jax.tree.map(np.array_equal, again, state.watch))
     assert from_json(to_json(state.watch), new_watch(SkipUpdate(window=2), 2)).count_C.tolist() == [0, 0]
-
-
-def test_an_update_that_is_not_finite_is_a_fault_though_loss_and_gradient_are():
-    policy = SkipUpdate()
-    before = spike_state(policy)
-    after = dataclasses.replace(before, params={"w": jnp.array([1.0, jnp.inf])})
-    state, metrics = judged(policy, before, after, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}, component=0)
-    assert metrics["faulty"] and np.isfinite(state.params["w"]).all()

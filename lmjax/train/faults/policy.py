@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
 
 from lmjax.choice import Choice
 from lmjax.train.faults.fault import StepFault
@@ -11,9 +10,6 @@ from lmjax.train.faults.fault import StepFault
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FaultPolicy(Choice, abc.ABC, home="lmjax.train.faults"):
     """What a run does when a step is faulty: its loss or gradient is not finite, or jumps up."""
-
-    skips: ClassVar[bool] = False
-    """Whether the devices leave out the update of a faulty step."""
 
     @abc.abstractmethod
     def meet(self, fault: StepFault, *, in_a_row: int) -> None:
@@ -30,10 +26,11 @@ class FaultPolicy(Choice, abc.ABC, home="lmjax.train.faults"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WatchfulPolicy(FaultPolicy):
-    """A policy that also takes a jump of the loss or of the gradient for a fault.
+    """A policy that also takes a jump of the loss or of the gradient for a fault, and whose state no fault changes.
 
     A step is compared with the medians of the last good steps, which are part of the training state. The devices
-    compare, so that the host need not wait for them. A median, unlike a mean, hardly moves when single steps jump.
+    compare, and leave out the update of a faulty step, so that no step waits for the host. A median, unlike a mean,
+    hardly moves when single steps jump.
     """
 
     loss_ratio: float | None = 2.0

@@ -1,7 +1,6 @@
 """The policy to leave out the update of a faulty step."""
 
 import dataclasses
-from typing import ClassVar
 
 from lmjax.train.faults.fault import StepFault
 from lmjax.train.faults.policy import WatchfulPolicy
@@ -18,8 +17,6 @@ class SkipUpdate(WatchfulPolicy):
 
     limit: int = 10
     """Skipped updates in a row after which the run ends: then the state is at fault, not the rows."""
-
-    skips: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -48,7 +48,7 @@ def judged(
     """Returns the state that a step ends with under a policy, and its metrics.
 
     A step is faulty if its loss, the norm of its gradient or that of its update is not finite, or if one of the first
-    two is too many times its median. Only a policy that skips then goes back to the state before.
+    two is too many times its median. The state is then the one before the step.
 
     Args:
       policy: the policy of the run; one without a watch returns ``after``.
@@ -74,8 +74,7 @@ def judged(
         bound = getattr(policy, f"{name}_ratio")
         faulty |= ~jnp.isfinite(values[name])
         faulty |= ratios[name] > (jnp.inf if bound is None else bound)
-    if policy.skips:
-        after = jax.tree.map(lambda old, new: jnp.where(faulty, old, new), before, after)
+    after = jax.tree.map(lambda old, new: jnp.where(faulty, old, new), before, after)
     place = count % policy.window
     watch = Watch(
         count_C=watch.count_C.at[component].add(jnp.where(faulty, 0, 1)),
