@@ -97,6 +97,8 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
             with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
                 while isinstance(ended := _train(plan, origin, record, checkpoints, say, started), Record):
                     record, origin = ended, find_origin(config, plan.corpus.tokenizer)
+                    # A profile counts its steps from the start of the process.
+                    plan = plan.without_profile()
                 return ended
 
 
