@@ -182,7 +182,7 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         saves.checkpoints.wait()
         if step > first_step:
             saves.remember()
-            say(tools.goodput.summary())
+            tools.progress.note(tools.goodput.summary())
     # The signal may have reached only another process.
     stopped_by = None if step >= train.steps else tools.graceful.signal_name or "a signal to another process"
     return Finished(folder, step, stopped_by, numbers)
