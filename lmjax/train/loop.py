@@ -169,7 +169,7 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
                 numbers = evaluations.run(due, state.averaged, step)
             if saves.is_due(step, numbers):
                 reports.read(state.key, saves.saved_step)
-                saves.save(step, state, numbers, tools)
+                saves.save(step, state, numbers, tools, ends=step == train.steps)
             profiler.after_step(state.step)
             if tools.graceful.should_stop(step):
                 break

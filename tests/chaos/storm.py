@@ -65,8 +65,8 @@ class Storm:
 
     def __exit__(self, *_) -> None:
         assert self._zygote.stdin is not None
-        self._zygote.stdin.close()
-        self._zygote.wait(30)
+        self._zygote.kill()
+        self._zygote.wait()
 
     def new_place(self) -> pathlib.Path:
         """Makes a folder for a run that has not begun."""
