@@ -134,7 +134,7 @@ def compare_replicas(params: Params, *, step: int) -> None:
       SilentCorruption: replicas differ; the message names the parameter and the devices in the minority.
     """
     leaves = named_leaves(params)
-    mesh = next(iter(leaves.values())).sharding.mesh
+    mesh = _sharding(next(iter(leaves.values()))).mesh
     sums_NL = np.asarray(_sums_by_device(list(leaves.values()), mesh))
     devices = list(mesh.devices.flat)
     for number, (name, leaf) in enumerate(leaves.items()):
@@ -160,8 +160,13 @@ def _sums_by_device(leaves: list[jax.Array], mesh: Mesh) -> jax.Array:
     summed = jax.shard_map(
         lambda parts: bit_sums(parts)[None],
         mesh=mesh,
-        in_specs=([leaf.sharding.spec for leaf in leaves],),
+        in_specs=([_sharding(leaf).spec for leaf in leaves],),
         out_specs=PartitionSpec(mesh.axis_names),
         check_vma=False,
     )
     return jax.jit(summed, out_shardings=NamedSharding(mesh, PartitionSpec()))(leaves)
+
+
+def _sharding(array: jax.Array) -> NamedSharding:
+    assert isinstance(array.sharding, NamedSharding), array.sharding
+    return array.sharding

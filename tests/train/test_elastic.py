@@ -1,46 +1,44 @@
-"""A run that loses devices and changes its mesh on the way has the losses of a run that never did."""
-
-import dataclasses
-from unittest import mock
+"""Training that loses devices and changes its mesh on the way has the losses of training that never did."""
 
 import jax
 import numpy as np
-import pytest
-from tiny_run import config, with_train, write_corpus
+import tiny
 
 from lmjax.parallel.mesh import MeshConfig
-from lmjax.train.checkpoint import CheckpointConfig
-from lmjax.train.loop import train
-from lmjax.train.metrics import read_metrics
+from lmjax.train.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.run
+STEPS = 2
+LEGS = {8: MeshConfig(data=8), 4: MeshConfig(data=1, fsdp=4), 2: MeshConfig(data=1, tensor=2), 1: MeshConfig()}
+"""The mesh of each number of devices; each trains for two steps."""
 
-LEGS = (
-    (2, 8, MeshConfig(data=8)),
-    (4, 4, MeshConfig(data=1, fsdp=4)),
-    (6, 2, MeshConfig(data=1, tensor=2)),
-    (8, 1, MeshConfig(data=1)),
-)
-"""Until which step, on how many devices, in which mesh."""
+
+def trained(learner, state, first):
+    """Does two steps and returns the state with the losses and gradient norms."""
+    numbers = []
+    with jax.set_mesh(learner.mesh):
+        for step in range(first, first + STEPS):
+            rows = jax.device_put(tiny.random_rows(17, seed=step), learner.row_sharding)
+            state, metrics = learner.train_step(state, rows)
+            numbers.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return state, numbers
 
 
 def test_eight_devices_then_four_then_two_then_one(tmp_path):
-    write_corpus(tmp_path / "text")
-    base = with_train(config(tmp_path), eval_every=0, ema_decay=None)
-    base = dataclasses.replace(
-        base,
-        data=dataclasses.replace(base.data, valid_fraction=0.0),
-        checkpoint=CheckpointConfig(every_steps=None),
-    )
-    devices = jax.devices()
-    for folder, legs in (("elastic", LEGS), ("steady", LEGS[-1:])):
-        for steps, number, mesh in legs:
-            leg = dataclasses.replace(with_train(base, steps=steps), folder=str(tmp_path / folder), mesh=mesh)
-            with mock.patch.object(jax, "devices", lambda *_, number=number: devices[:number]):
-                train(leg)
-    found, expected = (
-        [[line["step"], line["train/loss"], line["grad_norm"]] for line in read_metrics(tmp_path / folder)]
-        for folder in ("elastic", "steady")
-    )
-    assert [line[0] for line in found] == [1, 2, 3, 4, 5, 6, 7, 8]
+    learners = {number: tiny.learner(mesh=mesh, num_devices=number) for number, mesh in LEGS.items()}
+    found, expected = [], []
+    with Checkpoints(tmp_path) as checkpoints:
+        state = learners[8].init(0)
+        for place, learner in enumerate(learners.values()):
+            if place:
+                state, data = checkpoints.restore(learner.abstract_state)
+                assert data == {"step": STEPS * place} and state.step.sharding.mesh == learner.mesh
+            state, numbers = trained(learner, state, STEPS * place)
+            found += numbers
+            checkpoints.save(STEPS * (place + 1), state, {"step": STEPS * (place + 1)})
+            checkpoints.wait()
+    state = learners[1].init(0)
+    for place in range(len(LEGS)):
+        state, numbers = trained(learners[1], state, STEPS * place)
+        expected += numbers
+    assert len(found) == STEPS * len(LEGS)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
