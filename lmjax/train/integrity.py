@@ -135,6 +135,7 @@ def compare_replicas(params: Params, *, step: int) -> None:
     """
     leaves = named_leaves(params)
     mesh = _sharding(next(iter(leaves.values()))).mesh
+    assert isinstance(mesh, Mesh), mesh
     sums_NL = np.asarray(_sums_by_device(list(leaves.values()), mesh))
     devices = list(mesh.devices.flat)
     for number, (name, leaf) in enumerate(leaves.items()):

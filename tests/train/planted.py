@@ -50,8 +50,8 @@ def planted(*, bad: bool = True):
     return mock.patch.object(Curriculum, "rows", lambda self, *a, **o: Planted(rows_of(self, *a, **o), bad=bad))
 
 
-def planted_config(text: pathlib.Path, folder: pathlib.Path, on_fault, *, steps: int = UPDATES) -> RunConfig:
-    base = with_train(config(text.parent, objective_name="CausalLM"), eval_every=0, steps=steps)
+def planted_config(text: pathlib.Path, folder: pathlib.Path, on_fault, *, steps: int = UPDATES, **train) -> RunConfig:
+    base = with_train(config(text.parent, objective_name="CausalLM"), eval_every=0, steps=steps, **train)
     return dataclasses.replace(
         base,
         folder=str(folder),
