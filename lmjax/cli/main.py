@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "two runs on the same texts: what continued training kept and gained",
     "compile": "compile a recipe's step for TPUs that are not here: does it fit, how fast will it be",
     "coordinates": "train a few steps at several widths: do they train alike (muP)",
+    "inspect": "the texts of one step of a run, with the loss and gradient norm of each row",
     "plot": "draw the loss curves of one or more runs",
     "report": "one HTML page about one or more runs: curves, warnings, evaluations, settings",
     "runs": "list runs with their losses, speeds and states",

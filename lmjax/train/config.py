@@ -20,6 +20,7 @@ from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluations.evaluation import Evaluation
+from lmjax.train.faults import FaultPolicy, Stop
 from lmjax.train.optimizers import AdamW, Optimizer
 from lmjax.train.trackers import NoTracker, Tracker
 
@@ -83,6 +84,11 @@ class TrainConfig:
     watchdog_minutes: float | None = None
     """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
     or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
+    recompute_every: int = 0
+    """Steps between checks for hardware that computes wrong: a step is computed twice, without effect, and must be the
+    same bit for bit. A check takes the time of two steps. 0 never checks."""
+    compare_replicas_every: int = 0
+    """Steps between checks that all devices that hold the same parameters hold the same bits. 0 never checks."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
 
@@ -92,7 +98,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("eval_every", "eval_batches", "watchdog_minutes"):
+        for name in ("eval_every", "eval_batches", "watchdog_minutes", "recompute_every", "compare_replicas_every"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must not be negative")
         if self.batch_size % self.microbatches:
@@ -166,6 +172,8 @@ class RunConfig:
     """What is measured besides the validation that `train.eval_every` and `train.eval_batches` describe."""
     tracker: Tracker = NoTracker()
     """Where numbers are kept besides the run folder: WandB, Trackio or MLflow."""
+    on_fault: FaultPolicy = Stop()
+    """What is done when a loss is not finite or jumps up: Stop, SkipUpdate or RollBack."""
     mesh: MeshConfig = MeshConfig()
     """How devices are used."""
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -146,4 +146,5 @@ def learner_on(layout: Layout, config: RunConfig, vocabulary: Vocabulary) -> Lea
         ema_decay=train.ema_decay,
         average=average_of(config.optimizer, spec.kinds),
         new_carry=functools.partial(objective.initial_carry, model, train.batch_size),
+        on_fault=config.on_fault,
     )
