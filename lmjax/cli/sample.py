@@ -20,6 +20,7 @@ from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.speculate import Speculation
 from lmjax.decode.unmask import Order
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
+from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.chat import Chat
 from lmjax.runs.writing import Piece, Request, stream_continuations, stream_texts
 from lmjax.train.components import paired
@@ -158,6 +159,8 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(SampleArguments, arguments, command="sample")
     opened = runs.open(options.run, step=options.step)
+    # Before the prompt is shown.
+    check_names_tokens(opened.config.objective)
     speculation = _speculation(opened, options)
     request = options.request(_amateur(opened, options), speculation)
     if options.chat:

@@ -69,7 +69,9 @@ def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
     # In a Hugging Face folder the tokenizer's files lie directly in the folder.
     tokenizer = folder / TOKENIZER
     corpus = open_corpus(data, TokenizerConfig(path=str(tokenizer if tokenizer.exists() else folder)))
-    measure = Validation(name="text", split="train").begin(subject_of(run.config, run.learner, corpus))
+    measure = Validation(name="text", split="train").begin(
+        subject_of(run.config, run.learner, corpus.tokenizer, corpus)
+    )
     reading = measure(run.params, lambda: None)
     if "bits_per_byte" not in reading.numbers:
         why = " ".join(reading.notes) or (

@@ -20,6 +20,8 @@ from lmjax.runs.prompts import KNOWN_MARKERS, middle_ids
 from lmjax.runs.scoring import Score, score
 from lmjax.runs.writing import Request, stream_continuations, write_texts
 from lmjax.train.components import paired
+from lmjax.train.evaluations.evaluation import Evaluation, Reading
+from lmjax.train.plan import subject_of
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, BestOrStep
 
 
@@ -76,6 +78,21 @@ class Run(Opened):
     def score(self, texts: Sequence[str]) -> list[Score]:
         """Returns the log-probabilities, loss and bits per byte of texts, see :func:`~lmjax.runs.scoring.score`."""
         return score(self, texts)
+
+    def evaluate(self, evaluation: Evaluation) -> Reading:
+        """Measures the run as an evaluation of a recipe does, such as ``TextFiles(name="x", files=("a.txt",))``.
+
+        Args:
+          evaluation: one that brings its own text, see :mod:`lmjax.train.evaluations`.
+
+        Returns:
+          Its ``numbers``, ``counts``, ``notes`` and ``tables``.
+
+        Raises:
+          ValueError: the run cannot be evaluated in this way, or a file cannot be read.
+        """
+        measure = evaluation.begin(subject_of(self.config, self.learner, self.tokenizer))
+        return measure(self.params, lambda: None)
 
     def embed(self, texts: Sequence[str], *, role: Role = "query") -> np.ndarray:
         """Returns the vectors of texts, float32 [N, D], see :func:`~lmjax.runs.embedding.embed`."""

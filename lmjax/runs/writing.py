@@ -16,6 +16,7 @@ from lmjax.decode.speculate import stream as stream_speculatively
 from lmjax.decode.unmask import Order, unmask
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
+from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.opened import Opened
 from lmjax.runs.pieces import Pieces
 from lmjax.runs.prompts import ids_with_names, prompt_ids, source_ids
@@ -130,6 +131,7 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request, *, every
       ValueError: a prompt is too long or empty, or the model does not write text; or an option is impossible.
     """
     objective = run.config.objective
+    check_names_tokens(objective)
     if isinstance(objective, MaskedDiffusion):
         yield from _filled_in(run, prompts, request, objective)
         return
@@ -153,6 +155,7 @@ def stream_continuations(
       request: how to write.
       end_ids: ids that end a text, beside the tokenizer's end of text.
     """
+    check_names_tokens(run.config.objective)
     jobs = [
         _Job(ids, Pieces(functools.partial(bytes_after, run.tokenizer, "", ids), request.stop, end_ids))
         for ids in prompts

@@ -5,6 +5,7 @@ from collections.abc import Generator
 
 from lmjax.data.rows.pipeline import device_batches
 from lmjax.data.rows.source import RowSource
+from lmjax.tokenizers import Tokenizer
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
 from lmjax.train.curriculum import Curriculum
@@ -35,6 +36,11 @@ class Plan:
     rows: RowSource
     evaluations: tuple[tuple[Evaluation, Measure], ...]
 
+    def without_profile(self) -> "Plan":
+        """Returns the same plan without a profile of steps."""
+        train = dataclasses.replace(self.config.train, profile=None)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, train=train))
+
     def batches(self, curriculum: Curriculum, *, start_step: int) -> Generator[Rows]:
         """Yields the batches of ``start_step``, ``start_step + 1``, ..., on the devices.
 
@@ -56,13 +62,14 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
     Raises:
       ValueError: the user has to change something; nothing but prepared data was written.
     """
-    # This comes first, because preparing the data may take hours.
+    # These come first, because preparing the data may take hours.
+    config.tracker.check()
     layout = lay_out(config)
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     vocabulary = corpus.tokenizer.vocabulary
     config = resolve(config, vocabulary)
     learner = learner_on(layout, config, vocabulary)
-    subject = subject_of(config, learner, corpus)
+    subject = subject_of(config, learner, corpus.tokenizer, corpus)
     return Plan(
         config=config,
         curriculum=layout.curriculum,
@@ -80,16 +87,19 @@ def evaluations_of(config: RunConfig, corpus: Corpus) -> tuple[Evaluation, ...]:
     return (*((validation,) if corpus.has("valid") else ()), *config.evaluations)
 
 
-def subject_of(config: RunConfig, learner: Learner, corpus: Corpus) -> Subject:
+def subject_of(config: RunConfig, learner: Learner, tokenizer: Tokenizer, corpus: Corpus | None = None) -> Subject:
     """Returns the facts about a run that evaluations are given.
 
     Args:
       config: the resolved configuration of the run.
       learner: the learner of the run.
-      corpus: the run's data, or other data to evaluate it on.
+      tokenizer: its tokenizer.
+      corpus: the run's data, or other data to evaluate it on; None for evaluations that bring their own.
     """
     return Subject(
         learner=learner,
+        tokenizer=tokenizer,
+        data=config.data if corpus is None else corpus.config,
         corpus=corpus,
         model=config.model,
         batch_size=config.train.batch_size,

@@ -38,7 +38,9 @@ class Validation(Evaluation):
         """
         corpus = subject.corpus
         if self.prepared is not None:
-            corpus = prepared_corpus(corpus.config, self.prepared, corpus.tokenizer)
+            corpus = prepared_corpus(subject.data, self.prepared, subject.tokenizer)
+        if corpus is None:
+            raise ValueError(f"evaluations: {self.name}: the run's data are not at hand: name a folder in prepared")
         if not corpus.has(self.split):
             raise ValueError(
                 f"evaluations: {self.name}: {corpus.folder} has no documents for split={self.split!r}: name another "
