@@ -102,7 +102,7 @@ class OwnHeads:
         """Takes the model, its further heads, and how many of them to use."""
         self.model, self.heads, self.length = model, list(heads)[:length], length
 
-    def begin(self, tokens_BT: jax.Array, lengths_B: jax.Array, read: None, *, room: int, prefix: bool):
+    def begin(self, tokens_BT: jax.Array, lengths_B: jax.Array, read: Any, *, room: int, prefix: bool):
         """Returns the model's hidden states of the last tokens, its caches, no reading, and the memory."""
         assert read is None and not prefix
         num_rows, padded = tokens_BT.shape

@@ -297,7 +297,8 @@ def _round(plan: _Plan, proposer: Any, texts: _Texts, keys_B: jax.Array, limits_
 def _proposer(plan: _Plan, params: tuple[Params, ...]) -> OtherModel | ParallelHeads | SequentialModules:
     modules = [spec.bind(part) for spec, part in zip(plan.specs, params, strict=True)]
     if plan.proposer == "model":
-        return OtherModel(*modules, plan.length)
+        model, other = modules
+        return OtherModel(model, other, plan.length)
     kind = ParallelHeads if plan.proposer == "further_heads" else SequentialModules
     return kind(model_of(modules[0]), extra_of(modules[0], plan.proposer), plan.length)
 
