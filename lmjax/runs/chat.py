@@ -1,6 +1,6 @@
 """A conversation with a run: what was said stays within the context, oldest turns go first."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.runs.chat_template import end_ids, find_template
@@ -39,7 +39,7 @@ class Chat:
         self._turns: list[tuple[str, str]] = []
         self.dropped = 0
 
-    def answer(self, message: str) -> Iterator[str]:
+    def answer(self, message: str) -> Generator[str, None, None]:
         """Yields the answer to a message, while it is made. One that is broken off is remembered so far.
 
         Raises:
