@@ -71,8 +71,7 @@ def _corpus(opened: runs.Run, folder: pathlib.Path, prepared: pathlib.Path | Non
             f"{error} (looked for from {start}); name the prepared data of the run with --prepared, or evaluate it in "
             f"the folder it was started in"
         ) from None
-    data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
-    return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
+    return dataclasses.replace(corpus, tokenizer=opened.tokenizer).below(start)
 
 
 def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:

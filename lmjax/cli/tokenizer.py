@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lmjax.cli.recipe import parse_recipe
 from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer, describe
-from lmjax.train.corpus import TOKENIZER, automatic_folder, load_or_train_tokenizer
+from lmjax.train.corpus import TOKENIZER, corpus_folder, load_or_train_tokenizer
 
 EXAMPLE = "def greet(name: str) -> None:\n    print(f'Hello, {name}!')  # naïve café 😀"
 
@@ -34,8 +34,7 @@ def run(arguments: Sequence[str]) -> None:
         tokenizer = build_tokenizer(TokenizerConfig(path=str(saved), special_tokens=()), lambda: ())
     else:
         config = parse_recipe("tokenizer", [options.source, *overrides])
-        prepared = config.data.prepared
-        folder = pathlib.Path(prepared) if prepared is not None else automatic_folder(config.data, config.tokenizer)
+        folder = corpus_folder(config.data, config.tokenizer)
         tokenizer = load_or_train_tokenizer(config.data, config.tokenizer, folder / TOKENIZER)
         print(f"{folder / TOKENIZER}")
 

@@ -1,12 +1,15 @@
 """The configuration of the data: what is read, and how it becomes rows."""
 
+import collections
 import dataclasses
 import math
 import pathlib
 import re
-from typing import Literal
+from typing import Any, Literal
 
+from lmjax.data.mixing import Source, Stage, check_mixing
 from lmjax.field_types import check_literals
+from lmjax.naming import naming
 from lmjax.parallel.paths import refuse_address
 
 STDLIB = "stdlib"
@@ -79,6 +82,17 @@ class DataConfig:
     """Several prepared folders to draw rows from, in place of path and prepared."""
     mixture_weights: tuple[float, ...] = ()
     """The share of rows from each folder of mixture, in any unit."""
+    sources: dict[str, Source] = dataclasses.field(default_factory=dict, hash=False)
+    """Several sources by name, in place of path; they are prepared together, each in a folder below prepared."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """The share of rows from each source, in any unit; in proportion to their tokens if neither this nor temperature
+    is given."""
+    temperature: float | None = None
+    """In place of weights: a source of n tokens has the weight n^(1 / temperature)."""
+    stages: tuple[Stage, ...] = ()
+    """Other weights from a step on, stage after stage."""
+    max_epochs: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """The most times that the run may read a source; a run that would read it more often is refused beforehand."""
     packing: Literal["windows", "segments", "best_fit", "examples", "streams"] = "windows"
     """How rows are made: windows over the whole stream (windows); the same windows, in which documents do not attend
     to each other (segments); whole documents packed together (best_fit); one example in each row, a document or the
@@ -110,6 +124,10 @@ class DataConfig:
         self._check_fill_in_middle()
         self._check_members()
         self._check_mixture()
+        check_mixing(self)
+        for name, source in self.sources.items():
+            with naming(f"data.sources: {name}"):
+                self._of_source(source)
 
     def _check_document_glob(self):
         parts = pathlib.PurePath(self.document_glob).parts
@@ -158,8 +176,6 @@ class DataConfig:
         for weight in self.mixture_weights:
             if not (math.isfinite(weight) and weight > 0):
                 raise ValueError(f"data.mixture_weights={self.mixture_weights}: weights must be above 0")
-        if self.mixture and self.packing == "streams":
-            raise ValueError('data.packing="streams" with data.mixture: rows of several sources do not go on: keep one')
         if self.mixture and self.prepared is not None:
             raise ValueError("data.prepared and data.mixture are both given: keep one of them")
 
@@ -179,6 +195,45 @@ class DataConfig:
     def num_members(self) -> int:
         """The number of documents that form an example."""
         return max(len(self.members), 1)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of the sources of a mixture, in the order that decides the rows; empty for a single source.
+
+        The folders of ``mixture`` are named after their paths, in the order given.
+        """
+        if self.sources:
+            return tuple(sorted(self.sources))
+        seen: collections.Counter[str] = collections.Counter()
+        names = []
+        for folder in self.mixture:
+            seen[folder] += 1
+            names.append(folder if seen[folder] == 1 else f"{folder} ({seen[folder]})")
+        return tuple(names)
+
+    @property
+    def parts(self) -> dict[str, "DataConfig"]:
+        """The configuration of each source of a mixture by itself, by name; empty for a single source."""
+        if self.sources:
+            return {name: self._of_source(self.sources[name]) for name in self.source_names}
+        return {
+            name: self.single(prepared=folder) for name, folder in zip(self.source_names, self.mixture, strict=True)
+        }
+
+    def _of_source(self, source: Source) -> "DataConfig":
+        given = {name: value for name, value in dataclasses.asdict(source).items() if value is not None}
+        return self.single(**{"prepared": None, **given})
+
+    def single(self, **changes) -> "DataConfig":
+        """Returns the configuration of a single source: without the mixture, and with these changes."""
+        alone: dict[str, Any] = {
+            "mixture": (),
+            "mixture_weights": (),
+            "sources": {},
+            "weights": {},
+            "temperature": None,
+        }
+        return dataclasses.replace(self, **{**alone, "stages": (), "max_epochs": {}, **changes})
 
     def preparation(self) -> dict[str, object]:
         """The fields that, together with the files and the tokenizer, determine the bytes of the shards."""

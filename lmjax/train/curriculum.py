@@ -81,7 +81,11 @@ class Curriculum:
         )
         for phase in self.phases:
             rows.cut(phase.row_length)
-        return rows
+        return rows.placed(self.first_block)
+
+    def first_block(self, step: int) -> int:
+        """Returns the number of the first block of which no token was read before a step; stages begin with a block."""
+        return -(-self.at(step).consumed(step) // self.phases[-1].stride)
 
     def batches(
         self, rows: RowSource, *, start_step: int = 0, sharding: jax.sharding.Sharding | None = None
@@ -93,6 +97,8 @@ class Curriculum:
           start_step: the first step.
           sharding: how a batch is split over the devices of all processes; ``None`` if this is the only process.
         """
+        # The batch sizes may be others than when the rows were opened.
+        rows = rows.placed(self.first_block)
         for phase in self.phases:
             if phase.end_step is not None and phase.end_step <= start_step:
                 continue

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from lmjax.data.mixing import described
 from lmjax.models.summary import ModelSummary, describe
 from lmjax.naming import naming_file
 from lmjax.parallel import distributed
@@ -20,6 +21,7 @@ from lmjax.train.components import turn_of
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Progress
 from lmjax.train.curriculum import Curriculum, curriculum
+from lmjax.train.epochs import check_epochs, epochs_at
 from lmjax.train.evaluations.round import Evaluations, Numbers, not_finite_losses
 from lmjax.train.guard import check_finite
 from lmjax.train.initial import check_initial
@@ -98,6 +100,7 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
     state, first_step = first_state(plan.config, learner, origin, checkpoints, say)
     saves = _begin_saves(plan, origin, record.at(first_step, batch_size=train.batch_size), checkpoints, first_step)
     phases = _phases(plan, saves.record)
+    check_epochs(plan.rows, phases, steps=train.steps, limits=plan.config.data.max_epochs)
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
@@ -181,10 +184,16 @@ def _phases(plan: Plan, record: Record) -> Curriculum:
 def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -> None:
     """Tells a person which model will be trained, and on which data."""
     corpus, steps = plan.corpus, plan.config.train.steps
-    tokens = corpus.manifest.total("train", "tokens")
+    tokens = corpus.total("train", "tokens")
     epochs = phases.at(steps).consumed(steps) / tokens
     say(describe(summary))
     say(f"data: {corpus.folder}, {short_number(tokens)} training tokens, {epochs:.2f} epochs in all")
-    for note in corpus.manifest.notes:
-        say(f"data: {note}")
+    for name, times in epochs_at(plan.rows, phases, steps).items():
+        own = corpus.sources[name].manifest.total("train", "tokens")
+        say(f"data: {name}: {short_number(own)} training tokens, {times:.2f} epochs in all")
+    for first_step, shares in corpus.weights if corpus.sources else ():
+        say(f"data: from step {first_step} on: {described(shares)}")
+    for one in corpus.each():
+        for note in one.manifest.notes:
+            say(f"data: {note}")
     say(f"run: {plan.config.run_folder}, {steps} steps")

@@ -9,6 +9,7 @@ import numpy as np
 from lmjax.models.summary import ModelSummary, summarize
 from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.epochs import epochs_at
 from lmjax.train.guard import check_finite
 from lmjax.train.instruments import Instruments
 from lmjax.train.metrics import mfu
@@ -93,6 +94,8 @@ class StepReports:
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
         if (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
+            read = epochs_at(self.plan.rows, self.curriculum, step)
+            shown |= {f"epochs/{name}": times for name, times in read.items()}
             self.instruments.writers.write(step, shown)
 
     def _refuse_unscored(
