@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a recipe, or go on where it stopped",
     "prepare": "turn a recipe's text into token shards",
     "tokenizer": "train a recipe's tokenizer, and show how it cuts a text",
+    "inspect": "show what prepared data hold: counts, lengths, packings, duplicates, rows",
     "preview": "print rows as the model sees them: input, target, weights, who attends to whom",
     "evaluate": "loss, perplexity and bits per byte of a run on its whole validation set",
     "sample": "write text with a run's model: continue prompts, answer them, fill a gap",

@@ -22,6 +22,9 @@ from lmjax.train.curriculum import curriculum
 
 LENGTHS = {"a": [[40, 3, 90, 17], [64, 1, 25]], "b": [[9, 9, 100, 2, 2]], "c": [[33] * 3, [5] * 20]}
 FIRST_TOKEN = {"a": 1, "b": 10_001, "c": 20_001}
+LEAN = settings(
+    deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 PACKINGS = ("windows", "segments", "best_fit", "examples")
 
 
@@ -94,7 +97,7 @@ def check_next_rows(rows, tokens_BT, consumed, *, first_row, stride):
         consumed[rows.names[source]] += stride
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(LEAN, max_examples=12)
 @given(
     packing=st.sampled_from(PACKINGS),
     objective=st.sampled_from([MaskedLM(), CausalLM()]),
@@ -139,7 +142,7 @@ def test_resumes_with_other_hosts_batch_sizes_and_later_weights(folders, packing
         step = stop
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(LEAN, max_examples=15)
 @given(
     first=st.fixed_dictionaries({"a": st.sampled_from([1.0, 3.0]), "b": st.just(1.0)}),
     counts=st.lists(hosts, min_size=2, max_size=3),
@@ -161,7 +164,7 @@ def test_streams_of_a_mixture_go_on_in_their_source(folders, first, counts):
     assert consumed["c"] == 0 and consumed["a"] / first["a"] == consumed["b"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(LEAN, max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=3, max_size=30),
     row_length=st.sampled_from([4, 8, 16]),
@@ -189,7 +192,7 @@ def test_each_token_is_read_once_an_epoch(tmp_path_factory, lengths, row_length,
         assert total - row_length < len(read) <= total
 
 
-@settings(max_examples=50, deadline=None)
+@settings(LEAN, max_examples=50)
 @given(
     stages=st.lists(
         st.tuples(st.integers(0, 30), st.lists(st.integers(0, 5), min_size=3, max_size=3)), min_size=1, max_size=4
