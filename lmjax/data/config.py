@@ -8,6 +8,7 @@ import re
 from typing import Any, Literal
 
 from lmjax.data.mixing import Source, Stage, check_mixing
+from lmjax.data.template import template_parts
 from lmjax.field_types import check_literals
 from lmjax.naming import naming
 from lmjax.parallel.paths import refuse_address
@@ -23,10 +24,10 @@ class DataConfig:
     """The source of the text, how it is split and stored as tokens, and how rows are cut from the tokens."""
 
     path: str = STDLIB
-    """A file, a folder or a glob, or "stdlib", the Python standard library's own sources. The formats are text, JSON
-    lines (.jsonl, .ndjson, .json, or a first line that is an object with text_field) and arrays of JSON objects,
-    plain or compressed by gzip, zstandard, bzip2 or xz. The first bytes of a file decide, and a file of another
-    format is refused.
+    """A file, a folder or a glob, an address of them (gs://, s3://, hf://, https://), or "stdlib", the Python standard
+    library's own sources. The formats are text, JSON lines (.jsonl, .ndjson, .json, or a first line that is an object
+    with text_field) and arrays of JSON objects, plain or compressed by gzip, zstandard, bzip2 or xz; Parquet, Arrow as
+    `datasets` saves it, and ArrayRecord. The first bytes of a file decide, and a file of another format is refused.
     """
     document_glob: str = "**/*"
     """Which files of a folder are read."""
@@ -34,13 +35,15 @@ class DataConfig:
     r"""Text that divides a text file into documents (such as "<|endoftext|>"); without it each file is one document.
     \n, \r and \t may be typed, and a line end also matches that of Windows."""
     text_field: str = "text"
-    """JSON lines: the field that holds the text (with prompt_field: the response)."""
+    """Records: the field that holds the text (with prompt_field: the response); a nested one as message.text."""
+    template: str | None = None
+    r"""Records, in place of text_field: a text with fields in braces, such as "{title}\n\n{body}"; {{ is a brace."""
     prompt_field: str | None = None
-    """JSON lines: a field whose text comes before the text and has loss weight 0."""
+    """Records: a field whose text comes before the text and has loss weight 0."""
     weight_field: str | None = None
-    """JSON lines: the field with the loss weight of the text: a number, or one for each text of a list."""
+    """Records: the field with the loss weight of the text: a number, or one for each text of a list."""
     members: tuple[str, ...] = ()
-    """JSON lines: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
+    """Records: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
     each text becomes a document, begins with the text of prompt_field, and is stored next to the others."""
     decode_errors: Literal["replace", "strict"] = "replace"
     """Bytes that are not UTF-8: put U+FFFD in their place and count them, or refuse the record (see bad_records)."""
@@ -104,7 +107,7 @@ class DataConfig:
         check_literals(self, "data.")
         if not self.path:
             raise ValueError('data.path="": name a file, a folder or a glob, or "stdlib"')
-        for name, path in (("path", self.path), ("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
+        for name, path in (("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
             refuse_address(f"data.{name}", path)
         if not 0.0 <= self.valid_fraction < 1.0:
             raise ValueError(f"data.valid_fraction={self.valid_fraction}: must be at least 0 and below 1")
@@ -122,6 +125,7 @@ class DataConfig:
         if self.split == "tail" and self.weighted:
             raise ValueError("data.split=tail cannot divide prompts from responses: use data.split=document")
         self._check_fill_in_middle()
+        self._check_template()
         self._check_members()
         self._check_mixture()
         check_mixing(self)
@@ -148,6 +152,14 @@ class DataConfig:
                     f"data.fim_rate={self.fim_rate} would cut through what data.{name}={getattr(self, name)!r} keeps "
                     f"apart: set one of them only"
                 )
+
+    def _check_template(self):
+        if self.template is None:
+            return
+        for name, unset in (("text_field", "text"), ("weight_field", None), ("members", ())):
+            if getattr(self, name) != unset:
+                raise ValueError(f"data.template and data.{name}={getattr(self, name)!r} are both given: keep one")
+        template_parts(self.template)
 
     def _check_members(self):
         if not self.members:
@@ -182,9 +194,12 @@ class DataConfig:
     @property
     def separator(self) -> str | None:
         r"""The document separator; typed ``\n``, ``\r`` and ``\t`` are replaced by line ends and tabs."""
-        if self.document_separator is None:
-            return None
-        return _TYPED_ESCAPE.sub(lambda match: {"n": "\n", "r": "\r", "t": "\t"}[match[1]], self.document_separator)
+        return None if self.document_separator is None else _unescaped(self.document_separator)
+
+    @property
+    def record_template(self) -> str | None:
+        """The template; typed line ends and tabs are replaced, as in :attr:`separator`."""
+        return None if self.template is None else _unescaped(self.template)
 
     @property
     def weighted(self) -> bool:
@@ -246,6 +261,8 @@ class DataConfig:
         # These are included only if they are used, so that shards from before the field existed stay valid.
         if self.bad_records == "skip":
             settings |= {"bad_records": "skip", "max_record_bytes": self.max_record_bytes}
+        if self.template is not None:
+            settings["template"] = self.record_template
         if self.members:
             settings["members"] = list(self.members)
         if self.fim_rate:
@@ -253,3 +270,7 @@ class DataConfig:
             settings["fim_spm_fraction"] = self.fim_spm_fraction
             settings["fim_markers"] = list(self.fim_markers)
         return settings
+
+
+def _unescaped(text: str) -> str:
+    return _TYPED_ESCAPE.sub(lambda match: {"n": "\n", "r": "\r", "t": "\t"}[match[1]], text)

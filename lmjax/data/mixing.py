@@ -33,6 +33,8 @@ class Source:
     """See data.document_separator."""
     text_field: str | None = None
     """See data.text_field."""
+    template: str | None = None
+    """See data.template."""
     prompt_field: str | None = None
     """See data.prompt_field."""
     weight_field: str | None = None

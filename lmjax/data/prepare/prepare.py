@@ -90,8 +90,9 @@ def prepare(
     with folder_lock(folder, PREPARING), resumable:
         if (manifest := _finished(folder, plan)) is not None:
             return manifest
-        _begin(folder, plan, tokenizer)
         units = plan_units(files, config.shard_bytes)
+        # How files are cut into units may differ between versions, and then entries do not go together.
+        _begin(folder, {**plan, "units": len(units)}, tokenizer)
         job = Job(config=config, vocabulary=vocabulary, folder=folder)
         _do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
         manifest = _collect(job, plan, len(units))
