@@ -81,6 +81,8 @@ class DataConfig:
     verify: Literal["sample", "always", "never"] = "sample"
     """Checksums of the shards at each start: of all files that are new or changed, and of others picked at random, up
     to 1 GiB of each split (a smaller split is read whole, every time); of all files; or only the files' sizes."""
+    read_threads: int = 0
+    """Threads that read rows ahead of the step; 0 reads in one thread, which is best for local disks."""
     mixture: tuple[str, ...] = ()
     """Several prepared folders to draw rows from, in place of path and prepared."""
     mixture_weights: tuple[float, ...] = ()
@@ -115,6 +117,8 @@ class DataConfig:
             raise ValueError(f"data.shard_bytes={self.shard_bytes}: must be at least 1")
         if not 0.0 <= self.max_undecodable <= 1.0:
             raise ValueError(f"data.max_undecodable={self.max_undecodable}: must be from 0 to 1")
+        if self.read_threads < 0:
+            raise ValueError(f"data.read_threads={self.read_threads}: must not be negative")
         if self.max_record_bytes < 1:
             raise ValueError(f"data.max_record_bytes={self.max_record_bytes}: must be at least 1")
         if not self.max_expansion >= 1.0:

@@ -11,7 +11,7 @@ from lmjax.train.config_file import differences
 FREE_ON_RESUME = (
     "name", "folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every", "train.eval_every",
     "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.tensorboard", "train.wandb",
-    "train.microbatches", "train.change_on_resume", "evaluations", "data.max_epochs",
+    "train.microbatches", "train.change_on_resume", "evaluations", "data.max_epochs", "data.read_threads",
     *(f"model.execution.{name}" for name in INTERCHANGEABLE),
 )  # fmt: skip
 """Fields that may differ when a run goes on: they change no result, or the user clearly wants it (``train.steps``)."""

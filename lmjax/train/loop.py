@@ -121,7 +121,8 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         )
         while step < train.steps:
             profiler.before_step()
-            rows = next(batches)
+            with tools.throughput.waiting():
+                rows = next(batches)
             component = turn_of(plan.config.objective, step).component
             if (component.name, phases.at(step).first_step) not in compiled:
                 compiled.add((component.name, phases.at(step).first_step))

@@ -44,7 +44,9 @@ class Plan:
           start_step: number of updates done before the first batch.
         """
         sharding = self.learner.row_sharding
-        return device_batches(curriculum.batches(self.rows, start_step=start_step, sharding=sharding), sharding)
+        threads = self.config.data.read_threads
+        local = curriculum.batches(self.rows, start_step=start_step, sharding=sharding, num_threads=threads)
+        return device_batches(local, sharding)
 
 
 def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:

@@ -18,6 +18,10 @@ from lmjax.train.scored import ScoredWatch, look_ahead
 from lmjax.train.state import TrainState
 from lmjax.train.step import Metrics
 
+WAITING_TOO_LONG = 0.1
+"""The share of the time that steps may wait for their rows without a warning."""
+STEPS_TO_JUDGE = 20
+
 
 def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
     """Returns the sizes and costs of the model at each sequence length of the run."""
@@ -60,6 +64,7 @@ class StepReports:
 
     def __post_init__(self):
         self._scored = ScoredWatch(self.plan.config.objective)
+        self._warned = False
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
         """Waits for the unread metrics, if there are any, and shows and writes them if they are finite.
@@ -117,4 +122,19 @@ class StepReports:
             return {}
         flops, devices = self.summaries[phase.sequence_length].flops_per_token, self.plan.learner.mesh.devices.flat
         utilisation = mfu(flops, rate, devices)
-        return {"tokens_per_second": rate} | ({} if utilisation is None else {"mfu": utilisation})
+        waiting = self.instruments.throughput.waiting_share
+        self._warn_of_waiting(waiting)
+        speed = {"tokens_per_second": rate, "waiting_for_rows": waiting}
+        return speed | ({} if utilisation is None else {"mfu": utilisation})
+
+    def _warn_of_waiting(self, share: float) -> None:
+        """Says once that steps wait for their rows, and what helps."""
+        if self._warned or share < WAITING_TOO_LONG or self.instruments.throughput.num_steps < STEPS_TO_JUDGE:
+            return
+        self._warned = True
+        threads = self.plan.config.data.read_threads
+        self.instruments.progress.note(
+            f"steps wait for their rows {share:.0%} of the time: put the prepared data on a local disk, or read ahead "
+            f"with more threads (--data.read-threads {max(2 * threads, 4)}, now {threads}); a host that does other "
+            f"work, too, may have no time for it"
+        )
