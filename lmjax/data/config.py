@@ -12,6 +12,7 @@ from lmjax.data.template import template_parts
 from lmjax.field_types import check_literals
 from lmjax.naming import naming
 from lmjax.parallel.paths import refuse_address
+from lmjax.tokenizers.chat import read_chat_template
 
 STDLIB = "stdlib"
 
@@ -42,6 +43,12 @@ class DataConfig:
     """Records: a field whose text comes before the text and has loss weight 0."""
     weight_field: str | None = None
     """Records: the field with the loss weight of the text: a number, or one for each text of a list."""
+    messages_field: str | None = None
+    """Records, in place of text_field: the field with the messages of a conversation, each with role and content. The
+    assistant's messages have loss weight 1, all else 0."""
+    chat_template: str = "roles"
+    """How messages become text: "roles", which puts a special token <|ROLE|> before each message and the end-of-text
+    token after the assistant's; or a Jinja file, or a tokenizer's folder, with a chat template of Hugging Face."""
     members: tuple[str, ...] = ()
     """Records: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
     each text becomes a document, begins with the text of prompt_field, and is stored next to the others."""
@@ -130,6 +137,7 @@ class DataConfig:
             raise ValueError("data.split=tail cannot divide prompts from responses: use data.split=document")
         self._check_fill_in_middle()
         self._check_template()
+        self._check_messages()
         self._check_members()
         self._check_mixture()
         check_mixing(self)
@@ -150,7 +158,7 @@ class DataConfig:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be from 0 to 1")
         if len(self.fim_markers) != 3 or len(set(self.fim_markers)) < 3:
             raise ValueError(f"data.fim_markers={self.fim_markers}: name three tokens that differ")
-        for name in ("prompt_field", "weight_field", "members"):
+        for name in ("prompt_field", "weight_field", "messages_field", "members"):
             if self.fim_rate and getattr(self, name):
                 raise ValueError(
                     f"data.fim_rate={self.fim_rate} would cut through what data.{name}={getattr(self, name)!r} keeps "
@@ -164,6 +172,19 @@ class DataConfig:
             if getattr(self, name) != unset:
                 raise ValueError(f"data.template and data.{name}={getattr(self, name)!r} are both given: keep one")
         template_parts(self.template)
+
+    def _check_messages(self):
+        refuse_address("data.chat_template", self.chat_template)
+        if self.messages_field is None:
+            if self.chat_template != "roles":
+                raise ValueError(f"data.chat_template={self.chat_template!r} is for messages: set data.messages_field")
+            return
+        for name, unset in (("text_field", "text"), ("template", None), ("prompt_field", None), ("weight_field", None),
+                            ("members", ())):  # fmt: skip
+            if getattr(self, name) != unset:
+                raise ValueError(
+                    f"data.messages_field and data.{name}={getattr(self, name)!r} are both given: keep one"
+                )
 
     def _check_members(self):
         if not self.members:
@@ -208,7 +229,7 @@ class DataConfig:
     @property
     def weighted(self) -> bool:
         """Whether documents carry loss weights, which are then stored beside the tokens."""
-        return self.prompt_field is not None or self.weight_field is not None
+        return any(field is not None for field in (self.prompt_field, self.weight_field, self.messages_field))
 
     @property
     def num_members(self) -> int:
@@ -265,6 +286,8 @@ class DataConfig:
         # These are included only if they are used, so that shards from before the field existed stay valid.
         if self.bad_records == "skip":
             settings |= {"bad_records": "skip", "max_record_bytes": self.max_record_bytes}
+        if self.messages_field is not None:
+            settings |= {"messages_field": self.messages_field, "chat_template": read_chat_template(self.chat_template)}
         if self.template is not None:
             settings["template"] = self.record_template
         if self.members:

@@ -39,6 +39,8 @@ class Source:
     """See data.prompt_field."""
     weight_field: str | None = None
     """See data.weight_field."""
+    messages_field: str | None = None
+    """See data.messages_field."""
     valid_fraction: float | None = None
     """See data.valid_fraction."""
 

@@ -105,6 +105,8 @@ def applicable(config: DataConfig) -> DataConfig:
         prompt_field=None,
         weight_field=None,
         template=None,
+        messages_field=None,
+        chat_template=DataConfig.chat_template,
         text_field=DataConfig.text_field,
     )
     files = [file for file in find_files(plain) if file.size]

@@ -7,6 +7,7 @@ from typing import Any
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.record import REPLACEMENT, Document
 from lmjax.data.template import template_fields, template_parts
+from lmjax.tokenizers.chat import ASSISTANT, Message
 
 MAX_WEIGHT = 65504.0
 """The largest loss weight: weights are stored in half precision."""
@@ -56,6 +57,8 @@ def document_of(config: DataConfig, record: dict, name: str, *, undecodable: int
     if config.prompt_field is not None:
         prompt.append((_text_of(record, config.prompt_field, "prompt_field"), 0.0))
     parts = []
+    messages = _messages(record, config.messages_field) if config.messages_field is not None else ()
+    parts += [(message.content, float(message.role == ASSISTANT)) for message in messages]
     for field in config.members:
         parts += [*prompt, (_member_of(record, field), 1.0)]
     parts = parts or [*prompt, *_weighted_parts(config, record)]
@@ -68,7 +71,25 @@ def document_of(config: DataConfig, record: dict, name: str, *, undecodable: int
         clean, replaced = _without_surrogates(text, config)
         clean_parts.append((clean, weight))
         undecodable += replaced
-    return Document(name=name, parts=tuple(clean_parts), undecodable_bytes=undecodable)
+    messages = tuple(message._replace(content=text) for message, (text, _) in zip(messages, clean_parts, strict=False))
+    return Document(name=name, parts=tuple(clean_parts), undecodable_bytes=undecodable, messages=messages)
+
+
+def _messages(record: dict, field: str) -> tuple[Message, ...]:
+    """Returns the messages of a conversation, each of which has a role and a text."""
+    value = _field(record, field, "messages_field")
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"field {field!r} is {_short(value)}, not a list of messages: correct or remove the record")
+    messages = []
+    for number, one in enumerate(value):
+        role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise ValueError(
+                f"message {number} of field {field!r} is {_short(one)}, not an object with the texts 'role' and "
+                f"'content': correct or remove the record"
+            )
+        messages.append(Message(role, content))
+    return tuple(messages)
 
 
 def _field(record: dict, field: str, option: str) -> object:

@@ -93,7 +93,8 @@ def prepare(
         units = plan_units(files, config.shard_bytes)
         # How files are cut into units may differ between versions, and then entries do not go together.
         _begin(folder, {**plan, "units": len(units)}, tokenizer)
-        job = Job(config=config, vocabulary=vocabulary, folder=folder)
+        names = tuple(getattr(tokenizer, "special_tokens", ()))
+        job = Job(config=config, vocabulary=vocabulary, folder=folder, special_names=names)
         _do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
         manifest = _collect(job, plan, len(units))
         formats = collections.Counter(str(file.format) for file in files if file.size)
@@ -128,6 +129,8 @@ def _require_special_tokens(config: DataConfig, vocabulary: Vocabulary) -> None:
     for name in ("bos", "eos"):
         if getattr(config, f"add_{name}"):
             vocabulary.require(name, needed_by=f"data.add_{name}=True")
+    for role in ("user", "assistant") if config.messages_field and config.chat_template == "roles" else ():
+        vocabulary.require(f"<|{role}|>", needed_by=f"data.messages_field={config.messages_field!r}")
     for name in config.fim_markers if config.fim_rate else ():
         vocabulary.require(name, needed_by=f"data.fim_rate={config.fim_rate}")
 

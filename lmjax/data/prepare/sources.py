@@ -123,6 +123,7 @@ def _refuse_unused_settings(config: DataConfig, files: Sequence[SourceFile]) -> 
             ("prompt_field", None),
             ("weight_field", None),
             ("template", None),
+            ("messages_field", None),
             ("text_field", default),
         ):
             if (value := getattr(config, name)) != unset:

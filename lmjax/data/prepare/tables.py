@@ -35,6 +35,7 @@ def table_documents(
     """
     layout, path = piece.file.format.layout, piece.file.path
     rows = {"parquet": _parquet_rows, "arrow": _arrow_rows, "array_record": _array_records}[layout]
+    damages: tuple[type[Exception], ...] = (OSError, RuntimeError, UnicodeDecodeError, *_arrow_errors())
     done = 0
     try:
         for number, total, row in rows(config, piece, raw):
@@ -53,7 +54,7 @@ def table_documents(
             tally.replaced(piece.file.name, document.undecodable_bytes)
             span = (number, number + 1, total) if places else None
             yield Document(**{**vars(document), "span": span})
-    except (OSError, RuntimeError, UnicodeDecodeError, *_arrow_errors()) as error:
+    except damages as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: damaged ({why}): fetch it again") from None
 
