@@ -31,7 +31,7 @@ def check_epochs(rows: RowSource, curriculum: Curriculum, *, steps: int, limits:
     """
     read = epochs_at(rows, curriculum, steps)
     for name, limit in limits.items():
-        if read[name] <= limit:
+        if read.get(name, 0.0) <= limit:
             continue
         low, high = 0, steps
         while high - low > 1:
