@@ -35,6 +35,9 @@ class DataConfig:
     document_separator: str | None = None
     r"""Text that divides a text file into documents (such as "<|endoftext|>"); without it each file is one document.
     \n, \r and \t may be typed, and a line end also matches that of Windows."""
+    cut_files: bool = False
+    """Text files without a separator: cut those larger than shard_bytes at line ends into documents of that size, so
+    that they are prepared in parallel."""
     text_field: str = "text"
     """Records: the field that holds the text (with prompt_field: the response); a nested one as message.text."""
     template: str | None = None
@@ -132,6 +135,8 @@ class DataConfig:
             raise ValueError(f"data.max_expansion={self.max_expansion}: must be at least 1")
         if self.document_separator == "":
             raise ValueError('data.document_separator="": give some text, or None for one document a file')
+        if self.cut_files and self.document_separator is not None:
+            raise ValueError("data.cut_files is for text without data.document_separator: keep one of them")
         self._check_document_glob()
         if self.split == "tail" and self.weighted:
             raise ValueError("data.split=tail cannot divide prompts from responses: use data.split=document")
@@ -286,6 +291,8 @@ class DataConfig:
         # These are included only if they are used, so that shards from before the field existed stay valid.
         if self.bad_records == "skip":
             settings |= {"bad_records": "skip", "max_record_bytes": self.max_record_bytes}
+        if self.cut_files:
+            settings["cut_files"] = True
         if self.messages_field is not None:
             settings |= {"messages_field": self.messages_field, "chat_template": read_chat_template(self.chat_template)}
         if self.template is not None:

@@ -31,6 +31,8 @@ class Source:
     """See data.document_glob."""
     document_separator: str | None = None
     """See data.document_separator."""
+    cut_files: bool | None = None
+    """See data.cut_files."""
     text_field: str | None = None
     """See data.text_field."""
     template: str | None = None

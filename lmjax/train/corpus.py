@@ -27,6 +27,8 @@ from lmjax.tokenizers.special import role_of
 
 CACHE = pathlib.Path("data")
 LONGEST_STEM = 48
+READ_FOR_SAMPLE = 32
+"""How many times the bytes of a tokenizer's training sample are read of a larger corpus."""
 
 Progress = Callable[[int, int], None]
 
@@ -307,18 +309,20 @@ def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: p
 def training_texts(data: DataConfig, config: TokenizerConfig) -> Iterable[str]:
     """Yields the texts that a tokenizer is trained on: of several sources, an equal sample of each.
 
+    Of a corpus that is much larger than the sample, only some pieces are read, spread over all of it.
+
     Raises:
       ValueError: as :func:`lmjax.data.prepare.documents.texts`.
     """
     # A source that is prepared elsewhere may have no text here.
     parts = {name: part for name, part in data.parts.items() if data.mixture or data.sources[name].path is not None}
     if not parts:
-        yield from texts(data)
+        yield from texts(data, most_bytes=READ_FOR_SAMPLE * config.max_train_bytes, seed=config.seed)
     for name, part in parts.items():
+        own_bytes = max(config.max_train_bytes // len(parts), 1)
         with naming(f"data.sources: {name}"):
-            yield from sample_corpus(
-                texts(part), max_bytes=max(config.max_train_bytes // len(parts), 1), seed=config.seed
-            )
+            pieces = texts(part, most_bytes=READ_FOR_SAMPLE * own_bytes, seed=config.seed)
+            yield from sample_corpus(pieces, max_bytes=own_bytes, seed=config.seed)
 
 
 def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pathlib.Path) -> None:

@@ -150,6 +150,22 @@ def test_a_text_cut_anywhere_has_the_documents_of_the_whole(tmp_path, monkeypatc
         assert (parts.text_files, parts.separated_files, parts.content_bytes) == (1, 1, tally.content_bytes)
 
 
+def test_a_file_without_separators_is_cut_at_line_ends_if_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_records, "_BACK_BYTES", 3)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        content = "".join(rng.choice(["x", "é", "\n", "\r\n", "a longer piece of a line"], 60))
+        (tmp_path / "a.txt").write_bytes(content.encode())
+        assert read(tmp_path / "a.txt", unit=1 + 9 * number) == ([content], 1)
+        parts, count = read(tmp_path / "a.txt", unit=1 + 9 * number, cut_files=True)
+        assert "".join(parts) == content and len(parts) > 1 and count > 1
+        assert all(part.endswith("\n") for part in parts[:-1])
+        tail = read(tmp_path / "a.txt", unit=1 + 9 * number, cut_files=True, split="tail", valid_fraction=0.5)
+        assert tail == (parts, count)
+    with pytest.raises(ValueError, match="data.cut_files is for text without"):
+        DataConfig(cut_files=True, document_separator="%%")
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

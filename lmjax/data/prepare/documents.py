@@ -13,10 +13,10 @@ from lmjax.data.prepare.formats import TABLES
 from lmjax.data.prepare.json_records import json_documents
 from lmjax.data.prepare.long_text import Text, blocks_of
 from lmjax.data.prepare.record import Document
-from lmjax.data.prepare.sources import Piece, SourceFile, find_files
+from lmjax.data.prepare.sources import Piece, SourceFile, find_files, some_pieces
 from lmjax.data.prepare.storage import open_file
 from lmjax.data.prepare.tables import table_documents
-from lmjax.data.prepare.text_records import place_before, split, text_documents
+from lmjax.data.prepare.text_records import line_at, place_before, split, text_documents, whole_lines
 from lmjax.data.tally import Tally
 
 
@@ -49,13 +49,17 @@ def read_documents(
             yield from table_documents(config, piece, raw, tally, advance=advance, places=has_places)
             return
         size = None
-        if has_places and not (is_text and config.document_separator is None):
+        if has_places and not (is_text and config.separator is None and not file.is_divisible):
             size = file.size if file.is_divisible else _content_size(config, file)
         start = 0
         if file.is_divisible and piece.begin:
-            start = place_before(raw, piece.begin, config.separator or "") if is_text else piece.begin - 1
+            start = piece.begin - 1
+            if is_text:
+                start = place_before(raw, piece.begin, config.separator) if config.separator else line_at(raw, start)
             raw.seek(start)
         blocks = _content(raw, config, file, advance)
+        if is_text and config.separator is None and file.is_divisible:
+            blocks = whole_lines(blocks, start, piece.end)
         if is_text:
             yield from text_documents(config, piece, blocks, tally, start=start, size=size, folder=folder)
         else:
@@ -160,19 +164,24 @@ def _split_at(document: Document, cut: int) -> dict[str, Document]:
     }
 
 
-def texts(config: DataConfig, split: str = "train") -> Iterator[str]:
+def texts(config: DataConfig, split: str = "train", *, most_bytes: int | None = None, seed: int = 0) -> Iterator[str]:
     """Yields the texts of a split directly from the source, in order; a tokenizer is trained on them.
 
     A text that is too long for memory comes in parts.
 
+    Args:
+      config: says what to read.
+      split: ``"train"`` or ``"valid"``.
+      most_bytes: of a larger corpus, read only about so many bytes, in pieces that are spread over all files.
+      seed: decides which pieces.
+
     Raises:
       ValueError: as :func:`read_documents` and :meth:`lmjax.data.prepare.record.Tally.check`.
     """
-    tally = Tally()
-    for file in find_files(config):
-        if not file.size:
-            continue
-        for document in read_documents(config, Piece(file=file, begin=0, end=file.size), tally=tally):
+    tally, files = Tally(), find_files(config)
+    total = sum(file.size for file in files)
+    for piece in some_pieces(files, total if most_bytes is None else most_bytes, seed=seed):
+        for document in read_documents(config, piece, tally=tally):
             share = split_document(config, document).get(split)
             if share is None:
                 continue

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import random
 import re
 import sysconfig
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ STDLIB_SKIPPED_FOLDERS = {
 SAVED_FOLDER = ("dataset_info.json", "dataset_dict.json", "state.json")
 """Files by which a folder of ``Dataset.save_to_disk`` is recognised; they hold no documents."""
 SAVED_BESIDE = ("README.md", ".gitattributes")
+_PIECES = 1 << 8
+"""Pieces of which a sample of a large corpus is made."""
 STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize")
 
 
@@ -41,8 +44,8 @@ class SourceFile:
     size: int
     modified_ns: int
     format: Format = Format()
-    separated: bool = False
-    """Whether a separator divides it, if it is text."""
+    cuttable: bool = False
+    """Whether it may be cut if it is text: at separators, or at line ends (``data.cut_files``)."""
 
     @property
     def is_divisible(self) -> bool:
@@ -53,7 +56,7 @@ class SourceFile:
         if format.compression or format.encoding != "utf-8":
             return False
         if format.layout == "text":
-            return self.separated
+            return self.cuttable
         return format.layout in ("lines", "parquet", "array_record")
 
 
@@ -95,9 +98,9 @@ def find_files(config: DataConfig) -> list[SourceFile]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        separated = config.separator is not None
+        cuttable = config.separator is not None or config.cut_files
         files.append(
-            SourceFile(name=name, path=path, size=size, modified_ns=modified, format=format, separated=separated)
+            SourceFile(name=name, path=path, size=size, modified_ns=modified, format=format, cuttable=cuttable)
         )
     if problems:
         where = " (data.document_glob)" if os.path.isdir(config.path) else " (data.path)"
@@ -131,6 +134,8 @@ def _refuse_unused_settings(config: DataConfig, files: Sequence[SourceFile]) -> 
                     f"data.{name}={value!r} names a field of JSON records, and {texts[0].path} is text: give JSON "
                     f"lines (.jsonl) or a table, or set it to {unset}"
                 )
+    if not texts and config.cut_files:
+        raise ValueError(f"data.cut_files is for text, and {files[0].path} holds {files[0].format}: leave it out")
     if not texts and config.document_separator is not None:
         records = "rows" if files[0].format.layout in TABLES else "JSON records"
         raise ValueError(
@@ -198,3 +203,24 @@ def fingerprint(files: Sequence[SourceFile]) -> str:
     """Returns a hex digest of the files' names, sizes and modification times, which changes with the corpus."""
     listing = [[file.name, file.size, file.modified_ns] for file in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def some_pieces(files: Sequence[SourceFile], most_bytes: int, *, seed: int) -> list[Piece]:
+    """Returns pieces of files, in their order, that hold about ``most_bytes`` bytes and are spread over all of them.
+
+    Args:
+      files: the files; if they hold no more than that, each is a piece.
+      most_bytes: bytes of the files to read.
+      seed: decides which pieces.
+    """
+    if sum(file.size for file in files) <= most_bytes:
+        return [Piece(file=file, begin=0, end=file.size) for file in files if file.size]
+    step = max(most_bytes // _PIECES, 1)
+    pieces = [piece for unit in plan_units(files, step) for piece in unit]
+    chosen, num_bytes = [], 0
+    for number in random.Random(seed).sample(range(len(pieces)), len(pieces)):
+        chosen.append(number)
+        num_bytes += pieces[number].end - pieces[number].begin
+        if num_bytes >= most_bytes:
+            break
+    return [pieces[number] for number in sorted(chosen)]

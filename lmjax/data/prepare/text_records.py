@@ -41,8 +41,9 @@ def text_documents(
     separator, file = config.separator, piece.file
     end = piece.end if file.is_divisible else None
     position, num_separators = start, 0
-    # The document in which a later piece begins belongs to the piece before.
-    builder = _Builder(config, folder, position) if piece.begin == 0 else None
+    # The document in which a later piece begins belongs to the piece before, unless files are cut at line ends.
+    begins = piece.begin == 0 or separator is None
+    builder = _Builder(config, folder, position) if begins else None
     for content, separator_bytes in split(blocks, separator):
         if builder is not None:
             builder.add(content)
@@ -55,7 +56,7 @@ def text_documents(
                 builder = None
                 break
             builder = _Builder(config, folder, position) if position >= piece.begin else None
-    if builder is not None and (builder.num_bytes or separator is None):
+    if builder is not None and (builder.num_bytes or (separator is None and piece.begin == 0)):
         yield from builder.finish(file, tally, size=size)
     # The first piece reads up to the first separator, so it alone can tell whether there is one.
     if separator is not None and piece.begin == 0:
@@ -85,6 +86,30 @@ def place_before(raw: IO[bytes], begin: int, separator: str) -> int:
                 return first + place
         end = first
     return 0
+
+
+def line_at(raw: IO[bytes], place: int) -> int:
+    """Returns where the first line begins after the byte at ``place``; the size of the file if there is none."""
+    raw.seek(place)
+    while block := raw.read(_BACK_BYTES):
+        if (found := block.find(b"\n")) >= 0:
+            return place + found + 1
+        place += len(block)
+    return place
+
+
+def whole_lines(blocks: Iterable[bytes], start: int, end: int) -> Iterator[bytes]:
+    """Yields the lines of ``blocks``, which begin at ``start``, that begin before ``end``."""
+    if start >= end:
+        return
+    for block in blocks:
+        # The line that holds the last byte before the end is the last one.
+        found = block.find(b"\n", max(end - 1 - start, 0))
+        if found >= 0:
+            yield block[: found + 1]
+            return
+        yield block
+        start += len(block)
 
 
 def split(blocks: Iterable[bytes], separator: str | None) -> Iterator[tuple[bytes, int]]:
