@@ -128,6 +128,10 @@ def rows_as_text(folder: pathlib.Path, options: InspectDataArguments) -> list[st
         text = tokenizer.decode(tokens_T.tolist(), skip_special=False)
         cut = "..." if len(text) > SHOWN_CHARACTERS else ""
         lines += ["", f"  row {number}: {_visible(text[:SHOWN_CHARACTERS])}{cut}"]
+        if shards.has_ids and isinstance(rows, WindowRows):
+            start = rows.start_of(number)
+            ids = shards.document_ids(start, min(length, shards.num_tokens - start))
+            lines.append(f"  documents of row {number}: {_visible(', '.join(ids))}")
     return lines
 
 

@@ -40,6 +40,8 @@ class DataConfig:
     that they are prepared in parallel."""
     text_field: str = "text"
     """Records: the field that holds the text (with prompt_field: the response); a nested one as message.text."""
+    id_field: str | None = None
+    """Records: the field with the document's id, which is kept beside its tokens."""
     template: str | None = None
     r"""Records, in place of text_field: a text with fields in braces, such as "{title}\n\n{body}"; {{ is a brace."""
     prompt_field: str | None = None
@@ -291,6 +293,8 @@ class DataConfig:
         # These are included only if they are used, so that shards from before the field existed stay valid.
         if self.bad_records == "skip":
             settings |= {"bad_records": "skip", "max_record_bytes": self.max_record_bytes}
+        if self.id_field is not None:
+            settings["id_field"] = self.id_field
         if self.cut_files:
             settings["cut_files"] = True
         if self.messages_field is not None:

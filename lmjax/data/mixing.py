@@ -35,6 +35,8 @@ class Source:
     """See data.cut_files."""
     text_field: str | None = None
     """See data.text_field."""
+    id_field: str | None = None
+    """See data.id_field."""
     template: str | None = None
     """See data.template."""
     prompt_field: str | None = None

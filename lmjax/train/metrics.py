@@ -184,6 +184,11 @@ class Throughput:
         (first_time, _, first_waited), (last_time, _, last_waited) = self._marks[0], self._marks[-1]
         return (last_waited - first_waited) / (last_time - first_time) if last_time > first_time else 0.0
 
+    @property
+    def waiting_seconds(self) -> float:
+        """The mean time, in seconds, that one of these steps has waited for its rows."""
+        return (self._marks[-1][2] - self._marks[0][2]) / self.num_steps if self.num_steps else 0.0
+
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time of the block as spent waiting for rows."""

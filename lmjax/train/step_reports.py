@@ -20,6 +20,8 @@ from lmjax.train.step import Metrics
 
 WAITING_TOO_LONG = 0.1
 """The share of the time that steps may wait for their rows without a warning."""
+WAITING_NOTICED = 0.005
+"""Seconds that a step may wait without a warning: of steps that take milliseconds the share says little."""
 STEPS_TO_JUDGE = 20
 
 
@@ -129,7 +131,10 @@ class StepReports:
 
     def _warn_of_waiting(self, share: float) -> None:
         """Says once that steps wait for their rows, and what helps."""
-        if self._warned or share < WAITING_TOO_LONG or self.instruments.throughput.num_steps < STEPS_TO_JUDGE:
+        throughput = self.instruments.throughput
+        if self._warned or share < WAITING_TOO_LONG or throughput.waiting_seconds < WAITING_NOTICED:
+            return
+        if throughput.num_steps < STEPS_TO_JUDGE:
             return
         self._warned = True
         threads = self.plan.config.data.read_threads

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from lmjax.cli import inspect
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare import text_records
 from lmjax.data.prepare.documents import read_documents
 from lmjax.data.prepare.prepare import prepare
 from lmjax.data.prepare.sources import find_files, plan_units
+from lmjax.data.rows.shard_reader import open_shards
 from lmjax.data.tally import Tally
 
 TEXTS = [f"story {n}, ü\n" * (1 + n % 4) for n in range(40)]
@@ -66,6 +68,25 @@ def test_tables_are_read_whole_and_in_parts(tmp_path):
         assert read(path, template=r"{id}: {{{message.text}}}\n")[0][3] == f"3: {{{TEXTS[3]}}}\n"
     texts = array_records(tmp_path / "b.array_record", lambda record: record["message"]["text"].encode())
     assert read(texts)[0] == TEXTS
+
+
+def test_ids_of_documents_are_kept_with_their_tokens(tmp_path, tokenizer, capsys):
+    path = parquet(tmp_path / "a.parquet")
+    config = DataConfig(path=str(path), text_field="message.text", id_field="id", valid_fraction=0.0, shard_bytes=400)
+    prepare(config, tokenizer, tmp_path / "data", num_workers=1)
+    shards = open_shards(tmp_path / "data", "train")
+    assert len(shards.shards) > 2
+    place = 0
+    for number, text in enumerate(TEXTS):
+        size = len(text.encode()) + 1
+        assert shards.document_ids(place, size) == [str(number)]
+        if number + 1 < len(TEXTS):
+            assert shards.document_ids(place, size + 1) == [str(number), str(number + 1)]
+        place += size
+    inspect.run([str(tmp_path / "data"), "--sequence-length", "40", "--rows", "1"])
+    assert "documents of row 0: " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="row 0: field 'message' is .* not an id"):
+        read(path, text_field="message.text", id_field="message")
 
 
 def test_a_table_that_lacks_a_column_or_holds_no_text_is_refused_by_row(tmp_path):

@@ -110,6 +110,7 @@ def applicable(config: DataConfig) -> DataConfig:
         weight_field=None,
         template=None,
         messages_field=None,
+        id_field=None,
         chat_template=DataConfig.chat_template,
         text_field=DataConfig.text_field,
     )

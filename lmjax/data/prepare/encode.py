@@ -98,6 +98,7 @@ def encode_unit(
             split=split,
             vocabulary_size=job.vocabulary.size,
             weighted=job.config.weighted,
+            with_ids=job.config.id_field is not None,
         )
         for split in SPLITS
     }
@@ -196,6 +197,7 @@ def _write_batch(
                 np.concatenate([np.asarray(before, np.int64), *found, np.asarray(after, np.int64)]),
                 text_bytes=sum(len(text.encode()) for text, _, _ in member),
                 weights=weights,
+                document_id=document.id or document.name,
             )
     return empty_documents
 
@@ -240,7 +242,7 @@ def _write_long(job: Job, tokenizer: Tokenizer, document: Document, writer: Shar
             put(ids, weight)
         text_bytes += sum(len(block.encode()) for block in blocks_of(text))
     put(after)
-    writer.end_document(text_bytes=text_bytes)
+    writer.end_document(text_bytes=text_bytes, document_id=document.id or document.name)
 
 
 def _marker_ids(vocabulary: Vocabulary, names: Sequence[str]) -> np.ndarray:

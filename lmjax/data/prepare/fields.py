@@ -19,7 +19,7 @@ def read_fields(config: DataConfig) -> tuple[str, ...]:
     texts = config.members or (
         template_fields(config.record_template) if config.record_template else (config.text_field,)
     )
-    return tuple(dict.fromkeys((*texts, *filter(None, (config.prompt_field, config.weight_field)))))
+    return tuple(dict.fromkeys((*texts, *filter(None, (config.prompt_field, config.weight_field, config.id_field)))))
 
 
 def value_at(record: Any, path: str) -> Any:
@@ -72,7 +72,20 @@ def document_of(config: DataConfig, record: dict, name: str, *, undecodable: int
         clean_parts.append((clean, weight))
         undecodable += replaced
     messages = tuple(message._replace(content=text) for message, (text, _) in zip(messages, clean_parts, strict=False))
-    return Document(name=name, parts=tuple(clean_parts), undecodable_bytes=undecodable, messages=messages)
+    return Document(
+        name=name,
+        parts=tuple(clean_parts),
+        undecodable_bytes=undecodable,
+        messages=messages,
+        id="" if config.id_field is None else _id_of(record, config.id_field),
+    )
+
+
+def _id_of(record: dict, field: str) -> str:
+    value = _field(record, field, "id_field")
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ValueError(f"field {field!r} is {_short(value)}, not an id: correct it, or set data.id_field")
+    return str(value)
 
 
 def _messages(record: dict, field: str) -> tuple[Message, ...]:

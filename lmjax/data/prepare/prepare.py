@@ -177,7 +177,7 @@ def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> 
     plan_path = folder / PLAN
     if plan_path.exists() and not _is_same(plan_path, plan):
         # The data or the settings were changed after it was stopped, so nothing of it can be kept.
-        _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts")
+        _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts", "*-[0-9]*.ids")
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     _remove(folder, ".*.partial", f"{ENTRIES}/.*.partial")
     tokenizer.save(folder / TOKENIZER)

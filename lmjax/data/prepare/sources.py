@@ -127,6 +127,7 @@ def _refuse_unused_settings(config: DataConfig, files: Sequence[SourceFile]) -> 
             ("weight_field", None),
             ("template", None),
             ("messages_field", None),
+            ("id_field", None),
             ("text_field", default),
         ):
             if (value := getattr(config, name)) != unset:
