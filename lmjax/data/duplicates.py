@@ -1,4 +1,7 @@
-"""An estimate of how much of a corpus is there more than once, by the tokens of documents."""
+"""An estimate of how much of a corpus is there more than once, by the tokens of documents.
+
+Axes: N tokens of a document, S sequences of five tokens, P permutations.
+"""
 
 import dataclasses
 import hashlib

@@ -101,17 +101,25 @@ def _parquet_rows(config: DataConfig, piece: Piece, raw: IO[bytes]) -> Iterator[
     # Checksums of pages are compared where the writer has made them.
     file = _arrow(path).parquet.ParquetFile(raw, page_checksum_verification=True)
     columns = _columns(config, file.schema_arrow.names, path)
-    first, total = 0, file.metadata.num_rows
+    first, last, total = 0, 0, file.metadata.num_rows
     for group in range(file.metadata.num_row_groups):
         facts = file.metadata.row_group(group)
         begin = min(_first_byte(facts.column(c)) for c in range(facts.num_columns))
+        # The list of row groups has no checksum; one that is nowhere would be in no piece.
+        if not last <= begin < piece.file.size or facts.num_rows < 0:
+            raise ValueError(f"{path}: damaged (row group {group} begins at byte {begin}): fetch it again")
+        last = begin
         if piece.begin <= begin < piece.end:
             number = first
             for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
                 for row in batch.to_pylist():
                     yield number, total, row
                     number += 1
+            if number != first + facts.num_rows:
+                raise ValueError(f"{path}: damaged (row group {group} has {number - first} rows): fetch it again")
         first += facts.num_rows
+    if first != total:
+        raise ValueError(f"{path}: damaged (its row groups have {first} rows, and it says {total}): fetch it again")
 
 
 def _first_byte(column: Any) -> int:
