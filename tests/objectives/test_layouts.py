@@ -190,17 +190,19 @@ def test_eight_devices_and_four_parts_and_a_resume_change_nothing(case, tmp_path
     In one part those that couple the examples of a batch.
     """
     batches = [case.batch(seed) for seed in range(3)]
-    reference = tiny.train_metrics(case.learner(), batches)
+    alone = case.learner()
+    start = alone.init(0)
+    reference = tiny.train_metrics(alone, batches, start=start)
     losses = [numbers["loss"] for numbers in reference]
     assert max(losses) - min(losses) > 1e-3
     parts = 1 if case.objective.traits.couples_examples else 4
     split = case.learner(mesh=MeshConfig(fsdp=2, tensor=4), num_devices=8, microbatches=parts)
-    found = tiny.train_metrics(split, batches)
+    found = tiny.train_metrics(split, batches, start=start)
     for ours, theirs in zip(found, reference, strict=True):
         for name in [name for name in theirs if name.endswith("loss")]:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
         np.testing.assert_allclose(ours["grad_norm"], theirs["grad_norm"], rtol=1e-4)
-    assert tiny.train_metrics(split, batches, saved_in=tmp_path) == found
+    assert tiny.train_metrics(split, batches, start=start, saved_in=tmp_path) == found
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from lmjax.losses import causal_lm_loss
-from lmjax.objectives import CausalLM, MaskedLM, PrefixLM
+from lmjax.objectives import CausalLM, MaskedLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.train.optimizers import SGD, AdamW
 from lmjax.train.validate import means, validate
@@ -24,14 +24,12 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("objective", [CausalLM(), MaskedLM(), PrefixLM()], ids=lambda o: type(o).__name__)
-def test_same_losses_on_every_layout(objective):
-    """Ten steps on ragged packed rows: the same to 1e-5 on any devices and in any parts."""
-    reference = tiny.train_losses(tiny.learner(objective, model=MODEL), steps=10)
+def test_same_losses_on_every_layout():
+    """Ten steps on ragged packed rows: the same to 1e-5 on any devices and in any parts, from the first weights on."""
+    reference = tiny.train_losses(tiny.learner(model=MODEL), steps=10)
     assert reference[-1] != pytest.approx(reference[0], abs=1e-2)
-    layouts = LAYOUTS if isinstance(objective, CausalLM) else dict(list(LAYOUTS.items())[2:4])
-    for name, (mesh, num_devices, microbatches) in layouts.items():
-        built = tiny.learner(objective, model=MODEL, mesh=mesh, num_devices=num_devices, microbatches=microbatches)
+    for name, (mesh, num_devices, microbatches) in LAYOUTS.items():
+        built = tiny.learner(model=MODEL, mesh=mesh, num_devices=num_devices, microbatches=microbatches)
         losses = tiny.train_losses(built, steps=10)
         np.testing.assert_allclose(losses, reference, atol=1e-5, err_msg=name)
 
