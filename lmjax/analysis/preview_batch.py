@@ -13,7 +13,8 @@ from lmjax.objectives import Objective
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers import Tokenizer, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig
-from lmjax.train.corpus import TOKENIZER, Corpus, corpus_folder, load_or_train_tokenizer
+from lmjax.train.corpus import TOKENIZER, Corpus, corpus_folder
+from lmjax.train.corpus_tokenizer import load_or_train_tokenizer
 from lmjax.train.curriculum import curriculum
 from lmjax.train.setup import resolve
 from lmjax.train.step import run_keys, step_keys

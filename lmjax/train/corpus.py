@@ -5,12 +5,11 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from lmjax.data.config import DataConfig
 from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.mixing import Weights, weights_by_step
-from lmjax.data.prepare.documents import texts
 from lmjax.data.prepare.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
 from lmjax.data.prepare.sources import find_files, fingerprint
 from lmjax.data.rows.pipeline import open_rows
@@ -19,16 +18,12 @@ from lmjax.naming import naming, naming_file
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
-from lmjax.parallel.signals import kept
-from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
-from lmjax.tokenizers.corpus import sample_corpus
+from lmjax.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer
 from lmjax.tokenizers.folder import METADATA
-from lmjax.tokenizers.special import role_of
+from lmjax.train.corpus_tokenizer import check_same_tokenizer, load_or_train_tokenizer
 
 CACHE = pathlib.Path("data")
 LONGEST_STEM = 48
-READ_FOR_SAMPLE = 32
-"""How many times the bytes of a tokenizer's training sample are read of a larger corpus."""
 
 Progress = Callable[[int, int], None]
 
@@ -182,7 +177,7 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
         manifest = Manifest.load(folder)
         _check_same_preparation(data, manifest, folder)
         saved = load_tokenizer(folder / TOKENIZER)
-        _check_same_tokenizer(tokenizer, saved, folder)
+        check_same_tokenizer(tokenizer, saved, folder)
         return Corpus(data, folder, manifest, saved)
     refuse_foreign(folder)
     # A finished folder may be one that we cannot write to. The other processes of a run wait for each other.
@@ -198,7 +193,7 @@ def _open_mixture(data: DataConfig, tokenizer: TokenizerConfig) -> Corpus:
     manifests = {name: Manifest.load(part.prepared or "") for name, part in data.parts.items()}
     first = pathlib.Path(data.mixture[0])
     saved = load_tokenizer(first / TOKENIZER)
-    _check_same_tokenizer(tokenizer, saved, first)
+    check_same_tokenizer(tokenizer, saved, first)
     sources = {
         name: Corpus(part, pathlib.Path(part.prepared or ""), manifests[name], saved)
         for name, part in data.parts.items()
@@ -256,7 +251,7 @@ def _tokenizer_of_sources(
             folder = pathlib.Path(part.prepared or "")
             if (folder / MANIFEST).exists():
                 saved = load_tokenizer(folder / TOKENIZER)
-                _check_same_tokenizer(tokenizer, saved, folder)
+                check_same_tokenizer(tokenizer, saved, folder)
                 return saved
     return load_or_train_tokenizer(data, tokenizer, parent / TOKENIZER)
 
@@ -291,55 +286,3 @@ def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Pa
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     stem = pathlib.PurePath(data.path).stem.replace("*", "")[:LONGEST_STEM] or "corpus"
     return CACHE / f"{stem}-{digest}"
-
-
-def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: pathlib.Path) -> Tokenizer:
-    """Returns the tokenizer saved in ``folder``; if there is none, it is trained on the training documents first."""
-    if (folder / METADATA).exists():
-        saved = load_tokenizer(folder)
-        _check_same_tokenizer(config, saved, folder)
-        return saved
-    if not data.sources:
-        refuse_foreign(folder.parent)
-    again = kept("the tokenizer was not finished: the next start trains it anew")
-    with folder_lock(folder.parent, PREPARING), again:
-        return train_and_save(config, lambda: training_texts(data, config), folder)
-
-
-def training_texts(data: DataConfig, config: TokenizerConfig) -> Iterable[str]:
-    """Yields the texts that a tokenizer is trained on: of several sources, an equal sample of each.
-
-    Of a corpus that is much larger than the sample, only some pieces are read, spread over all of it.
-
-    Raises:
-      ValueError: as :func:`lmjax.data.prepare.documents.texts`.
-    """
-    # A source that is prepared elsewhere may have no text here.
-    parts = {name: part for name, part in data.parts.items() if data.mixture or data.sources[name].path is not None}
-    if not parts:
-        yield from texts(data, most_bytes=READ_FOR_SAMPLE * config.max_train_bytes, seed=config.seed)
-    for name, part in parts.items():
-        own_bytes = max(config.max_train_bytes // len(parts), 1)
-        with naming(f"data.sources: {name}"):
-            pieces = texts(part, most_bytes=READ_FOR_SAMPLE * own_bytes, seed=config.seed)
-            yield from sample_corpus(pieces, max_bytes=own_bytes, seed=config.seed)
-
-
-def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pathlib.Path) -> None:
-    """Refuses a recipe whose tokenizer cannot be the one the shards were made with."""
-    if config.path is not None:
-        differs = build_tokenizer(config, lambda: ()).fingerprint != saved.fingerprint
-    else:
-        kinds_differ = (config.kind or "bytes") != saved.kind
-        sizes_differ = config.vocab_size not in (None, saved.vocabulary.size)
-        asked = config.all_special_tokens
-        saved_names = sorted(saved.special_tokens, key=saved.special_tokens.__getitem__)
-        # SentencePiece adds an unknown token even if the recipe does not ask for one.
-        names_differ = list(asked) != [name for name in saved_names if name in asked or role_of(name) != "unk"]
-        differs = kinds_differ or sizes_differ or names_differ
-    if differs:
-        raise ValueError(
-            f"{folder} holds data made with another tokenizer ({saved.kind}, {saved.vocabulary.size} ids, special "
-            f"tokens {' '.join(saved.special_tokens)}) than the recipe's: change the recipe's tokenizer to that, "
-            f"or prepare into another folder (data.prepared)"
-        )
