@@ -61,9 +61,7 @@ def compare(before: Run, after: Run, texts: Sequence[str], *, folders: Sequence[
 
 
 def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
-    data = dataclasses.replace(
-        run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
-    )
+    data = run.config.data.single(path=text, prepared=None, valid_fraction=0.0)
     # The run's own text may have been of another kind; settings that do not apply to this text are left out.
     data = applicable(data)
     # In a Hugging Face folder the tokenizer's files lie directly in the folder.

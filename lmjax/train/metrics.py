@@ -145,7 +145,9 @@ class EventFile:
 
 
 class Throughput:
-    """Measures tokens per second over the last ``window`` steps, without the first step, which compiles.
+    """Measures tokens per second, and the time spent waiting for rows, over the last ``window`` steps.
+
+    The first step is left out, because it compiles.
 
     Args:
       window: the number of steps to average over.
@@ -156,16 +158,43 @@ class Throughput:
         if window < 1:
             raise ValueError(f"window={window}: must be at least 1")
         self._clock = clock
-        self._paused = 0.0
+        self._paused = self._waited = 0.0
         self._tokens = 0
-        self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=window + 1)
+        self._marks: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=window + 1)
 
     def step(self, num_tokens: int) -> float | None:
         """Counts a step that has just finished, and returns tokens per second so far; ``None`` at the first step."""
         self._tokens += num_tokens
-        self._marks.append((self._clock() - self._paused, self._tokens))
-        (first_time, first_tokens), (last_time, last_tokens) = self._marks[0], self._marks[-1]
+        self._marks.append((self._clock() - self._paused, self._tokens, self._waited))
+        (first_time, first_tokens, _), (last_time, last_tokens, _) = self._marks[0], self._marks[-1]
         return (last_tokens - first_tokens) / (last_time - first_time) if last_time > first_time else None
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps that are averaged over."""
+        return max(len(self._marks) - 1, 0)
+
+    @property
+    def waiting_share(self) -> float:
+        """The share of the time of these steps in which the step could not begin because its rows were not there."""
+        if self.num_steps == 0:
+            return 0.0
+        (first_time, _, first_waited), (last_time, _, last_waited) = self._marks[0], self._marks[-1]
+        return (last_waited - first_waited) / (last_time - first_time) if last_time > first_time else 0.0
+
+    @property
+    def waiting_seconds(self) -> float:
+        """The mean time, in seconds, that one of these steps has waited for its rows."""
+        return (self._marks[-1][2] - self._marks[0][2]) / self.num_steps if self.num_steps else 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time of the block as spent waiting for rows."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - begin
 
     def restart(self) -> None:
         """Forgets all steps so far. It is called when the next step compiles or has another size."""

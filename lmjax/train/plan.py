@@ -9,6 +9,7 @@ from lmjax.tokenizers import Tokenizer
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.epochs import check_epochs
 from lmjax.train.evaluations.evaluation import Evaluation, Measure, Subject
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.setup import lay_out, learner_on, resolve
@@ -49,7 +50,9 @@ class Plan:
           start_step: number of updates done before the first batch.
         """
         sharding = self.learner.row_sharding
-        return device_batches(curriculum.batches(self.rows, start_step=start_step, sharding=sharding), sharding)
+        threads = self.config.data.read_threads
+        local = curriculum.batches(self.rows, start_step=start_step, sharding=sharding, num_threads=threads)
+        return device_batches(local, sharding)
 
 
 def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
@@ -70,12 +73,14 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
     config = resolve(config, vocabulary)
     learner = learner_on(layout, config, vocabulary)
     subject = subject_of(config, learner, corpus.tokenizer, corpus)
+    rows = layout.curriculum.rows(corpus, seed=config.train.seed)
+    check_epochs(rows, layout.curriculum, steps=config.train.steps, limits=config.data.max_epochs)
     return Plan(
         config=config,
         curriculum=layout.curriculum,
         corpus=corpus,
         learner=learner,
-        rows=layout.curriculum.rows(corpus, seed=config.train.seed),
+        rows=rows,
         evaluations=tuple((one, one.begin(subject)) for one in evaluations_of(config, corpus)),
     )
 

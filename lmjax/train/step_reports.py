@@ -10,6 +10,7 @@ import numpy as np
 from lmjax.models.summary import ModelSummary, summarize
 from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.epochs import epochs_at
 from lmjax.train.faults import StepFault, WatchfulPolicy, check_finite
 from lmjax.train.faults.fault import check_no_spike
 from lmjax.train.faults.watch import WATCHED
@@ -25,6 +26,11 @@ from lmjax.train.step import Metrics
 
 WHOLE_STEP = ("learning_rate", "grad_norm", SQUARE, VARIANCE)
 """Numbers of a step that are not losses, and are logged under these names."""
+WAITING_TOO_LONG = 0.1
+"""The share of the time that steps may wait for their rows without a warning."""
+WAITING_NOTICED = 0.005
+"""Seconds that a step may wait without a warning: of steps that take milliseconds the share says little."""
+STEPS_TO_JUDGE = 20
 
 
 def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
@@ -73,6 +79,7 @@ class StepReports:
         self._noise: dict[str, NoiseScale] = {}
         self._watches: dict[tuple[str, int], LossWatch] = {}
         self._faults_in_a_row = 0
+        self._warned = False
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
         """Waits for the unread metrics, if there are any, and shows and writes them if they are finite.
@@ -116,6 +123,8 @@ class StepReports:
             self.instruments.progress.note(f"step {step}: warning: {warning}")
         # What a warning is about can then be seen in the curve.
         if is_logged or warnings or skipped:
+            read = epochs_at(self.plan.rows, self.curriculum, step)
+            shown |= {f"epochs/{name}": times for name, times in read.items()}
             self.instruments.writers.write(step, shown | self._health())
 
     def _meet_fault(self, numbers: Mapping[str, float], prefix: str, *, step: int, saved_step: int | None) -> bool:
@@ -196,4 +205,22 @@ class StepReports:
             return {}
         flops, devices = self.summaries[phase.sequence_length].flops_per_token, self.plan.learner.mesh.devices.flat
         utilisation = mfu(flops, rate, devices)
-        return {"tokens_per_second": rate} | ({} if utilisation is None else {"mfu": utilisation})
+        waiting = self.instruments.throughput.waiting_share
+        self._warn_of_waiting(waiting)
+        speed = {"tokens_per_second": rate, "waiting_for_rows": waiting}
+        return speed | ({} if utilisation is None else {"mfu": utilisation})
+
+    def _warn_of_waiting(self, share: float) -> None:
+        """Says once that steps wait for their rows, and what helps."""
+        throughput = self.instruments.throughput
+        if self._warned or share < WAITING_TOO_LONG or throughput.waiting_seconds < WAITING_NOTICED:
+            return
+        if throughput.num_steps < STEPS_TO_JUDGE:
+            return
+        self._warned = True
+        threads = self.plan.config.data.read_threads
+        self.instruments.progress.note(
+            f"steps wait for their rows {share:.0%} of the time: put the prepared data on a local disk, or read ahead "
+            f"with more threads (--data.read-threads {max(2 * threads, 4)}, now {threads}); a host that does other "
+            f"work, too, may have no time for it"
+        )

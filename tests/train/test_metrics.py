@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from lmjax.data.config import DataConfig
 from lmjax.parallel import distributed
 from lmjax.train.metrics import (
     METRICS_FILE,
@@ -20,6 +21,8 @@ from lmjax.train.metrics import (
     read_metrics,
 )
 from lmjax.train.metrics_file import JsonLines
+from lmjax.train.progress import summary
+from lmjax.train.step_reports import StepReports
 
 
 def lines(folder):
@@ -223,6 +226,31 @@ def test_throughput_leaves_out_the_compile_and_pauses():
     assert throughput.step(1000) == pytest.approx(2000 / 3)
     clock.now += 1
     assert throughput.step(1000) == pytest.approx(2000 / 2)  # the window has moved past the first step
+
+
+def test_waiting_for_rows_is_a_share_of_the_time_and_is_warned_of_once():
+    now = [0.0]
+    throughput = Throughput(window=40, clock=lambda: now[0])
+    notes, reports = [], object.__new__(StepReports)
+    reports.instruments = types.SimpleNamespace(
+        throughput=throughput, progress=types.SimpleNamespace(note=notes.append)
+    )
+    reports.plan = types.SimpleNamespace(config=types.SimpleNamespace(data=DataConfig(read_threads=3)))
+    reports._warned = False
+    assert throughput.waiting_share == 0.0
+    for _ in range(30):
+        with throughput.waiting():
+            now[0] += 1.0
+        with throughput.paused():
+            now[0] += 50.0
+        now[0] += 3.0
+        throughput.step(10)
+        reports._warn_of_waiting(throughput.waiting_share)
+    assert throughput.waiting_share == pytest.approx(0.25)
+    assert len(notes) == 1 and "25% of the time" in notes[0] and "--data.read-threads 6, now 3" in notes[0]
+    throughput.restart()
+    assert throughput.waiting_share == 0.0 and throughput.num_steps == 0
+    assert summary({"loss": 1.0, "waiting_for_rows": 0.25}) == "loss 1.0000 · 25% waiting for rows"
 
 
 @pytest.mark.parametrize(
