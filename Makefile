@@ -3,12 +3,15 @@ PYTHON ?= $(or $(shell command -v python3.11 || command -v python3.12 || command
 VENV := $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 JOBS ?= 2
+KILLS ?= 100
+DAMAGES ?= 100
+SIGNALS ?= 20
 BENCHMARKS ?= benchmarks/loss.py
 
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train check test test-parity test-tpu lint format types docs bench release clean
+.PHONY: help train check test test-parity test-tpu chaos audit lint format types docs bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
@@ -16,6 +19,8 @@ help:
 	@echo "make test     the tests (JOBS=$(JOBS) at a time), and the ten slowest of them"
 	@echo "make test-parity  compares every model family with transformers, and tasks with lm-eval (installs torch)"
 	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
+	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS; minutes)"
+	@echo "make audit    asks a public database for known faults of the packages installed here (needs the network)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
 	@echo "make docs     the documentation site, in docs/_build; a warning is an error"
@@ -63,6 +68,13 @@ test-parity: $(VENV)/.lmjax-parity
 
 test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile
+
+chaos: $(VENV)/.lmjax-test
+	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS)
+
+audit: $(VENV)/.lmjax-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'
+	$(BIN)/pip-audit --skip-editable
 
 lint: $(VENV)/.lmjax-dev
 	$(BIN)/ruff check .

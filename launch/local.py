@@ -151,7 +151,7 @@ def main() -> int:
     port = free_port()
     processes: list[subprocess.Popen] = []
     guardian = start_guardian()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda number, _: signal_all(processes, number))
     try:
         for process_id in range(options.processes):

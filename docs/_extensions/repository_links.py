@@ -18,6 +18,7 @@ PAGES = {
     "README.md": "index",
     "CONTRIBUTING.md": "contributing",
     "CHANGELOG.md": "changelog",
+    "SECURITY.md": "security",
     "launch/README.md": "launch",
 }
 """Files outside of docs/, and the pages that include them."""

@@ -8,6 +8,7 @@ code  meaning
       or nobody reads what is printed (`lmjax preview ... | head`)
 2     something for the user to change: a value, a path, a missing package, a folder in use
 130   Ctrl-C where there was nothing to save: before the first step, or in another command
+138   SIGUSR1 (Slurm's notice before its time limit) where there was nothing to save
 143   SIGTERM where there was nothing to save
 ====  =======================================================================================
 

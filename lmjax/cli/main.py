@@ -5,6 +5,7 @@ import importlib
 import keyword
 import sys
 
+from lmjax.cli.allocator import begin_again_with_large_blocks
 from lmjax.cli.compile_cache import use_compile_cache
 from lmjax.cli.streams import repair_streams
 from lmjax.parallel.signals import ending_at_once
@@ -23,12 +24,18 @@ COMMANDS = {
     "extend": "make a run whose tokenizer has more tokens than another's",
     "compare": "two runs on the same texts: what continued training kept and gained",
     "compile": "compile a recipe's step for TPUs that are not here: does it fit, how fast will it be",
+    "coordinates": "train a few steps at several widths: do they train alike (muP)",
+    "inspect": "the texts of one step of a run, with the loss and gradient norm of each row",
     "plot": "draw the loss curves of one or more runs",
+    "report": "one HTML page about one or more runs: curves, warnings, evaluations, settings",
+    "runs": "list runs with their losses, speeds and states",
 }
 
 
 def main() -> None:
     """Runs a subcommand, and ends the process with one of the exit codes in :mod:`lmjax.cli.errors`."""
+    if sys.argv[1:2] == ["train"]:
+        begin_again_with_large_blocks()
     repair_streams()
     with ending_at_once():
         # This is imported inside the context, because importing jax takes a second.
@@ -53,5 +60,5 @@ def _run(arguments: list[str]) -> None:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"usage: lmjax COMMAND ...\n\n{rows}\n\n`lmjax COMMAND --help` shows a command's options."

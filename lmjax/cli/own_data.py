@@ -1,12 +1,11 @@
 """A run's objective on its own prepared data, or on another prepared folder."""
 
-import contextlib
-import dataclasses
 import pathlib
 from typing import Literal
 
 from lmjax import runs
-from lmjax.train.corpus import Corpus, open_corpus, prepared_corpus
+from lmjax.runs.data import corpus_of
+from lmjax.train.corpus import Corpus
 from lmjax.train.evaluations.evaluation import Reading
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.plan import subject_of
@@ -27,7 +26,7 @@ def measure_own_data(
     Raises:
       ValueError: the data are not found, were made with another tokenizer, or hold no such documents.
     """
-    corpus = _corpus(opened, prepared)
+    corpus = corpus_of(opened, opened.folder, prepared=prepared)
     if split == "valid" and not corpus.has("valid"):
         raise ValueError(f"{corpus.folder} kept nothing for validation: use --split train")
     if prepared is None and (changes := _changed_data(opened.folder, corpus)):
@@ -35,25 +34,6 @@ def measure_own_data(
     validation = Validation(name=split, split=split, batches=batches)
     measure = validation.begin(subject_of(opened.config, opened.learner, opened.tokenizer, corpus))
     return measure(opened.params, lambda: None)
-
-
-def _corpus(opened: runs.Run, prepared: pathlib.Path | None) -> Corpus:
-    """Returns the data to evaluate on; reading rows raises an error if another tokenizer than the run's made them."""
-    data = opened.config.data
-    if prepared is not None:
-        return prepared_corpus(data, prepared, opened.tokenizer)
-    # A recipe's relative paths start at the folder in which the run was started.
-    start = _started_in(opened.folder, opened.config.run_folder)
-    try:
-        with contextlib.chdir(start):
-            corpus = open_corpus(data, opened.config.tokenizer)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} (looked for from {start}); name the prepared data of the run with --prepared, or evaluate it in "
-            f"the folder it was started in"
-        ) from None
-    data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
-    return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
 
 
 def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
@@ -66,15 +46,3 @@ def _changed_data(folder: pathlib.Path, corpus: Corpus) -> str:
     except ValueError as error:
         return str(error)
     return "" if record is None else "; ".join(data_changes(record.data, data_facts(corpus)))
-
-
-def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:
-    """Returns the folder in which a run was started, which follows from its place and the path in its configuration.
-
-    If it does not follow from them, it returns the current folder.
-    """
-    depth = len(run_folder.parts)
-    resolved = folder.resolve()
-    if run_folder.is_absolute() or resolved.parts[-depth:] != run_folder.parts:
-        return pathlib.Path.cwd()
-    return resolved.parents[depth - 1]

@@ -94,10 +94,10 @@ def with_classes(config: RunConfig, arguments: Sequence[str]) -> tuple[RunConfig
     words, left = iter(arguments), []
     for word in words:
         option, equals, value = word.partition("=")
-        if option.removeprefix("--") not in families or not option.startswith("--"):
+        field = option.removeprefix("--").replace("-", "_")
+        if field not in families or not option.startswith("--"):
             left.append(word)
             continue
-        field = option.removeprefix("--")
         config = _with_class(config, field, families[field], value if equals else next(words, ""))
     return config, left
 
@@ -109,13 +109,19 @@ def _is_family(kind: Any) -> bool:
 def _with_class(config: RunConfig, field: str, family: type[Choice], name: str) -> RunConfig:
     known = {kind.__name__: kind for kind in members(family).values()}
     if name not in known:
-        raise ValueError(f"--{field} {name}: there is no such class; there are {', '.join(sorted(known))}")
+        raise ValueError(f"--{_option(field)} {name}: there is no such class; there are {', '.join(sorted(known))}")
     shared = {own.name: getattr(getattr(config, field), own.name) for own in dataclasses.fields(family)}  # type: ignore[arg-type]
     try:
         chosen: dict[str, Any] = {field: known[name](**shared)}
     except TypeError as error:
-        raise ValueError(f"--{field} {name}: it has fields without a default ({error}): set it in a recipe") from None
+        raise ValueError(
+            f"--{_option(field)} {name}: it has fields without a default ({error}): set it in a recipe"
+        ) from None
     return dataclasses.replace(config, **chosen)
+
+
+def _option(field: str) -> str:
+    return field.replace("_", "-")
 
 
 def _help(command: str) -> str:

@@ -2,34 +2,44 @@
 
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
 from lmjax.cli.streams import unfailing_output
+from lmjax.cli.supervise import command_of, supervise
 from lmjax.parallel.distributed import is_primary
 from lmjax.parallel.signals import kept
+from lmjax.train.checkpoint.folder import steps_there
 from lmjax.train.config import RunConfig
 from lmjax.train.dry_run import describe_run
 from lmjax.train.loop import Finished, train
+from lmjax.train.run_folder import CHECKPOINTS
 
 DRY_RUN = "--dry-run"
 PROFILE = "--profile"
 PROFILED_STEPS = (10, 15)
+SUPERVISE = "--supervise"
 OPTIONS = f"""
   {DRY_RUN}    print every parameter with its shape, layout, optimizer and decay, and train nothing
   {PROFILE}    write a jax profile of steps {PROFILED_STEPS[0]} to {PROFILED_STEPS[1]} to RUN/profile
                (--train.profile FIRST LAST chooses others)
+  {SUPERVISE} N  start the run again after a fault, until N starts in a row have saved nothing new
 """
 
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
+    limit, arguments = _supervised(arguments)
     own = (DRY_RUN, PROFILE)
     config = parse_recipe("train", [word for word in arguments if word not in own], options=OPTIONS)
     if DRY_RUN in arguments:
         print(describe_run(config))
         return
+    if limit is not None:
+        _supervise(config, arguments, limit)
     if PROFILE in arguments:
         config = _profiled(config)
     # A run of weeks should not end because the terminal in which it was started has closed.
@@ -38,6 +48,44 @@ def run(arguments: Sequence[str]) -> None:
             finished = train(config, progress=progress)
         if is_primary():
             _report(finished)
+
+
+def _supervised(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
+    """Returns the number after ``--supervise``, None without it, and the other arguments."""
+    words = [
+        part for word in arguments for part in (word.split("=", 1) if word.startswith(f"{SUPERVISE}=") else [word])
+    ]
+    if SUPERVISE not in words:
+        return None, words
+    place = words.index(SUPERVISE)
+    number = words[place + 1] if place + 1 < len(words) else ""
+    if not number.isdecimal() or int(number) < 1:
+        raise ValueError(
+            f"{SUPERVISE} {number!r}: give the number of starts in a row without a new checkpoint after which to give "
+            f"up, at least 1"
+        )
+    return int(number), words[:place] + words[place + 2 :]
+
+
+def _supervise(config: RunConfig, arguments: Sequence[str], limit: int) -> NoReturn:
+    """Trains in a child process, and starts it again after faults.
+
+    Raises:
+      SystemExit: always, with the exit code of the last child.
+    """
+    checkpoints = config.run_folder / CHECKPOINTS
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    with unfailing_output():
+        code = supervise(
+            command_of(arguments),
+            limit=limit,
+            saved_step=lambda: max(steps_there(checkpoints), default=None),
+            say=say,
+        )
+    sys.exit(code)
 
 
 def _report(finished: Finished) -> None:

@@ -6,7 +6,6 @@ settings, the list of ids that end a text), and the tokenizer in the form that i
 
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from lmjax.atomic_files import write_json
 from lmjax.interop.hf_config import read_json
 from lmjax.interop.surplus_tokens import without_surplus
 from lmjax.interop.tokenizer_files import load_tokenizer_files
+from lmjax.parallel.contained import copy_inside
 from lmjax.tokenizers import Tokenizer
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -103,7 +103,4 @@ def read_published(folder: pathlib.Path, tokenizer: Tokenizer) -> Published | No
 
 def _copy(source: pathlib.Path, folder: pathlib.Path, names: Iterable[str]) -> None:
     for name in names:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        copy_inside(source, folder, name)

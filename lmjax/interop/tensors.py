@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lmjax.atomic_files import write_json
+from lmjax.parallel.contained import file_inside
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -35,7 +36,7 @@ class Weights(Mapping[str, np.ndarray]):
         self._file_of = self._indexed() if (folder / INDEX).exists() else self._single()
 
     def _single(self) -> dict[str, pathlib.Path]:
-        path = self.folder / SINGLE
+        path = file_inside(self.folder, SINGLE)
         if path.exists():
             with _opened(path) as file:
                 return dict.fromkeys(file.keys(), path)
@@ -51,9 +52,13 @@ class Weights(Mapping[str, np.ndarray]):
         index = self.folder / INDEX
         try:
             weight_map = json.loads(index.read_text())["weight_map"]
-            file_of = {name: self.folder / pathlib.PurePath(file).name for name, file in weight_map.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            files = set(weight_map.values())
+            if not all(isinstance(file, str) for file in files):
+                raise TypeError("a file's name is no text")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{index} is not an index of safetensors ({error!r}): download it again") from None
+        paths = {file: file_inside(self.folder, file) for file in sorted(files)}
+        file_of = {name: paths[file] for name, file in weight_map.items()}
         for path in sorted(set(file_of.values())):
             if not path.exists():
                 raise ValueError(f"{path} is missing, and {INDEX} lists it: download it")

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -126,9 +127,6 @@ def start(config: DistributedConfig | None = None) -> None:
 
 def _join(config: DistributedConfig) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    host, _, port = (config.coordinator or "").rpartition(":")
-    # The coordinator has no password, so a run on one machine should not listen to the network.
-    bind_address = f"{host}:{port}" if host in ("localhost", "127.0.0.1") else None
     # At its own timeout jax aborts the process with a C++ stack and no advice.
     alarm = threading.Timer(config.initialization_timeout, _give_up_waiting, (config,))
     alarm.daemon = True
@@ -142,7 +140,7 @@ def _join(config: DistributedConfig) -> None:
             process_id=config.process_id,
             local_device_ids=local_device_ids(os.environ),
             initialization_timeout=config.initialization_timeout + 60,
-            coordinator_bind_address=bind_address,
+            coordinator_bind_address=bind_address(config.coordinator),
         )
     except (RuntimeError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
@@ -153,6 +151,28 @@ def _join(config: DistributedConfig) -> None:
         # jax has installed its own SIGTERM handler, with which a process would not end before the training loop
         # handles signals.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if on_sigterm is None else on_sigterm)
+
+
+def bind_address(coordinator: str | None) -> str | None:
+    """Returns the address on which process 0 listens: that of the coordinator, and no other of the machine.
+
+    The coordinator has no password, so it must not listen on networks in which the run has no peers. Where the
+    coordinator's address is not one of this machine (process 0 is behind a translation of addresses, or this is another
+    process), it returns None: jax then listens on all interfaces if this is process 0.
+
+    Args:
+      coordinator: ``host:port`` of process 0; None if jax finds it.
+    """
+    host, _, port = (coordinator or "").rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM) if host else []
+    except OSError:
+        return None
+    for family, kind, protocol, _, address in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
+            probe.bind((address[0], 0, *address[2:]))
+            return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
+    return None
 
 
 def _give_up_waiting(config: DistributedConfig) -> None:

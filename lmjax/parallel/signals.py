@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C outside of the training loop: the process ends at once and says what is kept.
+"""SIGTERM, SIGUSR1 and Ctrl-C outside of the training loop: the process ends at once and says what is kept.
 
 A handler in Python runs when the main thread returns to Python, and a compilation or the training of a tokenizer may
 not return for minutes. An exception in the middle of jax's tracing can crash the interpreter at its end. The signal
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 SHOW_CURSOR = "\x1b[?25h"
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _kept = ["what was finished before is intact"]
 
 
@@ -31,7 +31,7 @@ def kept(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Lets SIGTERM and Ctrl-C end the process, with 143 and 130, unless code inside installs its own handlers.
+    """Lets SIGTERM, Ctrl-C and SIGUSR1 end the process, with 143, 130 and 138, unless code inside handles them.
 
     A signal that was ignored when the process started (``nohup``, a shell's background job) stays ignored. Outside of
     the main thread nothing is changed.

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 
 from lmjax.atomic_files import write_file, write_json
+from lmjax.parallel.contained import file_inside
 
 METADATA = "lmjax_tokenizer.json"
 _FORMAT = 1
@@ -33,10 +34,12 @@ def read_folder(folder: pathlib.Path) -> tuple[dict, dict[str, bytes]]:
     """Returns the metadata, and the content of each file that it lists.
 
     Raises:
-      ValueError: the folder has no tokenizer, or a file is missing or was changed.
+      ValueError: the folder has no tokenizer, or a file is missing, was changed or is outside of the folder.
     """
     metadata = _read_metadata(folder)
-    return metadata, {name: _read_checked(folder / name, digest) for name, digest in metadata["files"].items()}
+    return metadata, {
+        name: _read_checked(file_inside(folder, name), digest) for name, digest in metadata["files"].items()
+    }
 
 
 def _read_metadata(folder: pathlib.Path) -> dict:

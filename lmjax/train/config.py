@@ -20,7 +20,9 @@ from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluations.evaluation import Evaluation
+from lmjax.train.faults import FaultPolicy, Stop
 from lmjax.train.optimizers import AdamW, Optimizer
+from lmjax.train.trackers import NoTracker, Tracker
 
 CHANGEABLE = (
     "data", "schedule", "train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
@@ -53,6 +55,8 @@ class TrainConfig:
     """What a step has as many of while rows are shorter: tokens (so batch_size grows as rows get shorter) or rows."""
     microbatches: int = 1
     """Parts of a batch processed one after the other, their gradients summed (less memory, same result)."""
+    gradient_noise: bool = False
+    """Log the critical batch size, estimated from the gradients of the microbatches (McCandlish et al. 2018)."""
     seed: int = 0
     """Decides initial weights, data order, corruption and dropout."""
     init_from: str | None = None
@@ -80,10 +84,13 @@ class TrainConfig:
     watchdog_minutes: float | None = None
     """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
     or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
+    recompute_every: int = 0
+    """Steps between checks for hardware that computes wrong: a step is computed twice, without effect, and must be the
+    same bit for bit. A check takes the time of two steps. 0 never checks."""
+    compare_replicas_every: int = 0
+    """Steps between checks that all devices that hold the same parameters hold the same bits. 0 never checks."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
-    wandb: bool = False
-    """Log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self):
         check_literals(self, "train.")
@@ -91,12 +98,17 @@ class TrainConfig:
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("eval_every", "eval_batches", "watchdog_minutes"):
+        for name in ("eval_every", "eval_batches", "watchdog_minutes", "recompute_every", "compare_replicas_every"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must not be negative")
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
+            )
+        if self.gradient_noise and self.microbatches == 1:
+            raise ValueError(
+                "train.gradient_noise=True compares the gradients of microbatches with that of the batch: set "
+                "train.microbatches to 2 or more"
             )
         if self.init_changes and self.init_from is None:
             raise ValueError(f"train.init_changes={self.init_changes}: there is no other run: set train.init_from")
@@ -158,6 +170,10 @@ class RunConfig:
     """Length, batch and reporting."""
     evaluations: tuple[Evaluation, ...] = ()
     """What is measured besides the validation that `train.eval_every` and `train.eval_batches` describe."""
+    tracker: Tracker = NoTracker()
+    """Where numbers are kept besides the run folder: WandB, Trackio or MLflow."""
+    on_fault: FaultPolicy = Stop()
+    """What is done when a loss is not finite or jumps up: Stop, SkipUpdate or RollBack."""
     mesh: MeshConfig = MeshConfig()
     """How devices are used."""
     checkpoint: CheckpointConfig = CheckpointConfig()

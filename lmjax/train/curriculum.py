@@ -111,12 +111,21 @@ class Curriculum:
             )
 
 
-def curriculum(objective: Objective, train: TrainConfig, *, batch_sizes: Sequence[tuple[int, int]] = ()) -> Curriculum:
+def curriculum(
+    objective: Objective,
+    train: TrainConfig,
+    *,
+    batch_sizes: Sequence[tuple[int, int]] = (),
+    passed_over: Sequence[tuple[int, int]] = (),
+) -> Curriculum:
     """Returns the phases that ``train.sequence_warmup`` asks for; without a warm-up, a single phase.
 
     A run that went on with another batch size has a phase for each batch size. Each phase begins with the row after the
     last one that was used. ``batch_sizes`` are pairs (step, rows of a step from then on), the first of them for step 0;
     if they are not given, ``train.batch_size`` holds throughout.
+
+    ``passed_over`` are places in the data that no step reads: pairs (first token, token after the last), counted from
+    the start of the run. A step that would reach into such a place begins after it, with a phase of its own.
 
     Some objectives have rows that are longer than T: those of a causal model hold T + 1 tokens. Such a row ends with
     the first tokens of the next row. Without this overlap, a block could not be cut evenly into shorter rows.
@@ -144,6 +153,15 @@ def curriculum(objective: Objective, train: TrainConfig, *, batch_sizes: Sequenc
             batch_size=batch_size * (block // stride if train.warmup_keeps == "tokens" else 1),
             first_row=consumed // stride,
         )
+        for first_token, end_token in sorted(passed_over):
+            before = max(first_token - consumed, 0) // (phase.batch_size * stride)
+            if end_token <= consumed or (end_step is not None and first_step + before >= end_step):
+                continue
+            if before:
+                phases.append(dataclasses.replace(phase, end_step=first_step + before))
+            # The place after rows that are passed over has to suit rows of every length.
+            first_step, consumed = first_step + before, -(-end_token // block) * block
+            phase = dataclasses.replace(phase, first_step=first_step, first_row=consumed // stride)
         phases.append(phase)
         if end_step is not None:
             first_step, consumed = end_step, phase.consumed(end_step)

@@ -1,15 +1,15 @@
-"""Ends a run before its last step: after a signal, when a step never returns, when a loss is not finite."""
+"""Ends a run before its last step: after a signal, or when a step never returns."""
 
 import contextlib
 import faulthandler
 import itertools
-import math
 import os
+import pathlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FrameType
 
 import jax
@@ -17,41 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lmjax.parallel.roll_call import RollCall
 from lmjax.parallel.signals import SHOW_CURSOR
+from lmjax.train.faults.fault import StepFault
 
 WATCHDOG_MINUTES = 30.0
 """How many minutes the watchdog waits if there are several processes and the recipe does not say."""
+SIGN_SECONDS = 30.0
+"""How often each of several processes leaves a sign of life."""
 LONG_MINUTES = 60.0
 """How many minutes a compile or a save may take, even if the watchdog otherwise waits less."""
 
 
-class NonFiniteLoss(RuntimeError):  # noqa: N818 - the loss is what is wrong
-    """The loss, or another watched number, became NaN or infinite."""
-
-
-def check_finite(metrics: Mapping[str, float], *, step: int, last_checkpoint: str | int | None) -> None:
-    """Raises an error if a number of a step is not finite.
-
-    Args:
-      metrics: the numbers of one step by name, as they are logged.
-      step: the step that they belong to.
-      last_checkpoint: step or folder of the last checkpoint saved, ``None`` if there is none.
-
-    Raises:
-      NonFiniteLoss: a number is not finite; the message names the step, the metrics and the checkpoint to go back to.
-    """
-    broken = {name: float(value) for name, value in metrics.items() if not math.isfinite(float(value))}
-    if broken:
-        values = ", ".join(f"{name}={value}" for name, value in broken.items())
-        saved = "none yet" if last_checkpoint is None else last_checkpoint
-        raise NonFiniteLoss(
-            f"step {step}: {values} is not finite; last good checkpoint: {saved}. A lower learning rate, "
-            f"a longer warm-up, gradient clipping or a z-loss usually cures this"
-        )
-
-
 class GracefulExit:
-    """Turns the first SIGTERM or Ctrl-C into a flag that the loop reads between steps.
+    """Turns the first SIGTERM, SIGUSR1 (of Slurm) or Ctrl-C into a flag that the loop reads between steps.
 
     A second Ctrl-C ends the process at once, even if it is stuck inside a collective. Several
     processes vote, so that all of them stop after the same step. A vote is read when the next one
@@ -74,18 +53,21 @@ class GracefulExit:
 
     def __enter__(self) -> "GracefulExit":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 self._previous[number] = signal.signal(number, self._on_signal)
         if jax.process_count() > 1:
             self._prepare_vote()
         self._entered = True
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_) -> None:
         for number, handler in self._previous.items():
             # A handler that was not set from Python is None, and Python cannot put it back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._previous.clear()
+        if kind is not None and issubclass(kind, StepFault) and self.signal_name is not None:
+            # The run may roll back now and go on; the signal must not be forgotten.
+            os.kill(os.getpid(), signal.Signals[self.signal_name])
 
     def should_stop(self, step: int) -> bool:
         """Returns whether to save and stop after ``step``; every process must call this, with the same steps."""
@@ -131,8 +113,14 @@ class Watchdog:
     launcher sees a failure and can start again from the last checkpoint.
     """
 
-    def __init__(self, timeout_minutes: float | None):
-        """Sets the limit. 0 switches the watchdog off; None means ``WATCHDOG_MINUTES``, or 0 for a single process."""
+    def __init__(self, timeout_minutes: float | None, *, signs: pathlib.Path | None = None):
+        """Sets the limit. 0 switches the watchdog off; None means ``WATCHDOG_MINUTES``, or 0 for a single process.
+
+        Args:
+          timeout_minutes: the limit.
+          signs: a folder that all processes see, in which each leaves signs of life; without it, the message does not
+            say which processes are absent.
+        """
         if timeout_minutes is None:
             timeout_minutes = WATCHDOG_MINUTES if jax.process_count() > 1 else 0.0
         if timeout_minutes < 0:
@@ -141,6 +129,14 @@ class Watchdog:
         self._is_long = False
         self._last_touch = time.monotonic()
         self._step: int | None = None
+        self._roll_call: RollCall | None = None
+        if signs is not None and timeout_minutes and jax.process_count() > 1:
+            self._roll_call = RollCall(
+                signs,
+                process=jax.process_index(),
+                num_processes=jax.process_count(),
+                seconds=min(SIGN_SECONDS, self._timeout_seconds / 10),
+            )
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -155,6 +151,8 @@ class Watchdog:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
+        if self._roll_call is not None:
+            self._roll_call.leave()
 
     def touch(self, step: int | None = None) -> None:
         """Tells the watchdog that the run is alive. It is called after each step, validation batch and save."""
@@ -169,7 +167,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         # It waits no longer than the usual limit, because work that was expected to be long may end early.
-        while not self._done.wait(min(max(self._seconds_left(), 0), self._timeout_seconds)):
+        longest = self._timeout_seconds if self._roll_call is None else self._roll_call.seconds
+        while not self._done.wait(min(max(self._seconds_left(), 0), longest)):
+            if self._roll_call is not None:
+                self._roll_call.sign(self._step)
             if self._seconds_left() <= 0:
                 self._bark()
 
@@ -183,13 +184,19 @@ class Watchdog:
         minutes = f"{self._limit_seconds() / 60:g}"
         last = "no step has finished" if self._step is None else f"step {self._step} was the last to finish"
         print(
-            f"error: process {jax.process_index()}: no sign of life for {minutes} minutes; {last}. A peer is "
-            f"stuck or gone, or train.watchdog_minutes is too short for a step. Threads:",
+            f"error: process {jax.process_index()}: no sign of life for {minutes} minutes; {last}. "
+            f"{self._suspects()} Threads:",
             file=sys.stderr,
             flush=True,
         )
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
         os._exit(1)
+
+    def _suspects(self) -> str:
+        absent = [] if self._roll_call is None else self._roll_call.absent()
+        if absent:
+            return f"{'; '.join(absent)}."
+        return "A peer is stuck or gone, or train.watchdog_minutes is too short for a step."
 
 
 class StoppedError(Exception):

@@ -2,13 +2,17 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 
-from lmjax.train.config import TrainConfig
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import flatten, to_json
+from lmjax.train.goodput import Goodput
 from lmjax.train.guard import GracefulExit, Watchdog
 from lmjax.train.metrics import MetricWriters, Throughput
 from lmjax.train.progress import ProgressReport
+
+SIGNS = ".alive"
+"""The folder in the run folder in which several processes leave signs of life."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,7 @@ class Instruments:
       progress: shows these numbers to a person.
       throughput: counts tokens per second; it is paused during work that is not a step.
       watchdog: ends a process that is stuck; it must be told of long work and of each sign of life.
+      goodput: the account of the run's time.
       graceful: tells whether a signal has asked the run to stop; it is entered once there is something to save.
     """
 
@@ -28,31 +33,35 @@ class Instruments:
     throughput: Throughput
     watchdog: Watchdog
     graceful: GracefulExit
+    goodput: Goodput
 
 
 @contextlib.contextmanager
-def open_instruments(folder: pathlib.Path, train: TrainConfig, *, first_step: int) -> Iterator[Instruments]:
+def open_instruments(config: RunConfig, *, first_step: int, goodput: Goodput) -> Iterator[Instruments]:
     """Opens the instruments of a run until the block ends.
 
     Args:
-      folder: the folder of the run.
-      train: the configuration, which says what is written and when the watchdog ends the process.
-      first_step: number of updates done before this start; lines of metrics for later steps are dropped.
+      config: the configuration of the run, which says what is written and when the watchdog ends the process.
+      first_step: number of steps done before this start; lines of metrics for later steps are dropped.
+      goodput: the account of the run's time until now.
 
     Raises:
       ValueError, OSError: metrics cannot be written as the configuration asks.
     """
+    train = config.train
     with contextlib.ExitStack() as stack:
         writers = MetricWriters(
-            folder,
+            config.run_folder,
             first_step=first_step + 1 if first_step else 0,
             tensorboard=train.tensorboard,
-            wandb=train.wandb,
+            tracker=config.tracker,
+            settings=flatten(to_json(config)),
         )
         yield Instruments(
             writers=stack.enter_context(writers),
             graceful=GracefulExit(),
-            watchdog=stack.enter_context(Watchdog(train.watchdog_minutes)),
+            watchdog=stack.enter_context(Watchdog(train.watchdog_minutes, signs=config.run_folder / SIGNS)),
             progress=stack.enter_context(ProgressReport(train.steps, first_step=first_step)),
             throughput=Throughput(),
+            goodput=goodput,
         )

@@ -7,6 +7,7 @@ k + 1 is under way.
 import contextlib
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -19,22 +20,26 @@ from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.components import turn_of
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Progress
-from lmjax.train.curriculum import Curriculum, curriculum
+from lmjax.train.curriculum import Curriculum
 from lmjax.train.evaluations.round import Evaluations, Numbers, not_finite_losses
-from lmjax.train.guard import check_finite
+from lmjax.train.faults import StepFault, check_finite
+from lmjax.train.goodput import Goodput
 from lmjax.train.initial import check_initial
 from lmjax.train.instruments import open_instruments
+from lmjax.train.integrity import Integrity
 from lmjax.train.other_run import check_same_model
 from lmjax.train.plan import Plan, make_plan
 from lmjax.train.profile import Profiler
 from lmjax.train.progress import short_number
 from lmjax.train.record import Record, data_changes
-from lmjax.train.resume import Origin, check_changes, find_origin, first_state
+from lmjax.train.resume import Beginning, Origin, check_changes, find_origin, first_state
+from lmjax.train.rolling_back import roll_back
 from lmjax.train.run_folder import CHECKPOINTS, check_name, claim, has_checkpoint, held
 from lmjax.train.saves import Saves
 from lmjax.train.step_reports import StepReports, summaries_of
 
 Say = Callable[[str], None]
+NOTHING: contextlib.AbstractContextManager = contextlib.nullcontext()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Finished:
 
     Attributes:
       folder: the run folder.
-      step: the number of updates done.
+      step: the number of steps done.
       stopped_by: the signal that ended the run early, or None.
       evaluated: the numbers that the evaluations found for the last state, by the names of the evaluations.
     """
@@ -69,8 +74,9 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
 
     Raises:
       ValueError: the user has to change something, which the message names.
-      NonFiniteLoss, NonFiniteState, CheckpointError: training or saving failed; earlier checkpoints are intact.
+      StepFault, CheckpointError: training or saving failed; earlier checkpoints are intact.
     """
+    started = time.time()
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
     check_name(config.run_folder)
@@ -89,22 +95,44 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
         with naming_file(config.run_folder):
             folder = claim(config, plan.corpus.tokenizer)
             with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
-                return _train(plan, origin, record, checkpoints, say)
+                while isinstance(ended := _train(plan, origin, record, checkpoints, say, started), Record):
+                    record, origin = ended, find_origin(config, plan.corpus.tokenizer)
+                    # A profile counts its steps from the start of the process.
+                    plan = plan.without_profile()
+                return ended
 
 
-def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, say: Say) -> Finished:
-    """Trains from the run's origin until the last step or a signal."""
+def _train(
+    plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, say: Say, started: float
+) -> Finished | Record:
+    """Trains from the run's origin until the last step, a signal or a fault after which the run rolls back.
+
+    Returns:
+      How the run ended; or, after a roll-back, the record with which it goes on.
+    """
+    beginning = first_state(plan.config, plan.learner, origin, checkpoints, say)
+    first_step = beginning.step
+    record = record.at(first_step, batch_size=plan.config.train.batch_size)
+    saves = _begin_saves(plan, origin, record, checkpoints, first_step)
+    phases = _phases(plan, record)
+    try:
+        return _steps(plan, phases, beginning, saves, Goodput(beginning.seconds, started=started), say)
+    except StepFault as fault:
+        return roll_back(fault, plan.config, saves.record, phases, checkpoints, first_step=first_step, say=say)
+
+
+def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, goodput: Goodput, say: Say) -> Finished:
+    """Trains from a state until the last step or a signal."""
     train, learner, folder = plan.config.train, plan.learner, plan.config.run_folder
-    state, first_step = first_state(plan.config, learner, origin, checkpoints, say)
-    saves = _begin_saves(plan, origin, record.at(first_step, batch_size=train.batch_size), checkpoints, first_step)
-    phases = _phases(plan, saves.record)
+    state, first_step = beginning.state, beginning.step
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
-        tools = stack.enter_context(open_instruments(folder, train, first_step=first_step))
+        tools = stack.enter_context(open_instruments(plan.config, first_step=first_step, goodput=goodput))
+        integrity = Integrity(train, tools)
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
-        reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools)
+        reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools, record=saves.record)
         best_by = plan.config.checkpoint.best_by if plan.config.checkpoint.keep_best else None
         evaluations = Evaluations(begun=plan.evaluations, instruments=tools, decides=best_by)
         numbers: Numbers = {}
@@ -119,17 +147,21 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         )
         while step < train.steps:
             profiler.before_step()
-            rows = next(batches)
+            with tools.goodput.spending("data"):
+                rows = next(batches)
             component = turn_of(plan.config.objective, step).component
-            if (component.name, phases.at(step).first_step) not in compiled:
+            integrity.check_step(learner.of(component), state, rows, step + 1)
+            compiles = (component.name, phases.at(step).first_step) not in compiled
+            if compiles:
                 compiled.add((component.name, phases.at(step).first_step))
                 tools.watchdog.expect_long()
-            with jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"), tools.goodput.spending("compile") if compiles else NOTHING:
                 state, metrics = learner.of(component).train_step(state, rows)
             reports.read(state.key, saves.saved_step)
             step, numbers = step + 1, {}
             reports.unread = step, metrics
             tools.watchdog.touch(step)
+            integrity.check_state(state, step)
             if step == first_step + 1:
                 # From here on there is something to save.
                 stack.enter_context(tools.graceful)
@@ -138,7 +170,7 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
                 numbers = evaluations.run(due, state.averaged, step)
             if saves.is_due(step, numbers):
                 reports.read(state.key, saves.saved_step)
-                saves.save(step, state, numbers, tools)
+                saves.save(step, state, numbers, tools, ends=step == train.steps)
             profiler.after_step(state.step)
             if tools.graceful.should_stop(step):
                 break
@@ -146,11 +178,12 @@ def _train(plan: Plan, origin: Origin | None, record: Record, checkpoints: Check
         if first_step < step == train.steps:
             numbers = {**numbers, **evaluations.run(evaluations.missing(numbers), state.averaged, step)}
         check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
-        saves.save(step, state, numbers, tools)
+        saves.save(step, state, numbers, tools, ends=True)
         tools.watchdog.expect_long()
-        checkpoints.wait()
+        saves.checkpoints.wait()
         if step > first_step:
             saves.remember()
+            tools.progress.note(tools.goodput.summary())
     # The signal may have reached only another process.
     stopped_by = None if step >= train.steps else tools.graceful.signal_name or "a signal to another process"
     return Finished(folder, step, stopped_by, numbers)
@@ -173,10 +206,10 @@ def _begin_saves(plan: Plan, origin: Origin | None, record: Record, checkpoints:
 
 
 def _phases(plan: Plan, record: Record) -> Curriculum:
-    """Returns the plan's curriculum, or another one if the batch size has changed during the run."""
-    if len(record.batch_sizes) == 1:
+    """Returns the plan's curriculum, or another one if the batch size has changed or rows were passed over."""
+    if len(record.batch_sizes) == 1 and not record.passed_over:
         return plan.curriculum
-    return curriculum(plan.config.objective, plan.config.train, batch_sizes=record.batch_sizes)
+    return record.curriculum(plan.config)
 
 
 def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -> None:

@@ -36,6 +36,11 @@ class Plan:
     rows: RowSource
     evaluations: tuple[tuple[Evaluation, Measure], ...]
 
+    def without_profile(self) -> "Plan":
+        """Returns the same plan without a profile of steps."""
+        train = dataclasses.replace(self.config.train, profile=None)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, train=train))
+
     def batches(self, curriculum: Curriculum, *, start_step: int) -> Generator[Rows]:
         """Yields the batches of ``start_step``, ``start_step + 1``, ..., on the devices.
 
@@ -57,7 +62,8 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
     Raises:
       ValueError: the user has to change something; nothing but prepared data was written.
     """
-    # This comes first, because preparing the data may take hours.
+    # These come first, because preparing the data may take hours.
+    config.tracker.check()
     layout = lay_out(config)
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     vocabulary = corpus.tokenizer.vocabulary

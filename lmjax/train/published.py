@@ -1,7 +1,8 @@
 """Copies the files of a published model from an imported run to the runs that begin with that run."""
 
 import pathlib
-import shutil
+
+from lmjax.parallel.contained import copy_inside
 
 PUBLISHED = "published"
 """The name of the folder of these files in a run folder."""
@@ -13,6 +14,9 @@ def hand_on_published(source: pathlib.Path | str | None, run: pathlib.Path) -> N
     Args:
       source: the folder of the run to begin with, or of one of its checkpoints; None if there is no such run.
       run: the folder of the new run.
+
+    Raises:
+      ValueError: a link among the files leads out of their folder.
     """
     if source is None:
         return
@@ -20,4 +24,4 @@ def hand_on_published(source: pathlib.Path | str | None, run: pathlib.Path) -> N
     # A checkpoint lies two folders down in its run, named by its step.
     runs = [path, path.parent.parent] if path.name.isdecimal() else [path]
     for kept in [folder / PUBLISHED for folder in runs if (folder / PUBLISHED).is_dir()][:1]:
-        shutil.copytree(kept, run / PUBLISHED, dirs_exist_ok=True)
+        copy_inside(kept.parent, run, PUBLISHED)

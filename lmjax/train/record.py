@@ -7,8 +7,10 @@ from typing import Any
 
 from lmjax.atomic_files import write_json
 from lmjax.data.manifest import Manifest
+from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json
 from lmjax.train.corpus import Corpus
+from lmjax.train.curriculum import Curriculum, curriculum
 
 RECORD = "record.json"
 
@@ -37,6 +39,25 @@ class DataFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """Rows that the run never reads again, because a step with them was faulty (``on_fault=RollBack()``).
+
+    Attributes:
+      first_token: the place of the first of them in the data, counted in tokens from the start of the run.
+      end_token: the place after the last of them.
+      rows: the numbers of the first of these rows and of the row after the last, at the row length that they had.
+      step: the faulty step, from 1.
+      reason: what was wrong with it.
+    """
+
+    first_token: int
+    end_token: int
+    rows: tuple[int, int]
+    step: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """The record of a run, which is kept in its folder as ``record.json``.
 
@@ -44,11 +65,22 @@ class Record:
       data: the facts about each folder of a mixture, or about the only folder.
       batch_sizes: pairs (step, rows of a step from then on), the first of them for step 0.
       last_saved: the last step that is known to have been saved completely; None before the first save.
+      passed_over: the rows that were passed over, one entry for each roll-back.
     """
 
     data: tuple[DataFacts, ...]
     batch_sizes: tuple[tuple[int, int], ...]
     last_saved: int | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+
+    def curriculum(self, config: RunConfig) -> Curriculum:
+        """Returns the rows of each step of the run, with the batch sizes that it had and the rows that it passed over.
+
+        Args:
+          config: the configuration of the run.
+        """
+        places = [(rows.first_token, rows.end_token) for rows in self.passed_over]
+        return curriculum(config.objective, config.train, batch_sizes=self.batch_sizes, passed_over=places)
 
     def at(self, step: int, *, batch_size: int) -> "Record":
         """Returns the record of a run that goes on after ``step`` with steps of ``batch_size`` rows."""

@@ -20,6 +20,7 @@ from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.corpus import Corpus
+from lmjax.train.faults.watch import from_json
 from lmjax.train.initial import initial_state
 from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.record import Record, data_changes, data_facts, read_record
@@ -45,6 +46,21 @@ class Origin:
     step: int | None
     config: RunConfig
     record: Record | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What training begins with.
+
+    Attributes:
+      state: the state.
+      step: the number of steps that it has had; it has had fewer updates if some were skipped.
+      seconds: the account of the run's time until its checkpoint, see :class:`lmjax.train.goodput.Goodput`.
+    """
+
+    state: TrainState
+    step: int = 0
+    seconds: object = None
 
 
 def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
@@ -151,8 +167,8 @@ def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
 
 def first_state(
     config: RunConfig, learner: Learner, origin: Origin | None, checkpoints: Checkpoints, say: Say
-) -> tuple[TrainState, int]:
-    """Returns the state that training begins with, and the number of updates it has had.
+) -> Beginning:
+    """Returns what training begins with.
 
     Args:
       config: the configuration of this start.
@@ -170,17 +186,23 @@ def first_state(
         keep_metrics_aside(config.run_folder, say)
     if origin is None and config.train.init_from is not None:
         say(f"beginning with the weights of {config.train.init_from}")
-        return initial_state(learner, config.train.init_from, seed=config.train.seed), 0
+        return Beginning(state=initial_state(learner, config.train.init_from, seed=config.train.seed))
     if origin is None:
-        return learner.init(config.train.seed), 0
+        return Beginning(state=learner.init(config.train.seed))
     if own:
-        state, _ = checkpoints.restore(learner.abstract_state)
+        beginning = _restored(learner, checkpoints, None)
     else:
         with Checkpoints(origin.run / CHECKPOINTS, read_only=True, notify=say) as others:
-            state, _ = others.restore(learner.abstract_state, step=origin.step)
-    step = int(state.step)
-    announce(origin, config, step, say)
-    return state, step
+            beginning = dataclasses.replace(_restored(learner, others, origin.step), seconds=None)
+    announce(origin, config, beginning.step, say)
+    return beginning
+
+
+def _restored(learner: Learner, checkpoints: Checkpoints, step: int | None) -> Beginning:
+    state, data = checkpoints.restore(dataclasses.replace(learner.abstract_state, watch=None), step=step)
+    saved: dict = data if isinstance(data, dict) else {}
+    state = dataclasses.replace(state, watch=from_json(saved.get("watch"), learner.empty_watch()))
+    return Beginning(state=state, step=int(saved.get("step", state.step)), seconds=saved.get("seconds"))
 
 
 def announce(origin: Origin, config: RunConfig, step: int, say: Say) -> None:

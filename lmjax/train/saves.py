@@ -8,6 +8,7 @@ from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import write_config
 from lmjax.train.evaluations.round import Numbers, deciding_value, not_finite_losses
+from lmjax.train.faults.watch import to_json
 from lmjax.train.instruments import Instruments
 from lmjax.train.record import Record, write_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG
@@ -34,14 +35,17 @@ class Saves:
         """Returns whether to save after ``step`` updates: by count, by time, or because it is the best state so far."""
         return self.checkpoints.should_save(step) or self.checkpoints.improves(self._deciding(numbers))
 
-    def save(self, step: int, state: TrainState, numbers: Numbers, instruments: Instruments) -> None:
+    def save(
+        self, step: int, state: TrainState, numbers: Numbers, instruments: Instruments, *, ends: bool = False
+    ) -> None:
         """Begins to save a state, unless an evaluation has found a loss that is not finite.
 
         Args:
-          step: the number of updates that the state has had.
+          step: the number of steps that the state has had, skipped ones included.
           state: the state to save.
           numbers: the numbers that its evaluations have found.
           instruments: the instruments of the run.
+          ends: whether the process ends in order after this save.
 
         Raises:
           NonFiniteState, CheckpointError: see :meth:`Checkpoints.save`.
@@ -50,8 +54,11 @@ class Saves:
             return
         # Saving waits for the save before this one, and for the storage.
         instruments.watchdog.expect_long()
-        with instruments.throughput.paused():
-            if self.checkpoints.save(step, state, {"step": step}, value=self._deciding(numbers)):
+        with instruments.throughput.paused(), instruments.goodput.spending("saving"):
+            # The watch is not among the arrays, so that a run may go on with another policy.
+            data = {"step": step, "watch": to_json(state.watch), "seconds": instruments.goodput.to_json(ends=ends)}
+            state = dataclasses.replace(state, watch=None)
+            if self.checkpoints.save(step, state, data, value=self._deciding(numbers)):
                 instruments.progress.note(f"step {step}: saving to {self.config.run_folder / CHECKPOINTS / str(step)}")
                 # The save before this one is complete now.
                 self.remember()

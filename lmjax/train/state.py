@@ -20,6 +20,7 @@ class TrainState:
       ema: the average of the parameters (the run's moving average, or the optimizer's own), or None if there is none.
       key: the PRNG key of the run, which stays the same; each step folds its number into it.
       carry: what objectives keep from the rows of one step for the rows of the next, or None.
+      watch: the last good steps, if the run judges steps by them, see :mod:`lmjax.train.faults.watch`.
     """
 
     step: jax.Array
@@ -28,6 +29,7 @@ class TrainState:
     ema: Params | None
     key: jax.Array
     carry: Any = None
+    watch: Any = None
 
     @property
     def averaged(self) -> Params:

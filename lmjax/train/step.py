@@ -21,14 +21,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.objectives import Mixture
 from lmjax.objectives.parts.objective import Objective, all_terms
-from lmjax.parallel.mesh import mesh_axes_of, partition_spec
+from lmjax.parallel.mesh import mesh_axes_of
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.vocabulary import Vocabulary
 from lmjax.train.components import Component, components_of
 from lmjax.train.components import metrics as reported
+from lmjax.train.faults import FaultPolicy, Stop
+from lmjax.train.faults.watch import Watch, judged, new_watch
+from lmjax.train.gradient_noise import noise_terms
+from lmjax.train.microbatches import joined, split_microbatches
 from lmjax.train.optimizers import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
-from lmjax.types import Batch, PyTree, Rows
+from lmjax.types import Batch, Rows
 
 Metrics = dict[str, jax.Array]
 
@@ -50,7 +54,11 @@ class Learner:
       average: the function from the optimizer's state and the trained parameters to their average; None if the
         optimizer keeps none.
       new_carry: the function that returns the carry of the first step, see ``Objective.initial_carry``.
+      gradient_noise: whether the metrics have the terms of :mod:`lmjax.train.gradient_noise`, which take the gradients
+        of the microbatches.
       mixture: the mixture that the objective is a part of, and whose rows it is given; None for any other objective.
+      on_fault: the policy for steps that are faulty.
+      turn: the number of the objective among those that take turns.
     """
 
     spec: ModuleSpec
@@ -64,7 +72,10 @@ class Learner:
     ema_decay: float | None = None
     average: Callable[[Any, Params], Params] | None = None
     new_carry: Callable[[], Any] = lambda: None
+    gradient_noise: bool = False
     mixture: Mixture | None = None
+    on_fault: FaultPolicy = Stop()
+    turn: int = 0
 
     def of(self, component: Component) -> "Learner":
         """Returns the learner of a component, which uses the same state; for the whole objective, this learner."""
@@ -74,8 +85,8 @@ class Learner:
     def _parts(self) -> dict[str, "Learner"]:
         # They are made once, because each compiles a step of its own.
         return {
-            one.name: dataclasses.replace(self, objective=one.objective, mixture=one.mixture)
-            for one in components_of(self.objective)
+            one.name: dataclasses.replace(self, objective=one.objective, mixture=one.mixture, turn=turn)
+            for turn, one in enumerate(components_of(self.objective))
             if one.name is not None
         }
 
@@ -91,6 +102,7 @@ class Learner:
             ema=params if self.keeps_average else None,
             key=replicated,
             carry=self.carry_shardings,
+            watch=jax.tree.map(lambda _: replicated, jax.eval_shape(self._new_watch)),
         )
 
     @property
@@ -113,6 +125,10 @@ class Learner:
     def empty_carry(self) -> Any:
         """Returns the carry that the first rows are given, on the devices."""
         return jax.jit(self.new_carry, out_shardings=self.carry_shardings)()
+
+    def empty_watch(self) -> Watch | None:
+        """Returns the watch before the first step, on the devices; None if the run's policy needs none."""
+        return jax.jit(self._new_watch, out_shardings=self.state_shardings.watch)()
 
     def trained(self, tree: Any) -> Any:
         """Returns a tree shaped like the parameters in which the entries of frozen parameters are None."""
@@ -148,7 +164,11 @@ class Learner:
             ema=jax.tree.map(jnp.copy, params) if self.keeps_average else None,
             key=run_key,
             carry=self.new_carry(),
+            watch=self._new_watch(),
         )
+
+    def _new_watch(self) -> Watch | None:
+        return new_watch(self.on_fault, len(components_of(self.objective)))
 
     @cached_property
     def train_step(self) -> jax.stages.Wrapped:
@@ -176,8 +196,9 @@ class Learner:
         objective = at_step(self.objective, state.step)
         batch = objective.corrupt(corrupt_key, self.own(rows), self.vocabulary)
         scored = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
-        batch = dataclasses.replace(batch, weights=jax.tree.map(_normalise, batch.weights), carry=state.carry)
-        grads, terms, carry = self._gradients(objective, state, batch, model_key)
+        batch = dataclasses.replace(batch, weights=jax.tree.map(normalised, batch.weights), carry=state.carry)
+        rows_in_all = len(jax.tree.leaves(rows)[0])
+        grads, terms, carry, small_square = self._gradients(objective, state, batch, model_key)
         grad_norm = optax.tree.norm(grads)
         grads = clip_by_norm(grads, norm=grad_norm, max_norm=self.clip_norm)
         before = self.trained(state.params)
@@ -195,12 +216,20 @@ class Learner:
             "learning_rate": self.learning_rate(state.step),
         }
         metrics |= reported(objective, terms, scored)
-        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, key=state.key, carry=carry)
-        return state, metrics
+        if small_square is not None:
+            metrics |= noise_terms(
+                small_square, grad_norm**2, small_batch=rows_in_all // self.microbatches, big_batch=rows_in_all
+            )
+        updated = dataclasses.replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, carry=carry
+        )
+        return judged(self.on_fault, state, updated, metrics, component=self.turn)
 
     def _gradients(
         self, objective: Objective, state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[Params, Metrics, Any]:
+    ) -> tuple[Params, Metrics, Any, jax.Array | None]:
+        """Returns gradients, loss terms, carry, and the mean squared norm of a microbatch's gradient where wanted."""
+
         def loss(trained: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
             model = self.spec.bind(with_frozen(trained, state.params))
             terms, carry = all_terms(objective, model, part, key)
@@ -209,19 +238,22 @@ class Learner:
         gradient = functools.partial(jax.grad(loss, has_aux=True), self.trained(state.params))
         if self.microbatches == 1:
             grads, (terms, carry) = gradient(batch, key)
-            return grads, terms, carry
+            return grads, terms, carry, None
 
         def accumulate(sums, microbatch):
             part, index = microbatch
             grads, (terms, carry) = gradient(part, jax.random.fold_in(key, index))
-            return jax.tree.map(jnp.add, sums, (grads, terms)), carry
+            square = optax.tree.norm(grads, squared=True) if self.gradient_noise else None
+            return jax.tree.map(jnp.add, sums, (grads, terms)), (carry, square)
 
         parts = split_microbatches(batch, self.microbatches, self.mesh)
         first = jax.tree.map(lambda leaf: leaf[0], parts)
         grads_shape, (terms_shape, _) = jax.eval_shape(gradient, first, key)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads_shape, terms_shape))
-        (grads, terms), carries = jax.lax.scan(accumulate, zeros, (parts, jnp.arange(self.microbatches)))
-        return grads, terms, jax.tree.map(_joined, carries)
+        (grads, terms), (carries, square_M) = jax.lax.scan(accumulate, zeros, (parts, jnp.arange(self.microbatches)))
+        # The gradients of M microbatches are summed, so the mean loss of one of them has M times its gradient.
+        small_square = None if square_M is None else self.microbatches**2 * jnp.mean(square_M)
+        return grads, terms, jax.tree.map(joined, carries), small_square
 
     def _eval_step(self, params: Params, rows: Rows, key: jax.Array, carry: Any) -> tuple[Metrics, Any]:
         """Returns sums over a batch, and the carry for the next batch.
@@ -276,32 +308,7 @@ def step_keys(run_key: jax.Array, step: jax.Array | int) -> tuple[jax.Array, jax
     return corrupt_key, model_key
 
 
-def _normalise(weights: jax.Array) -> jax.Array:
+def normalised(weights: jax.Array) -> jax.Array:
+    """Returns weights of any shape divided by their sum; weights that are all 0 stay so."""
     total = jnp.sum(weights)
     return weights / jnp.where(total > 0, total, 1.0)
-
-
-def _joined(parts: jax.Array) -> jax.Array:
-    """Returns [num, B / num, ...] as [B, ...]: the inverse of :func:`split_microbatches`."""
-    num, size = parts.shape[:2]
-    return parts.swapaxes(0, 1).reshape(num * size, *parts.shape[2:])
-
-
-def split_microbatches(batch: PyTree, num: int, mesh: Mesh) -> Any:
-    """Returns every array [B, ...] as [num, B / num, ...], with each part spread over all devices.
-
-    An array [1, ...] is repeated in each part. Part m takes the rows m, m + num, ...: because each device has a block
-    of the batch, no row moves to another device.
-    """
-
-    def split(leaf: jax.Array) -> jax.Array:
-        if len(leaf) == 1:
-            return jnp.broadcast_to(leaf[None], (num, *leaf.shape))
-        parts = leaf.reshape(len(leaf) // num, num, *leaf.shape[1:]).swapaxes(0, 1)
-        if mesh.size == 1:
-            return parts
-        axes = (None, "batch", *(None,) * (leaf.ndim - 1))
-        spec = partition_spec(axes, parts.shape, mesh)
-        return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, spec))
-
-    return jax.tree.map(split, batch)

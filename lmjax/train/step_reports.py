@@ -1,6 +1,7 @@
 """Reads the metrics of steps: checks that they are finite, shows them and writes them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -9,13 +10,21 @@ import numpy as np
 from lmjax.models.summary import ModelSummary, summarize
 from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
-from lmjax.train.guard import check_finite
+from lmjax.train.faults import StepFault, WatchfulPolicy, check_finite
+from lmjax.train.faults.fault import check_no_spike
+from lmjax.train.faults.watch import WATCHED
+from lmjax.train.gradient_noise import SQUARE, VARIANCE, NoiseScale
 from lmjax.train.instruments import Instruments
+from lmjax.train.loss_watch import LossWatch, logged_losses
 from lmjax.train.metrics import mfu
 from lmjax.train.plan import Plan
+from lmjax.train.record import Record
 from lmjax.train.scored import ScoredWatch, look_ahead
 from lmjax.train.state import TrainState
 from lmjax.train.step import Metrics
+
+WHOLE_STEP = ("learning_rate", "grad_norm", SQUARE, VARIANCE)
+"""Numbers of a step that are not losses, and are logged under these names."""
 
 
 def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
@@ -48,6 +57,7 @@ class StepReports:
       curriculum: the phases, with the batch sizes that the run has had.
       summaries: the sizes and costs of the model by sequence length, see :func:`summaries_of`.
       instruments: the instruments of the run.
+      record: the record of the run, for the rows that it has passed over.
       unread: the number of the last step and its metrics, until they are read.
     """
 
@@ -55,10 +65,14 @@ class StepReports:
     curriculum: Curriculum
     summaries: Mapping[int, ModelSummary]
     instruments: Instruments
+    record: Record
     unread: tuple[int, Metrics] | None = None
 
     def __post_init__(self):
         self._scored = ScoredWatch(self.plan.config.objective)
+        self._noise: dict[str, NoiseScale] = {}
+        self._watches: dict[tuple[str, int], LossWatch] = {}
+        self._faults_in_a_row = 0
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
         """Waits for the unread metrics, if there are any, and shows and writes them if they are finite.
@@ -68,7 +82,7 @@ class StepReports:
           saved_step: the last step that was saved, for the message.
 
         Raises:
-          NonFiniteLoss: a loss or the norm of the gradient is not finite.
+          StepFault: a loss or the norm of the gradient is not finite, or jumps up, and the run's policy does not go on.
           NothingScored: the run has nothing to learn from.
         """
         if self.unread is None:
@@ -80,20 +94,88 @@ class StepReports:
         # always train the same one.
         turn = turn_of(objective, step - 1)
         prefix = f"train/{turn.component.prefix}"
-        watched = {f"{prefix}{name}": n for name, n in numbers.items() if name.endswith(("loss", "grad_norm"))}
-        check_finite(watched, step=step, last_checkpoint=saved_step)
+        skipped = self._meet_fault(numbers, prefix, step=step, saved_step=saved_step)
         self._refuse_unscored(turn.component, numbers, step=step, run_key=run_key)
         shown = {
-            name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
+            name if name in WHOLE_STEP else f"{prefix}{name}": value
             for name, value in numbers.items()
+            if name not in ("faulty", "updates")
         }
+        shown |= self._passed_over(numbers, step)
+        if not skipped:
+            shown |= self._critical_batch(turn.component, numbers)
         if turn.before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
             # Such a step includes its compile.
             self.instruments.throughput.restart()
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
-        if (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
-            self.instruments.writers.write(step, shown)
+        is_logged = (turn.before + 1) % train.log_every == 0 or step in (1, train.steps)
+        # A skipped step has said already what is wrong with it.
+        warnings = [] if skipped else self._warnings(f"{prefix}loss", numbers["loss"], step=step, is_logged=is_logged)
+        for warning in warnings:
+            self.instruments.progress.note(f"step {step}: warning: {warning}")
+        # What a warning is about can then be seen in the curve.
+        if is_logged or warnings or skipped:
+            self.instruments.writers.write(step, shown | self._health())
+
+    def _meet_fault(self, numbers: Mapping[str, float], prefix: str, *, step: int, saved_step: int | None) -> bool:
+        """Lets the run's policy answer a faulty step, and returns whether its update was skipped.
+
+        Raises:
+          StepFault: the policy does not go on.
+        """
+        policy = self.plan.config.on_fault
+        try:
+            self._check(numbers, prefix, step=step, saved_step=saved_step)
+        except StepFault as fault:
+            self._faults_in_a_row += 1
+            policy.meet(fault, in_a_row=self._faults_in_a_row)
+            self.instruments.progress.note(f"step {step}: {fault.reason}: the update is skipped")
+            return True
+        self._faults_in_a_row = 0
+        return False
+
+    def _check(self, numbers: Mapping[str, float], prefix: str, *, step: int, saved_step: int | None) -> None:
+        watched = {f"{prefix}{name}": n for name, n in numbers.items() if name.endswith(("loss", "grad_norm"))}
+        check_finite(watched, step=step, last_checkpoint=saved_step)
+        policy = self.plan.config.on_fault
+        if not isinstance(policy, WatchfulPolicy) or not numbers["faulty"]:
+            return
+        ratios = {f"{prefix}{name}": numbers[f"{name}_ratio"] for name in WATCHED}
+        bounds = {f"{prefix}{name}": getattr(policy, f"{name}_ratio") for name in WATCHED}
+        check_no_spike(ratios, bounds, step=step, window=policy.window)
+        check_finite({"the parameters' change": math.inf}, step=step, last_checkpoint=saved_step)
+
+    def _health(self) -> dict[str, float]:
+        """Returns the goodput, and the largest memory that a device of this process has used, if it tells."""
+        stats = [device.memory_stats() or {} for device in self.plan.learner.mesh.local_devices]
+        peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+        goodput = {"goodput": self.instruments.goodput.share()}
+        return goodput | ({"peak_device_memory": max(peaks)} if peaks else {})
+
+    def _passed_over(self, numbers: Mapping[str, float], step: int) -> dict[str, float]:
+        """Returns how much of the data the run has not learned from, if anything."""
+        counts: dict[str, float] = {}
+        if skipped := step - int(numbers.get("updates", step)):
+            counts["skipped_updates"] = skipped
+        if passed_over := self.record.passed_over:
+            counts["roll_backs"] = len(passed_over)
+            counts["rows_passed_over"] = sum(last - first for first, last in (one.rows for one in passed_over))
+        return counts
+
+    def _critical_batch(self, trained: Component, numbers: Mapping[str, float]) -> dict[str, float]:
+        noise = self._noise.setdefault(trained.prefix, NoiseScale())
+        return {f"{trained.prefix}{name}": value for name, value in noise.update(numbers).items()}
+
+    def _warnings(self, name: str, loss: float, *, step: int, is_logged: bool) -> list[str]:
+        """Returns what the loss of a step warns of. Rows of another length begin another curve."""
+        key = name, self.curriculum.at(step - 1).first_step
+        if key not in self._watches:
+            # A run that goes on has lines already.
+            self._watches[key] = LossWatch(logged_losses(self.instruments.writers.earlier, name, first_step=key[1]))
+        watch = self._watches[key]
+        spike = watch.spike(step, loss)
+        return [*([] if spike is None else [spike]), *(watch.logged(step, loss) if is_logged else [])]
 
     def _refuse_unscored(
         self, trained: Component, numbers: Mapping[str, float], *, step: int, run_key: jax.Array

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from lmjax.cli.errors import run_command
-from lmjax.train.guard import NonFiniteLoss
+from lmjax.train.faults import NonFiniteLoss
 
 
 def fail(error):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,9 +98,12 @@ def losses(folder: pathlib.Path) -> np.ndarray:
     return np.array([[line.get(name, -1) for name in names] for line in read_metrics(folder)])
 
 
-def test_two_processes_train_stop_and_go_on_as_one(tmp_path):
+def test_one_process_then_two_then_one_train_as_one(tmp_path):
     folder = tmp_path / "two"
     write_corpus(folder / "text")
+    train(with_train(two_process_config(folder), steps=2))
+    # The two processes have to prepare the same data again, and one of them does.
+    shutil.rmtree(folder / "data")
     process = launch(folder, "--train.steps", "100000")
     wait_for_step(process, folder / "run" / "metrics.jsonl", 6)
     process.send_signal(signal.SIGTERM)
@@ -123,6 +127,9 @@ def test_two_processes_train_stop_and_go_on_as_one(tmp_path):
     write_corpus(alone / "text")
     train(with_train(two_process_config(alone), steps=steps))
     both, one = losses(folder / "run"), losses(alone / "run")
+    # The end of the first part was validated, too.
+    assert both[2, 3] > 0 > one[2, 3]
+    both[2, 3] = -1
     assert len(one) == 1 + steps and (one[::8, 3] > 0).all()
     np.testing.assert_allclose(both, one, rtol=1e-5)
 

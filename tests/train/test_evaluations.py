@@ -19,7 +19,8 @@ from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Sub
 from lmjax.train.evaluations.round import Evaluations, deciding_value, not_finite_losses
 from lmjax.train.evaluations.text_files import TextFiles
 from lmjax.train.evaluations.validation import Validation
-from lmjax.train.guard import NonFiniteLoss, StoppedError, Watchdog, signs_of_life
+from lmjax.train.faults import NonFiniteLoss
+from lmjax.train.guard import StoppedError, Watchdog, signs_of_life
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.validate import means

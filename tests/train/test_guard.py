@@ -10,7 +10,8 @@ import time
 import jax
 import pytest
 
-from lmjax.train.guard import GracefulExit, NonFiniteLoss, Watchdog, check_finite
+from lmjax.train.faults import NonFiniteLoss, check_finite
+from lmjax.train.guard import GracefulExit, Watchdog
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

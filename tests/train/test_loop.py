@@ -20,7 +20,7 @@ from lmjax.parallel.mesh import MeshConfig
 from lmjax.runs import open as open_run
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.config import TrainConfig
-from lmjax.train.guard import NonFiniteLoss
+from lmjax.train.faults import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizers import AdamW
@@ -55,7 +55,7 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
     assert lines[24]["train/loss"] < 0.8 * lines[1]["train/loss"]
     assert lines[24]["valid/loss"] == result.valid["loss"] < lines[8]["valid/loss"] < lines[0]["valid/loss"]
     assert [step for step, line in lines.items() if "valid/loss" in line] == [0, 8, 16, 24]
-    assert {"learning_rate", "grad_norm", "tokens_per_second"} <= lines[24].keys()
+    assert {"learning_rate", "grad_norm", "tokens_per_second", "goodput"} <= lines[24].keys()
     assert lines[24]["valid/bits_per_byte"] == pytest.approx(result.valid["loss"] / np.log(2), rel=1e-5)
     kept = sorted(int(p.name) for p in (result.folder / "checkpoints").iterdir() if p.name.isdecimal())
     assert kept == [15, 20, 24]

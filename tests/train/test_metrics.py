@@ -2,7 +2,6 @@ import json
 import math
 import pathlib
 import struct
-import sys
 import types
 
 import jax
@@ -202,28 +201,6 @@ def test_tensorboard_has_the_numbers_and_purges_on_resume(tmp_path):
     with MetricWriters(tmp_path, first_step=7) as writers:
         writers.write(7, {"train/loss": 1.5})
     assert 7 in [e.step for e in events(tmp_path) if e.session_log.status == SessionLog.START]
-
-
-def test_wandb_that_is_missing_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r'train.wandb=True needs .*pip install "lmjax\[wandb\]"'):
-        MetricWriters(tmp_path / "run", wandb=True)
-    assert not (tmp_path / "run").exists()
-
-
-def test_wandb_gets_the_same_run_after_a_resume(tmp_path, monkeypatch):
-    logged, ids = [], []
-
-    def init(**arguments):
-        ids.append(arguments["id"])
-        return types.SimpleNamespace(log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None)
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    for step in (0, 1):
-        with MetricWriters(tmp_path / "run", first_step=step, tensorboard=False, wandb=True) as writers:
-            writers.write(step, {"train/loss": 1.0})
-    assert logged == [(0, {"train/loss": 1.0}), (1, {"train/loss": 1.0})]
-    assert ids[0] and ids[0] == ids[1]
 
 
 class Clock:

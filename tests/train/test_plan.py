@@ -14,7 +14,7 @@ from lmjax.data.config import DataConfig
 from lmjax.objectives import CausalLM, PairwiseReward
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig
-from lmjax.train import loop, setup
+from lmjax.train import loop, record, setup
 from lmjax.train.config import RunConfig, TrainConfig
 from lmjax.train.corpus import open_corpus
 from lmjax.train.plan import make_plan
@@ -92,7 +92,7 @@ def test_curriculum_and_layout_are_computed_once_and_again_only_where_the_batch_
 
     counted(setup, "curriculum")
     counted(setup, "make_mesh")
-    counted(loop, "curriculum")
+    counted(record, "curriculum")
     config = run_config(tmp_path, "windows", steps=1, eval_every=0, tensorboard=False)
     loop.train(config, say=lambda _: None)
     assert sorted(calls) == ["curriculum", "make_mesh"]

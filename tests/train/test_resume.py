@@ -22,7 +22,7 @@ from lmjax.train.components import components_of, turn_of
 from lmjax.train.config import TrainConfig
 from lmjax.train.curriculum import curriculum
 from lmjax.train.evaluations.evaluation import Reading
-from lmjax.train.guard import NonFiniteLoss
+from lmjax.train.faults import NonFiniteLoss
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizers import AdamW

@@ -17,7 +17,7 @@ from lmjax.models.parameters import Leaves, named_leaves
 from lmjax.train.checkpoint.checksums import write_sums
 from lmjax.train.checkpoint.config import CheckpointConfig
 from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, remedy, some
-from lmjax.train.checkpoint.folder import BEST, Best, delete_steps, set_aside, write_best
+from lmjax.train.checkpoint.folder import BEST, Best, delete_steps, read_best, set_aside, write_best
 from lmjax.train.checkpoint.format import FORMAT
 from lmjax.train.checkpoint.load import from_primary
 from lmjax.train.checkpoint.reader import Reader
@@ -195,10 +195,12 @@ class Checkpoints(Reader):
         bad = not_finite(leaves)
         if bad:
             newest = max(self.steps(), default=None)
+            reason = f"after its update {some(bad)} is not finite"
             raise NonFiniteState(
-                f"step {step}: after its update {some(bad)} is not finite; not saved. Last good checkpoint: "
-                f"{'none yet' if newest is None else newest}. A lower learning rate, a longer warm-up or gradient "
-                f"clipping usually cures this"
+                f"step {step}: {reason}; not saved. Last good checkpoint: {'none yet' if newest is None else newest}. "
+                f"A lower learning rate, a longer warm-up or gradient clipping usually cures this",
+                step=step,
+                reason=reason,
             )
 
     def _seal(self, step: int, writing: Writing, parts: list[str]) -> None:
@@ -227,6 +229,17 @@ class Checkpoints(Reader):
         steps = self.steps()
         kept = self.config.kept(steps, best=[one.step for one in (self._best, self._next_best) if one is not None])
         self._not_deleted = delete_steps(self.folder, [step for step in steps if step not in kept])
+
+    def delete_after(self, step: int) -> None:
+        """Deletes the checkpoints of all steps after ``step``; no save may be under way."""
+        assert self._files is not None and self._saving is None, "opened read-only, closed, or saving"
+        if jax.process_index() == 0:
+            for problem in delete_steps(self.folder, [later for later in self.steps() if later > step]):
+                self._notify(problem)
+        from_primary(step)
+        self._files.reload()
+        self._best = read_best(self.folder)
+        self._last_step = None
 
     def _note_best(self, best: Best | None) -> None:
         if best is not None:

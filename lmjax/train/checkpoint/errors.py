@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from lmjax.train.faults.fault import StepFault
+
 SHOWN = 3
 
 
@@ -9,7 +11,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or read; the message names the folder and the remedy."""
 
 
-class NonFiniteState(CheckpointError):  # noqa: N818 - the state is what is wrong
+class NonFiniteState(StepFault, CheckpointError):  # noqa: N818 - the state is what is wrong
     """A state that holds NaN or infinite values was to be saved."""
 
 

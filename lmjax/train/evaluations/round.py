@@ -59,7 +59,7 @@ class Evaluations:
                 continue
             tools.watchdog.expect_long()
             try:
-                with tools.throughput.paused():
+                with tools.throughput.paused(), tools.goodput.spending("evaluation"):
                     reading = measure(params, signs_of_life(tools.watchdog, tools.graceful))
             except StoppedError:
                 break

@@ -1,0 +1,50 @@
+"""Finds the data that a run was trained on."""
+
+import contextlib
+import dataclasses
+import pathlib
+
+from lmjax.runs.opened import Opened
+from lmjax.train.corpus import Corpus, open_corpus, prepared_corpus
+
+
+def corpus_of(opened: Opened, folder: pathlib.Path, *, prepared: pathlib.Path | None = None) -> Corpus:
+    """Returns the data of a run, or other prepared data.
+
+    Reading rows raises an error if another tokenizer than the run's made them.
+
+    Args:
+      opened: the run.
+      folder: its folder, as the user named it.
+      prepared: a prepared folder in place of the run's own data.
+
+    Raises:
+      ValueError: the data are not there.
+    """
+    data = opened.config.data
+    if prepared is not None:
+        return prepared_corpus(data, prepared, opened.tokenizer)
+    # A recipe's relative paths start at the folder in which the run was started.
+    start = _started_in(folder, opened.config.run_folder)
+    try:
+        with contextlib.chdir(start):
+            corpus = open_corpus(data, opened.config.tokenizer)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (looked for from {start}); name the prepared data of the run with --prepared, or run the "
+            f"command in the folder it was started in"
+        ) from None
+    data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
+    return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
+
+
+def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder in which a run was started, which follows from its place and the path in its configuration.
+
+    If it does not follow from them, it returns the current folder.
+    """
+    depth = len(run_folder.parts)
+    resolved = folder.resolve()
+    if run_folder.is_absolute() or resolved.parts[-depth:] != run_folder.parts:
+        return pathlib.Path.cwd()
+    return resolved.parents[depth - 1]

@@ -1,0 +1,163 @@
+"""A batch that makes NaN and a batch of noise, under each policy, against the run that never had them."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from planted import BATCH, NAN_BATCH, NAN_ROW, NOISE_BATCH, UPDATES, planted, planted_config
+from tiny_run import on_one_device, write_corpus
+
+from lmjax.cli.inspect import run as inspect
+from lmjax.objectives import CausalLM
+from lmjax.train.config import TrainConfig
+from lmjax.train.curriculum import curriculum
+from lmjax.train.faults import LossSpike, NonFiniteLoss, RollBack, SkipUpdate, Stop
+from lmjax.train.faults.watch import from_json, judged, new_watch, to_json
+from lmjax.train.loop import train
+from lmjax.train.metrics import read_metrics
+from lmjax.train.record import read_record
+from lmjax.train.state import TrainState
+
+pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
+
+WATCH = {"window": 4, "loss_ratio": 1.2, "grad_norm_ratio": None}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("faults") / "text")
+
+
+@pytest.fixture(scope="module")
+def without(text, tmp_path_factory):
+    """The run that never had the bad batches. It also looks for hardware that computes wrong, which changes nothing."""
+    folder = tmp_path_factory.mktemp("without") / "run"
+    with on_one_device(), planted(bad=False):
+        return train(planted_config(text, folder, Stop(), recompute_every=9, compare_replicas_every=6))
+
+
+def last(result):
+    """The losses that the run ends with: of its last step, and on the validation set."""
+    line = read_metrics(result.folder)[-1]
+    return [line["train/loss"], line["grad_norm"], line["valid/loss"]]
+
+
+def test_skipped_updates_leave_no_trace_and_are_counted(text, tmp_path, without, monkeypatch):
+    """The run is also stopped between the two bad batches, and goes on."""
+    monkeypatch.setattr("lmjax.train.guard.GracefulExit.should_stop", lambda self, step: step == 11)
+    base = planted_config(text, tmp_path / "run", SkipUpdate(**WATCH), steps=UPDATES + 2)
+    with planted():
+        stopped, result = train(base), train(base)
+    assert [stopped.step, result.step] == [11, UPDATES + 2]
+    np.testing.assert_allclose(last(result), last(without), atol=1e-6)
+    lines = {line["step"]: line for line in read_metrics(result.folder)}
+    assert np.isnan(lines[NAN_BATCH + 1]["train/loss"])
+    assert lines[NOISE_BATCH + 1]["train/loss_ratio"] > 1.2
+    counted = {step: line.get("skipped_updates", 0) for step, line in lines.items()}
+    assert [counted[step] for step in (9, 10, 13, 14, 20)] == [0, 1, 1, 2, 2]
+
+
+def test_a_roll_back_passes_over_the_rows_and_a_resume_passes_over_them_too(text, tmp_path, without, monkeypatch):
+    """The run is also stopped right after the first roll-back, when no checkpoint knows of it yet."""
+    monkeypatch.setattr("lmjax.train.guard.GracefulExit.should_stop", lambda self, step: step == 11)
+    base = planted_config(text, tmp_path / "run", RollBack(**WATCH))
+    with planted():
+        stopped, result = train(base), train(base)
+    assert [stopped.step, result.step] == [11, UPDATES]
+    np.testing.assert_allclose(last(result), last(without), atol=1e-6)
+    record = read_record(result.folder)
+    assert [one.rows for one in record.passed_over] == [
+        (NAN_BATCH * BATCH, (NAN_BATCH + 1) * BATCH),
+        (NOISE_BATCH * BATCH, (NOISE_BATCH + 1) * BATCH),
+    ]
+    assert [one.step for one in record.passed_over] == [NAN_BATCH + 1, NOISE_BATCH]
+    line = read_metrics(result.folder)[-1]
+    assert (line["roll_backs"], line["rows_passed_over"]) == (2, 2 * BATCH)
+    assert [one["step"] for one in read_metrics(result.folder)] == list(range(1, UPDATES + 1))
+
+
+@pytest.fixture(scope="module")
+def rolled_back(text, tmp_path_factory):
+    """A run that passed over four batches when it met NaN, and met the noise in step 10 then."""
+    folder = tmp_path_factory.mktemp("rolled_back") / "run"
+    base = planted_config(text, folder, RollBack(**WATCH, before=2, after=1, limit=1))
+    message = r"step 10: train/loss is .*has rolled back 1 times before \(on_fault.limit=1\)"
+    with on_one_device(), planted(), pytest.raises(LossSpike, match=message):
+        train(dataclasses.replace(base, checkpoint=dataclasses.replace(base.checkpoint, every_steps=3)))
+    return folder
+
+
+def test_a_roll_back_goes_behind_the_batches_before_the_fault_and_deletes_what_saw_them(rolled_back):
+    (passed,) = read_record(rolled_back).passed_over
+    assert passed.rows == ((NAN_BATCH - 2) * BATCH, (NAN_BATCH + 2) * BATCH)
+    assert sorted(int(p.name) for p in (rolled_back / "checkpoints").iterdir()) == [3, 6, 9]
+
+
+def test_inspect_shows_the_rows_that_were_passed_over_the_one_with_nan_first(rolled_back, capsys):
+    with planted():
+        inspect([str(rolled_back), "--step", str(NAN_BATCH + 1), "--roll-back", "1", "--rows", "2"])
+        head, first, second, more = capsys.readouterr().out.splitlines()
+    assert head == "step 10: 8 rows, measured with the parameters of step 9" and more.startswith("6 more rows")
+    assert first.startswith(f"row {NAN_BATCH * BATCH + NAN_ROW}: loss nan, gradient norm nan: ")
+    numbers = re.match(r"row (\d+): loss (\d\.\d+), gradient norm (\d\.\d+): '", second)
+    assert numbers and NAN_BATCH * BATCH <= int(numbers[1]) < (NAN_BATCH + 1) * BATCH
+    assert any(word in first for word in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta"))
+    with pytest.raises(ValueError, match="roll_back=2: .* has rolled back 1 times"):
+        inspect([str(rolled_back), "--step", "10", "--roll-back", "2"])
+
+
+def test_skips_in_a_row_are_bounded():
+    fault = NonFiniteLoss("step 9: loss=nan", step=9, reason="loss=nan")
+    policy = SkipUpdate(limit=2)
+    assert policy.meet(fault, in_a_row=2) is None
+    with pytest.raises(NonFiniteLoss, match=r"So were the 2 steps before it \(on_fault.limit=2\)"):
+        policy.meet(fault, in_a_row=3)
+
+
+def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one():
+    base = TrainConfig(batch_size=2, sequence_length=16, sequence_warmup=((3, 4), (5, 8)))
+    whole, gaps = curriculum(CausalLM(), base), [(0, 32), (96, 130), (224, 256)]
+    gapped = curriculum(CausalLM(), base, passed_over=[gaps[2], gaps[0], gaps[1]])
+
+    def reads(phases, steps):
+        places = [(phases.at(n).consumed(n), phases.at(n).consumed(n + 1)) for n in range(steps)]
+        return [token for first, end in places for token in range(first, end)]
+
+    assert [phase.sequence_length for phase in map(gapped.at, range(7))] == [4, 4, 4, 8, 8, 16, 16]
+    # 130 is rounded up to a block. The step at 208 would reach into the last place, so it begins after it.
+    expected = [token for token in reads(whole, 20) if not (token < 32 or 96 <= token < 144 or 208 <= token < 256)]
+    found = reads(gapped, 9)
+    assert found == expected[: len(found)]
+
+
+def test_a_step_is_judged_by_the_medians_of_the_good_steps_of_its_own_objective():
+    policy = SkipUpdate(window=3, loss_ratio=2.0, grad_norm_ratio=4.0)
+
+    @jax.jit
+    def step(state, loss, norm, change):
+        after = dataclasses.replace(state, step=state.step + 1, params=state.params + change)
+        return judged(policy, state, after, {"loss": loss, "grad_norm": norm}, component=1)
+
+    watch = new_watch(policy, 2)
+    state = TrainState(
+        step=jnp.int32(5), params=jnp.ones(2), opt_state=None, ema=None, key=jax.random.key(0), watch=watch
+    )
+    faulty = []
+    steps = [
+        (1, 1, 1), (9, 1, 1), (1.5, 1, 1), (3.1, 1, 1), (2.9, 1, 1), (5.9, 1, 1), (1, 4.1, 1), (1, np.nan, 1),
+        (1, 1, np.inf), (5.7, 3.9, 1),
+    ]  # fmt: skip
+    for numbers in steps:
+        state, metrics = step(state, *map(jnp.float32, numbers))
+        faulty.append(int(metrics["faulty"]))
+    # The first three are not judged, and their median is 1.5. The median of 2.9, 9 and 1.5 is 2.9.
+    assert faulty == [0, 0, 0, 1, 0, 1, 1, 1, 1, 0]
+    assert int(state.step) == int(metrics["updates"]) == 10 and state.params.tolist() == [6, 6]
+    assert state.watch.count_C.tolist() == [0, 5]
+    again = from_json(json.loads(json.dumps(to_json(state.watch))), watch)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, state.watch))
+    assert from_json(to_json(state.watch), new_watch(SkipUpdate(window=2), 2)).count_C.tolist() == [0, 0]
