@@ -5,18 +5,22 @@ import functools
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 from untrained import MODEL, untrained
 
 from lmjax.objectives import Contrastive, MaskedLM, PairwiseReward
+from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.evaluations.calibration import Reliability
 from lmjax.train.evaluations.sums import bucket_name, buckets
 from lmjax.train.evaluations.text_files import TextFiles
 from lmjax.train.evaluations.token_scores import TokenScorer
 from lmjax.train.evaluations.windows import packed, windows
+from lmjax.train.plan import subject_of
 from lmjax.train.scored import NothingScored
+from lmjax.train.setup import build_learner
 from lmjax.types import IGNORE_INDEX
 
 TEXTS = {"a.txt": "a short text", "b.txt": "another, which is as long as é and ü make it", "c.txt": "x"}
@@ -193,3 +197,15 @@ def test_files_without_a_token_to_score_are_refused(run, tmp_path):
     bare = with_data(run, tokenizer=ByteTokenizer({"<eos>": 256}), add_bos=False)
     with pytest.raises(NothingScored, match="no token to score"):
         bare.evaluate(TextFiles(name="t", files=(str(tmp_path / "x.txt"),)))
+
+
+def test_eight_devices_find_what_one_does(run, files):
+    train = dataclasses.replace(run.config.train, batch_size=4)
+    config = dataclasses.replace(run.config, train=train, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    learner = build_learner(config, run.tokenizer.vocabulary)
+    params = jax.device_put(run.params, learner.state_shardings.params)
+    texts = TextFiles(name="t", files=(files,), batch_size=4)
+    many = texts.begin(subject_of(config, learner, run.tokenizer))(params, lambda: None)
+    one = run.evaluate(texts)
+    assert many.counts == one.counts
+    assert many.numbers == pytest.approx(one.numbers, rel=1e-5)
