@@ -17,7 +17,7 @@ help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
 	@echo "make check    the quick tests: layers, masks, losses, corruption, with lint; seconds"
 	@echo "make test     the tests (JOBS=$(JOBS) at a time), and the ten slowest of them"
-	@echo "make test-parity  compares every model family with transformers (installs torch)"
+	@echo "make test-parity  compares every model family with transformers, and tasks with lm-eval (installs torch)"
 	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
 	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS; minutes)"
 	@echo "make audit    asks a public database for known faults of the packages installed here (needs the network)"
@@ -64,7 +64,7 @@ test: $(VENV)/.lmjax-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 
 test-parity: $(VENV)/.lmjax-parity
-	$(BIN)/python -m pytest -m parity -s tests/interop
+	$(BIN)/python -m pytest -m parity -s tests/interop tests/evaluate
 
 test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile

@@ -1,25 +1,32 @@
 """Training speed beside nanoGPT's own model on torch: the same shapes, the same cores, turn about.
 
     git clone https://github.com/karpathy/nanoGPT
-    python benchmarks/nanogpt_cpu.py --nanogpt nanoGPT [--torch-python PYTHON]
+    python benchmarks/nanogpt_cpu.py --nanogpt nanoGPT [--torch-python PYTHON] [--compile]
 
 Both sides are one process each, started once and kept; they take turns at blocks of training steps
 (forward, backward, clipping, AdamW, a new batch each step), so that a machine whose speed drifts
 slows both alike. nanoGPT's side is its README's CPU setting: eager torch, batch 12, context 64, 4
 layers, 4 heads, width 128, no dropout; ours is configs/shakespeare_char.py with the same vocabulary.
+
+Both sides take turns in two processes each: with the allocator as it is, and with the settings of glibc that
+`lmjax train` chooses on a CPU (lmjax/cli/allocator.py). They make torch faster, too, so the last line compares the
+better of both.
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import time
 
+from machine import described
+
 BATCH, CONTEXT, VOCABULARY = 12, 64, 65
 
 
-def nanogpt_worker(folder: str) -> None:
+def nanogpt_worker(folder: str, compiled: bool) -> None:
     """Trains nanoGPT's model on random characters, a block of steps for each number on standard input."""
     sys.path.insert(0, folder)
     import torch
@@ -31,6 +38,8 @@ def nanogpt_worker(folder: str) -> None:
     )
     model = GPT(config)
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    if compiled:
+        model = torch.compile(model)
     text = torch.randint(VOCABULARY, (100_000,))
 
     def step() -> None:
@@ -47,7 +56,7 @@ def nanogpt_worker(folder: str) -> None:
     serve(lambda count: [step() for _ in range(count)])
 
 
-def lmjax_worker(_: str) -> None:
+def lmjax_worker() -> None:
     """The same with our step, corruption and data transfer included."""
     import dataclasses
 
@@ -95,17 +104,18 @@ def serve(steps) -> None:
         print(time.perf_counter() - begin, flush=True)
 
 
-def start(python: str, worker: str, folder: str) -> subprocess.Popen:
+def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
     """A worker process that has compiled and waits."""
     process = subprocess.Popen(
-        [python, __file__, "--worker", worker, "--nanogpt", folder],
+        [*command[:1], __file__, *command[1:]],
+        env=os.environ | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     while (line := process.stdout.readline().strip()) != "ready":
         if process.poll() is not None:
-            sys.exit(f"error: the {worker} worker ended: {line}")
+            sys.exit(f"error: the worker {' '.join(command)} ended: {line}")
     return process
 
 
@@ -117,37 +127,58 @@ def seconds(process: subprocess.Popen, steps: int) -> float:
 
 
 def main() -> None:
-    """Prints tokens a second of both and their ratio."""
+    """Prints tokens a second of all sides and the ratio of the better ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nanogpt", required=True, help="a clone of nanoGPT")
     parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has torch")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile nanoGPT's model, which needs a C++ compiler"
+    )
     parser.add_argument("--blocks", type=int, default=15, help="turns each side gets")
     parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
     parser.add_argument("--worker", choices=["nanogpt", "lmjax"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
-        {"nanogpt": nanogpt_worker, "lmjax": lmjax_worker}[options.worker](options.nanogpt)
-        return
+    if options.worker == "lmjax":
+        return lmjax_worker()
     if not (pathlib.Path(options.nanogpt) / "model.py").is_file():
         sys.exit(f"error: {options.nanogpt} is not a clone of nanoGPT: it has no model.py")
-    sides = {
-        "nanoGPT (torch, eager)": start(options.torch_python, "nanogpt", options.nanogpt),
-        "lmjax": start(sys.executable, "lmjax", options.nanogpt),
+    if options.worker == "nanogpt":
+        return nanogpt_worker(options.nanogpt, options.compile)
+
+    from lmjax.cli.allocator import TUNABLES, wanted_tunables
+
+    plain = {name: value for name, value in os.environ.items() if name != TUNABLES}
+    tunables = wanted_tunables(plain | {"JAX_PLATFORMS": "cpu"})
+    allocators = {"glibc as it is": {TUNABLES: ""}, "large blocks": {TUNABLES: tunables or ""}}
+    compiled = ["--compile"] if options.compile else []
+    commands = {
+        "nanoGPT": [options.torch_python, "--worker", "nanogpt", "--nanogpt", options.nanogpt, *compiled],
+        "lmjax": [sys.executable, "--worker", "lmjax", "--nanogpt", options.nanogpt],
     }
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    sides = {
+        (name, allocator): start(command, environment)
+        for allocator, environment in allocators.items()
+        for name, command in commands.items()
+    }
+    times: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
     for _ in range(options.blocks):
-        for name, process in sides.items():
-            times[name].append(seconds(process, options.steps))
+        for side, process in sides.items():
+            times[side].append(seconds(process, options.steps))
     for process in sides.values():
         process.stdin.close()
         process.wait()
     tokens = options.steps * BATCH * CONTEXT
+    print(described())
     print(f"{options.blocks} turns of {options.steps} steps each, batch {BATCH} x {CONTEXT} tokens; medians")
-    for name, values in times.items():
-        print(f"{name:<24} {tokens / statistics.median(values):>10,.0f} tokens a second")
-    theirs, ours = times.values()
-    ratio = statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
-    print(f"lmjax / nanoGPT          {ratio:>10.2f}")
+    for (name, allocator), values in times.items():
+        how = f"{name} ({'torch.compile' if options.compile else 'torch, eager'})" if name == "nanoGPT" else name
+        print(f"{how:<24} {allocator:<15} {tokens / statistics.median(values):>10,.0f} tokens a second")
+    best = {
+        name: min((values for side, values in times.items() if side[0] == name), key=statistics.median)
+        for name in commands
+    }
+    ratio = statistics.median(t / o for t, o in zip(best["nanoGPT"], best["lmjax"], strict=True))
+    print(f"lmjax / nanoGPT, the better of each {ratio:>10.2f}")
 
 
 if __name__ == "__main__":

@@ -75,12 +75,13 @@ def named_class(kind: type[Chosen], name: object, where: str) -> type[Chosen]:
     Raises:
       ValueError: it is no such name, of a module that is not trusted, or not there.
     """
-    noun = kind.family.__name__.lower()
+    family = kind.family.__name__.lower()
+    noun = f"{'an' if family[0] in 'aeiou' else 'a'} {family}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         example = min(members(kind), default=f"{kind.home}.MODULE:CLASS")
-        raise ValueError(f"{where}: type is {name!r}: must name an {noun}, as in {example}")
+        raise ValueError(f"{where}: type is {name!r}: must name {noun}, as in {example}")
     module_name = name.partition(":")[0]
-    not_one = f"{where}: {name!r} is not an {noun}: written by another version of lmjax?"
+    not_one = f"{where}: {name!r} is not {noun}: written by another version of lmjax?"
     ours = module_name == kind.home or module_name.startswith(f"{kind.home}.")
     if name not in members(kind) and (
         module_name in sys.modules or (module_name.partition(".")[0] == "lmjax" and not ours)
@@ -91,7 +92,7 @@ def named_class(kind: type[Chosen], name: object, where: str) -> type[Chosen]:
         trusted = [kind.home, *filter(None, map(str.strip, os.environ.get(MODULES_VARIABLE, "").split(",")))]
         if not any(module_name == module or module_name.startswith(f"{module}.") for module in trusted):
             raise ValueError(
-                f"{where}: the {noun} {name!r} is not one of lmjax, and a folder alone may not have its module "
+                f"{where}: the {family} {name!r} is not one of lmjax, and a folder alone may not have its module "
                 f"imported: if you trust that module, set {MODULES_VARIABLE}={module_name.partition('.')[0]} in the "
                 f"environment"
             )

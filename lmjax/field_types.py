@@ -63,10 +63,12 @@ def _named_by(kind: Any) -> list[Any]:
 
 
 def _records(value: Any, where: str) -> list[tuple[str, Any]]:
-    """The dataclasses in a value or in a tuple of them, with their paths."""
+    """The dataclasses in a value, or in a tuple or a dictionary of them, with their paths."""
     items = [(where, value)]
     if isinstance(value, tuple):
         items = [(f"{where}.{index}", item) for index, item in enumerate(value)]
+    elif isinstance(value, dict):
+        items = [(f"{where}.{name}", item) for name, item in value.items()]
     return [(path, item) for path, item in items if dataclasses.is_dataclass(item)]
 
 
@@ -94,6 +96,8 @@ def _fits(kind: Any, value: Any) -> bool:
     if origin is tuple and isinstance(value, tuple):
         item_kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
         return len(value) == len(item_kinds) and all(map(_fits, item_kinds, value))
+    if origin is dict and isinstance(value, dict):
+        return all(_fits(args[0], name) and _fits(args[1], item) for name, item in value.items())
     if kind in (int, float):
         if isinstance(value, int):
             return not isinstance(value, bool) and abs(value) <= LARGEST

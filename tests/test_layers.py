@@ -6,7 +6,7 @@ import pathlib
 import lmjax
 
 LAYERS = (
-    {"atomic_files", "choice", "integers", "field_types", "naming", "rates"},
+    {"atomic_files", "choice", "curves", "integers", "field_types", "naming", "rates"},
     {"masks", "types", "schedules"},
     {"parallel", "layout"},
     {"features"},

@@ -25,6 +25,7 @@ def untrained(
     named: tuple[str, ...] = (),
     seed: int = 0,
     folder: pathlib.Path | None = None,
+    special_tokens: tuple[str, ...] = TokenizerConfig.special_tokens,
     **data,
 ) -> Run:
     """A run of bytes with random parameters; in ``folder``, if one is given."""
@@ -32,7 +33,7 @@ def untrained(
         name="untrained",
         objective=objective or CausalLM(),
         model=model,
-        tokenizer=TokenizerConfig(kind="bytes", named=named, num_sentinels=4),
+        tokenizer=TokenizerConfig(kind="bytes", named=named, num_sentinels=4, special_tokens=special_tokens),
         data=DataConfig(**data),
         train=TrainConfig(sequence_length=min(16, model.max_length), batch_size=2),
     )

@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "api" / "generated"
-WITH_RECIPE = ("train", "prepare", "preview", "tokenizer")
+WITH_RECIPE = ("train", "prepare", "preview", "tokenizer", "coordinates")
 """Commands whose help lists every field of a recipe, which is too long for a page."""
 PRINT_HELP = """
 import contextlib, io, json, sys

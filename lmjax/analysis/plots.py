@@ -48,7 +48,7 @@ def smooth(values: np.ndarray, span: float) -> np.ndarray:
     return averages
 
 
-class _Curve(NamedTuple):
+class LossName(NamedTuple):
     """A loss of a run: its name among the metrics, its name in the legend, and its part of the mixture."""
 
     metric: str
@@ -56,13 +56,13 @@ class _Curve(NamedTuple):
     part: str
 
 
-def _curves(lines: Lines, split: str, label: str) -> list[_Curve]:
+def loss_curves(lines: Lines, split: str, label: str) -> list[LossName]:
     """Returns the losses of a split: the one of the whole split, or one for each part of a mixture trained by turns."""
     if any(f"{split}/loss" in line for line in lines):
-        return [_Curve(f"{split}/loss", label, "")]
+        return [LossName(f"{split}/loss", label, "")]
     names = {name: None for line in lines for name in line if name.startswith(f"{split}/") and name.endswith("/loss")}
     parts = [name.removeprefix(f"{split}/").removesuffix("/loss") for name in names]
-    return [_Curve(name, f"{label}, {part}", part) for name, part in zip(names, parts, strict=True)]
+    return [LossName(name, f"{label}, {part}", part) for name, part in zip(names, parts, strict=True)]
 
 
 def run_names(folders: Sequence[pathlib.Path]) -> list[str]:
@@ -107,7 +107,7 @@ def plot_loss(
         raise ValueError('plots need matplotlib: pip install "lmjax[plot]"') from error
     folders = list({path.resolve(): path for path in map(pathlib.Path, run_folders)}.values())
     runs = dict(zip(run_names(folders), map(read_metrics, folders), strict=True))
-    if not any(_curves(lines, split, "") for lines in runs.values() for split in ("train", "valid")):
+    if not any(loss_curves(lines, split, "") for lines in runs.values() for split in ("train", "valid")):
         raise ValueError(f"nothing to plot: no loss in {', '.join(map(str, folders)) or 'no run'}")
 
     figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
@@ -122,7 +122,7 @@ def plot_loss(
     _frame(loss_axes, np.concatenate(drawn))
     _legend(figure, loss_axes, labels)
     if len(runs) == 1:
-        loss_axes.set_title(_shown(next(iter(runs)), 90), parse_math=False)
+        loss_axes.set_title(shown(next(iter(runs)), 90), parse_math=False)
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_xlabel("step")
     rate_axes.set_ylim(bottom=0)
@@ -143,8 +143,8 @@ def _draw_losses(
     axes: Any, lines: Lines, labels: list[str], *, colour: Any, name: str, span: float | None
 ) -> list[np.ndarray]:
     """Draws a run's losses, adds their labels to ``labels``, and returns them."""
-    training, validation = _curves(lines, "train", "training"), _curves(lines, "valid", "validation")
-    prefix = f"{_shown(name, 48)}: " if name else ""
+    training, validation = loss_curves(lines, "train", "training"), loss_curves(lines, "valid", "validation")
+    prefix = f"{shown(name, 48)}: " if name else ""
     # With one run, colours tell its parts apart. With several runs, colours tell the runs apart, and dashes the parts.
     parts = list(dict.fromkeys(curve.part for curve in training))
     styles = ("-", (0, (6, 1.5)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1)))
@@ -215,7 +215,7 @@ def _legend(figure: Any, axes: Any, labels: list[str]) -> None:
         text.set_text(label)
 
 
-def _shown(name: str, length: int) -> str:
+def shown(name: str, length: int) -> str:
     """Returns a name on one line and no longer than ``length``; its middle is left out if necessary."""
     name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
     half = (length - 1) // 2

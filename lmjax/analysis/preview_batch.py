@@ -3,19 +3,18 @@
 Axes: M members of an example, S positions of a member.
 """
 
-import pathlib
 import re
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from lmjax.data.prepare.documents import texts
 from lmjax.objectives import Objective
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers import Tokenizer, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig
-from lmjax.train.corpus import TOKENIZER, Corpus, automatic_folder, load_or_train_tokenizer
+from lmjax.train.corpus import TOKENIZER, Corpus, corpus_folder
+from lmjax.train.corpus_tokenizer import load_or_train_tokenizer
 from lmjax.train.curriculum import curriculum
 from lmjax.train.setup import resolve
 from lmjax.train.step import run_keys, step_keys
@@ -114,8 +113,7 @@ def _example_rows(
 def recipe_tokenizer(config: RunConfig) -> Tokenizer:
     """Returns the recipe's tokenizer; the corpus is read only if one must be trained, which is then saved."""
     data, tokenizer = config.data, config.tokenizer
-    folder = data.mixture[0] if data.mixture else data.prepared
-    if folder is None and (tokenizer.path is not None or tokenizer.kind in (None, "bytes")):
-        return build_tokenizer(tokenizer, lambda: texts(data))
-    place = automatic_folder(data, tokenizer) if folder is None else pathlib.Path(folder)
-    return load_or_train_tokenizer(data, tokenizer, place / TOKENIZER)
+    made_anew = tokenizer.path is not None or tokenizer.kind in (None, "bytes")
+    if made_anew and data.prepared is None and not data.mixture:
+        return build_tokenizer(tokenizer, lambda: ())
+    return load_or_train_tokenizer(data, tokenizer, corpus_folder(data, tokenizer) / TOKENIZER)

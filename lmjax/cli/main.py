@@ -5,6 +5,7 @@ import importlib
 import keyword
 import sys
 
+from lmjax.cli.allocator import begin_again_with_large_blocks
 from lmjax.cli.compile_cache import use_compile_cache
 from lmjax.cli.streams import repair_streams
 from lmjax.parallel.signals import ending_at_once
@@ -13,8 +14,9 @@ COMMANDS = {
     "train": "train a recipe, or go on where it stopped",
     "prepare": "turn a recipe's text into token shards",
     "tokenizer": "train a recipe's tokenizer, and show how it cuts a text",
+    "inspect": "what prepared data hold; or, of a run, the rows of a step with their losses",
     "preview": "print rows as the model sees them: input, target, weights, who attends to whom",
-    "evaluate": "loss, perplexity and bits per byte of a run on its whole validation set",
+    "evaluate": "measure a run: validation set, perplexity of texts, retrieval, probes, BLEU, harness tasks",
     "sample": "write text with a run's model: continue prompts, answer them, fill a gap",
     "fill-mask": "name the tokens an encoder would put in the place of masks",
     "embed": "vectors of texts, by a run that compares texts",
@@ -23,13 +25,17 @@ COMMANDS = {
     "extend": "make a run whose tokenizer has more tokens than another's",
     "compare": "two runs on the same texts: what continued training kept and gained",
     "compile": "compile a recipe's step for TPUs that are not here: does it fit, how fast will it be",
-    "inspect": "the texts of one step of a run, with the loss and gradient norm of each row",
+    "coordinates": "train a few steps at several widths: do they train alike (muP)",
     "plot": "draw the loss curves of one or more runs",
+    "report": "one HTML page about one or more runs: curves, warnings, evaluations, settings",
+    "runs": "list runs with their losses, speeds and states",
 }
 
 
 def main() -> None:
     """Runs a subcommand, and ends the process with one of the exit codes in :mod:`lmjax.cli.errors`."""
+    if sys.argv[1:2] == ["train"]:
+        begin_again_with_large_blocks()
     repair_streams()
     with ending_at_once():
         # This is imported inside the context, because importing jax takes a second.
@@ -54,5 +60,5 @@ def _run(arguments: list[str]) -> None:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"usage: lmjax COMMAND ...\n\n{rows}\n\n`lmjax COMMAND --help` shows a command's options."

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
+from lmjax.data.manifest import Manifest
 from lmjax.train.corpus import open_corpus
 
 
@@ -15,12 +16,18 @@ def run(arguments: Sequence[str]) -> None:
         raise ValueError(f"data.mixture names prepared folders ({folders}): prepare each from its own data.path")
     with bytes_bar("preparing") as progress:
         corpus = open_corpus(config.data, config.tokenizer, progress=progress, current=True)
-    manifest = corpus.manifest
+    for name, source in corpus.sources.items() or (("", corpus),):
+        if name:
+            print(f"{name}: {source.folder}")
+        _report(source.manifest, indent="  " if name else "")
+    print(f"{corpus.tokenizer.kind} tokenizer of {corpus.tokenizer.vocabulary.size:,} ids; prepared: {corpus.folder}")
+
+
+def _report(manifest: Manifest, *, indent: str) -> None:
     for split in ("train", "valid"):
         documents, tokens = manifest.total(split, "documents"), manifest.total(split, "tokens")
         text_bytes = manifest.total(split, "text_bytes")
         ratio = f", {text_bytes / tokens:.2f} bytes a token" if tokens else ""
-        print(f"{split}: {documents:,} documents, {tokens:,} tokens, {text_bytes:,} bytes{ratio}")
+        print(f"{indent}{split}: {documents:,} documents, {tokens:,} tokens, {text_bytes:,} bytes{ratio}")
     for note in manifest.notes:
-        print(note)
-    print(f"{corpus.tokenizer.kind} tokenizer of {corpus.tokenizer.vocabulary.size:,} ids; prepared: {corpus.folder}")
+        print(f"{indent}{note}")

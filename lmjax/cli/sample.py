@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
@@ -10,13 +11,17 @@ import tyro
 
 from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
+from lmjax.cli.chat import converse
 from lmjax.cli.shown_text import Shown, read_input, read_texts
 from lmjax.decode.beam import BeamConfig
 from lmjax.decode.contrast import Amateur
 from lmjax.decode.contrastive_search import ContrastiveSearch
 from lmjax.decode.logits import SamplingConfig
+from lmjax.decode.speculate import Speculation
 from lmjax.decode.unmask import Order
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
+from lmjax.objectives.parts.naming_tokens import check_names_tokens
+from lmjax.runs.chat import Chat
 from lmjax.runs.writing import Piece, Request, stream_continuations, stream_texts
 from lmjax.train.components import paired
 from lmjax.train.run_folder import BestOrStep
@@ -67,6 +72,17 @@ class SampleArguments:
     """Contrastive decoding: choose tokens at least this many times as likely as the likeliest."""
     amateur_temperature: float = 1.0
     """Contrastive decoding: what the weaker run's logits are divided by."""
+    draft: pathlib.Path | None = None
+    """Speculative decoding: a smaller run that proposes tokens. The text is distributed as without it."""
+    self_speculative: bool = False
+    """Speculative decoding: the further heads of the run's own model propose tokens."""
+    draft_length: int | None = None
+    """Speculative decoding: tokens to propose at a time; when unset 4, or one of each head."""
+    chat: bool = False
+    """Talk with the model: each line of standard input is a message, and the answer is printed. With the chat template
+    of an imported model; without one, lines and answers follow each other as one text."""
+    system: str | None = None
+    """Chat: the system message, which says how to answer."""
     unmask_steps: int = 64
     """Diffusion models: passes in which the masks are replaced."""
     order: Order = "random"
@@ -95,9 +111,25 @@ class SampleArguments:
         ):
             if getattr(self, name) != default and getattr(self, needed) is None:
                 raise ValueError(f"{name}={getattr(self, name)}: has a meaning with --{needed} only: set that, too")
-        self.request(None)
+        if self.draft is not None and self.self_speculative:
+            raise ValueError("--draft and --self-speculative both propose tokens: give one of them")
+        if self.draft_length is not None and self.draft is None and not self.self_speculative:
+            raise ValueError(f"draft_length={self.draft_length}: has a meaning with --draft or --self-speculative only")
+        if self.system is not None and not self.chat:
+            raise ValueError("--system has a meaning with --chat only: set that, too")
+        if self.chat:
+            given = {
+                "prompt": self.prompt != "\n",
+                "prompts": self.prompts is not None,
+                "prefix": self.prefix is not None,
+                "num-samples": self.num_samples != 1,
+                "format": self.format != "text",
+            }
+            if others := [f"--{name}" for name, is_given in given.items() if is_given]:
+                raise ValueError(f"--chat reads messages from standard input: leave out {others[0]}")
+        self.request(None, None)
 
-    def request(self, amateur: Amateur | None) -> Request:
+    def request(self, amateur: Amateur | None, speculation: Speculation | None) -> Request:
         """Returns the options as the library's record of a request.
 
         Raises:
@@ -114,6 +146,7 @@ class SampleArguments:
             if self.candidates is None
             else ContrastiveSearch(candidates=self.candidates, degeneration=self.degeneration),
             amateur=amateur,
+            speculation=speculation,
             stop=self.stop,
             batch_size=self.batch_size,
             seed=self.seed,
@@ -126,7 +159,24 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(SampleArguments, arguments, command="sample")
     opened = runs.open(options.run, step=options.step)
-    request = options.request(_amateur(opened, options))
+    # Before the prompt is shown.
+    check_names_tokens(opened.config.objective)
+    speculation = _speculation(opened, options)
+    request = options.request(_amateur(opened, options), speculation)
+    if options.chat:
+        converse(Chat(opened, request, system=options.system))
+    else:
+        _write(opened, request, options)
+    if speculation is not None and speculation.tally.passes:
+        kept = speculation.tally.kept_per_pass
+        print(
+            f"speculation: a pass of the model kept {kept:.2f} of {speculation.length} proposed tokens and added one",
+            file=sys.stderr,
+        )
+
+
+def _write(opened: runs.Run, request: Request, options: SampleArguments) -> None:
+    """Writes texts and prints them."""
     prompts = _prompts(options)
     if options.prefix is not None and options.suffix is not None:
         pieces = stream_continuations(opened, [opened.middle_prompt(options.prefix, options.suffix)], request)
@@ -148,6 +198,13 @@ def _amateur(opened: runs.Run, options: SampleArguments) -> Amateur | None:
     return opened.amateur(
         runs.open(options.amateur), plausibility=options.plausibility, temperature=options.amateur_temperature
     )
+
+
+def _speculation(opened: runs.Run, options: SampleArguments) -> Speculation | None:
+    if options.draft is None and not options.self_speculative:
+        return None
+    other = None if options.draft is None else runs.open(options.draft)
+    return opened.speculation(other, length=options.draft_length)
 
 
 def _prompts(options: SampleArguments) -> list[str]:

@@ -1,13 +1,18 @@
 """The configuration of the data: what is read, and how it becomes rows."""
 
+import collections
 import dataclasses
 import math
 import pathlib
 import re
-from typing import Literal
+from typing import Any, Literal
 
+from lmjax.data.mixing import Source, Stage, check_mixing
+from lmjax.data.template import template_parts
 from lmjax.field_types import check_literals
+from lmjax.naming import naming
 from lmjax.parallel.paths import refuse_address
+from lmjax.tokenizers.chat import read_chat_template
 
 STDLIB = "stdlib"
 
@@ -20,24 +25,37 @@ class DataConfig:
     """The source of the text, how it is split and stored as tokens, and how rows are cut from the tokens."""
 
     path: str = STDLIB
-    """A file, a folder or a glob, or "stdlib", the Python standard library's own sources. The formats are text, JSON
-    lines (.jsonl, .ndjson, .json, or a first line that is an object with text_field) and arrays of JSON objects,
-    plain or compressed by gzip, zstandard, bzip2 or xz. The first bytes of a file decide, and a file of another
-    format is refused.
+    """A file, a folder or a glob, an address of them (gs://, s3://, hf://, https://), or "stdlib", the Python standard
+    library's own sources. The formats are text, JSON lines (.jsonl, .ndjson, .json, or a first line that is an object
+    with text_field) and arrays of JSON objects, plain or compressed by gzip, zstandard, bzip2 or xz; Parquet, Arrow as
+    `datasets` saves it, and ArrayRecord. The first bytes of a file decide, and a file of another format is refused.
     """
     document_glob: str = "**/*"
     """Which files of a folder are read."""
     document_separator: str | None = None
     r"""Text that divides a text file into documents (such as "<|endoftext|>"); without it each file is one document.
     \n, \r and \t may be typed, and a line end also matches that of Windows."""
+    cut_files: bool = False
+    """Text files without a separator: cut those larger than shard_bytes at line ends into documents of that size, so
+    that they are prepared in parallel."""
     text_field: str = "text"
-    """JSON lines: the field that holds the text (with prompt_field: the response)."""
+    """Records: the field that holds the text (with prompt_field: the response); a nested one as message.text."""
+    id_field: str | None = None
+    """Records: the field with the document's id, which is kept beside its tokens."""
+    template: str | None = None
+    r"""Records, in place of text_field: a text with fields in braces, such as "{title}\n\n{body}"; {{ is a brace."""
     prompt_field: str | None = None
-    """JSON lines: a field whose text comes before the text and has loss weight 0."""
+    """Records: a field whose text comes before the text and has loss weight 0."""
     weight_field: str | None = None
-    """JSON lines: the field with the loss weight of the text: a number, or one for each text of a list."""
+    """Records: the field with the loss weight of the text: a number, or one for each text of a list."""
+    messages_field: str | None = None
+    """Records, in place of text_field: the field with the messages of a conversation, each with role and content. The
+    assistant's messages have loss weight 1, all else 0."""
+    chat_template: str = "roles"
+    """How messages become text: "roles", which puts a special token <|ROLE|> before each message and the end-of-text
+    token after the assistant's; or a Jinja file, or a tokenizer's folder, with a chat template of Hugging Face."""
     members: tuple[str, ...] = ()
-    """JSON lines: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
+    """Records: the fields that hold the texts of an example (such as "chosen" "rejected"), in place of text_field;
     each text becomes a document, begins with the text of prompt_field, and is stored next to the others."""
     decode_errors: Literal["replace", "strict"] = "replace"
     """Bytes that are not UTF-8: put U+FFFD in their place and count them, or refuse the record (see bad_records)."""
@@ -75,10 +93,23 @@ class DataConfig:
     verify: Literal["sample", "always", "never"] = "sample"
     """Checksums of the shards at each start: of all files that are new or changed, and of others picked at random, up
     to 1 GiB of each split (a smaller split is read whole, every time); of all files; or only the files' sizes."""
+    read_threads: int = 0
+    """Threads that read rows ahead of the step; 0 reads in one thread, which is best for local disks."""
     mixture: tuple[str, ...] = ()
     """Several prepared folders to draw rows from, in place of path and prepared."""
     mixture_weights: tuple[float, ...] = ()
     """The share of rows from each folder of mixture, in any unit."""
+    sources: dict[str, Source] = dataclasses.field(default_factory=dict, hash=False)
+    """Several sources by name, in place of path; they are prepared together, each in a folder below prepared."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """The share of rows from each source, in any unit; in proportion to their tokens if neither this nor temperature
+    is given."""
+    temperature: float | None = None
+    """In place of weights: a source of n tokens has the weight n^(1 / temperature)."""
+    stages: tuple[Stage, ...] = ()
+    """Other weights from a step on, stage after stage."""
+    max_epochs: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """The most times that the run may read a source; a run that would read it more often is refused beforehand."""
     packing: Literal["windows", "segments", "best_fit", "examples", "streams"] = "windows"
     """How rows are made: windows over the whole stream (windows); the same windows, in which documents do not attend
     to each other (segments); whole documents packed together (best_fit); one example in each row, a document or the
@@ -90,7 +121,7 @@ class DataConfig:
         check_literals(self, "data.")
         if not self.path:
             raise ValueError('data.path="": name a file, a folder or a glob, or "stdlib"')
-        for name, path in (("path", self.path), ("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
+        for name, path in (("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
             refuse_address(f"data.{name}", path)
         if not 0.0 <= self.valid_fraction < 1.0:
             raise ValueError(f"data.valid_fraction={self.valid_fraction}: must be at least 0 and below 1")
@@ -98,18 +129,28 @@ class DataConfig:
             raise ValueError(f"data.shard_bytes={self.shard_bytes}: must be at least 1")
         if not 0.0 <= self.max_undecodable <= 1.0:
             raise ValueError(f"data.max_undecodable={self.max_undecodable}: must be from 0 to 1")
+        if self.read_threads < 0:
+            raise ValueError(f"data.read_threads={self.read_threads}: must not be negative")
         if self.max_record_bytes < 1:
             raise ValueError(f"data.max_record_bytes={self.max_record_bytes}: must be at least 1")
         if not self.max_expansion >= 1.0:
             raise ValueError(f"data.max_expansion={self.max_expansion}: must be at least 1")
         if self.document_separator == "":
             raise ValueError('data.document_separator="": give some text, or None for one document a file')
+        if self.cut_files and self.document_separator is not None:
+            raise ValueError("data.cut_files is for text without data.document_separator: keep one of them")
         self._check_document_glob()
         if self.split == "tail" and self.weighted:
             raise ValueError("data.split=tail cannot divide prompts from responses: use data.split=document")
         self._check_fill_in_middle()
+        self._check_template()
+        self._check_messages()
         self._check_members()
         self._check_mixture()
+        check_mixing(self)
+        for name, source in self.sources.items():
+            with naming(f"data.sources: {name}"):
+                self._of_source(source)
 
     def _check_document_glob(self):
         parts = pathlib.PurePath(self.document_glob).parts
@@ -124,11 +165,32 @@ class DataConfig:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be from 0 to 1")
         if len(self.fim_markers) != 3 or len(set(self.fim_markers)) < 3:
             raise ValueError(f"data.fim_markers={self.fim_markers}: name three tokens that differ")
-        for name in ("prompt_field", "weight_field", "members"):
+        for name in ("prompt_field", "weight_field", "messages_field", "members"):
             if self.fim_rate and getattr(self, name):
                 raise ValueError(
                     f"data.fim_rate={self.fim_rate} would cut through what data.{name}={getattr(self, name)!r} keeps "
                     f"apart: set one of them only"
+                )
+
+    def _check_template(self):
+        if self.template is None:
+            return
+        for name, unset in (("text_field", "text"), ("weight_field", None), ("members", ())):
+            if getattr(self, name) != unset:
+                raise ValueError(f"data.template and data.{name}={getattr(self, name)!r} are both given: keep one")
+        template_parts(self.template)
+
+    def _check_messages(self):
+        refuse_address("data.chat_template", self.chat_template)
+        if self.messages_field is None:
+            if self.chat_template != "roles":
+                raise ValueError(f"data.chat_template={self.chat_template!r} is for messages: set data.messages_field")
+            return
+        for name, unset in (("text_field", "text"), ("template", None), ("prompt_field", None), ("weight_field", None),
+                            ("members", ())):  # fmt: skip
+            if getattr(self, name) != unset:
+                raise ValueError(
+                    f"data.messages_field and data.{name}={getattr(self, name)!r} are both given: keep one"
                 )
 
     def _check_members(self):
@@ -158,27 +220,67 @@ class DataConfig:
         for weight in self.mixture_weights:
             if not (math.isfinite(weight) and weight > 0):
                 raise ValueError(f"data.mixture_weights={self.mixture_weights}: weights must be above 0")
-        if self.mixture and self.packing == "streams":
-            raise ValueError('data.packing="streams" with data.mixture: rows of several sources do not go on: keep one')
         if self.mixture and self.prepared is not None:
             raise ValueError("data.prepared and data.mixture are both given: keep one of them")
 
     @property
     def separator(self) -> str | None:
         r"""The document separator; typed ``\n``, ``\r`` and ``\t`` are replaced by line ends and tabs."""
-        if self.document_separator is None:
-            return None
-        return _TYPED_ESCAPE.sub(lambda match: {"n": "\n", "r": "\r", "t": "\t"}[match[1]], self.document_separator)
+        return None if self.document_separator is None else _unescaped(self.document_separator)
+
+    @property
+    def record_template(self) -> str | None:
+        """The template; typed line ends and tabs are replaced, as in :attr:`separator`."""
+        return None if self.template is None else _unescaped(self.template)
 
     @property
     def weighted(self) -> bool:
         """Whether documents carry loss weights, which are then stored beside the tokens."""
-        return self.prompt_field is not None or self.weight_field is not None
+        return any(field is not None for field in (self.prompt_field, self.weight_field, self.messages_field))
 
     @property
     def num_members(self) -> int:
         """The number of documents that form an example."""
         return max(len(self.members), 1)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of the sources of a mixture, in the order that decides the rows; empty for a single source.
+
+        The folders of ``mixture`` are named after their paths, in the order given.
+        """
+        if self.sources:
+            return tuple(sorted(self.sources))
+        seen: collections.Counter[str] = collections.Counter()
+        names = []
+        for folder in self.mixture:
+            seen[folder] += 1
+            names.append(folder if seen[folder] == 1 else f"{folder} ({seen[folder]})")
+        return tuple(names)
+
+    @property
+    def parts(self) -> dict[str, "DataConfig"]:
+        """The configuration of each source of a mixture by itself, by name; empty for a single source."""
+        if self.sources:
+            return {name: self._of_source(self.sources[name]) for name in self.source_names}
+        return {
+            name: self.single(prepared=folder) for name, folder in zip(self.source_names, self.mixture, strict=True)
+        }
+
+    def _of_source(self, source: Source) -> "DataConfig":
+        given = {name: value for name, value in dataclasses.asdict(source).items() if value is not None}
+        return self.single(**{"prepared": None, **given})
+
+    def single(self, **changes) -> "DataConfig":
+        """Returns the configuration of a single source: without the mixture, and with these changes."""
+        alone: dict[str, Any] = {
+            "mixture": (),
+            "mixture_weights": (),
+            "sources": {},
+            "weights": {},
+            "temperature": None,
+        }
+        return dataclasses.replace(self, **{**alone, "stages": (), "max_epochs": {}, **changes})
 
     def preparation(self) -> dict[str, object]:
         """The fields that, together with the files and the tokenizer, determine the bytes of the shards."""
@@ -191,6 +293,14 @@ class DataConfig:
         # These are included only if they are used, so that shards from before the field existed stay valid.
         if self.bad_records == "skip":
             settings |= {"bad_records": "skip", "max_record_bytes": self.max_record_bytes}
+        if self.id_field is not None:
+            settings["id_field"] = self.id_field
+        if self.cut_files:
+            settings["cut_files"] = True
+        if self.messages_field is not None:
+            settings |= {"messages_field": self.messages_field, "chat_template": read_chat_template(self.chat_template)}
+        if self.template is not None:
+            settings["template"] = self.record_template
         if self.members:
             settings["members"] = list(self.members)
         if self.fim_rate:
@@ -198,3 +308,7 @@ class DataConfig:
             settings["fim_spm_fraction"] = self.fim_spm_fraction
             settings["fim_markers"] = list(self.fim_markers)
         return settings
+
+
+def _unescaped(text: str) -> str:
+    return _TYPED_ESCAPE.sub(lambda match: {"n": "\n", "r": "\r", "t": "\t"}[match[1]], text)

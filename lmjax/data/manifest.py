@@ -189,6 +189,8 @@ def _check_consistent(manifest: Manifest) -> None:
         }
         if manifest.weighted:
             sizes[f"{shard.name}.wts"] = shard.tokens * WEIGHT_DTYPE.itemsize
+        if (ids := f"{shard.name}.ids") in shard.files and "id_field" in manifest.settings:
+            sizes[ids] = shard.files[ids].size
         if {name: record.size for name, record in shard.files.items()} != sizes:
             raise ValueError(f"the files of shard {shard.name} are not those of its {shard.tokens} tokens")
         if shard.documents % max(len(members), 1):

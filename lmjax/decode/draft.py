@@ -99,14 +99,10 @@ def read_prompts(
       The draft, and the hidden states [B, T + room, D] of the prompts' tokens, by position; zeros elsewhere.
     """
     num_rows, padded = tokens_BT.shape
-    # A recurrent layer would read padding after a prompt as text, so the padding is put before it. Its cache slots and
-    # positions lie outside of the cache, where nothing is written.
-    index_BT = jnp.arange(padded, dtype=jnp.int32)[None, :] + (lengths_B[:, None] - padded)
-    positions_BT = jnp.where(index_BT >= 0, index_BT, padded + room)
-    prompt_BT = jnp.take_along_axis(tokens_BT, jnp.maximum(index_BT, 0), axis=1)
+    prompt_BT, positions_BT = aligned(tokens_BT, lengths_B, outside=padded + room)
     least_end_BT = jnp.broadcast_to(lengths_B[:, None], tokens_BT.shape) if prefix else None
     caches = empty_cache(model.config, batch_size=num_rows, length=padded + room)
-    states_BTD, caches = _extend(model, prompt_BT, positions_BT, caches, reading, least_end_BT=least_end_BT)
+    states_BTD, caches = extend(model, prompt_BT, positions_BT, caches, reading, least_end_BT=least_end_BT)
     draft = Draft(
         tokens_BS=jnp.pad(tokens_BT, ((0, 0), (0, room))),
         prompt_lengths_B=lengths_B,
@@ -121,10 +117,22 @@ def read_prompts(
     return draft, zeros_BSD.at[row_B1, positions_BT].set(states_BTD, mode="drop")
 
 
+def aligned(tokens_BT: jax.Array, lengths_B: jax.Array, *, outside: int) -> tuple[jax.Array, jax.Array]:
+    """Returns texts moved to the ends of their rows, and the position of each token in its text, int32 [B, T] each.
+
+    A recurrent layer would read padding after a text as text, so the padding is put before it. Its position is
+    ``outside``, beyond the cache, where nothing is written.
+    """
+    padded = tokens_BT.shape[1]
+    index_BT = jnp.arange(padded, dtype=jnp.int32)[None, :] + (lengths_B[:, None] - padded)
+    positions_BT = jnp.where(index_BT >= 0, index_BT, outside)
+    return jnp.take_along_axis(tokens_BT, jnp.maximum(index_BT, 0), axis=1), positions_BT
+
+
 def add_token(model: Transformer, draft: Draft, token_B: jax.Array, *, eos_id: int | None = None) -> Draft:
     """Runs the model on one more token of each row, and returns the draft with it."""
     lengths_B = draft.lengths
-    states_B1D, caches = _extend(model, token_B[:, None], lengths_B[:, None], draft.caches, draft.reading)
+    states_B1D, caches = extend(model, token_B[:, None], lengths_B[:, None], draft.caches, draft.reading)
     return dataclasses.replace(
         draft,
         tokens_BS=draft.tokens_BS.at[jnp.arange(len(token_B)), lengths_B].set(token_B, mode="drop"),
@@ -169,7 +177,7 @@ def write(
     return jax.lax.while_loop(unfinished, advance, drafts)
 
 
-def _extend(
+def extend(
     model: Transformer,
     tokens_BT: jax.Array,
     positions_BT: jax.Array,
@@ -178,14 +186,19 @@ def _extend(
     *,
     least_end_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Cache, ...]]:
-    """Hidden states [B, T, D] of new tokens, and the caches that hold them."""
-    end_BT = positions_BT + 1 if least_end_BT is None else jnp.maximum(positions_BT + 1, least_end_BT)
-    mask = IntervalMask(start_BT=jnp.zeros_like(end_BT), end_BT=end_BT)
-    stream = Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask)
+    """Returns the hidden states [B, T, D] of new tokens, and the caches that hold them."""
+    stream = new_stream(tokens_BT, positions_BT, least_end_BT=least_end_BT)
     if reading is None:
         return model.extend(stream, caches)
     cross_mask = _whole(reading.lengths_B, tokens_BT.shape[1])
     return model.extend(stream, caches, sources=reading.sources, cross_mask=cross_mask)
+
+
+def new_stream(tokens_BT: jax.Array, positions_BT: jax.Array, *, least_end_BT: jax.Array | None = None) -> Stream:
+    """Returns new tokens as a model reads them: each sees all slots up to its own, and up to ``least_end_BT``."""
+    end_BT = positions_BT + 1 if least_end_BT is None else jnp.maximum(positions_BT + 1, least_end_BT)
+    mask = IntervalMask(start_BT=jnp.zeros_like(end_BT), end_BT=end_BT)
+    return Stream(tokens_BT=tokens_BT, positions_BT=positions_BT, mask=mask)
 
 
 def _whole(lengths_B: jax.Array, num_queries: int) -> IntervalMask:

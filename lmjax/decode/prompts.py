@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.models.parameters import ModuleSpec
+from lmjax.models.with_extras import MODEL
 
 Attention = Literal["causal", "bidirectional", "prefix"]
 
@@ -79,7 +80,7 @@ def check_prompts(
         )
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError("prompt: give at least one token (a beginning-of-text token, if the tokenizer has one)")
-    if (start_id is not None) != ("encoder" in spec.shapes):
+    if (start_id is not None) != ("encoder" in spec.shapes.get(MODEL, spec.shapes)):
         raise ValueError(f"start_id={start_id}: a model with an encoder needs one, and no other model takes it")
     lengths = [len(prompt) for prompt in prompts]
     if start_id is None:

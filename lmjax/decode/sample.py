@@ -15,7 +15,9 @@ import numpy as np
 from lmjax.decode.contrast import Amateur, contrasted
 from lmjax.decode.draft import Draft, read_prompts, read_with_encoder, write
 from lmjax.decode.logits import SamplingConfig, choose, only_ids, penalize, restrict
+from lmjax.decode.progress import Progress
 from lmjax.decode.prompts import Attention, check_prompts, padded, room_for, row_keys
+from lmjax.decode.ready import made_ready
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.tokenizers.vocabulary import Vocabulary
 
@@ -25,7 +27,7 @@ class _Plan:
     """What is compiled into the two functions of sampling.
 
     Attributes:
-      specs: the module of the model, and of the amateur where there is one.
+      specs: the module of the model, and of the amateur where there is one, made ready.
       sampling: how to choose.
       num_ids: the size of the tokenizer's vocabulary.
       eos_id: the token that ends a text.
@@ -116,8 +118,10 @@ def stream(
             start_id=start_id,
         )
     sampling.check_ids(vocabulary.size)
+    pairs = [(spec, params)] if amateur is None else [(spec, params), (amateur.spec, amateur.params)]
+    specs, every_params = zip(*(made_ready(*pair) for pair in pairs), strict=True)
     plan = _Plan(
-        specs=(spec,) if amateur is None else (spec, amateur.spec),
+        specs=specs,
         sampling=sampling,
         num_ids=vocabulary.size,
         eos_id=vocabulary.eos_id,
@@ -125,24 +129,16 @@ def stream(
         prefix=attention == "prefix",
         contrast=None if amateur is None else dataclasses.replace(amateur, params=None),
     )
-    every_params = (params,) if amateur is None else (params, amateur.params)
     read = None if start_id is None else padded(prompts)
     tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
     drafts = _begin(every_params, tokens_BT, lengths_B, read, plan=plan, room=room_for(max(limits)))
     keys_B = row_keys(prompts, seed)
-    done = [False] * len(prompts)
+    progress = Progress(lengths_B.tolist(), limits, vocabulary.eos_id)
     for begin in range(0, max(limits), every):
         drafts = _advance(every_params, drafts, keys_B, min(begin + every, max(limits)), plan=plan)
-        tokens_BS, num_new = np.asarray(drafts[0].tokens_BS), int(drafts[0].num_new)
-        pieces: list[list[int]] = []
-        for row, (length, limit) in enumerate(zip(lengths_B.tolist(), limits, strict=True)):
-            piece = [] if done[row] else tokens_BS[row, length + begin : length + min(num_new, limit)].tolist()
-            if vocabulary.eos_id in piece:
-                piece, done[row] = piece[: piece.index(vocabulary.eos_id)], True
-            done[row] |= num_new >= limit
-            pieces.append(piece)
-        yield pieces
-        if all(done):
+        num_new_B = np.full(len(prompts), int(drafts[0].num_new))
+        yield progress.pieces(np.asarray(drafts[0].tokens_BS), num_new_B)
+        if progress.ended:
             return
 
 
@@ -188,7 +184,4 @@ def _advance(
 
 
 def _models(plan: _Plan, params: tuple[Params, ...]) -> list[Any]:
-    models = [spec.bind(part) for spec, part in zip(plan.specs, params, strict=True)]
-    for model in models:
-        model.unstack()
-    return models
+    return [spec.bind(part) for spec, part in zip(plan.specs, params, strict=True)]

@@ -61,15 +61,15 @@ def compare(before: Run, after: Run, texts: Sequence[str], *, folders: Sequence[
 
 
 def _bits_per_byte(run: Run, text: str, folder: pathlib.Path) -> float:
-    data = dataclasses.replace(
-        run.config.data, path=text, prepared=None, mixture=(), mixture_weights=(), valid_fraction=0.0
-    )
+    data = run.config.data.single(path=text, prepared=None, valid_fraction=0.0)
     # The run's own text may have been of another kind; settings that do not apply to this text are left out.
     data = applicable(data)
     # In a Hugging Face folder the tokenizer's files lie directly in the folder.
     tokenizer = folder / TOKENIZER
     corpus = open_corpus(data, TokenizerConfig(path=str(tokenizer if tokenizer.exists() else folder)))
-    measure = Validation(name="text", split="train").begin(subject_of(run.config, run.learner, corpus))
+    measure = Validation(name="text", split="train").begin(
+        subject_of(run.config, run.learner, corpus.tokenizer, corpus)
+    )
     reading = measure(run.params, lambda: None)
     if "bits_per_byte" not in reading.numbers:
         why = " ".join(reading.notes) or (

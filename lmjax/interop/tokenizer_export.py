@@ -17,6 +17,7 @@ from lmjax.tokenizers.bpe import BytePairTokenizer, byte_alphabet
 from lmjax.tokenizers.declared import CONFIG, ROLES, ROLES_FILE
 from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
 from lmjax.tokenizers.published import DEFINITION, MODELS
+from lmjax.tokenizers.ranks import RankTokenizer
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
 # Keys of a published tokenizer_config.json that do not depend on how the tokenizer is written.
@@ -179,6 +180,8 @@ def _definition_of(tokenizer: Tokenizer) -> tuple[bytes | None, str | None]:
         definition = as_huggingface(tokenizer)
         lost = f"written as {MODELS[0]} only: its normalisation has no counterpart in {DEFINITION}"
         return definition, None if definition else lost
+    if isinstance(tokenizer, RankTokenizer):
+        return None, f"not written: {DEFINITION} needs merges, and this tokenizer has ranks of tokens"
     return _bytes_definition(tokenizer), None
 
 

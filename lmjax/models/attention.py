@@ -97,14 +97,14 @@ class Attention(nnx.Module):
             source = jnp.concatenate([before_BMD.astype(x_BTD.dtype), x_BTD], axis=1)
         source = x_BTD if source is None else source
         remembered = source if isinstance(source, LayerCache) else self.remember(source)
-        key_BSKH, value_BSKH = remembered.key_BSKH, remembered.value_BSKH
+        key_BSKH, value_BSKH = remembered.keys, remembered.values
         if config.positions == "rope" and turned and not self.is_cross:
             rope = rope_of(config, local)
             query_BTNH, key_BSKH = rotate(query_BTNH, positions_BT, **rope), rotate(key_BSKH, key_positions_BS, **rope)
         query_BTNH, key_BSKH, value_BSKH = map(named, (query_BTNH, key_BSKH, value_BSKH), ("query", "key", "value"))
         if cache is not None:
             cache = cache.write(key_BSKH, value_BSKH, positions_BT)
-            key_BSKH, value_BSKH = cache.key_BSKH, cache.value_BSKH
+            key_BSKH, value_BSKH = cache.keys, cache.values
         if self.relative_RN is not None:
             position_bias = relative_bias(config, self.relative_RN[...])
         # If the positions of a row are split over devices, only keys and values are gathered.
@@ -129,7 +129,7 @@ class Attention(nnx.Module):
         key_BSKH = self._normalise(self._clipped(self.key(source_BSD)), "key")
         key_BSKH = constrain(key_BSKH, "batch", "length", "kv_heads", None)
         value_BSKH = constrain(self._clipped(self.value(source_BSD)), "batch", "length", "kv_heads", None)
-        return LayerCache(key_BSKH, value_BSKH)
+        return LayerCache.of(key_BSKH, value_BSKH)
 
     def _clipped(self, x_BTNH: jax.Array) -> jax.Array:
         largest = self.config.qkv_clip

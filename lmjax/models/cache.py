@@ -12,22 +12,39 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.recurrent import Mixer
 
 
-def _put(buffer: jax.Array, new: jax.Array, slots_BT: jax.Array) -> jax.Array:
-    row_B1 = jnp.arange(slots_BT.shape[0])[:, None]
-    return buffer.at[row_B1, slots_BT].set(new.astype(buffer.dtype), mode="drop")
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
-    """The keys and values of one layer, [B, S, K, H] each."""
+    """The keys and values of one layer, [B, K, S, H] each: in this order of the axes a CPU multiplies them in place."""
 
-    key_BSKH: jax.Array
-    value_BSKH: jax.Array
+    key_BKSH: jax.Array
+    value_BKSH: jax.Array
+
+    @classmethod
+    def of(cls, key_BSKH: jax.Array, value_BSKH: jax.Array) -> "LayerCache":
+        """Returns the cache of these keys and values."""
+        return cls(jnp.swapaxes(key_BSKH, 1, 2), jnp.swapaxes(value_BSKH, 1, 2))
+
+    @property
+    def keys(self) -> jax.Array:
+        """The keys as attention takes them, [B, S, K, H]."""
+        return jnp.swapaxes(self.key_BKSH, 1, 2)
+
+    @property
+    def values(self) -> jax.Array:
+        """The values as attention takes them, [B, S, K, H]."""
+        return jnp.swapaxes(self.value_BKSH, 1, 2)
 
     def write(self, key_BTKH: jax.Array, value_BTKH: jax.Array, slots_BT: jax.Array) -> "LayerCache":
         """Returns the cache with new keys and values at ``slots_BT``; rows may have different lengths."""
-        return LayerCache(_put(self.key_BSKH, key_BTKH, slots_BT), _put(self.value_BSKH, value_BTKH, slots_BT))
+        num_rows, num_heads = self.key_BKSH.shape[:2]
+        row_B11, head_1K1 = jnp.arange(num_rows)[:, None, None], jnp.arange(num_heads)[None, :, None]
+
+        def put(buffer_BKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
+            new_BKTH = jnp.swapaxes(new_BTKH, 1, 2).astype(buffer_BKSH.dtype)
+            return buffer_BKSH.at[row_B11, head_1K1, slots_BT[:, None, :]].set(new_BKTH, mode="drop")
+
+        return LayerCache(put(self.key_BKSH, key_BTKH), put(self.value_BKSH, value_BTKH))
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +56,8 @@ class LatentCache:
 
     def write(self, kept_BTX: jax.Array, slots_BT: jax.Array) -> "LatentCache":
         """Returns the cache with new tokens at ``slots_BT``; rows may have different lengths."""
-        return LatentCache(_put(self.kept_BSX, kept_BTX, slots_BT))
+        row_B1 = jnp.arange(slots_BT.shape[0])[:, None]
+        return LatentCache(self.kept_BSX.at[row_B1, slots_BT].set(kept_BTX.astype(self.kept_BSX.dtype), mode="drop"))
 
 
 @jax.tree_util.register_dataclass
@@ -66,7 +84,7 @@ def empty_cache(config: ModelConfig, *, batch_size: int, length: int) -> tuple[C
             width = config.latent.rank + config.latent.rope_width
             return LatentCache(jnp.zeros((batch_size, length, width), config.dtype))
         if mixer == "attention":
-            shape = (batch_size, length, config.kv_heads, config.key_width)
+            shape = (batch_size, config.kv_heads, length, config.key_width)
             return LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
         if mixer == "mamba2":
             sizes = config.mamba2

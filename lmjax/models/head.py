@@ -29,6 +29,10 @@ class Head:
         """Returns float32 logits [..., V] of the model's ``head_states`` [..., D]."""
         weight_DV = self.weight_DV.astype(states.dtype)
         logits = jnp.tensordot(states, weight_DV, axes=1, preferred_element_type=jnp.float32)
+        return self.finished(logits)
+
+    def finished(self, logits: jax.Array) -> jax.Array:
+        """Returns logits, the float32 products of the states and the matrix, with the bias added and capped."""
         if self.bias_V is not None:
             logits = logits + self.bias_V.reshape((1,) * (logits.ndim - 1) + (-1,))
         return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)

@@ -109,7 +109,7 @@ class LatentAttention(nnx.Module):
     def _read(self, cache: LatentCache, content_BTNH: jax.Array, position_BTNR: jax.Array, attention) -> jax.Array:
         """Attends to the cache and returns the values of the heads, [B, T, N, V]."""
         dtype = content_BTNH.dtype
-        key_CNH, value_CNV = (part.weight[...].astype(dtype) for part in (self.key_content, self.value))
+        key_CNH, value_CNV = (part.matrix().astype(dtype) for part in (self.key_content, self.value))
         content_BTNC = jnp.einsum("btnh,cnh->btnc", content_BTNH, key_CNH)
         kept_BS1X = cache.kept_BSX[:, :, None, :].astype(dtype)
         latent_BTNC = attention(

@@ -40,6 +40,11 @@ def split_key(key: jax.Array | None, num: int) -> Sequence[jax.Array | None]:
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
+def turned_product(rows: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns ``rows W^T``, [R, N], of rows [R, K] and a matrix [N, K], in the dtype of the matrix."""
+    return (weight @ rows.astype(weight.dtype).T).T
+
+
 class Projection(nnx.Module):
     """A learned linear map ``x W (+ b)`` between named groups of axes."""
 
@@ -72,20 +77,47 @@ class Projection(nnx.Module):
         bias_shape = tuple(out_axes.values())
         self.bias = nnx.data(parameter(jnp.zeros(bias_shape), tuple(out_axes), "bias") if bias else None)
         self.num_in = len(in_axes)
+        self.in_shape, self.out_shape = tuple(in_axes.values()), bias_shape
         self.dtype = dtype
+        self.turned = False
+
+    def turn(self) -> None:
+        """Stores the matrix as [out, in], for products with few rows on CPUs.
+
+        There ``W x`` reads each row of W once, from beginning to end, which takes two thirds of the time of ``x W`` for
+        one row and half of it for eight (``benchmarks/decode.py``). A product of 16-bit floats is computed in float32
+        and rounded, as XLA does it, but the matrix is converted here and not in each product.
+        """
+        weight = self.weight[...].reshape(math.prod(self.in_shape), -1)
+        self.weight = parameter(weight.T.astype(self.dtype).astype(jnp.float32), ("out", "in"), "matrix")
+        self.turned = True
+
+    def matrix(self) -> jax.Array:
+        """Returns the matrix in the dtype of the product, by the named axes: [*in, *out]."""
+        weight = self.weight[...].astype(self.dtype)
+        return weight.T.reshape(*self.in_shape, *self.out_shape) if self.turned else weight
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns ``x W (+ b)``, in which the last ``len(in_axes)`` axes of ``x`` are contracted."""
-        weight = self.weight[...].astype(self.dtype)
-        batch_shape, out_shape = x.shape[: x.ndim - self.num_in], weight.shape[self.num_in :]
+        batch_shape, out_shape = x.shape[: x.ndim - self.num_in], self.out_shape
         # This is one matrix product: XLA's CPU backend takes twice as long for the gradients of the general form.
         x = x.astype(self.dtype).reshape(*batch_shape, -1)
         rows = flatten_tokens(x) if len(batch_shape) == 2 else x.reshape(-1, x.shape[-1])
-        y = rows @ weight.reshape(rows.shape[1], -1)
+        if self.turned:
+            y = turned_product(rows, self.weight[...]).astype(self.dtype)
+        else:
+            y = rows @ self.weight[...].astype(self.dtype).reshape(rows.shape[1], -1)
         if self.bias is not None:
             y = y + self.bias[...].astype(self.dtype).reshape(1, -1)
         y = unflatten_tokens(y, *batch_shape) if len(batch_shape) == 2 else y
         return y.reshape(*batch_shape, *out_shape)
+
+
+def turn_matrices(module: nnx.Module, *, but: str | None = None) -> None:
+    """Turns all projections of a module (:meth:`Projection.turn`), except in its part of the name ``but``."""
+    for path, part in list(nnx.iter_modules(module)):
+        if isinstance(part, Projection) and (not path or path[0] != but):
+            part.turn()
 
 
 class Norm(nnx.Module):

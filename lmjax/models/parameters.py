@@ -60,7 +60,7 @@ class ModuleSpec:
 
     def init(self, key: jax.Array) -> Params:
         """Returns initial parameters; in ``jit`` with ``out_shardings`` they are sharded from the start."""
-        params = _pure(nnx.state(self.construct(key)))
+        params = pure_params(self.construct(key))
         return params if self.place is None else {self.place: params}
 
     def shardings(self, mesh: Mesh) -> Params:
@@ -96,6 +96,11 @@ def module_spec(construct: Callable[[jax.Array], nnx.Module]) -> ModuleSpec:
         axes=jax.tree.unflatten(structure, axes),
         kinds=jax.tree.unflatten(structure, [variable.kind for variable in variables]),
     )
+
+
+def pure_params(module: nnx.Module) -> Params:
+    """Returns the parameters of a module, as :meth:`ModuleSpec.bind` takes them."""
+    return _pure(nnx.state(module))
 
 
 def _pure(state: nnx.State) -> Params:

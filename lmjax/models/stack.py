@@ -8,6 +8,8 @@ unrolled.
 Axes: M positions before the row, R buckets of distances.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -214,6 +216,9 @@ class Stack(nnx.Module):
         *,
         sources: tuple[LayerCache, ...] | None = None,
         cross_mask: IntervalMask | None = None,
+        blocks: Sequence[Block] | None = None,
+        first: int = 0,
+        final_norm: bool = True,
     ) -> tuple[jax.Array, tuple[Cache, ...]]:
         """Returns the hidden states of new elements, which attend to cached ones, for decoding.
 
@@ -224,10 +229,14 @@ class Stack(nnx.Module):
           caches: one cache for each layer.
           sources: the keys and values that cross attention reads, one for each layer, see :meth:`remember`.
           cross_mask: which positions of the source each new element sees, as intervals.
+          blocks: the blocks to run, each with its cache; all layers unless given.
+          first: the layer that the first block is built like.
+          final_norm: whether to apply the final norm; without it the states are the residual stream.
         """
         bias = self.position_bias()
         updated = []
-        for layer, (block, cache) in enumerate(zip(self.layers(), caches, strict=True)):
+        blocks = self.layers() if blocks is None else blocks
+        for layer, (block, cache) in enumerate(zip(blocks, caches, strict=True), start=first):
             window = self.config.windows[layer % len(self.config.windows)]
             x_BTD, written, _ = block(
                 x_BTD,
@@ -243,7 +252,7 @@ class Stack(nnx.Module):
             )
             assert written is not None
             updated.append(written)
-        return self.normalised(x_BTD), tuple(updated)
+        return self.normalised(x_BTD) if final_norm else x_BTD, tuple(updated)
 
     def remember(self, source_BSD: jax.Array) -> tuple[LayerCache, ...]:
         """Returns each layer's cross-attention keys and values of the encoder's states, for :meth:`run_cached`."""

@@ -15,7 +15,7 @@ from lmjax.models.cache import Cache, LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.head import Head
 from lmjax.models.hidden import Hidden
-from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key
+from lmjax.models.layers import ACTIVATIONS, Projection, make_norm, parameter, split_key, turn_matrices, turned_product
 from lmjax.models.routing import joined
 from lmjax.models.token_stack import TokenStack, embedding_std
 from lmjax.types import Stream
@@ -54,6 +54,8 @@ class Transformer(TokenStack):
         self.head_bias_V = nnx.data(
             parameter(jnp.zeros((config.vocab_size,)), ("vocab",), "bias") if config.head_bias else None
         )
+
+        self.turned = False
 
     def _dense(self, in_axes: dict[str, int], out_axes: dict[str, int], rngs: nnx.Rngs) -> Projection:
         config = self.config
@@ -129,7 +131,10 @@ class Transformer(TokenStack):
     def head(self) -> Head:
         """Returns the output map for :meth:`head_states`, in float32, so that a loss sums its gradient in float32."""
         assert self.embedding is not None
-        weight_DV = self.embedding.table_VD[...].T if self.head_weight_DV is None else self.head_weight_DV[...]
+        if self.head_weight_DV is None:
+            weight_DV = self.embedding.table_VD[...].T
+        else:
+            weight_DV = self.head_weight_DV[...].T if self.turned else self.head_weight_DV[...]
         bias_V = None if self.head_bias_V is None else self.head_bias_V[...]
         return Head(weight_DV, bias_V, self.config.logit_softcap)
 
@@ -146,7 +151,22 @@ class Transformer(TokenStack):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., V]. It is for decoding and small tests; losses use :meth:`head` instead."""
-        return self.head().logits(self.head_states(hidden))
+        states, head = self.head_states(hidden), self.head()
+        if not self.turned:
+            return head.logits(states)
+        weight_VD = head.weight_DV.T.astype(self.config.dtype).astype(jnp.float32)
+        rows = states.reshape(-1, states.shape[-1])
+        return head.finished(turned_product(rows, weight_VD).reshape(*states.shape[:-1], -1))
+
+    def turn(self) -> None:
+        """Stores the matrices as a CPU reads them fastest in products with few rows, see :meth:`Projection.turn`.
+
+        The layers have to be unstacked. The encoder, which reads many tokens at once, stays as it is.
+        """
+        turn_matrices(self, but="encoder")
+        if self.head_weight_DV is not None:
+            self.head_weight_DV = parameter(self.head_weight_DV[...].T, ("vocab", "embed"), "matrix")
+        self.turned = True
 
     def pool(self, first: jax.Array) -> jax.Array:
         """Returns ``tanh(h W + b)``, [..., D], for the states of the first tokens of texts (BERT's pooler)."""

@@ -116,6 +116,7 @@ class Contrastive(Objective):
             num_members=2 + self.negatives if self.pairs == "given" else 1,
             couples_examples=True,
             measures=frozenset({"accuracy"}),
+            instead_of_text="it compares texts: use `lmjax embed`, or `lmjax evaluate RUN --pairs FILE`",
         )
 
     @property

@@ -103,9 +103,15 @@ class Mixture(Objective):
         By row, rows come in multiples of the fewest rows of which every part has a whole number.
         """
         first = self.parts[0].objective.traits
+        untrained = [part.objective.traits.instead_of_text for part in self.parts]
         multiple = math.lcm(*(share.denominator for share in self.shares)) if self.by == "row" else 1
         return dataclasses.replace(
-            first, couples_examples=False, row_multiple=multiple, measures=frozenset(), text_term=None
+            first,
+            couples_examples=False,
+            row_multiple=multiple,
+            measures=frozenset(),
+            text_term=None,
+            instead_of_text=None if None in untrained else first.instead_of_text,
         )
 
     def row_length(self, sequence_length: int) -> int:

@@ -246,4 +246,9 @@ class ReplacedToken(Objective):
     @property
     def traits(self) -> Traits:
         """Two encoders, which see the whole text."""
-        return Traits(attention="bidirectional", measures=frozenset({"replaced"}), text_term="generator")
+        return Traits(
+            attention="bidirectional",
+            measures=frozenset({"replaced"}),
+            text_term="generator",
+            instead_of_text="it tells which tokens were replaced: `lmjax evaluate RUN` measures how well",
+        )

@@ -42,7 +42,11 @@ class PairwiseReward(Objective):
     @property
     def traits(self) -> Traits:
         """An example is a chosen and a rejected answer."""
-        return Traits(num_members=2, measures=frozenset(TERMS[1:]))
+        return Traits(
+            num_members=2,
+            measures=frozenset(TERMS[1:]),
+            instead_of_text="it scores whole answers: `lmjax evaluate RUN` tells how often the chosen one wins",
+        )
 
     def row_length(self, sequence_length: int) -> int:
         """Returns 2 T: T tokens for each answer."""

@@ -45,6 +45,12 @@ class PredictionModule(nnx.Module):
         self.block = model.new_block(rngs, layer=config.num_layers - 1)
         self.head_norm = make_norm(config)
 
+    def joined(self, states_BTD: jax.Array, embedded_BTD: jax.Array) -> jax.Array:
+        """Returns what the block reads, made of the states before it and the embedded tokens ahead, [B, T, D]."""
+        return self.projection(
+            jnp.concatenate([self.state_norm(states_BTD), self.embedding_norm(embedded_BTD)], axis=-1)
+        )
+
 
 def run_without_norm(model: Transformer, stream: Stream, *, key: jax.Array | None = None) -> Hidden:
     """Runs the model without its final norm: its states are ``h0``."""
@@ -78,10 +84,9 @@ def run_module(
     """
     embed_key, block_key = split_key(key, 2)
     embedded_BTD = model.embed(dataclasses.replace(stream, tokens_BT=tokens_BT), key=embed_key)
-    joined_BTE = jnp.concatenate([module.state_norm(states_BTD), module.embedding_norm(embedded_BTD)], axis=-1)
     hidden = model.run_block(
         module.block,
-        module.projection(joined_BTE),
+        module.joined(states_BTD, embedded_BTD),
         stream.positions_BT,
         stream.mask,
         layer=model.config.num_layers - 1,

@@ -129,3 +129,20 @@ def _holder(descriptor: int) -> str:
             return text.strip()
         time.sleep(0.05)
     return "is being written to by another process"
+
+
+def is_locked(folder: pathlib.Path) -> bool:
+    """Returns whether a process writes into the folder now; False where the file system has no locks."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False

@@ -34,8 +34,7 @@ def corpus_of(opened: Opened, folder: pathlib.Path, *, prepared: pathlib.Path | 
             f"{error} (looked for from {start}); name the prepared data of the run with --prepared, or run the "
             f"command in the folder it was started in"
         ) from None
-    data = dataclasses.replace(corpus.config, mixture=tuple(str(start / part) for part in corpus.config.mixture))
-    return dataclasses.replace(corpus, config=data, folder=start / corpus.folder, tokenizer=opened.tokenizer)
+    return dataclasses.replace(corpus, tokenizer=opened.tokenizer).below(start)
 
 
 def _started_in(folder: pathlib.Path, run_folder: pathlib.Path) -> pathlib.Path:

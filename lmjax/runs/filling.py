@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from lmjax.decode.fill_mask import fill_mask
-from lmjax.objectives import ReplacedToken
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
+from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.marks import text_marks
 from lmjax.runs.opened import Opened
 from lmjax.runs.prompts import ids_with_names
@@ -38,11 +38,8 @@ def fill_masks(run: Opened, texts: Sequence[str], *, top: int = 5) -> list[list[
       ValueError: the model does not name masked tokens, or a text has no mask or is too long.
     """
     objective, tokenizer = run.config.objective, run.tokenizer
-    if (
-        objective.traits.attention != "bidirectional"
-        or objective.traits.reads_with_encoder
-        or isinstance(objective, ReplacedToken)
-    ):
+    check_names_tokens(objective)
+    if objective.traits.attention != "bidirectional" or objective.traits.reads_with_encoder:
         raise ValueError(
             f"{type(objective).__name__} does not train a model to name masked tokens: use a run of a masked language "
             f"model, or continue a text with `lmjax sample`"

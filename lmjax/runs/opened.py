@@ -86,7 +86,8 @@ def make_learner(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Le
     Raises:
       ValueError: the parts of the configuration do not go together.
     """
-    config = dataclasses.replace(config, mesh=MeshConfig(), train=dataclasses.replace(config.train, microbatches=1))
+    train = dataclasses.replace(config.train, microbatches=1, gradient_noise=False)
+    config = dataclasses.replace(config, mesh=MeshConfig(), train=train)
     return config, build_learner(config, tokenizer.vocabulary, devices=jax.local_devices()[:1])
 
 

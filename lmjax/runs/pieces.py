@@ -1,7 +1,7 @@
 """Text that arrives a few tokens at a time: whole characters only, up to a stop string."""
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 
 class Pieces:
@@ -10,13 +10,17 @@ class Pieces:
     What is handed out never ends in half of a UTF-8 character, and never in what may become a stop string.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], bytes], stop: Sequence[str] = ()):
+    def __init__(
+        self, decode: Callable[[Sequence[int]], bytes], stop: Sequence[str] = (), end_ids: Collection[int] = ()
+    ):
         """Begins without tokens.
 
         Args:
           decode: the bytes of token ids that follow the prompt.
           stop: strings that end the text; they are not part of it.
+          end_ids: token ids that end the text, beside the tokenizer's end of text.
         """
+        self._end_ids = frozenset(end_ids)
         self.ended = False
         self._decode, self._stop = decode, [string for string in stop if string]
         self._ids: list[int] = []
@@ -28,6 +32,9 @@ class Pieces:
         """Returns the text that has become certain with further token ids."""
         if self.ended or not len(ids):
             return ""
+        end = next((place for place, token_id in enumerate(ids) if token_id in self._end_ids), None)
+        if end is not None:
+            return self.add(ids[:end]) + self.finish()
         self._ids += ids
         whole = self._decode(self._ids)
         if not whole.startswith(self._bytes):

@@ -1,7 +1,7 @@
 """Prompts as token ids, in the form in which a run's model has met the beginnings of its documents."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
 from lmjax.runs.opened import Opened
@@ -50,8 +50,14 @@ def source_ids(run: Opened, text: str, objective: EncoderDecoderObjective) -> li
     return ids
 
 
-def ids_with_names(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Returns the ids of a text in which the names of special tokens stand for those tokens."""
+def ids_with_names(tokenizer: Tokenizer, text: str, *, unquote: Callable[[str], str] = str) -> list[int]:
+    """Returns the ids of a text in which the names of special tokens stand for those tokens.
+
+    Args:
+      tokenizer: the tokenizer.
+      text: the text.
+      unquote: what is done to the text between the names before it is encoded. Names that are made by it are not read.
+    """
     names = sorted(tokenizer.special_tokens, key=len, reverse=True)
     ids: list[int] = []
     before: str | None = None
@@ -61,6 +67,7 @@ def ids_with_names(tokenizer: Tokenizer, text: str) -> list[int]:
             ids.append(tokenizer.special_tokens[piece])
             before = before or ""
         elif piece:
+            piece = unquote(piece)
             ids += tokenizer.encode(piece, after=before).tolist()
             before = (before or "") + piece
     return ids

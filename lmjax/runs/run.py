@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from lmjax.decode.contrast import Amateur
+from lmjax.decode.speculate import Proposer, Speculation
+from lmjax.models.with_extras import EXTRAS
 from lmjax.objectives import FillInMiddle
+from lmjax.objectives.multi_token import TokensAhead
 from lmjax.runs.embedding import Role, embed
 from lmjax.runs.filling import Candidate, fill_masks
 from lmjax.runs.hf_import import open_hf
@@ -16,6 +19,9 @@ from lmjax.runs.opened import Opened, open_folder
 from lmjax.runs.prompts import KNOWN_MARKERS, middle_ids
 from lmjax.runs.scoring import Score, score
 from lmjax.runs.writing import Request, stream_continuations, write_texts
+from lmjax.train.components import paired
+from lmjax.train.evaluations.evaluation import Evaluation, Reading
+from lmjax.train.plan import subject_of
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, BestOrStep
 
 
@@ -73,6 +79,21 @@ class Run(Opened):
         """Returns the log-probabilities, loss and bits per byte of texts, see :func:`~lmjax.runs.scoring.score`."""
         return score(self, texts)
 
+    def evaluate(self, evaluation: Evaluation) -> Reading:
+        """Measures the run as an evaluation of a recipe does, such as ``TextFiles(name="x", files=("a.txt",))``.
+
+        Args:
+          evaluation: one that brings its own text, see :mod:`lmjax.train.evaluations`.
+
+        Returns:
+          Its ``numbers``, ``counts``, ``notes`` and ``tables``.
+
+        Raises:
+          ValueError: the run cannot be evaluated in this way, or a file cannot be read.
+        """
+        measure = evaluation.begin(subject_of(self.config, self.learner, self.tokenizer))
+        return measure(self.params, lambda: None)
+
     def embed(self, texts: Sequence[str], *, role: Role = "query") -> np.ndarray:
         """Returns the vectors of texts, float32 [N, D], see :func:`~lmjax.runs.embedding.embed`."""
         return embed(self, texts, role=role)
@@ -80,6 +101,59 @@ class Run(Opened):
     def fill_mask(self, texts: Sequence[str], *, top: int = 5) -> list[list[list[Candidate]]]:
         """Returns the most likely tokens at each mask of each text, see :func:`~lmjax.runs.filling.fill_masks`."""
         return fill_masks(self, texts, top=top)
+
+    def speculation(self, other: "Run | None" = None, *, length: int | None = None) -> Speculation:
+        """Returns what proposes tokens, in the form that ``sample(speculation=...)`` takes it.
+
+        The text is drawn from the same distribution as without it, and greedy text is the same text.
+
+        Args:
+          other: a smaller run that proposes; None for the further heads of this run's own model.
+          length: the number of tokens to propose at a time; 4 of another run, and one of each head, if None.
+
+        Raises:
+          ValueError: the other run has another tokenizer or reads text in another way; or this run has no further
+            heads, or fewer of them.
+        """
+        if other is not None:
+            self._check_reads_alike(other, "speculative decoding", "a draft")
+            return Speculation(
+                proposer="model",
+                length=4 if length is None else length,
+                spec=other.model_spec,
+                params=other.model_params,
+                max_length=other.max_length,
+            )
+        names: tuple[Proposer, ...] = ("further_heads", "prediction_modules")
+        found = [name for name in names if name in self.spec.shapes.get(EXTRAS, {})]
+        objective = self.config.objective
+        if not found or not isinstance(objective, TokensAhead):
+            raise ValueError(
+                f"{self.folder} has no heads for further tokens: train with MultiTokenLM or SequentialMultiTokenLM and "
+                f"num_heads of at least 2, or name a smaller run that proposes (--draft)"
+            )
+        most = objective.num_heads - 1
+        if length is not None and length > most:
+            raise ValueError(f"draft_length={length}: the run has {most} further heads, each of which proposes a token")
+        return Speculation(proposer=found[0], length=most if length is None else length)
+
+    def _check_reads_alike(self, other: "Run", purpose: str, role: str) -> None:
+        if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise ValueError(
+                f"{other.folder} has another tokenizer than {self.folder}: {purpose} compares the models "
+                f"token by token; choose {role} with the same tokenizer"
+            )
+        there, here = other.config.objective.traits.attention, self.config.objective.traits.attention
+        if there != here:
+            raise ValueError(
+                f"{other.folder} reads prompts with a {there} mask and {self.folder} with a {here} one: "
+                f"choose {role} that reads as this run does"
+            )
+        if (paired(other.config.objective) is None) != (paired(self.config.objective) is None):
+            raise ValueError(
+                f"one of {other.folder} and {self.folder} has an encoder, and the other has none: "
+                f"choose {role} of the same form"
+            )
 
     def amateur(self, other: "Run", *, plausibility: float = 0.1, temperature: float = 1.0) -> Amateur:
         """Returns a weaker run in the form that ``sample(amateur=...)`` takes it.
@@ -92,17 +166,7 @@ class Run(Opened):
         Raises:
           ValueError: its tokenizer is another one, or it does not read text as this run does.
         """
-        if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
-            raise ValueError(
-                f"{other.folder} has another tokenizer than {self.folder}: contrastive decoding compares the models "
-                f"token by token; choose an amateur with the same tokenizer"
-            )
-        there, here = other.config.objective.traits.attention, self.config.objective.traits.attention
-        if there != here:
-            raise ValueError(
-                f"{other.folder} reads prompts with a {there} mask and {self.folder} with a {here} one: "
-                f"choose an amateur that reads as this run does"
-            )
+        self._check_reads_alike(other, "contrastive decoding", "an amateur")
         return Amateur(
             spec=other.model_spec,
             params=other.model_params,

@@ -12,6 +12,7 @@ import numpy as np
 from lmjax.decode.prompts import padded
 from lmjax.losses import IGNORE_INDEX, linear_token_losses
 from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.objectives.parts.naming_tokens import check_predicts_next
 from lmjax.runs.opened import Opened
 from lmjax.runs.prompts import context_ids
 from lmjax.types import make_stream
@@ -64,14 +65,10 @@ def score(run: Opened, texts: Sequence[str]) -> list[Score]:
       texts: each is read as the beginning of a document.
 
     Raises:
-      ValueError: the model reads in both directions or has an encoder, or a text is longer than its learned positions.
+      ValueError: the model reads in both directions, has an encoder or was not trained to name tokens; or a text is
+        longer than its learned positions.
     """
-    objective = run.config.objective
-    if objective.traits.attention == "bidirectional" or objective.traits.reads_with_encoder:
-        raise ValueError(
-            f"{type(objective).__name__} does not read from left to right, so it gives a text no probability token by "
-            f"token: use a causal or prefix model, or `lmjax evaluate`"
-        )
+    check_predicts_next(run.config.objective)
     before = context_ids(run)
     rows = [[*before, *run.tokenizer.encode(text).tolist()] for text in texts]
     for row in rows:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from lmjax.corruption.diffusion import SCHEDULES
@@ -11,9 +11,12 @@ from lmjax.decode.contrast import Amateur
 from lmjax.decode.contrastive_search import ContrastiveSearch, contrastive_search
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.sample import stream
+from lmjax.decode.speculate import Speculation
+from lmjax.decode.speculate import stream as stream_speculatively
 from lmjax.decode.unmask import Order, unmask
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
+from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.opened import Opened
 from lmjax.runs.pieces import Pieces
 from lmjax.runs.prompts import ids_with_names, prompt_ids, source_ids
@@ -38,6 +41,7 @@ class Request:
       beam: how to search with several beams instead of sampling, or None.
       contrastive: how to search for text that does not repeat itself instead of sampling, or None.
       amateur: a weaker run whose preferences are avoided (contrastive decoding), or None.
+      speculation: what proposes tokens, several for each pass of the model, or None.
       stop: strings that end a text; they are not part of it.
       batch_size: the number of texts that are written at the same time.
       seed: of the random choices.
@@ -51,6 +55,7 @@ class Request:
     beam: BeamConfig | None = None
     contrastive: ContrastiveSearch | None = None
     amateur: Amateur | None = None
+    speculation: Speculation | None = None
     stop: tuple[str, ...] = ()
     batch_size: int = 32
     seed: int = 0
@@ -64,11 +69,20 @@ class Request:
                 raise ValueError(f"{name}={value}: must be at least 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
-        ways = [name for name in ("beam", "contrastive", "amateur") if getattr(self, name) is not None]
-        if len(ways) > 1:
-            raise ValueError(f"{' and '.join(ways)}: a text is written in one of these ways: give one")
+        if len(self.ways) > 1:
+            raise ValueError(f"{' and '.join(self.ways)}: a text is written in one of these ways: give one")
         if "" in self.stop:
             raise ValueError("stop: an empty string ends every text before it begins: leave it out")
+
+    def with_limit(self, max_new_tokens: int) -> "Request":
+        """Returns the request with another largest number of new tokens."""
+        return dataclasses.replace(self, max_new_tokens=max_new_tokens)
+
+    @property
+    def ways(self) -> list[str]:
+        """The names of what is asked for beside plain sampling."""
+        names = ("beam", "contrastive", "amateur", "speculation")
+        return [name for name in names if getattr(self, name) is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +131,7 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request, *, every
       ValueError: a prompt is too long or empty, or the model does not write text; or an option is impossible.
     """
     objective = run.config.objective
+    check_names_tokens(objective)
     if isinstance(objective, MaskedDiffusion):
         yield from _filled_in(run, prompts, request, objective)
         return
@@ -129,10 +144,20 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request, *, every
     yield from _write_jobs(run, jobs, request, pair=pair, every=every)
 
 
-def stream_continuations(run: Opened, prompts: Sequence[list[int]], request: Request) -> Iterator[Piece]:
-    """Yields what a decoder writes after prompts that are given as token ids, see :func:`stream_texts`."""
+def stream_continuations(
+    run: Opened, prompts: Sequence[list[int]], request: Request, *, end_ids: Collection[int] = ()
+) -> Iterator[Piece]:
+    """Yields what a decoder writes after prompts that are given as token ids, see :func:`stream_texts`.
+
+    Args:
+      run: the run.
+      prompts: token ids.
+      request: how to write.
+      end_ids: ids that end a text, beside the tokenizer's end of text.
+    """
+    check_names_tokens(run.config.objective)
     jobs = [
-        _Job(ids, Pieces(functools.partial(bytes_after, run.tokenizer, "", ids), request.stop))
+        _Job(ids, Pieces(functools.partial(bytes_after, run.tokenizer, "", ids), request.stop, end_ids))
         for ids in prompts
         for _ in range(request.num_samples)
     ]
@@ -167,7 +192,10 @@ def _new_ids(
     vocabulary = run.tokenizer.vocabulary
     start_id = None if pair is None else pair.start_id(vocabulary)
     prompts = [job.ids for job in jobs]
-    limits = [_limit(run, len(ids) if pair is None else 1, request.max_new_tokens) for ids in prompts]
+    speculation = request.speculation
+    learned = [run.max_length, None if speculation is None else speculation.max_length]
+    most = min((length for length in learned if length is not None), default=None)
+    limits = [_limit(most, len(ids) if pair is None else 1, request.max_new_tokens) for ids in prompts]
     common: dict[str, Any] = {
         "vocabulary": vocabulary,
         "attention": run.config.objective.traits.attention,
@@ -198,6 +226,20 @@ def _new_ids(
             **common,
         )
         return
+    if speculation is not None:
+        is_whole = speculation.proposer != "model"
+        yield from stream_speculatively(
+            run.spec if is_whole else run.model_spec,
+            run.params if is_whole else run.model_params,
+            prompts,
+            speculation=speculation,
+            max_new_tokens=limits,
+            sampling=request.sampling,
+            seed=request.seed,
+            every=every,
+            **common,
+        )
+        return
     yield from stream(
         run.model_spec,
         run.model_params,
@@ -211,15 +253,20 @@ def _new_ids(
     )
 
 
-def _limit(run: Opened, before: int, asked: int | None) -> int:
+def _limit(max_length: int | None, before: int, asked: int | None) -> int:
     """The number of tokens to add to a text that begins with ``before`` positions."""
     if asked is not None:
         return asked
-    return NEW_TOKENS if run.max_length is None else min(NEW_TOKENS, max(run.max_length - before, 1))
+    return NEW_TOKENS if max_length is None else min(NEW_TOKENS, max(max_length - before, 1))
 
 
 def _filled_in(run: Opened, prompts: Sequence[str], request: Request, objective: MaskedDiffusion) -> Iterator[Piece]:
     """Yields rows that begin with the prompts and had masks for the rest."""
+    if request.ways:
+        raise ValueError(
+            f"{request.ways[0]}: a diffusion model fills in masks and does not write one token after the other: "
+            f"leave it out"
+        )
     for number, text in enumerate(prompts):
         ids = ids_with_names(run.tokenizer, text)
         left = max(run.config.train.sequence_length - len(ids), 1)

@@ -62,7 +62,15 @@ def _load(config: TokenizerConfig) -> Tokenizer:
     if not path.exists():
         raise ValueError(f"tokenizer.path={config.path}: there is no such file or folder")
     names = config.all_special_tokens
-    tokenizer = load_tokenizer(path) if (path / METADATA).exists() else read_published(path, special_names=names)
+    if (path / METADATA).exists():
+        tokenizer = load_tokenizer(path)
+    else:
+        tokenizer = read_published(path, special_names=names, pattern=config.pattern)
+    if config.pattern is not None and tokenizer.kind != "tiktoken":
+        raise ValueError(
+            f"tokenizer.pattern={config.pattern!r}: tokenizer.path={config.path} is {tokenizer.kind!r}, which says "
+            f"how it cuts text: leave it out"
+        )
     _check_agrees(config, tokenizer)
     return tokenizer
 

@@ -8,7 +8,7 @@ from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers.special import is_sentinel, sentinel_names
 
 TrainedKind = Literal["bpe", "sentencepiece_bpe", "sentencepiece_unigram"]
-Kind = Literal["bytes", "bpe", "sentencepiece_bpe", "sentencepiece_unigram", "huggingface"]
+Kind = Literal["bytes", "bpe", "sentencepiece_bpe", "sentencepiece_unigram", "huggingface", "tiktoken"]
 
 # The smallest sizes that can be trained: the 256 bytes, and SentencePiece's unknown token.
 _SMALLEST = {"bpe": 256, "sentencepiece_bpe": 257, "sentencepiece_unigram": 257}
@@ -29,8 +29,11 @@ class TokenizerConfig:
     num_sentinels: int = 0
     """T5 sentinels, <extra_id_0> first."""
     path: str | None = None
-    """An existing tokenizer: a folder of ours, a SentencePiece .model, a Hugging Face tokenizer.json, or a folder of
-    others with one of these."""
+    """An existing tokenizer: a folder of ours, a SentencePiece .model, a Hugging Face tokenizer.json, tiktoken's ranks,
+    a tekken.json, or a folder of others with one of these."""
+    pattern: str | None = None
+    """How text is cut before tiktoken's ranks: gpt2, cl100k, o200k, qwen, or a regular expression; unset for the public
+    files, whose names tell it."""
     max_train_bytes: int = 32_000_000
     """Training reads a random sample of at most this many bytes of the corpus, which caps time and memory."""
     seed: int = 0
@@ -65,8 +68,10 @@ class TokenizerConfig:
 
     def _check_trainable(self) -> None:
         num_special = len(self.all_special_tokens)
-        if self.kind == "huggingface":
-            raise ValueError("tokenizer.kind='huggingface' is loaded, not trained: set tokenizer.path")
+        if self.kind in ("huggingface", "tiktoken"):
+            raise ValueError(f"tokenizer.kind={self.kind!r} is loaded, not trained: set tokenizer.path")
+        if self.pattern is not None:
+            raise ValueError(f"tokenizer.pattern={self.pattern!r} is for tiktoken's ranks: set tokenizer.path to them")
         if self.kind in (None, "bytes"):
             if self.vocab_size not in (None, 256 + num_special):
                 raise ValueError(

@@ -42,6 +42,10 @@ def _of_kind(kind: str, files: Mapping[str, bytes], special_tokens: Mapping[str,
         from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
         return SentencePieceTokenizer.from_files(files, special_tokens)
+    if kind == "tiktoken":
+        from lmjax.tokenizers.ranks import RankTokenizer
+
+        return RankTokenizer.from_files(files, special_tokens)
     if kind == "huggingface":
         from lmjax.tokenizers.huggingface import HuggingFaceTokenizer
 

@@ -1,9 +1,8 @@
 """Reads tokenizers that others published: it chooses the file of a folder to read, and refuses formats it cannot read.
 
-It reads a Hugging Face ``tokenizer.json``, a SentencePiece model with the tokens that files beside it add, and, where
-the files beside them say how text is cut, GPT-2's ``vocab.json`` with ``merges.txt`` and BERT's ``vocab.txt``. A format
-that does not say how text is cut (tiktoken's ranks), or that needs another reader (Mistral's tekken), is refused with
-a message that names it.
+It reads a Hugging Face ``tokenizer.json``, a SentencePiece model with the tokens that files beside it add, tiktoken's
+ranks, Mistral's ``tekken.json`` and, where the files beside them say how text is cut, GPT-2's ``vocab.json`` with
+``merges.txt`` and BERT's ``vocab.txt``. A format whose ids are another program's (fairseq's) is refused by name.
 """
 
 import pathlib
@@ -22,33 +21,34 @@ _GPT2_CLASSES = ("GPT2", "Roberta", "Bart", "Longformer", "LED", "GPTNeoX", "Ble
 _BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "MPNet")
 _SAVE_DEFINITION = "AutoTokenizer of transformers writes a tokenizer.json, which is read (save_pretrained)"
 _PARTS = ("vocab.json", "merges.txt", "vocab.txt", CONFIG, ROLES_FILE, ADDED)
-_READ = "a Hugging Face tokenizer.json, a SentencePiece .model, or a folder with one of them"
+_READ = "a Hugging Face tokenizer.json, a SentencePiece .model, tiktoken's ranks, a tekken.json, or a folder with one"
 
 
 class NoTokenizer(ValueError):  # noqa: N818
     """The error for a folder that has no file of a tokenizer."""
 
 
-def read_published(path: pathlib.Path, *, special_names: Sequence[str]) -> Tokenizer:
+def read_published(path: pathlib.Path, *, special_names: Sequence[str], pattern: str | None = None) -> Tokenizer:
     """Returns the tokenizer of a file or a folder that lmjax did not write.
 
     Args:
       path: the file, or the folder.
       special_names: special tokens it should have; those it lacks get ids after its last id.
+      pattern: how text is cut before tiktoken's ranks, see :mod:`lmjax.tokenizers.ranks`.
 
       Raises:
         ValueError: there is no tokenizer, it is damaged, or its format is not supported.
     """
     if path.is_dir():
-        return _from_folder(path, special_names)
-    return _from_file(path, special_names, Declared())
+        return _from_folder(path, special_names, pattern)
+    return _from_file(path, special_names, Declared(), pattern)
 
 
-def _from_folder(folder: pathlib.Path, names: Sequence[str]) -> Tokenizer:
+def _from_folder(folder: pathlib.Path, names: Sequence[str], pattern: str | None) -> Tokenizer:
     declared = read_declared(folder)
     for name in (DEFINITION, *MODELS):
         if (folder / name).is_file():
-            return _from_file(folder / name, names, declared)
+            return _from_file(folder / name, names, declared, pattern)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         with naming(folder / "vocab.json"):
             return _gpt2(folder, names, declared)
@@ -57,22 +57,30 @@ def _from_folder(folder: pathlib.Path, names: Sequence[str]) -> Tokenizer:
             return _bert(folder, names, declared)
     for file in sorted(folder.iterdir()):
         if file.name == "tekken.json" or file.suffix in (".tiktoken", ".bpe") or file.name.endswith(".bpe.model"):
-            raise ValueError(_refusal(file))
+            return _from_file(file, names, declared, pattern)
     raise NoTokenizer(
         f"{folder} has no tokenizer: there is neither {DEFINITION} nor {' nor '.join(MODELS)} nor vocab.json with "
         f"merges.txt nor vocab.txt: name a folder of ours or {_READ}"
     )
 
 
-def _from_file(path: pathlib.Path, names: Sequence[str], declared: Declared) -> Tokenizer:
+def _from_file(path: pathlib.Path, names: Sequence[str], declared: Declared, pattern: str | None) -> Tokenizer:
     content = path.read_bytes()
-    if (
-        path.name.endswith(".bpe.model")
-        or path.suffix == ".tiktoken"
-        or _is_ranks(content)
-        or _is_tekken(path, content)
-    ):
-        raise ValueError(_refusal(path))
+    if path.name.endswith(".bpe.model") or path.suffix == ".bpe":
+        raise ValueError(
+            f"{path}: a fairseq tokenizer (XLM-RoBERTa, mBART): its ids are not the SentencePiece model's; "
+            f"{_SAVE_DEFINITION}"
+        )
+    if path.suffix == ".tiktoken" or _is_ranks(content):
+        from lmjax.tokenizers.ranks import RankTokenizer
+
+        with naming(path):
+            return RankTokenizer.from_ranks(content, name=path.name, special_names=names, pattern=pattern)
+    if _is_tekken(path, content):
+        from lmjax.tokenizers.ranks import RankTokenizer
+
+        with naming(path):
+            return RankTokenizer.from_tekken(content, special_names=names)
     if path.suffix == ".model":
         from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 
@@ -103,22 +111,6 @@ def _is_ranks(content: bytes) -> bool:
 
 def _is_tekken(path: pathlib.Path, content: bytes) -> bool:
     return path.name == "tekken.json" or (b'"token_bytes"' in content[:10_000] and b'"rank"' in content[:10_000])
-
-
-def _refusal(path: pathlib.Path) -> str:
-    if path.name.endswith(".bpe.model"):
-        return (
-            f"{path}: a fairseq tokenizer (XLM-RoBERTa, mBART): its ids are not the SentencePiece model's; "
-            f"{_SAVE_DEFINITION}"
-        )
-    if path.suffix == ".json":
-        return (
-            f"{path}: Mistral's tekken format, which is not read: use the tokenizer.json beside it; {_SAVE_DEFINITION}"
-        )
-    return (
-        f"{path}: tiktoken's ranks of tokens, which do not say how text is cut before them: use the tokenizer.json "
-        f"of the same model; {_SAVE_DEFINITION}"
-    )
 
 
 def _tokenizer_class(folder: pathlib.Path) -> str:

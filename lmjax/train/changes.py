@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from lmjax.data.mixing import Weights, described, weights_until
 from lmjax.models.execution import INTERCHANGEABLE
 from lmjax.train.config import CHANGEABLE, RunConfig
 from lmjax.train.config_file import differences
@@ -10,11 +11,14 @@ from lmjax.train.config_file import differences
 FREE_ON_RESUME = (
     "name", "folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every", "train.eval_every",
     "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.recompute_every",
-    "train.compare_replicas_every", "train.tensorboard", "train.wandb",
-    "train.microbatches", "train.change_on_resume", "evaluations", "on_fault",
+    "train.compare_replicas_every", "train.tensorboard", "train.microbatches", "train.gradient_noise",
+    "train.change_on_resume", "evaluations", "tracker", "on_fault",
+    "data.max_epochs", "data.read_threads",
     *(f"model.execution.{name}" for name in INTERCHANGEABLE),
 )  # fmt: skip
 """Fields that may differ when a run goes on: they change no result, or the user clearly wants it (``train.steps``)."""
+MIXING = ("data.weights", "data.temperature", "data.stages")
+"""Fields that may differ where they decide rows that are not read yet, see :func:`check_same_mixing`."""
 FREE_IN_A_BRANCH = ("schedule", "train.init_from", "train.branch_from")
 """Fields that a run that branches off another run may change as well."""
 
@@ -31,7 +35,8 @@ def check_same_run(before: RunConfig, now: RunConfig, *, folder: pathlib.Path, f
     Raises:
       ValueError: another field differs; the message names the first one, with both values and the remedy.
     """
-    changed = changed_fields(before, now, but=(*FREE_ON_RESUME, *free, *now.train.change_on_resume))
+    sources = [f"data.sources.{name}" for name in before.data.sources.keys() ^ now.data.sources.keys()]
+    changed = changed_fields(before, now, but=(*FREE_ON_RESUME, *MIXING, *sources, *free, *now.train.change_on_resume))
     if not changed:
         return
     path, (there, here) = next(iter(changed.items()))
@@ -54,3 +59,27 @@ def changed_fields(before: RunConfig, now: RunConfig, *, but: tuple[str, ...] = 
 
 def _is_below(path: str, names: tuple[str, ...]) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in names)
+
+
+def check_same_mixing(before: Weights, now: Weights, *, step: int, folder: pathlib.Path) -> None:
+    """Refuses other weights for the steps that a run has done; those of later steps may change.
+
+    Args:
+      before: the shares of the sources, stage by stage, that the run has had until now.
+      now: those that it is to go on with.
+      step: number of steps done.
+      folder: the folder of the run, for the message.
+
+    Raises:
+      ValueError: rows would be read again or never.
+    """
+    done, wanted = weights_until(before, step), weights_until(now, step)
+    if done == wanted:
+        return
+    had = "; ".join(f"from step {first} on: {described(shares)}" for first, shares in done)
+    asked = "; ".join(f"from step {first} on: {described(shares)}" for first, shares in wanted)
+    raise ValueError(
+        f"{folder}: the {step} steps that are done read their rows with these weights: {had}; here they are: {asked}. "
+        f"Rows would be repeated or skipped: keep those, and give other weights from step {step} or later on "
+        f"(data.stages)"
+    )

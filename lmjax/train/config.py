@@ -22,6 +22,7 @@ from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluations.evaluation import Evaluation
 from lmjax.train.faults import FaultPolicy, Stop
 from lmjax.train.optimizers import AdamW, Optimizer
+from lmjax.train.trackers import NoTracker, Tracker
 
 CHANGEABLE = (
     "data", "schedule", "train.batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm",
@@ -54,6 +55,8 @@ class TrainConfig:
     """What a step has as many of while rows are shorter: tokens (so batch_size grows as rows get shorter) or rows."""
     microbatches: int = 1
     """Parts of a batch processed one after the other, their gradients summed (less memory, same result)."""
+    gradient_noise: bool = False
+    """Log the critical batch size, estimated from the gradients of the microbatches (McCandlish et al. 2018)."""
     seed: int = 0
     """Decides initial weights, data order, corruption and dropout."""
     init_from: str | None = None
@@ -88,8 +91,6 @@ class TrainConfig:
     """Steps between checks that all devices that hold the same parameters hold the same bits. 0 never checks."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
-    wandb: bool = False
-    """Log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self):
         check_literals(self, "train.")
@@ -103,6 +104,11 @@ class TrainConfig:
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"train.batch_size={self.batch_size} is not a multiple of train.microbatches={self.microbatches}"
+            )
+        if self.gradient_noise and self.microbatches == 1:
+            raise ValueError(
+                "train.gradient_noise=True compares the gradients of microbatches with that of the batch: set "
+                "train.microbatches to 2 or more"
             )
         if self.init_changes and self.init_from is None:
             raise ValueError(f"train.init_changes={self.init_changes}: there is no other run: set train.init_from")
@@ -164,6 +170,8 @@ class RunConfig:
     """Length, batch and reporting."""
     evaluations: tuple[Evaluation, ...] = ()
     """What is measured besides the validation that `train.eval_every` and `train.eval_batches` describe."""
+    tracker: Tracker = NoTracker()
+    """Where numbers are kept besides the run folder: WandB, Trackio or MLflow."""
     on_fault: FaultPolicy = Stop()
     """What is done when a loss is not finite or jumps up: Stop, SkipUpdate or RollBack."""
     mesh: MeshConfig = MeshConfig()
@@ -181,6 +189,17 @@ class RunConfig:
                 raise ValueError(
                     f"evaluations: name={name!r} is taken: its numbers could not be told from others of that name; "
                     f"choose another"
+                )
+        decides, best_by = self.checkpoint.best_by.partition("/")[0], self.checkpoint.best_by
+        if self.checkpoint.keep_best and decides not in (VALID, *names):
+            raise ValueError(
+                f"checkpoint.best_by={best_by!r}: no evaluation is called {decides!r}: name a number of "
+                f"{', '.join((VALID, *names))}"
+            )
+        for evaluation in self.evaluations:
+            if self.checkpoint.keep_best and evaluation.name == decides and not evaluation.every_steps:
+                raise ValueError(
+                    f"checkpoint.best_by={best_by!r}: {decides} is evaluated only at the end: set its every_steps"
                 )
 
     @property

@@ -57,6 +57,8 @@ def from_json(kind: Any, value: Any, *, where: str = "config.json") -> Any:
         if len(item_kinds) != len(value):
             raise ValueError(f"{where} is {value}: must be {len(item_kinds)} values")
         return tuple(from_json(k, item, where=where) for k, item in zip(item_kinds, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {name: from_json(args[1], item, where=f"{where}: {name}") for name, item in value.items()}
     return float(value) if kind is float and type(value) is int else value
 
 

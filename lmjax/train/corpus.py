@@ -5,23 +5,22 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from lmjax.data.config import DataConfig
 from lmjax.data.manifest import MANIFEST, Manifest
-from lmjax.data.prepare.documents import texts
+from lmjax.data.mixing import Weights, weights_by_step
 from lmjax.data.prepare.prepare import PREPARING, TOKENIZER, prepare, refuse_foreign
 from lmjax.data.prepare.sources import find_files, fingerprint
 from lmjax.data.rows.pipeline import open_rows
 from lmjax.data.rows.source import RowSource
-from lmjax.naming import naming_file
+from lmjax.naming import naming, naming_file
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
-from lmjax.parallel.signals import kept
-from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer, load_tokenizer, train_and_save
+from lmjax.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer
 from lmjax.tokenizers.folder import METADATA
-from lmjax.tokenizers.special import role_of
+from lmjax.train.corpus_tokenizer import check_same_tokenizer, load_or_train_tokenizer
 
 CACHE = pathlib.Path("data")
 LONGEST_STEM = 48
@@ -35,15 +34,17 @@ class Corpus:
 
     Attributes:
       config: the configuration of the data, which says how rows are cut.
-      folder: the prepared folder; the first one of a mixture.
-      manifest: the contents of the folder.
+      folder: the prepared folder; of a mixture, the folder with the tokenizer.
+      manifest: the contents of the folder; of a mixture, those of its first source.
       tokenizer: the tokenizer of all its folders.
+      sources: the sources of a mixture by name, each a corpus by itself; empty for a single source.
     """
 
     config: DataConfig
     folder: pathlib.Path
     manifest: Manifest
     tokenizer: Tokenizer
+    sources: Mapping[str, "Corpus"] = dataclasses.field(default_factory=dict)
 
     def rows(
         self, split: str, *, row_length: int, seed: int | None, overlap: int = 0, num_streams: int = 1
@@ -56,12 +57,14 @@ class Corpus:
             overlap=overlap,
             num_streams=num_streams,
             seed=seed,
-            folder=None if self.config.mixture else self.folder,
+            folder=None if self.sources else self.folder,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
         )
 
     def whole_rows(self, split: str, *, objective: Objective, sequence_length: int, batch_size: int) -> RowSource:
         """Returns all rows of a split in a fixed order, for evaluations; each token is scored once.
+
+        The sources of a mixture are evaluated one by one, so this is for one source.
 
         Args:
           split: ``"train"`` or ``"valid"``.
@@ -78,15 +81,49 @@ class Corpus:
             overlap=max(row_length - sequence_length, 0),
             num_streams=batch_size,
             seed=None,
-            folder=None if self.config.mixture else self.folder,
+            folder=self.folder,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             whole=True,
             eos_id=self.tokenizer.vocabulary.eos_id,
         )
 
+    def total(self, split: str, quantity: str) -> int:
+        """Returns the sum of ``"tokens"``, ``"documents"`` or ``"text_bytes"`` of a split over all sources."""
+        return sum(one.manifest.total(split, quantity) for one in self.each())
+
+    def each(self) -> "tuple[Corpus, ...]":
+        """Returns the sources of a mixture, or the corpus itself."""
+        return tuple(self.sources.values()) or (self,)
+
     def has(self, split: str) -> bool:
         """Returns whether a split holds any document."""
-        return self.manifest.total(split, "documents") > 0
+        return self.total(split, "documents") > 0
+
+    @property
+    def weights(self) -> Weights:
+        """The shares of the sources of a mixture, stage by stage."""
+        return weights_by_step(
+            self.config, {name: one.manifest.total("train", "tokens") for name, one in self.sources.items()}
+        )
+
+    def below(self, start: pathlib.Path) -> "Corpus":
+        """Returns the same corpus, with the relative paths of its folders taken from the folder ``start``."""
+        if not self.sources:
+            folder = start / self.folder
+            return dataclasses.replace(self, folder=folder, config=self.config.single(prepared=str(folder)))
+        sources = {name: one.below(start) for name, one in self.sources.items()}
+        return dataclasses.replace(
+            self, folder=start / self.folder, config=_with_folders(self.config, sources), sources=sources
+        )
+
+
+def _with_folders(data: DataConfig, sources: Mapping[str, Corpus]) -> DataConfig:
+    """Returns the configuration of a mixture that names the folder of each source."""
+    folders = {name: str(one.folder) for name, one in sources.items()}
+    if data.mixture:
+        return dataclasses.replace(data, mixture=tuple(folders.values()))
+    named = {name: dataclasses.replace(source, prepared=folders[name]) for name, source in data.sources.items()}
+    return dataclasses.replace(data, sources=named, prepared=None)
 
 
 def prepared_corpus(data: DataConfig, folder: pathlib.Path | str, tokenizer: Tokenizer) -> Corpus:
@@ -101,8 +138,7 @@ def prepared_corpus(data: DataConfig, folder: pathlib.Path | str, tokenizer: Tok
       ValueError: the folder holds no prepared data.
     """
     folder = pathlib.Path(folder)
-    data = dataclasses.replace(data, prepared=str(folder), mixture=(), mixture_weights=())
-    return Corpus(data, folder, Manifest.load(folder), tokenizer)
+    return Corpus(data.single(prepared=str(folder)), folder, Manifest.load(folder), tokenizer)
 
 
 def open_corpus(
@@ -132,14 +168,16 @@ def open_corpus(
 
 
 def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None, current: bool) -> Corpus:
-    given = data.mixture[0] if data.mixture else data.prepared
-    folder = pathlib.Path(given) if given is not None else automatic_folder(data, tokenizer)
-    if data.mixture or (given is not None and not current and (folder / MANIFEST).exists()):
+    if data.mixture:
+        return _open_mixture(data, tokenizer)
+    if data.sources:
+        return _open_sources(data, tokenizer, progress, current)
+    folder = corpus_folder(data, tokenizer)
+    if data.prepared is not None and not current and (folder / MANIFEST).exists():
         manifest = Manifest.load(folder)
-        if not data.mixture:
-            _check_same_preparation(data, manifest, folder)
+        _check_same_preparation(data, manifest, folder)
         saved = load_tokenizer(folder / TOKENIZER)
-        _check_same_tokenizer(tokenizer, saved, folder)
+        check_same_tokenizer(tokenizer, saved, folder)
         return Corpus(data, folder, manifest, saved)
     refuse_foreign(folder)
     # A finished folder may be one that we cannot write to. The other processes of a run wait for each other.
@@ -148,6 +186,74 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
     with naming_file(folder), lock:
         made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
         return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
+
+
+def _open_mixture(data: DataConfig, tokenizer: TokenizerConfig) -> Corpus:
+    """Opens prepared folders; nothing is prepared."""
+    manifests = {name: Manifest.load(part.prepared or "") for name, part in data.parts.items()}
+    first = pathlib.Path(data.mixture[0])
+    saved = load_tokenizer(first / TOKENIZER)
+    check_same_tokenizer(tokenizer, saved, first)
+    sources = {
+        name: Corpus(part, pathlib.Path(part.prepared or ""), manifests[name], saved)
+        for name, part in data.parts.items()
+    }
+    return Corpus(data, first, next(iter(manifests.values())), saved, sources)
+
+
+def _open_sources(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None, current: bool) -> Corpus:
+    """Opens several sources, and first prepares those that are not there yet, all with one tokenizer."""
+    parent = corpus_folder(data, tokenizer)
+    _refuse_other_content(data, parent)
+    parts = {name: part.single(prepared=part.prepared or str(parent / name)) for name, part in data.parts.items()}
+    finished = all((pathlib.Path(part.prepared or "") / MANIFEST).exists() for part in parts.values())
+    lock = contextlib.nullcontext() if finished else folder_lock(parent, PREPARING, wait=not is_primary())
+    with naming_file(parent), lock:
+        made = _tokenizer_of_sources(data, parts, tokenizer, parent)
+        sources = {}
+        for name, part in parts.items():
+            folder = pathlib.Path(part.prepared or "")
+            with naming(f"data.sources: {name}"):
+                if (folder / MANIFEST).exists() and (not current or data.sources[name].path is None):
+                    manifest = Manifest.load(folder)
+                    if data.sources[name].path is not None:
+                        _check_same_preparation(part, manifest, folder)
+                elif data.sources[name].path is None:
+                    raise ValueError(f"{folder} holds no prepared data: prepare it, or name the text in path")
+                else:
+                    manifest = prepare(part, made, folder, progress=progress)
+            sources[name] = Corpus(part, folder, manifest, made)
+    manifest = sources[data.source_names[0]].manifest
+    return Corpus(_with_folders(data, sources), parent, manifest, made, sources)
+
+
+def _refuse_other_content(data: DataConfig, parent: pathlib.Path) -> None:
+    """Refuses a folder for several sources that holds anything else.
+
+    Raises:
+      ValueError: it does.
+    """
+    if (parent / MANIFEST).exists():
+        raise ValueError(f"{parent} holds a single prepared source: give data.sources another folder (data.prepared)")
+    # Sources may have been taken out of the recipe, and their folders stay.
+    if parent.is_dir() and not (parent / TOKENIZER / METADATA).exists():
+        others = [path.name for path in parent.iterdir() if path.name not in data.source_names]
+        if any(name != TOKENIZER and not name.startswith(".") for name in others):
+            raise ValueError(f"{parent} is not empty and holds no preparation: choose another folder (data.prepared)")
+
+
+def _tokenizer_of_sources(
+    data: DataConfig, parts: Mapping[str, DataConfig], tokenizer: TokenizerConfig, parent: pathlib.Path
+) -> Tokenizer:
+    """Returns the tokenizer of all sources: that of the common folder, that of a source that is there, or a new one."""
+    if not (parent / TOKENIZER / METADATA).exists():
+        for part in parts.values():
+            folder = pathlib.Path(part.prepared or "")
+            if (folder / MANIFEST).exists():
+                saved = load_tokenizer(folder / TOKENIZER)
+                check_same_tokenizer(tokenizer, saved, folder)
+                return saved
+    return load_or_train_tokenizer(data, tokenizer, parent / TOKENIZER)
 
 
 def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathlib.Path) -> None:
@@ -162,42 +268,21 @@ def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathli
             )
 
 
+def corpus_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
+    """Returns the folder of a recipe's data: the one it names, or :func:`automatic_folder`."""
+    given = data.mixture[0] if data.mixture else data.prepared
+    return pathlib.Path(given) if given is not None else automatic_folder(data, tokenizer)
+
+
 def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
     """Returns the folder of the shards if the recipe names none; its name depends on the input and on how it is cut."""
+    if data.sources:
+        read = {name: part for name, part in data.parts.items() if data.sources[name].path is not None}
+        folders = {name: str(automatic_folder(part, tokenizer)) for name, part in read.items()}
+        digest = hashlib.sha256(json.dumps(folders, sort_keys=True).encode()).hexdigest()[:12]
+        return CACHE / f"{'-'.join(data.source_names)[:LONGEST_STEM]}-{digest}"
     files = find_files(data)
     facts = [data.path, data.preparation(), dataclasses.asdict(tokenizer), fingerprint(files)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     stem = pathlib.PurePath(data.path).stem.replace("*", "")[:LONGEST_STEM] or "corpus"
     return CACHE / f"{stem}-{digest}"
-
-
-def load_or_train_tokenizer(data: DataConfig, config: TokenizerConfig, folder: pathlib.Path) -> Tokenizer:
-    """Returns the tokenizer saved in ``folder``; if there is none, it is trained on the training documents first."""
-    if (folder / METADATA).exists():
-        saved = load_tokenizer(folder)
-        _check_same_tokenizer(config, saved, folder)
-        return saved
-    refuse_foreign(folder.parent)
-    again = kept("the tokenizer was not finished: the next start trains it anew")
-    with folder_lock(folder.parent, PREPARING), again:
-        return train_and_save(config, lambda: texts(data), folder)
-
-
-def _check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: pathlib.Path) -> None:
-    """Refuses a recipe whose tokenizer cannot be the one the shards were made with."""
-    if config.path is not None:
-        differs = build_tokenizer(config, lambda: ()).fingerprint != saved.fingerprint
-    else:
-        kinds_differ = (config.kind or "bytes") != saved.kind
-        sizes_differ = config.vocab_size not in (None, saved.vocabulary.size)
-        asked = config.all_special_tokens
-        saved_names = sorted(saved.special_tokens, key=saved.special_tokens.__getitem__)
-        # SentencePiece adds an unknown token even if the recipe does not ask for one.
-        names_differ = list(asked) != [name for name in saved_names if name in asked or role_of(name) != "unk"]
-        differs = kinds_differ or sizes_differ or names_differ
-    if differs:
-        raise ValueError(
-            f"{folder} holds data made with another tokenizer ({saved.kind}, {saved.vocabulary.size} ids, special "
-            f"tokens {' '.join(saved.special_tokens)}) than the recipe's: change the recipe's tokenizer to that, "
-            f"or prepare into another folder (data.prepared)"
-        )

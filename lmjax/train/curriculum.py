@@ -81,10 +81,19 @@ class Curriculum:
         )
         for phase in self.phases:
             rows.cut(phase.row_length)
-        return rows
+        return rows.placed(self.first_block)
+
+    def first_block(self, step: int) -> int:
+        """Returns the number of the first block of which no token was read before a step; stages begin with a block."""
+        return -(-self.at(step).consumed(step) // self.phases[-1].stride)
 
     def batches(
-        self, rows: RowSource, *, start_step: int = 0, sharding: jax.sharding.Sharding | None = None
+        self,
+        rows: RowSource,
+        *,
+        start_step: int = 0,
+        sharding: jax.sharding.Sharding | None = None,
+        num_threads: int = 0,
     ) -> Iterator[Rows]:
         """Yields this process's part of the batches of ``start_step``, ``start_step + 1``, ...
 
@@ -92,7 +101,10 @@ class Curriculum:
           rows: the rows that :meth:`rows` returned.
           start_step: the first step.
           sharding: how a batch is split over the devices of all processes; ``None`` if this is the only process.
+          num_threads: number of threads that read rows, see :func:`lmjax.data.rows.pipeline.batches`.
         """
+        # The batch sizes may be others than when the rows were opened.
+        rows = rows.placed(self.first_block)
         for phase in self.phases:
             if phase.end_step is not None and phase.end_step <= start_step:
                 continue
@@ -105,6 +117,7 @@ class Curriculum:
                 first_row=phase.first_row,
                 process_index=index,
                 process_count=count,
+                num_threads=num_threads,
             )
             yield from itertools.islice(
                 endless, None if phase.end_step is None else phase.end_step - phase.first_step - steps_done

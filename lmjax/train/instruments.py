@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 
-from lmjax.train.config import TrainConfig
+from lmjax.train.config import RunConfig
+from lmjax.train.config_file import flatten, to_json
 from lmjax.train.goodput import Goodput
 from lmjax.train.guard import GracefulExit, Watchdog
 from lmjax.train.metrics import MetricWriters, Throughput
@@ -37,31 +37,30 @@ class Instruments:
 
 
 @contextlib.contextmanager
-def open_instruments(
-    folder: pathlib.Path, train: TrainConfig, *, first_step: int, goodput: Goodput
-) -> Iterator[Instruments]:
+def open_instruments(config: RunConfig, *, first_step: int, goodput: Goodput) -> Iterator[Instruments]:
     """Opens the instruments of a run until the block ends.
 
     Args:
-      folder: the folder of the run.
-      train: the configuration, which says what is written and when the watchdog ends the process.
+      config: the configuration of the run, which says what is written and when the watchdog ends the process.
       first_step: number of steps done before this start; lines of metrics for later steps are dropped.
       goodput: the account of the run's time until now.
 
     Raises:
       ValueError, OSError: metrics cannot be written as the configuration asks.
     """
+    train = config.train
     with contextlib.ExitStack() as stack:
         writers = MetricWriters(
-            folder,
+            config.run_folder,
             first_step=first_step + 1 if first_step else 0,
             tensorboard=train.tensorboard,
-            wandb=train.wandb,
+            tracker=config.tracker,
+            settings=flatten(to_json(config)),
         )
         yield Instruments(
             writers=stack.enter_context(writers),
             graceful=GracefulExit(),
-            watchdog=stack.enter_context(Watchdog(train.watchdog_minutes, signs=folder / SIGNS)),
+            watchdog=stack.enter_context(Watchdog(train.watchdog_minutes, signs=config.run_folder / SIGNS)),
             progress=stack.enter_context(ProgressReport(train.steps, first_step=first_step)),
             throughput=Throughput(),
             goodput=goodput,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from lmjax.data.mixing import described
 from lmjax.models.summary import ModelSummary, describe
 from lmjax.naming import naming_file
 from lmjax.parallel import distributed
@@ -21,6 +22,7 @@ from lmjax.train.components import turn_of
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Progress
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.epochs import check_epochs, epochs_at
 from lmjax.train.evaluations.round import Evaluations, Numbers, not_finite_losses
 from lmjax.train.faults import StepFault, check_finite
 from lmjax.train.goodput import Goodput
@@ -115,6 +117,7 @@ def _train(
     record = record.at(first_step, batch_size=plan.config.train.batch_size)
     saves = _begin_saves(plan, origin, record, checkpoints, first_step)
     phases = _phases(plan, record)
+    check_epochs(plan.rows, phases, steps=plan.config.train.steps, limits=plan.config.data.max_epochs)
     try:
         return _steps(plan, phases, beginning, saves, Goodput(beginning.seconds, started=started), say)
     except StepFault as fault:
@@ -128,12 +131,13 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
-        tools = stack.enter_context(open_instruments(folder, train, first_step=first_step, goodput=goodput))
+        tools = stack.enter_context(open_instruments(plan.config, first_step=first_step, goodput=goodput))
         integrity = Integrity(train, tools)
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
         reports = StepReports(plan=plan, curriculum=phases, summaries=summaries, instruments=tools, record=saves.record)
-        evaluations = Evaluations(begun=plan.evaluations, instruments=tools)
+        best_by = plan.config.checkpoint.best_by if plan.config.checkpoint.keep_best else None
+        evaluations = Evaluations(begun=plan.evaluations, instruments=tools, decides=best_by)
         numbers: Numbers = {}
         compiled: set[tuple[str | None, int]] = set()
         step = first_step
@@ -146,7 +150,7 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         )
         while step < train.steps:
             profiler.before_step()
-            with tools.goodput.spending("data"):
+            with tools.throughput.waiting(), tools.goodput.spending("data"):
                 rows = next(batches)
             component = turn_of(plan.config.objective, step).component
             integrity.check_step(learner.of(component), state, rows, step + 1)
@@ -214,10 +218,16 @@ def _phases(plan: Plan, record: Record) -> Curriculum:
 def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -> None:
     """Tells a person which model will be trained, and on which data."""
     corpus, steps = plan.corpus, plan.config.train.steps
-    tokens = corpus.manifest.total("train", "tokens")
+    tokens = corpus.total("train", "tokens")
     epochs = phases.at(steps).consumed(steps) / tokens
     say(describe(summary))
     say(f"data: {corpus.folder}, {short_number(tokens)} training tokens, {epochs:.2f} epochs in all")
-    for note in corpus.manifest.notes:
-        say(f"data: {note}")
+    for name, times in epochs_at(plan.rows, phases, steps).items():
+        own = corpus.sources[name].manifest.total("train", "tokens")
+        say(f"data: {name}: {short_number(own)} training tokens, {times:.2f} epochs in all")
+    for first_step, shares in corpus.weights if corpus.sources else ():
+        say(f"data: from step {first_step} on: {described(shares)}")
+    for one in corpus.each():
+        for note in one.manifest.notes:
+            say(f"data: {note}")
     say(f"run: {plan.config.run_folder}, {steps} steps")

@@ -1,4 +1,4 @@
-"""Writes the numbers of a run (``metrics.jsonl``, TensorBoard, Weights & Biases), and computes its speed and MFU.
+"""Writes the numbers of a run (``metrics.jsonl``, TensorBoard, a tracker), and computes its speed and MFU.
 
 ``metrics.jsonl`` has one line for each step, which is a flat JSON object::
 
@@ -10,8 +10,6 @@ import contextlib
 import math
 import os
 import pathlib
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -20,9 +18,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from lmjax.atomic_files import write_file
 from lmjax.parallel import distributed
 from lmjax.train.metrics_file import JsonLines, read_lines
+from lmjax.train.trackers import Session, Tracker
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -49,26 +47,40 @@ class MetricWriters:
       first_step: the first step that this process will write. Lines from this step on are dropped (atomically): a run
         that was killed after its last checkpoint has left them.
       tensorboard: whether to write TensorBoard event files as well, into ``folder/tensorboard``.
-      wandb: whether to log to Weights & Biases as well, after a resume to the same run.
+      tracker: another place to log to; after a resume, to the same run there.
+      settings: the configuration of the run by dotted path, for the tracker.
+
+    Attributes:
+      earlier: the lines of ``metrics.jsonl`` that are kept from earlier starts; empty in other processes.
 
     Raises:
-      ValueError: ``wandb`` is asked for but is not installed.
+      ValueError: the package of the tracker is not installed.
       OSError: the folder cannot be written to.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, *, first_step: int = 0, tensorboard: bool = True, wandb: bool = False
+        self,
+        folder: str | os.PathLike,
+        *,
+        first_step: int = 0,
+        tensorboard: bool = True,
+        tracker: Tracker | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         folder = pathlib.Path(folder)
         self._file: JsonLines | None = None
+        self.earlier: list[dict[str, float]] = []
         self._tensorboard: EventFile | None = None
-        self._wandb: Any = None
+        self._session: Session | None = None
         if not distributed.is_primary():
             return
         # This comes before anything is written, so that a missing package leaves no files.
-        self._wandb = _start_wandb(folder) if wandb else None
+        if tracker is not None:
+            tracker.check()
+            self._session = tracker.open(folder, settings or {})
         folder.mkdir(parents=True, exist_ok=True)
         self._file = JsonLines(folder / METRICS_FILE, first_step=first_step)
+        self.earlier = read_metrics(folder)
         if tensorboard:
             self._tensorboard = EventFile(folder / "tensorboard", first_step=first_step)
 
@@ -84,8 +96,8 @@ class MetricWriters:
             self._file.write(step, numbers)
         if self._tensorboard is not None:
             self._tensorboard.write(step, numbers)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        if self._session is not None:
+            self._session.write(step, numbers)
 
     def close(self) -> None:
         """Flushes and closes all files and connections."""
@@ -93,8 +105,8 @@ class MetricWriters:
             self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        if self._session is not None:
+            self._session.close()
 
     def __enter__(self) -> "MetricWriters":
         return self
@@ -132,22 +144,10 @@ class EventFile:
         self._writer.close()
 
 
-def _start_wandb(folder: pathlib.Path) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError('train.wandb=True needs the wandb package: pip install "lmjax[wandb]"') from error
-    folder.mkdir(parents=True, exist_ok=True)
-    id_file = folder / "wandb_run_id"
-    run_id = id_file.read_text(errors="replace").strip() if id_file.exists() else ""
-    if not re.fullmatch(r"[\w-]{1,64}", run_id, re.ASCII):
-        run_id = secrets.token_hex(4)
-    write_file(id_file, run_id)
-    return wandb.init(project="lmjax", name=folder.name, dir=str(folder), id=run_id, resume="allow")
-
-
 class Throughput:
-    """Measures tokens per second over the last ``window`` steps, without the first step, which compiles.
+    """Measures tokens per second, and the time spent waiting for rows, over the last ``window`` steps.
+
+    The first step is left out, because it compiles.
 
     Args:
       window: the number of steps to average over.
@@ -158,16 +158,43 @@ class Throughput:
         if window < 1:
             raise ValueError(f"window={window}: must be at least 1")
         self._clock = clock
-        self._paused = 0.0
+        self._paused = self._waited = 0.0
         self._tokens = 0
-        self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=window + 1)
+        self._marks: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=window + 1)
 
     def step(self, num_tokens: int) -> float | None:
         """Counts a step that has just finished, and returns tokens per second so far; ``None`` at the first step."""
         self._tokens += num_tokens
-        self._marks.append((self._clock() - self._paused, self._tokens))
-        (first_time, first_tokens), (last_time, last_tokens) = self._marks[0], self._marks[-1]
+        self._marks.append((self._clock() - self._paused, self._tokens, self._waited))
+        (first_time, first_tokens, _), (last_time, last_tokens, _) = self._marks[0], self._marks[-1]
         return (last_tokens - first_tokens) / (last_time - first_time) if last_time > first_time else None
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps that are averaged over."""
+        return max(len(self._marks) - 1, 0)
+
+    @property
+    def waiting_share(self) -> float:
+        """The share of the time of these steps in which the step could not begin because its rows were not there."""
+        if self.num_steps == 0:
+            return 0.0
+        (first_time, _, first_waited), (last_time, _, last_waited) = self._marks[0], self._marks[-1]
+        return (last_waited - first_waited) / (last_time - first_time) if last_time > first_time else 0.0
+
+    @property
+    def waiting_seconds(self) -> float:
+        """The mean time, in seconds, that one of these steps has waited for its rows."""
+        return (self._marks[-1][2] - self._marks[0][2]) / self.num_steps if self.num_steps else 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time of the block as spent waiting for rows."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - begin
 
     def restart(self) -> None:
         """Forgets all steps so far. It is called when the next step compiles or has another size."""

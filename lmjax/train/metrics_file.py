@@ -22,7 +22,7 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], dict[int, byte
     texts = path.read_bytes().split(b"\n")
     lines, damaged = [], {}
     for number, text in enumerate(texts, start=1):
-        line = _parsed(text)
+        line = parsed(text)
         if line is not None:
             lines.append(line)
         elif text.strip() and number < len(texts):
@@ -30,7 +30,8 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], dict[int, byte
     return lines, damaged
 
 
-def _parsed(text: bytes) -> dict[str, Any] | None:
+def parsed(text: bytes) -> dict[str, Any] | None:
+    """Returns a line as an object of numbers with a step; None if it is anything else."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):  # Text that is not UTF-8 raises a ValueError, too.

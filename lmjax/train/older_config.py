@@ -3,7 +3,9 @@
 from typing import Any
 
 from lmjax.models.config import ModelConfig
+from lmjax.train.config import RunConfig
 from lmjax.train.optimizers import Optimizer
+from lmjax.train.trackers import Tracker
 
 _OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor", "sgd": "SGD"}
 """The class that each former ``name`` of an optimizer stands for now; the module has the same name."""
@@ -20,7 +22,18 @@ def as_of_today(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
         return _model(fields)
     if kind is Optimizer:
         return _optimizer(fields)
+    if kind is RunConfig:
+        return _run(fields)
     return fields
+
+
+def _run(fields: dict[str, Any]) -> dict[str, Any]:
+    """Makes a tracker of the former switch ``train.wandb``."""
+    train = fields.get("train")
+    if not isinstance(train, dict) or "wandb" not in train:
+        return fields
+    fields = fields | {"train": {name: value for name, value in train.items() if name != "wandb"}}
+    return {"tracker": {"type": f"{Tracker.home}.wandb:WandB"}} | fields if train["wandb"] is True else fields
 
 
 def _model(fields: dict[str, Any]) -> dict[str, Any]:

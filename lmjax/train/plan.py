@@ -5,9 +5,11 @@ from collections.abc import Generator
 
 from lmjax.data.rows.pipeline import device_batches
 from lmjax.data.rows.source import RowSource
+from lmjax.tokenizers import Tokenizer
 from lmjax.train.config import VALID, RunConfig
 from lmjax.train.corpus import Corpus, Progress, open_corpus
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.epochs import check_epochs
 from lmjax.train.evaluations.evaluation import Evaluation, Measure, Subject
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.setup import lay_out, learner_on, resolve
@@ -48,7 +50,9 @@ class Plan:
           start_step: number of updates done before the first batch.
         """
         sharding = self.learner.row_sharding
-        return device_batches(curriculum.batches(self.rows, start_step=start_step, sharding=sharding), sharding)
+        threads = self.config.data.read_threads
+        local = curriculum.batches(self.rows, start_step=start_step, sharding=sharding, num_threads=threads)
+        return device_batches(local, sharding)
 
 
 def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
@@ -61,19 +65,22 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
     Raises:
       ValueError: the user has to change something; nothing but prepared data was written.
     """
-    # This comes first, because preparing the data may take hours.
+    # These come first, because preparing the data may take hours.
+    config.tracker.check()
     layout = lay_out(config)
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     vocabulary = corpus.tokenizer.vocabulary
     config = resolve(config, vocabulary)
     learner = learner_on(layout, config, vocabulary)
-    subject = subject_of(config, learner, corpus)
+    subject = subject_of(config, learner, corpus.tokenizer, corpus)
+    rows = layout.curriculum.rows(corpus, seed=config.train.seed)
+    check_epochs(rows, layout.curriculum, steps=config.train.steps, limits=config.data.max_epochs)
     return Plan(
         config=config,
         curriculum=layout.curriculum,
         corpus=corpus,
         learner=learner,
-        rows=layout.curriculum.rows(corpus, seed=config.train.seed),
+        rows=rows,
         evaluations=tuple((one, one.begin(subject)) for one in evaluations_of(config, corpus)),
     )
 
@@ -85,16 +92,19 @@ def evaluations_of(config: RunConfig, corpus: Corpus) -> tuple[Evaluation, ...]:
     return (*((validation,) if corpus.has("valid") else ()), *config.evaluations)
 
 
-def subject_of(config: RunConfig, learner: Learner, corpus: Corpus) -> Subject:
+def subject_of(config: RunConfig, learner: Learner, tokenizer: Tokenizer, corpus: Corpus | None = None) -> Subject:
     """Returns the facts about a run that evaluations are given.
 
     Args:
       config: the resolved configuration of the run.
       learner: the learner of the run.
-      corpus: the run's data, or other data to evaluate it on.
+      tokenizer: its tokenizer.
+      corpus: the run's data, or other data to evaluate it on; None for evaluations that bring their own.
     """
     return Subject(
         learner=learner,
+        tokenizer=tokenizer,
+        data=config.data if corpus is None else corpus.config,
         corpus=corpus,
         model=config.model,
         batch_size=config.train.batch_size,

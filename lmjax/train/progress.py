@@ -21,14 +21,17 @@ def summary(metrics: Mapping[str, float]) -> str:
     """Returns the numbers of a step as a short text: ``loss 3.214 · 51.2k tok/s · MFU 38%``.
 
     Args:
-      metrics: any of ``train/loss`` (or ``loss``), ``tokens_per_second`` and ``mfu``; other numbers are not shown.
+      metrics: any of ``train/loss`` (or ``loss``), ``tokens_per_second``, ``mfu`` and ``waiting_for_rows`` (which is
+        shown from 2% on); other numbers are not shown.
     """
     loss = metrics.get("train/loss", metrics.get("loss"))
     rate, utilisation = metrics.get("tokens_per_second"), metrics.get("mfu")
+    waiting = metrics.get("waiting_for_rows", 0.0)
     parts = [
         f"loss {loss:.4f}" if loss is not None else "",
         f"{short_number(rate)} tok/s" if rate is not None else "",
         f"MFU {utilisation:.0%}" if utilisation is not None else "",
+        f"{waiting:.0%} waiting for rows" if waiting >= 0.02 else "",
     ]
     return " · ".join(part for part in parts if part)
 

@@ -27,6 +27,7 @@ class DataFacts:
       tokens: number of tokens for training.
       valid_documents: number of documents kept for validation.
       valid_tokens: number of tokens kept for validation.
+      source: the name of the source of a mixture.
     """
 
     folder: str
@@ -36,6 +37,7 @@ class DataFacts:
     tokens: int
     valid_documents: int
     valid_tokens: int
+    source: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,11 +94,14 @@ class Record:
 
 def data_facts(corpus: Corpus) -> tuple[DataFacts, ...]:
     """Returns the facts about the folders of a corpus as they are now."""
-    folders = [pathlib.Path(path) for path in corpus.config.mixture] or [corpus.folder]
-    return tuple(_facts(folder, Manifest.load(folder)) for folder in folders)
+    # The folders of ``data.mixture`` are told apart by their order, so that they can be moved.
+    names = list(corpus.sources) if corpus.config.sources else [None] * len(corpus.each())
+    return tuple(
+        _facts(one.folder, Manifest.load(one.folder), name) for name, one in zip(names, corpus.each(), strict=True)
+    )
 
 
-def _facts(folder: pathlib.Path, manifest: Manifest) -> DataFacts:
+def _facts(folder: pathlib.Path, manifest: Manifest, source: str | None) -> DataFacts:
     files = manifest.source.get("files")
     return DataFacts(
         folder=str(folder),
@@ -106,15 +111,26 @@ def _facts(folder: pathlib.Path, manifest: Manifest) -> DataFacts:
         tokens=manifest.total("train", "tokens"),
         valid_documents=manifest.total("valid", "documents"),
         valid_tokens=manifest.total("valid", "tokens"),
+        source=source,
     )
 
 
 def data_changes(before: tuple[DataFacts, ...], now: tuple[DataFacts, ...]) -> list[str]:
-    """Returns how the data have changed, one line for each folder; moving a folder is not a change."""
+    """Returns how the data have changed, one line for each folder; moving a folder is not a change.
+
+    Named sources may be added or left out. Whether that changes rows that the run has read follows from the weights.
+    """
     changes = []
-    if len(before) != len(now):
+    named = all(fact.source is not None for fact in (*before, *now))
+    if len(before) != len(now) and not named:
         changes.append(f"{len(before)} folders then, {len(now)} now")
-    for then, here in zip(before, now, strict=False):
+    here_by_name = {fact.source: fact for fact in now}
+    pairs = (
+        [(then, here_by_name[then.source]) for then in before if then.source in here_by_name]
+        if named
+        else zip(before, now, strict=False)
+    )
+    for then, here in pairs:
         if then.fingerprint == here.fingerprint:
             continue
         counts = [

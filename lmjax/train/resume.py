@@ -9,12 +9,13 @@ import os
 import pathlib
 from collections.abc import Callable
 
+from lmjax.data.mixing import weights_by_step
 from lmjax.naming import naming
 from lmjax.objectives.parts.objective import carries_rows
 from lmjax.parallel.distributed import is_primary
 from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers import Tokenizer, load_tokenizer
-from lmjax.train.changes import FREE_IN_A_BRANCH, check_same_run
+from lmjax.train.changes import FREE_IN_A_BRANCH, check_same_mixing, check_same_run
 from lmjax.train.checkpoint import CheckpointError, Checkpoints
 from lmjax.train.components import components_of
 from lmjax.train.config import RunConfig
@@ -40,12 +41,14 @@ class Origin:
       step: the step of the checkpoint; None for the newest.
       config: the configuration that this run folder was trained with until now.
       record: the record in this run folder; None if the run was made before there were records.
+      newest: the step of the checkpoint, or of the newest one.
     """
 
     run: pathlib.Path
     step: int | None
     config: RunConfig
     record: Record | None
+    newest: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,8 @@ def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
     own.check_not_only_set_aside()
     record = read_record(folder)
     if own.steps():
-        return Origin(run=folder, step=None, config=read_config(folder / CONFIG), record=record)
+        config_until_now = read_config(folder / CONFIG)
+        return Origin(run=folder, step=None, config=config_until_now, record=record, newest=max(own.steps()))
     if record is not None and record.last_saved is not None:
         raise CheckpointError(
             f"{folder} was saved at step {record.last_saved} and {folder / CHECKPOINTS} has no checkpoint now: copy "
@@ -100,7 +104,8 @@ def _branch(config: RunConfig, tokenizer: Tokenizer) -> Origin:
         raise ValueError(
             f"{named} was trained with another tokenizer than the data's: set tokenizer.path to {run / TOKENIZER}"
         )
-    return Origin(run=run, step=step, config=before, record=record)
+    newest = max(there.steps()) if step is None else step
+    return Origin(run=run, step=step, config=before, record=record, newest=newest)
 
 
 def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say: Say) -> Record:
@@ -124,6 +129,8 @@ def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say:
         )
         return dataclasses.replace(fresh, batch_sizes=((0, origin.config.train.batch_size),))
     changes = data_changes(origin.record.data, facts)
+    if corpus.sources and not changes:
+        _check_mixing(origin, origin.record, corpus)
     if changes and "data" not in config.train.change_on_resume:
         raise ValueError(
             f"{origin.run} was trained on other data ({'; '.join(changes)}): rows would come in another order, and "
@@ -133,6 +140,19 @@ def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say:
     if changes:
         say(f"going on with other data than before ({'; '.join(changes)}): losses do not compare across this step")
     return dataclasses.replace(origin.record, data=facts, last_saved=None)
+
+
+def _check_mixing(origin: Origin, record: Record, corpus: Corpus) -> None:
+    """Refuses other weights for the steps that the run has done."""
+    data = origin.config.data
+    if not data.source_names:
+        raise ValueError(
+            f"{origin.run} was trained on a single source, here there are several: choose another --folder"
+        )
+    names = [fact.source for fact in record.data] if data.sources else data.source_names
+    tokens = {name: fact.tokens for name, fact in zip(names, record.data, strict=True)}
+    before = weights_by_step(data, {name: tokens[name] for name in data.source_names})
+    check_same_mixing(before, corpus.weights, step=origin.newest, folder=origin.run)
 
 
 def _check_batch_size(config: RunConfig, before: int) -> None:

@@ -98,7 +98,7 @@ def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -
 
 
 BestOrStep = int | Literal["best"] | None
-"""A checkpoint: that of a step, the one with the lowest validation loss (``"best"``), or the newest (None)."""
+"""A checkpoint: that of a step, the best one (``"best"``, ``checkpoint.best_by``), or the newest (None)."""
 
 
 def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep]:
@@ -120,7 +120,7 @@ def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:
     best = checkpoints.best_step()
     if best is None:
         raise ValueError(
-            f"{checkpoints.folder} has no best checkpoint: train with checkpoint.keep_best=True and a validation set, "
-            f"or name one of the steps {checkpoints.steps()}"
+            f"{checkpoints.folder} has no best checkpoint: train with checkpoint.keep_best=True and a validation set "
+            f"(or another checkpoint.best_by), or name one of the steps {checkpoints.steps()}"
         )
     return best

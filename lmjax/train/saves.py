@@ -1,12 +1,13 @@
 """Saves the state of a run, and records the configuration it was made with and the last step that was saved."""
 
 import dataclasses
+import math
 
 from lmjax.parallel.distributed import is_primary
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import write_config
-from lmjax.train.evaluations.round import Numbers, not_finite_losses, validation_loss
+from lmjax.train.evaluations.round import Numbers, deciding_value, not_finite_losses
 from lmjax.train.faults.watch import to_json
 from lmjax.train.instruments import Instruments
 from lmjax.train.record import Record, write_record
@@ -32,7 +33,7 @@ class Saves:
 
     def is_due(self, step: int, numbers: Numbers) -> bool:
         """Returns whether to save after ``step`` updates: by count, by time, or because it is the best state so far."""
-        return self.checkpoints.should_save(step) or self.checkpoints.improves(validation_loss(numbers))
+        return self.checkpoints.should_save(step) or self.checkpoints.improves(self._deciding(numbers))
 
     def save(
         self, step: int, state: TrainState, numbers: Numbers, instruments: Instruments, *, ends: bool = False
@@ -57,12 +58,16 @@ class Saves:
             # The watch is not among the arrays, so that a run may go on with another policy.
             data = {"step": step, "watch": to_json(state.watch), "seconds": instruments.goodput.to_json(ends=ends)}
             state = dataclasses.replace(state, watch=None)
-            if self.checkpoints.save(step, state, data, valid_loss=validation_loss(numbers)):
+            if self.checkpoints.save(step, state, data, value=self._deciding(numbers)):
                 instruments.progress.note(f"step {step}: saving to {self.config.run_folder / CHECKPOINTS / str(step)}")
                 # The save before this one is complete now.
                 self.remember()
         self.saved_step = step
         instruments.watchdog.touch(step)
+
+    def _deciding(self, numbers: Numbers) -> float:
+        config = self.checkpoints.config
+        return deciding_value(numbers, config.best_by) if config.keep_best else math.nan
 
     def remember(self) -> None:
         """Writes the configuration, and the record with the last step that is known to have been saved completely."""

@@ -141,6 +141,7 @@ def learner_on(layout: Layout, config: RunConfig, vocabulary: Vocabulary) -> Lea
         learning_rate=lambda step: config.optimizer.learning_rate * schedule(step),
         mesh=layout.mesh,
         microbatches=train.microbatches,
+        gradient_noise=train.gradient_noise,
         clip_norm=config.optimizer.clip_norm,
         ema_decay=train.ema_decay,
         average=average_of(config.optimizer, spec.kinds),

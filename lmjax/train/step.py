@@ -28,6 +28,7 @@ from lmjax.train.components import Component, components_of
 from lmjax.train.components import metrics as reported
 from lmjax.train.faults import FaultPolicy, Stop
 from lmjax.train.faults.watch import Watch, judged, new_watch
+from lmjax.train.gradient_noise import noise_terms
 from lmjax.train.microbatches import joined, split_microbatches
 from lmjax.train.optimizers import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
@@ -53,6 +54,8 @@ class Learner:
       average: the function from the optimizer's state and the trained parameters to their average; None if the
         optimizer keeps none.
       new_carry: the function that returns the carry of the first step, see ``Objective.initial_carry``.
+      gradient_noise: whether the metrics have the terms of :mod:`lmjax.train.gradient_noise`, which take the gradients
+        of the microbatches.
       mixture: the mixture that the objective is a part of, and whose rows it is given; None for any other objective.
       on_fault: the policy for steps that are faulty.
       turn: the number of the objective among those that take turns.
@@ -69,6 +72,7 @@ class Learner:
     ema_decay: float | None = None
     average: Callable[[Any, Params], Params] | None = None
     new_carry: Callable[[], Any] = lambda: None
+    gradient_noise: bool = False
     mixture: Mixture | None = None
     on_fault: FaultPolicy = Stop()
     turn: int = 0
@@ -193,7 +197,8 @@ class Learner:
         batch = objective.corrupt(corrupt_key, self.own(rows), self.vocabulary)
         scored = {name: jnp.sum(weights > 0) for name, weights in batch.weights.items()}
         batch = dataclasses.replace(batch, weights=jax.tree.map(normalised, batch.weights), carry=state.carry)
-        grads, terms, carry = self._gradients(objective, state, batch, model_key)
+        rows_in_all = len(jax.tree.leaves(rows)[0])
+        grads, terms, carry, small_square = self._gradients(objective, state, batch, model_key)
         grad_norm = optax.tree.norm(grads)
         grads = clip_by_norm(grads, norm=grad_norm, max_norm=self.clip_norm)
         before = self.trained(state.params)
@@ -211,14 +216,20 @@ class Learner:
             "learning_rate": self.learning_rate(state.step),
         }
         metrics |= reported(objective, terms, scored)
-        after = dataclasses.replace(
+        if small_square is not None:
+            metrics |= noise_terms(
+                small_square, grad_norm**2, small_batch=rows_in_all // self.microbatches, big_batch=rows_in_all
+            )
+        updated = dataclasses.replace(
             state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, carry=carry
         )
-        return judged(self.on_fault, state, after, metrics, component=self.turn)
+        return judged(self.on_fault, state, updated, metrics, component=self.turn)
 
     def _gradients(
         self, objective: Objective, state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[Params, Metrics, Any]:
+    ) -> tuple[Params, Metrics, Any, jax.Array | None]:
+        """Returns gradients, loss terms, carry, and the mean squared norm of a microbatch's gradient where wanted."""
+
         def loss(trained: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
             model = self.spec.bind(with_frozen(trained, state.params))
             terms, carry = all_terms(objective, model, part, key)
@@ -227,19 +238,22 @@ class Learner:
         gradient = functools.partial(jax.grad(loss, has_aux=True), self.trained(state.params))
         if self.microbatches == 1:
             grads, (terms, carry) = gradient(batch, key)
-            return grads, terms, carry
+            return grads, terms, carry, None
 
         def accumulate(sums, microbatch):
             part, index = microbatch
             grads, (terms, carry) = gradient(part, jax.random.fold_in(key, index))
-            return jax.tree.map(jnp.add, sums, (grads, terms)), carry
+            square = optax.tree.norm(grads, squared=True) if self.gradient_noise else None
+            return jax.tree.map(jnp.add, sums, (grads, terms)), (carry, square)
 
         parts = split_microbatches(batch, self.microbatches, self.mesh)
         first = jax.tree.map(lambda leaf: leaf[0], parts)
         grads_shape, (terms_shape, _) = jax.eval_shape(gradient, first, key)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads_shape, terms_shape))
-        (grads, terms), carries = jax.lax.scan(accumulate, zeros, (parts, jnp.arange(self.microbatches)))
-        return grads, terms, jax.tree.map(joined, carries)
+        (grads, terms), (carries, square_M) = jax.lax.scan(accumulate, zeros, (parts, jnp.arange(self.microbatches)))
+        # The gradients of M microbatches are summed, so the mean loss of one of them has M times its gradient.
+        small_square = None if square_M is None else self.microbatches**2 * jnp.mean(square_M)
+        return grads, terms, jax.tree.map(joined, carries), small_square
 
     def _eval_step(self, params: Params, rows: Rows, key: jax.Array, carry: Any) -> tuple[Metrics, Any]:
         """Returns sums over a batch, and the carry for the next batch.

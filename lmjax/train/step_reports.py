@@ -10,16 +10,27 @@ import numpy as np
 from lmjax.models.summary import ModelSummary, summarize
 from lmjax.train.components import Component, decoder_length, turn_of
 from lmjax.train.curriculum import Curriculum
+from lmjax.train.epochs import epochs_at
 from lmjax.train.faults import StepFault, WatchfulPolicy, check_finite
 from lmjax.train.faults.fault import check_no_spike
 from lmjax.train.faults.watch import WATCHED
+from lmjax.train.gradient_noise import SQUARE, VARIANCE, NoiseScale
 from lmjax.train.instruments import Instruments
+from lmjax.train.loss_watch import LossWatch, logged_losses
 from lmjax.train.metrics import mfu
 from lmjax.train.plan import Plan
 from lmjax.train.record import Record
 from lmjax.train.scored import ScoredWatch, look_ahead
 from lmjax.train.state import TrainState
 from lmjax.train.step import Metrics
+
+WHOLE_STEP = ("learning_rate", "grad_norm", SQUARE, VARIANCE)
+"""Numbers of a step that are not losses, and are logged under these names."""
+WAITING_TOO_LONG = 0.1
+"""The share of the time that steps may wait for their rows without a warning."""
+WAITING_NOTICED = 0.005
+"""Seconds that a step may wait without a warning: of steps that take milliseconds the share says little."""
+STEPS_TO_JUDGE = 20
 
 
 def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[int, ModelSummary]:
@@ -65,7 +76,10 @@ class StepReports:
 
     def __post_init__(self):
         self._scored = ScoredWatch(self.plan.config.objective)
+        self._noise: dict[str, NoiseScale] = {}
+        self._watches: dict[tuple[str, int], LossWatch] = {}
         self._faults_in_a_row = 0
+        self._warned = False
 
     def read(self, run_key: jax.Array, saved_step: int | None) -> None:
         """Waits for the unread metrics, if there are any, and shows and writes them if they are finite.
@@ -90,16 +104,27 @@ class StepReports:
         skipped = self._meet_fault(numbers, prefix, step=step, saved_step=saved_step)
         self._refuse_unscored(turn.component, numbers, step=step, run_key=run_key)
         shown = {
-            name if name in ("learning_rate", "grad_norm") else f"{prefix}{name}": value
+            name if name in WHOLE_STEP else f"{prefix}{name}": value
             for name, value in numbers.items()
             if name not in ("faulty", "updates")
-        } | self._passed_over(numbers, step)
+        }
+        shown |= self._passed_over(numbers, step)
+        if not skipped:
+            shown |= self._critical_batch(turn.component, numbers)
         if turn.before == 0 or step - 1 == self.curriculum.at(step - 1).first_step:
             # Such a step includes its compile.
             self.instruments.throughput.restart()
         shown |= self._speed(step)
         self.instruments.progress.update(step, {"loss": numbers["loss"]} | shown)
-        if skipped or (turn.before + 1) % train.log_every == 0 or step in (1, train.steps):
+        is_logged = (turn.before + 1) % train.log_every == 0 or step in (1, train.steps)
+        # A skipped step has said already what is wrong with it.
+        warnings = [] if skipped else self._warnings(f"{prefix}loss", numbers["loss"], step=step, is_logged=is_logged)
+        for warning in warnings:
+            self.instruments.progress.note(f"step {step}: warning: {warning}")
+        # What a warning is about can then be seen in the curve.
+        if is_logged or warnings or skipped:
+            read = epochs_at(self.plan.rows, self.curriculum, step)
+            shown |= {f"epochs/{name}": times for name, times in read.items()}
             self.instruments.writers.write(step, shown | self._health())
 
     def _meet_fault(self, numbers: Mapping[str, float], prefix: str, *, step: int, saved_step: int | None) -> bool:
@@ -147,6 +172,20 @@ class StepReports:
             counts["rows_passed_over"] = sum(last - first for first, last in (one.rows for one in passed_over))
         return counts
 
+    def _critical_batch(self, trained: Component, numbers: Mapping[str, float]) -> dict[str, float]:
+        noise = self._noise.setdefault(trained.prefix, NoiseScale())
+        return {f"{trained.prefix}{name}": value for name, value in noise.update(numbers).items()}
+
+    def _warnings(self, name: str, loss: float, *, step: int, is_logged: bool) -> list[str]:
+        """Returns what the loss of a step warns of. Rows of another length begin another curve."""
+        key = name, self.curriculum.at(step - 1).first_step
+        if key not in self._watches:
+            # A run that goes on has lines already.
+            self._watches[key] = LossWatch(logged_losses(self.instruments.writers.earlier, name, first_step=key[1]))
+        watch = self._watches[key]
+        spike = watch.spike(step, loss)
+        return [*([] if spike is None else [spike]), *(watch.logged(step, loss) if is_logged else [])]
+
     def _refuse_unscored(
         self, trained: Component, numbers: Mapping[str, float], *, step: int, run_key: jax.Array
     ) -> None:
@@ -166,4 +205,22 @@ class StepReports:
             return {}
         flops, devices = self.summaries[phase.sequence_length].flops_per_token, self.plan.learner.mesh.devices.flat
         utilisation = mfu(flops, rate, devices)
-        return {"tokens_per_second": rate} | ({} if utilisation is None else {"mfu": utilisation})
+        waiting = self.instruments.throughput.waiting_share
+        self._warn_of_waiting(waiting)
+        speed = {"tokens_per_second": rate, "waiting_for_rows": waiting}
+        return speed | ({} if utilisation is None else {"mfu": utilisation})
+
+    def _warn_of_waiting(self, share: float) -> None:
+        """Says once that steps wait for their rows, and what helps."""
+        throughput = self.instruments.throughput
+        if self._warned or share < WAITING_TOO_LONG or throughput.waiting_seconds < WAITING_NOTICED:
+            return
+        if throughput.num_steps < STEPS_TO_JUDGE:
+            return
+        self._warned = True
+        threads = self.plan.config.data.read_threads
+        self.instruments.progress.note(
+            f"steps wait for their rows {share:.0%} of the time: put the prepared data on a local disk, or read ahead "
+            f"with more threads (--data.read-threads {max(2 * threads, 4)}, now {threads}); a host that does other "
+            f"work, too, may have no time for it"
+        )

@@ -45,20 +45,17 @@ WHY_NONE = (
 
 
 def text_bytes(corpus: Corpus, split: str) -> TextBytes:
-    """Returns the known facts about the bytes of a split; it reads the tokens if the tokenizer alone does not tell."""
+    """Returns the known facts about the bytes of a split of one source.
+
+    It reads the tokens if the tokenizer alone does not tell.
+    """
     vocabulary = corpus.tokenizer.vocabulary
     if vocabulary.exact_bytes:
         return TextBytes()
-    folders = corpus.config.mixture or (corpus.folder,)
-    sources = [open_shards(folder, split, verify="never") for folder in folders]
-    if all(_table_bytes(shards, vocabulary) == shards.text_bytes for shards in sources):
+    shards = open_shards(corpus.folder, split, verify="never")
+    if _table_bytes(shards, vocabulary) == shards.text_bytes:
         return TextBytes()
-    counts = [_text_tokens(shards) for shards in sources]
-    return TextBytes(
-        exact_table=False,
-        num_tokens=None if len(sources) > 1 else counts[0],
-        num_bytes=sum(shards.text_bytes for shards in sources),
-    )
+    return TextBytes(exact_table=False, num_tokens=_text_tokens(shards), num_bytes=shards.text_bytes)
 
 
 def _table_bytes(shards: TokenShards, vocabulary: Vocabulary) -> int:

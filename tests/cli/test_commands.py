@@ -53,7 +53,7 @@ def test_help_of_a_recipe_lists_every_field_with_a_line_of_help_and_its_value(lm
     options = dict(part.split(" ", 1) for part in parts)
     fields = {path.replace("_", "-") for path in flatten(to_json(load_recipe(workspace / "encoder.py")))}
     # Evaluations are added in a recipe; the command line changes those that are there.
-    assert fields - {"objective.type", "optimizer.type", "evaluations"} == options.keys()
+    assert fields - {"objective.type", "optimizer.type", "tracker.type", "evaluations"} == options.keys()
     assert not [name for name, text in options.items() if not re.search(r" .*\w{3}.*\.$", text)]
 
 

@@ -45,7 +45,6 @@ def test_commands_tell_of_addresses_and_help_ends_quietly(lmjax, workspace, tmp_
     recipe = workspace / "tiny.py"
     for arguments in (
         ("train", recipe, "--folder", "gs://bucket/run"),
-        ("prepare", recipe, "--data.path", "s3://bucket/text"),
         ("prepare", recipe, "--data.prepared", "gs://bucket/data"),
         ("train", recipe, "--tokenizer.path", "https://host/tokenizer.json"),
         ("train", recipe, "--train.init-from", "gs://bucket/run"),
@@ -58,6 +57,9 @@ def test_commands_tell_of_addresses_and_help_ends_quietly(lmjax, workspace, tmp_
     ):
         result = lmjax(*arguments)
         assert result.code == 2 and "only paths of local and mounted file systems" in result.message, result
+    # Text is read from addresses too, if there is a package for them.
+    unknown = lmjax("prepare", recipe, "--data.path", "nosuch://bucket/text")
+    assert unknown.code == 2 and "nosuch://bucket/text: " in unknown.message, unknown
     command = [sys.executable, "-m", "lmjax", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

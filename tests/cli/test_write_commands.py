@@ -50,6 +50,25 @@ def test_ways_to_write_are_options(lmjax, folder):
     assert shown("--beams", 2, "--num-samples", 2).startswith("--- 1\nab")
     # A model against itself: all plausible tokens are alike, and the first is taken.
     assert shown("--amateur", folder / "decoder", "--plausibility", 1.0, "--temperature", 0) == greedy
+    # A draft, or heads, never change greedy text.
+    drafted = lmjax(
+        "sample",
+        folder / "decoder",
+        "--prompt",
+        "ab",
+        "--max-new-tokens",
+        4,
+        "--temperature",
+        0,
+        "--draft",
+        folder / "decoder",
+        "--draft-length",
+        2,
+    )
+    assert drafted.out == greedy, drafted.err
+    assert "kept 2.00 of 2 proposed tokens" in drafted.err
+    chat = lmjax("sample", folder / "decoder", "--chat", *LETTERS, stdin=b"hi\n\nho\n")
+    assert re.fullmatch(r"[a-z]{4}\n[a-z]{4}\n", chat.out) and chat.code == 0, chat.err
     filled = lmjax("sample", folder / "decoder", "--prefix", "ab", "--suffix", "cd", *LETTERS)
     assert re.fullmatch(r"ab[a-z]{4}cd\n", filled.out), filled.err
 
@@ -65,6 +84,12 @@ def test_ways_to_write_are_options(lmjax, folder):
         (("--prompts", "nowhere.txt"), "nowhere.txt"),
         (("--top-p-least", 2), "set top_p too"),
         (("--amateur", "nowhere"), "nowhere"),
+        (("--draft", "nowhere"), "nowhere"),
+        (("--draft-length", 3), "draft_length=3: has a meaning with --draft or --self-speculative only"),
+        (("--self-speculative",), "has no heads for further tokens"),
+        (("--draft", "x", "--self-speculative"), "give one of them"),
+        (("--system", "x"), "--chat only"),
+        (("--chat", "--num-samples", 2), "leave out --num-samples"),
     ],
 )
 def test_impossible_options_end_with_one_message(lmjax, folder, options, words):

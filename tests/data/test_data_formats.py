@@ -137,7 +137,6 @@ NOT_TEXT = {
     "a zip archive": of(zipped),
     "a tar archive": of(tar),
     "a 7z archive": b"7z\xbc\xaf\x27\x1c\x00\x04",
-    "a parquet file": b"PAR1\x15\x04\x15\x10PAR1",
     "a NumPy file": of(lambda buffer: np.save(buffer, np.arange(3))),
     "a Python pickle": pickle.dumps({"text": "x"}),
     "a safetensors file": struct.pack("<Q", 16) + b'{"__metadata__":{}}',

@@ -68,6 +68,19 @@ def test_every_record_is_in_one_piece_however_the_file_is_cut(tmp_path, shard_by
     assert [d.text for d in found] == [r["text"] for r in records]
 
 
+def test_of_a_large_corpus_pieces_all_over_it_are_read(tmp_path):
+    for number in range(4):
+        write_json_lines(tmp_path / f"{number}.jsonl", [{"text": f"{number} {n:04}"} for n in range(500)])
+    config = DataConfig(path=str(tmp_path), valid_fraction=0.0)
+    total = sum(file.size for file in find_files(config))
+    everything, some = list(texts(config)), list(texts(config, most_bytes=total // 4, seed=1))
+    assert list(texts(config, most_bytes=total)) == everything
+    assert 0.2 < len(some) / len(everything) < 0.3 and len(set(some)) == len(some)
+    assert some == [text for text in everything if text in set(some)] and some != everything[: len(some)]
+    assert {text[0] for text in some} == set("0123") and {text[3] for text in some} == set("01234")
+    assert some == list(texts(config, most_bytes=total // 4, seed=1)) != list(texts(config, most_bytes=total // 4))
+
+
 def test_units_join_small_files(tmp_path):
     for n in range(10):
         (tmp_path / f"{n}.txt").write_text("x" * 10)

@@ -1,5 +1,6 @@
 """A checkpoint is trusted only when all of it is there, vouched for and finite; whatever its folder is called."""
 
+import dataclasses
 import errno
 import math
 import pathlib
@@ -194,18 +195,28 @@ def test_the_best_step_survives_pruning_and_a_restart(tmp_path):
     with Checkpoints(tmp_path, config) as checkpoints:
         for step, loss in losses.items():
             assert checkpoints.improves(loss) == (step < 3)
-            checkpoints.save(step, state(step), valid_loss=loss)
+            checkpoints.save(step, state(step), value=loss)
         checkpoints.wait()
         assert (checkpoints.steps(), checkpoints.best_step()) == ([2, 4], 2)
     with Checkpoints(tmp_path, config) as checkpoints:
-        checkpoints.save(5, state(5), valid_loss=2.1)
-        checkpoints.save(6, state(6), valid_loss=1.5)
+        checkpoints.save(5, state(5), value=2.1)
+        checkpoints.save(6, state(6), value=1.5)
         checkpoints.save(7, state(7))
         checkpoints.wait()
         assert (checkpoints.steps(), checkpoints.best_step()) == ([6, 7], 6)
-        assert not checkpoints.save(7, state(7), valid_loss=1.0), "it is there, and now known to be the best"
+        assert not checkpoints.save(7, state(7), value=1.0), "it is there, and now known to be the best"
         assert checkpoints.best_step() == 7
-    shutil.rmtree(tmp_path / "7")
+    # Another number is not compared with the loss that decided before, nor is a highest value with a lowest one.
+    for which, better, worse in (("lowest", 8.0, 9.0), ("highest", 0.5, 0.4)):
+        other = dataclasses.replace(config, best_by="code/accuracy", best_is=which)
+        with Checkpoints(tmp_path, other) as checkpoints:
+            assert checkpoints.improves(better)
+            checkpoints.save(7 + (which == "highest") + 1, state(8), value=better)
+            checkpoints.wait()
+            assert not checkpoints.improves(worse) and checkpoints.best_step() > 7
+    (tmp_path / BEST).write_text('{"step": 9, "loss": 1.0}')
+    assert not Checkpoints(tmp_path, config).improves(1.1) and Checkpoints(tmp_path, config).improves(0.9)
+    shutil.rmtree(tmp_path / "9")
     assert Checkpoints(tmp_path, config, read_only=True).best_step() is None
 
 

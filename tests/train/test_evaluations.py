@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable
 
 import jax
@@ -10,11 +11,13 @@ import pytest
 from tiny_run import config, with_train, write_corpus
 
 from lmjax.models.parameters import Params
+from lmjax.runs import open as open_run
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Subject
-from lmjax.train.evaluations.round import not_finite_losses, validation_loss
+from lmjax.train.evaluations.round import Evaluations, deciding_value, not_finite_losses
+from lmjax.train.evaluations.text_files import TextFiles
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.faults import NonFiniteLoss
 from lmjax.train.guard import StoppedError, Watchdog, signs_of_life
@@ -84,6 +87,28 @@ def test_each_evaluation_is_run_by_its_own_period_and_at_the_end_and_may_change_
     assert train(longer).evaluated.keys() == {"valid", "other"}
 
 
+def test_another_number_decides_which_step_is_the_best_and_its_checkpoint_measures_the_same(tmp_path):
+    write_corpus(tmp_path / "text")
+    (tmp_path / "new.txt").write_text("alpha gamma zeta")
+    files = TextFiles(name="new", files=(str(tmp_path / "new.txt"),), every_steps=1, batch_size=8)
+    base = dataclasses.replace(
+        quick(tmp_path, steps=3, eval_every=0),
+        evaluations=(files, Norm(name="norm", every_steps=1)),
+        checkpoint=CheckpointConfig(
+            every_steps=None, keep_last=1, keep_best=True, best_by="norm/norm", best_is="highest"
+        ),
+    )
+    finished = train(base)
+    norms = {line["step"]: line["norm/norm"] for line in read_metrics(finished.folder) if line["step"]}
+    best = max(norms, key=norms.get)
+    run = open_run(finished.folder, step="best")
+    assert run.step == best
+    # What was measured in training is what is measured of the checkpoint.
+    (line,) = [line for line in read_metrics(finished.folder) if line["step"] == best]
+    for name, value in run.evaluate(files).numbers.items():
+        assert line[f"new/{name}"] == pytest.approx(value, rel=1e-5), name
+
+
 def test_a_state_that_an_evaluation_finds_broken_is_not_saved(tmp_path):
     write_corpus(tmp_path / "text")
     base = quick(tmp_path, steps=3, eval_every=0)
@@ -97,10 +122,26 @@ def test_a_state_that_an_evaluation_finds_broken_is_not_saved(tmp_path):
     assert Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps() == [1, 2]
 
 
+def test_a_number_that_is_to_decide_and_is_not_there_is_an_error_first_and_a_note_later():
+    notes = []
+    tools = types.SimpleNamespace(progress=types.SimpleNamespace(note=notes.append))
+    evaluations = Evaluations(begun=(), instruments=tools, decides="norm/no")
+    words = "checkpoint.best_by='norm/no': norm has no number 'no', so no checkpoint is the best: name one of norm/a"
+    with pytest.raises(ValueError, match=words):
+        evaluations._check_decides(0, "norm", {"a": 1.0})
+    for _ in range(2):
+        evaluations._check_decides(5, "norm", {"a": 1.0})
+    evaluations._check_decides(0, "other", {})
+    evaluations._check_decides(0, "norm", {"no": 1.0})
+    assert len(notes) == 1 and words in notes[0]
+
+
 def test_what_the_numbers_decide():
     numbers = {"valid": {"loss": 2.0, "perplexity": math.inf}, "code": {"a/loss": math.inf, "share": math.nan}}
     assert not_finite_losses(numbers) == {"code/a/loss": math.inf}
-    assert validation_loss(numbers) == 2.0 and math.isnan(validation_loss({}))
+    assert deciding_value(numbers, "valid/loss") == 2.0 and deciding_value(numbers, "code/a/loss") == math.inf
+    for name in ("other/loss", "valid/accuracy"):
+        assert math.isnan(deciding_value(numbers, name))
 
 
 def test_signs_of_life_touch_the_watchdog_and_stop_at_a_signal():
@@ -145,6 +186,20 @@ def test_perplexity_and_bits_are_made_of_the_term_that_is_text():
         (lambda: Norm(name="a", every_steps=-1), "evaluations: a: every_steps=-1: must not be negative"),
         (lambda: Validation(name="a", batches=-1), "evaluations: a: batches=-1"),
         (lambda: Validation(name="a", split="test"), "evaluations.a.split='test': use one of valid, train"),
+        (lambda: CheckpointConfig(best_by="loss"), "checkpoint.best_by='loss': name a number of an evaluation"),
+        (lambda: CheckpointConfig(best_is="least"), "checkpoint.best_is='least': use one of lowest, highest"),
+        (
+            lambda: RunConfig(name="x", checkpoint=CheckpointConfig(keep_best=True, best_by="a/loss")),
+            "best_by='a/loss': no evaluation is called 'a': name a number of valid",
+        ),
+        (
+            lambda: RunConfig(
+                name="x",
+                evaluations=(Norm(name="a"),),
+                checkpoint=CheckpointConfig(keep_best=True, best_by="a/loss"),
+            ),
+            "a is evaluated only at the end: set its every_steps",
+        ),
         (lambda: RunConfig(name="x", evaluations=(Norm(name="valid"),)), "evaluations: name='valid' is taken"),
         (lambda: RunConfig(name="x", evaluations=(Norm(name="a"), Norm(name="a"))), "evaluations: name='a' is taken"),
     ],

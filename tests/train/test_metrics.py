@@ -2,7 +2,6 @@ import json
 import math
 import pathlib
 import struct
-import sys
 import types
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from lmjax.data.config import DataConfig
 from lmjax.parallel import distributed
 from lmjax.train.metrics import (
     METRICS_FILE,
@@ -21,6 +21,8 @@ from lmjax.train.metrics import (
     read_metrics,
 )
 from lmjax.train.metrics_file import JsonLines
+from lmjax.train.progress import summary
+from lmjax.train.step_reports import StepReports
 
 
 def lines(folder):
@@ -204,28 +206,6 @@ def test_tensorboard_has_the_numbers_and_purges_on_resume(tmp_path):
     assert 7 in [e.step for e in events(tmp_path) if e.session_log.status == SessionLog.START]
 
 
-def test_wandb_that_is_missing_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r'train.wandb=True needs .*pip install "lmjax\[wandb\]"'):
-        MetricWriters(tmp_path / "run", wandb=True)
-    assert not (tmp_path / "run").exists()
-
-
-def test_wandb_gets_the_same_run_after_a_resume(tmp_path, monkeypatch):
-    logged, ids = [], []
-
-    def init(**arguments):
-        ids.append(arguments["id"])
-        return types.SimpleNamespace(log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None)
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    for step in (0, 1):
-        with MetricWriters(tmp_path / "run", first_step=step, tensorboard=False, wandb=True) as writers:
-            writers.write(step, {"train/loss": 1.0})
-    assert logged == [(0, {"train/loss": 1.0}), (1, {"train/loss": 1.0})]
-    assert ids[0] and ids[0] == ids[1]
-
-
 class Clock:
     now = 100.0
 
@@ -246,6 +226,31 @@ def test_throughput_leaves_out_the_compile_and_pauses():
     assert throughput.step(1000) == pytest.approx(2000 / 3)
     clock.now += 1
     assert throughput.step(1000) == pytest.approx(2000 / 2)  # the window has moved past the first step
+
+
+def test_waiting_for_rows_is_a_share_of_the_time_and_is_warned_of_once():
+    now = [0.0]
+    throughput = Throughput(window=40, clock=lambda: now[0])
+    notes, reports = [], object.__new__(StepReports)
+    reports.instruments = types.SimpleNamespace(
+        throughput=throughput, progress=types.SimpleNamespace(note=notes.append)
+    )
+    reports.plan = types.SimpleNamespace(config=types.SimpleNamespace(data=DataConfig(read_threads=3)))
+    reports._warned = False
+    assert throughput.waiting_share == 0.0
+    for _ in range(30):
+        with throughput.waiting():
+            now[0] += 1.0
+        with throughput.paused():
+            now[0] += 50.0
+        now[0] += 3.0
+        throughput.step(10)
+        reports._warn_of_waiting(throughput.waiting_share)
+    assert throughput.waiting_share == pytest.approx(0.25)
+    assert len(notes) == 1 and "25% of the time" in notes[0] and "--data.read-threads 6, now 3" in notes[0]
+    throughput.restart()
+    assert throughput.waiting_share == 0.0 and throughput.num_steps == 0
+    assert summary({"loss": 1.0, "waiting_for_rows": 0.25}) == "loss 1.0000 · 25% waiting for rows"
 
 
 @pytest.mark.parametrize(

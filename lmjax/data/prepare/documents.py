@@ -1,4 +1,4 @@
-"""Reading of documents from text files and JSON records, one at a time; every one is checked."""
+"""Reading of documents from text files, JSON records and tables, one at a time; every one is checked."""
 
 import codecs
 import dataclasses
@@ -9,11 +9,14 @@ from typing import IO
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.archives import decompressed
+from lmjax.data.prepare.formats import TABLES
 from lmjax.data.prepare.json_records import json_documents
 from lmjax.data.prepare.long_text import Text, blocks_of
 from lmjax.data.prepare.record import Document
-from lmjax.data.prepare.sources import Piece, SourceFile, find_files
-from lmjax.data.prepare.text_records import split, text_documents
+from lmjax.data.prepare.sources import Piece, SourceFile, find_files, some_pieces
+from lmjax.data.prepare.storage import open_file
+from lmjax.data.prepare.tables import table_documents
+from lmjax.data.prepare.text_records import line_at, place_before, split, text_documents, whole_lines
 from lmjax.data.tally import Tally
 
 
@@ -41,15 +44,24 @@ def read_documents(
     file, tally = piece.file, tally or Tally()
     has_places = config.split == "tail" and config.valid_fraction > 0
     is_text = file.format.layout == "text"
-    size = None
-    if has_places and not (is_text and config.document_separator is None):
-        size = file.size if file.is_divisible else _content_size(config, file)
-    with open(file.path, "rb") as raw:
-        if file.is_divisible:
-            raw.seek(max(piece.begin - 1, 0))
+    with open_file(file.path) as raw:
+        if file.format.layout in TABLES:
+            yield from table_documents(config, piece, raw, tally, advance=advance, places=has_places)
+            return
+        size = None
+        if has_places and not (is_text and config.separator is None and not file.is_divisible):
+            size = file.size if file.is_divisible else _content_size(config, file)
+        start = 0
+        if file.is_divisible and piece.begin:
+            start = piece.begin - 1
+            if is_text:
+                start = place_before(raw, piece.begin, config.separator) if config.separator else line_at(raw, start)
+            raw.seek(start)
         blocks = _content(raw, config, file, advance)
+        if is_text and config.separator is None and file.is_divisible:
+            blocks = whole_lines(blocks, start, piece.end)
         if is_text:
-            yield from text_documents(config, file, blocks, tally, size=size, folder=folder)
+            yield from text_documents(config, piece, blocks, tally, start=start, size=size, folder=folder)
         else:
             yield from json_documents(config, piece, blocks, tally, size=size)
 
@@ -65,7 +77,7 @@ def _content(
 
 
 def _content_size(config: DataConfig, file: SourceFile) -> int:
-    with open(file.path, "rb") as raw:
+    with open_file(file.path) as raw:
         return sum(map(len, _content(raw, config, file)))
 
 
@@ -92,7 +104,15 @@ def _transcoded(blocks: Iterator[bytes], file: SourceFile) -> Iterator[bytes]:
 def applicable(config: DataConfig) -> DataConfig:
     """Returns ``config`` without the settings that its files do not use, so that it fits other texts as well."""
     plain = dataclasses.replace(
-        config, document_separator=None, prompt_field=None, weight_field=None, text_field=DataConfig.text_field
+        config,
+        document_separator=None,
+        prompt_field=None,
+        weight_field=None,
+        template=None,
+        messages_field=None,
+        id_field=None,
+        chat_template=DataConfig.chat_template,
+        text_field=DataConfig.text_field,
     )
     files = [file for file in find_files(plain) if file.size]
     texts = [file for file in files if file.format.layout == "text"]
@@ -102,7 +122,7 @@ def applicable(config: DataConfig) -> DataConfig:
 
 
 def _holds_separator(config: DataConfig, file: SourceFile) -> bool:
-    with open(file.path, "rb") as raw:
+    with open_file(file.path) as raw:
         return any(separator_bytes for _, separator_bytes in split(_content(raw, config, file), config.separator))
 
 
@@ -145,19 +165,24 @@ def _split_at(document: Document, cut: int) -> dict[str, Document]:
     }
 
 
-def texts(config: DataConfig, split: str = "train") -> Iterator[str]:
+def texts(config: DataConfig, split: str = "train", *, most_bytes: int | None = None, seed: int = 0) -> Iterator[str]:
     """Yields the texts of a split directly from the source, in order; a tokenizer is trained on them.
 
     A text that is too long for memory comes in parts.
 
+    Args:
+      config: says what to read.
+      split: ``"train"`` or ``"valid"``.
+      most_bytes: of a larger corpus, read only about so many bytes, in pieces that are spread over all files.
+      seed: decides which pieces.
+
     Raises:
       ValueError: as :func:`read_documents` and :meth:`lmjax.data.prepare.record.Tally.check`.
     """
-    tally = Tally()
-    for file in find_files(config):
-        if not file.size:
-            continue
-        for document in read_documents(config, Piece(file=file, begin=0, end=file.size), tally=tally):
+    tally, files = Tally(), find_files(config)
+    total = sum(file.size for file in files)
+    for piece in some_pieces(files, total if most_bytes is None else most_bytes, seed=seed):
+        for document in read_documents(config, piece, tally=tally):
             share = split_document(config, document).get(split)
             if share is None:
                 continue

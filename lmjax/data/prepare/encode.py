@@ -10,6 +10,7 @@ import numpy as np
 from lmjax.atomic_files import write_json
 from lmjax.data.config import DataConfig
 from lmjax.data.manifest import SPLITS, Shard, read_json, shard_from_json
+from lmjax.data.prepare.conversation import arranged
 from lmjax.data.prepare.documents import Document, read_documents, split_document
 from lmjax.data.prepare.long_text import blocks_of, end_of
 from lmjax.data.prepare.middle import middle_last
@@ -17,6 +18,7 @@ from lmjax.data.prepare.pieces import encode_in_pieces
 from lmjax.data.prepare.shard_writer import ShardWriter
 from lmjax.data.prepare.sources import Piece
 from lmjax.data.tally import Tally
+from lmjax.tokenizers.chat import read_chat_template
 from lmjax.tokenizers.text import texts_before
 from lmjax.tokenizers.vocabulary import Vocabulary
 
@@ -48,12 +50,16 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """The settings that all units of a preparation share; ``num_threads`` is the tokenizer's (default: its own)."""
+    """The settings that all units of a preparation share.
+
+    ``num_threads`` is the tokenizer's (default: its own); ``special_names`` are its special tokens.
+    """
 
     config: DataConfig
     vocabulary: Vocabulary
     folder: pathlib.Path
     num_threads: int | None = None
+    special_names: tuple[str, ...] = ()
 
 
 def entry_path(folder: pathlib.Path, number: int) -> pathlib.Path:
@@ -92,6 +98,7 @@ def encode_unit(
             split=split,
             vocabulary_size=job.vocabulary.size,
             weighted=job.config.weighted,
+            with_ids=job.config.id_field is not None,
         )
         for split in SPLITS
     }
@@ -125,6 +132,7 @@ def _batches_of_documents(
     A document that is too long for memory is a batch by itself.
     """
     config = job.config
+    template = read_chat_template(config.chat_template)
     batch: list[tuple[str, Document]] = []
     characters = 0
     for piece in unit:
@@ -144,7 +152,7 @@ def _batches_of_documents(
                     yield [(split, middle_last(config, share))]
                     batch, characters = [], 0
                     continue
-                batch.append((split, middle_last(config, share)))
+                batch.append((split, arranged(middle_last(config, share), template, job.special_names)))
                 characters += share.num_characters
             if characters >= BATCH_CHARACTERS:
                 yield batch
@@ -161,7 +169,7 @@ def _write_batch(
     The texts of an example follow each other in one shard; an example in which any text is empty is left out.
     """
     config, vocabulary = job.config, job.vocabulary
-    before, after = _edges(job)
+    before_each, after_each = _edges(job)
     texts = [text for _, document in batch for text in document.held_texts]
     befores = [before for _, document in batch for before in _texts_before(config, document)]
     encoded = iter(tokenizer.encode_batch(texts, after=befores, num_threads=job.num_threads))
@@ -178,16 +186,18 @@ def _write_batch(
             empty_documents += 1
             continue
         for member in members:
-            weights = None
+            found, weights = [ids for _, _, ids in member], None
+            # A chat template may have put these tokens already.
+            before = [] if before_each == found[0][:1].tolist() else before_each
+            after = [] if after_each == found[-1][-1:].tolist() else after_each
             if config.weighted:
-                lengths = [len(before), *(ids.size for _, _, ids in member), len(after)]
+                lengths = [len(before), *(ids.size for ids in found), len(after)]
                 weights = np.repeat([member[0][1], *(weight for _, weight, _ in member), member[-1][1]], lengths)
             writers[split].add(
-                np.concatenate(
-                    [np.asarray(before, np.int64), *(ids for _, _, ids in member), np.asarray(after, np.int64)]
-                ),
+                np.concatenate([np.asarray(before, np.int64), *found, np.asarray(after, np.int64)]),
                 text_bytes=sum(len(text.encode()) for text, _, _ in member),
                 weights=weights,
+                document_id=document.id or document.name,
             )
     return empty_documents
 
@@ -232,8 +242,8 @@ def _write_long(job: Job, tokenizer: Tokenizer, document: Document, writer: Shar
             put(ids, weight)
         text_bytes += sum(len(block.encode()) for block in blocks_of(text))
     put(after)
-    writer.end_document(text_bytes=text_bytes)
+    writer.end_document(text_bytes=text_bytes, document_id=document.id or document.name)
 
 
 def _marker_ids(vocabulary: Vocabulary, names: Sequence[str]) -> np.ndarray:
-    return np.asarray([vocabulary.require(name, needed_by="data.fim_rate") for name in names], np.int64)
+    return np.asarray([vocabulary.require(name, needed_by="the text's special tokens") for name in names], np.int64)

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lmjax.data.prepare.archives import compression_of, decompressed
+from lmjax.data.prepare.storage import open_file
 
+Layout = Literal["text", "lines", "array", "parquet", "arrow", "array_record"]
+TABLES = ("parquet", "arrow", "array_record")
 HEAD_BYTES = 1 << 13
 ARCHIVE_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -38,8 +41,6 @@ _KNOWN = tuple(
         (rb"LZIP\x01", "an lzip file", _UNPACK),
         (rb"\x89LZO\x00", "an lzo file", _UNPACK),
         (rb"\x5d\x00\x00.{2}(\xff{8}|.{5}\x00{3})", "an lzma file (.lzma)", _UNPACK),
-        (rb"PAR1[\x00-\x08\x0e-\x1f]", "a parquet file", f"{_CONVERT} (such as with pyarrow or duckdb)"),
-        (rb"ARROW1\x00|\xff{4}.{3}\x00\x10\x00\x00\x00", "an Arrow file", f"{_CONVERT} (such as with pyarrow)"),
         (rb"FEA1\x00", "a feather file", f"{_CONVERT} (such as with pyarrow)"),
         (rb"ORC.*[\x00-\x08]", "an ORC file", f"{_CONVERT} (such as with pyarrow)"),
         (rb"Obj\x01", "an Avro file", _CONVERT),
@@ -75,6 +76,12 @@ _KNOWN = tuple(
     )
 )  # fmt: skip
 
+_TABLES: tuple[tuple[re.Pattern[bytes], Layout], ...] = (
+    (re.compile(rb"PAR1[\x00-\x08\x0e-\x1f]", re.DOTALL), "parquet"),
+    (re.compile(rb"ARROW1\x00|\xff{4}.{3}\x00\x10\x00\x00\x00", re.DOTALL), "arrow"),
+    (re.compile(rb"\x83\xafp\xd1\r\x88J\?"), "array_record"),
+)
+
 _MARKS = (  # The byte-order mark of UTF-32 begins with that of UTF-16, so it is tried first.
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -95,17 +102,18 @@ class Format:
       compression: see :func:`lmjax.data.prepare.archives.compression_of`.
       encoding: the encoding of the content.
       mark_bytes: size of the byte-order mark that the content begins with.
-      layout: text, JSON objects each in a line, or a JSON array of objects.
+      layout: text, JSON objects each in a line, a JSON array of objects, or a kind of table.
     """
 
     compression: str = ""
     encoding: str = "utf-8"
     mark_bytes: int = 0
-    layout: Literal["text", "lines", "array"] = "text"
+    layout: Layout = "text"
 
     def __str__(self) -> str:
         """Returns the name for people, such as "JSON lines, gzip"."""
-        name = {"text": "text", "lines": "JSON lines", "array": "JSON array"}[self.layout]
+        names = {"lines": "JSON lines", "array": "JSON array", "arrow": "Arrow", "array_record": "ArrayRecord"}
+        name = names.get(self.layout, self.layout)
         encoding = "" if self.encoding == "utf-8" else self.encoding.upper()
         return ", ".join(part for part in (name, encoding, self.compression) if part)
 
@@ -123,7 +131,7 @@ def recognise(path: str, size: int, modified_ns: int, *, fields: Sequence[str]) 
     Raises:
       ValueError: the format cannot be read; the message names it and says what to do.
     """
-    with open(path, "rb") as raw:
+    with open_file(path) as raw:
         head = raw.read(HEAD_BYTES)
         compression = compression_of(head)
         if compression:
@@ -131,6 +139,11 @@ def recognise(path: str, size: int, modified_ns: int, *, fields: Sequence[str]) 
             head = _beginning(raw, path, compression)
             if inner := compression_of(head):
                 raise ValueError(f"{path} is a {inner} file within a {compression} file: decompress it once")
+    for pattern, layout in _TABLES:
+        if pattern.match(head) and not compression:
+            return Format(layout=layout)
+        if pattern.match(head):
+            raise ValueError(f"{path} is a {layout} file within a {compression} file: decompress it")
     for pattern, name, remedy in _KNOWN:
         if pattern.match(head):
             within = f" within a {compression} file" if compression else ""
@@ -225,7 +238,11 @@ def _layout(
     if suffix in JSON_SUFFIXES:
         return "lines"
     first = _parsed(lines[0]) if content.startswith("{") and (len(lines) > 1 or is_whole) else None
-    return "lines" if isinstance(first, dict) and any(field in first for field in fields) else "text"
+    return (
+        "lines"
+        if isinstance(first, dict) and any(field in first or field.partition(".")[0] in first for field in fields)
+        else "text"
+    )
 
 
 def _parsed(line: str) -> object | None:

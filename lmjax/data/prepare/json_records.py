@@ -3,19 +3,18 @@
 import codecs
 import functools
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.archives import BLOCK_BYTES
-from lmjax.data.prepare.record import REPLACEMENT, Document, decode
+from lmjax.data.prepare.fields import document_of, read_fields
+from lmjax.data.prepare.record import Document, decode
 from lmjax.data.prepare.sources import Piece
+from lmjax.data.prepare.storage import open_file
 from lmjax.data.tally import Tally
 
-MAX_WEIGHT = 65504.0
-"""The largest loss weight: weights are stored in half precision."""
 _LONGEST_INTEGER = 18
 _STRUCTURE = re.compile(rb'["\[\]{},]')
 _STRING_END = re.compile(rb'\\.|"', re.DOTALL)
@@ -102,7 +101,7 @@ def _bounded_lines(blocks: Iterable[bytes], max_bytes: int) -> Iterator[tuple[by
 
 
 def _count_lines(path: str, num_bytes: int) -> int:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         count = 0
         while num_bytes > 0 and (block := file.read(min(BLOCK_BYTES, num_bytes))):
             count += block.count(b"\n")
@@ -190,85 +189,5 @@ def _document(config: DataConfig, record: _Record, name: str) -> Document:
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error.msg} at column {error.colno}): correct or remove it") from None
     if not isinstance(fields, dict):
-        field = config.members[0] if config.members else config.text_field
-        raise ValueError(f"a JSON {type(fields).__name__}, not an object with a {field!r} field")
-    prompt = []
-    if config.prompt_field is not None:
-        prompt.append((_text_of(fields, config.prompt_field, "prompt_field"), 0.0))
-    parts = []
-    for field in config.members:
-        parts += [*prompt, (_member_of(fields, field), 1.0)]
-    parts = parts or [*prompt, *_weighted_parts(config, fields)]
-    clean_parts = []
-    for text, weight in parts:
-        if "\0" in text:
-            raise ValueError(
-                f"character {text.index(chr(0))} of a text is NUL, which no text has: correct or remove it"
-            )
-        clean, replaced = _without_surrogates(text, config)
-        clean_parts.append((clean, weight))
-        bad += replaced
-    return Document(name=name, parts=tuple(clean_parts), undecodable_bytes=bad)
-
-
-def _field(record: dict, field: str, option: str) -> object:
-    if field not in record:
-        has = ", ".join(map(repr, list(record)[:8])) or "none"
-        raise ValueError(f"no field {field!r} (it has {has}): set data.{option} or correct the record")
-    return record[field]
-
-
-def _text_of(record: dict, field: str, option: str) -> str:
-    value = _field(record, field, option)
-    if not isinstance(value, str):
-        raise ValueError(f"field {field!r} is {_short(value)}, not text: correct the record, or set data.{option}")
-    return value
-
-
-def _member_of(record: dict, field: str) -> str:
-    text = _text_of(record, field, "members")
-    if not text.strip():
-        raise ValueError(f"field {field!r} is {_short(text)}, and an example needs all its texts: correct or remove it")
-    return text
-
-
-def _weighted_parts(config: DataConfig, record: dict) -> list[tuple[str, float]]:
-    if config.weight_field is None:
-        return [(_text_of(record, config.text_field, "text_field"), 1.0)]
-    weights = _field(record, config.weight_field, "weight_field")
-    if not isinstance(weights, list):
-        return [(_text_of(record, config.text_field, "text_field"), _weight(weights, config.weight_field))]
-    texts = _field(record, config.text_field, "text_field")
-    if not isinstance(texts, list) or len(texts) != len(weights) or not all(isinstance(t, str) for t in texts):
-        raise ValueError(
-            f"field {config.text_field!r} must be a list of {len(weights)} texts, one for each weight in "
-            f"{config.weight_field!r}; it is {_short(texts)}: correct the record"
-        )
-    return [(text, _weight(weight, config.weight_field)) for text, weight in zip(texts, weights, strict=True)]
-
-
-def _weight(value: object, field: str) -> float:
-    valid = isinstance(value, int | float) and not isinstance(value, bool)
-    if not valid or not (math.isfinite(value) and 0 <= value <= MAX_WEIGHT):  # type: ignore[arg-type,operator]
-        raise ValueError(f"field {field!r} is {_short(value)}: a loss weight is a number from 0 to {MAX_WEIGHT:.0f}")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _short(value: object) -> str:
-    shown = json.dumps(value)
-    return shown if len(shown) <= 40 else f"{shown[:40]}..."
-
-
-def _without_surrogates(text: str, config: DataConfig) -> tuple[str, int]:
-    r"""Replaces half characters: JSON can contain one (``"\ud800"``), UTF-8 cannot. They count as undecodable."""
-    try:
-        text.encode()
-        return text, 0
-    except UnicodeEncodeError as error:
-        if config.decode_errors == "strict":
-            raise ValueError(
-                f"character {error.start} of a text is an unpaired surrogate: correct the record, or set "
-                f"data.decode_errors=replace"
-            ) from None
-    clean = "".join(REPLACEMENT if "\ud800" <= character <= "\udfff" else character for character in text)
-    return clean, sum("\ud800" <= character <= "\udfff" for character in text)
+        raise ValueError(f"a JSON {type(fields).__name__}, not an object with a {read_fields(config)[0]!r} field")
+    return document_of(config, fields, name, undecodable=bad)

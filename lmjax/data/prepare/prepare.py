@@ -90,9 +90,11 @@ def prepare(
     with folder_lock(folder, PREPARING), resumable:
         if (manifest := _finished(folder, plan)) is not None:
             return manifest
-        _begin(folder, plan, tokenizer)
         units = plan_units(files, config.shard_bytes)
-        job = Job(config=config, vocabulary=vocabulary, folder=folder)
+        # How files are cut into units may differ between versions, and then entries do not go together.
+        _begin(folder, {**plan, "units": len(units)}, tokenizer)
+        names = tuple(getattr(tokenizer, "special_tokens", ()))
+        job = Job(config=config, vocabulary=vocabulary, folder=folder, special_names=names)
         _do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
         manifest = _collect(job, plan, len(units))
         formats = collections.Counter(str(file.format) for file in files if file.size)
@@ -127,6 +129,8 @@ def _require_special_tokens(config: DataConfig, vocabulary: Vocabulary) -> None:
     for name in ("bos", "eos"):
         if getattr(config, f"add_{name}"):
             vocabulary.require(name, needed_by=f"data.add_{name}=True")
+    for role in ("user", "assistant") if config.messages_field and config.chat_template == "roles" else ():
+        vocabulary.require(f"<|{role}|>", needed_by=f"data.messages_field={config.messages_field!r}")
     for name in config.fim_markers if config.fim_rate else ():
         vocabulary.require(name, needed_by=f"data.fim_rate={config.fim_rate}")
 
@@ -173,7 +177,7 @@ def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> 
     plan_path = folder / PLAN
     if plan_path.exists() and not _is_same(plan_path, plan):
         # The data or the settings were changed after it was stopped, so nothing of it can be kept.
-        _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts")
+        _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts", "*-[0-9]*.ids")
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     _remove(folder, ".*.partial", f"{ENTRIES}/.*.partial")
     tokenizer.save(folder / TOKENIZER)

@@ -4,6 +4,7 @@ import dataclasses
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.long_text import Text
+from lmjax.tokenizers.chat import Message
 
 REPLACEMENT = "\ufffd"
 
@@ -20,6 +21,8 @@ class Document:
       markers: for each part, the names of the special tokens before it; empty for none at all.
       befores: with markers, the end of the text that precedes each part in the original document, for the parts are
         reordered.
+      id: the id that its record has; empty if it has none.
+      messages: the messages of a conversation, whose texts the parts are until a template has arranged them.
       span: its bytes in the content of the file, as (begin, end, size of the content); ``None`` for all bytes.
     """
 
@@ -28,6 +31,8 @@ class Document:
     undecodable_bytes: int = 0
     markers: tuple[tuple[str, ...], ...] = ()
     befores: tuple[str, ...] = ()
+    id: str = ""
+    messages: tuple[Message, ...] = ()
     span: tuple[int, int, int] | None = None
 
     @property

@@ -2,10 +2,12 @@
 
 A shard is ``NAME.bin`` (token ids), ``NAME.idx`` (int64 document bounds: 0, end of the first
 document, ..., number of tokens) and, when documents carry loss weights, ``NAME.wts`` (float16, one
-a token). Every file is written under a temporary name and then renamed, so a file with its final name is complete.
+a token), and when they have ids, ``NAME.ids`` (a JSON string a line). Every file is written under a
+temporary name and then renamed, so a file with its final name is complete.
 """
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterable
 from typing import IO
@@ -26,8 +28,8 @@ class _HashedFile:
         self._digest = hashlib.sha256()
         self._size = 0
 
-    def write(self, array: np.ndarray) -> None:
-        content = array.tobytes()
+    def write(self, array: np.ndarray | bytes) -> None:
+        content = array if isinstance(array, bytes) else array.tobytes()
         self._digest.update(content)
         self._size += len(content)
         self._file.write(content)
@@ -46,7 +48,16 @@ class _HashedFile:
 class ShardWriter:
     """Writes one shard, document by document; its memory does not grow with the number of tokens."""
 
-    def __init__(self, folder: pathlib.Path | str, name: str, *, split: str, vocabulary_size: int, weighted: bool):
+    def __init__(
+        self,
+        folder: pathlib.Path | str,
+        name: str,
+        *,
+        split: str,
+        vocabulary_size: int,
+        weighted: bool,
+        with_ids: bool = False,
+    ):
         """Opens the files of the shard ``name`` in ``folder``, under temporary names until :meth:`finish`."""
         self._folder = pathlib.Path(folder)
         self._name = name
@@ -55,18 +66,26 @@ class ShardWriter:
         self._dtype = token_dtype(vocabulary_size)
         self._tokens = _HashedFile(self._folder / f"{name}.bin")
         self._weights = _HashedFile(self._folder / f"{name}.wts") if weighted else None
+        self._ids = _HashedFile(self._folder / f"{name}.ids") if with_ids else None
         self._bounds = [0]
         self._num_tokens = 0
         self._text_bytes = 0
 
-    def add(self, ids: Iterable[int] | np.ndarray, *, text_bytes: int = 0, weights: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        ids: Iterable[int] | np.ndarray,
+        *,
+        text_bytes: int = 0,
+        weights: np.ndarray | None = None,
+        document_id: str = "",
+    ) -> None:
         """Adds a document of at least one token.
 
         Raises:
           ValueError: an id outside the vocabulary.
         """
         self.add_part(ids, weights=weights)
-        self.end_document(text_bytes=text_bytes)
+        self.end_document(text_bytes=text_bytes, document_id=document_id)
 
     def add_part(self, ids: Iterable[int] | np.ndarray, *, weights: np.ndarray | None = None) -> None:
         """Adds tokens to the current document.
@@ -89,11 +108,13 @@ class ShardWriter:
             self._weights.write(weights.astype(WEIGHT_DTYPE))
         self._num_tokens += array.size
 
-    def end_document(self, *, text_bytes: int) -> None:
+    def end_document(self, *, text_bytes: int, document_id: str = "") -> None:
         """Ends the current document."""
         assert self._num_tokens > self._bounds[-1], "an empty document has no place in a shard"
         self._bounds.append(self._num_tokens)
         self._text_bytes += text_bytes
+        if self._ids is not None:
+            self._ids.write(json.dumps(document_id).encode() + b"\n")
 
     def finish(self) -> Shard | None:
         """Gives the files their final names; a shard without documents is removed."""
@@ -102,7 +123,7 @@ class ShardWriter:
             return None
         bounds = _HashedFile(self._folder / f"{self._name}.idx")
         bounds.write(np.asarray(self._bounds, BOUND_DTYPE))
-        opened = [self._tokens, bounds, *([self._weights] if self._weights is not None else [])]
+        opened = [self._tokens, bounds, *(file for file in (self._weights, self._ids) if file is not None)]
         return Shard(
             name=self._name,
             split=self._split,
@@ -115,5 +136,6 @@ class ShardWriter:
     def discard(self) -> None:
         """Removes what was written."""
         self._tokens.discard()
-        if self._weights is not None:
-            self._weights.discard()
+        for file in (self._weights, self._ids):
+            if file is not None:
+                file.discard()

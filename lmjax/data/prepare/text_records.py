@@ -3,51 +3,113 @@
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.long_text import LONG_CHARACTERS, LongTextWriter, Text
 from lmjax.data.prepare.record import Document, decode
-from lmjax.data.prepare.sources import SourceFile
+from lmjax.data.prepare.sources import Piece, SourceFile
 from lmjax.data.tally import Tally
+
+_BACK_BYTES = 1 << 12
 
 
 def text_documents(
     config: DataConfig,
-    file: SourceFile,
+    piece: Piece,
     blocks: Iterator[bytes],
     tally: Tally,
     *,
+    start: int = 0,
     size: int | None = None,
     folder: pathlib.Path | None = None,
 ) -> Iterator[Document]:
-    """Yields the documents of a text file, in order.
+    """Yields the documents of a text file that begin in a piece of it, in order.
 
     Args:
       config: says how to read.
-      file: the file, for messages.
-      blocks: the content of the file.
+      piece: the part of the file to read.
+      blocks: the content of the file from ``start`` on.
       tally: counts replaced bytes and records that are left out.
+      start: the place in the content with which ``blocks`` begin: 0, or :func:`place_before` the piece.
       size: size of the content; needed if documents must know their place in it.
       folder: the folder for long texts.
 
     Raises:
       ValueError: a document is not text, and such documents are not left out.
     """
-    separator = config.separator
-    position = num_separators = 0
-    builder = _Builder(config, folder, position)
+    separator, file = config.separator, piece.file
+    end = piece.end if file.is_divisible else None
+    position, num_separators = start, 0
+    # The document in which a later piece begins belongs to the piece before, unless files are cut at line ends.
+    begins = piece.begin == 0 or separator is None
+    builder = _Builder(config, folder, position) if begins else None
     for content, separator_bytes in split(blocks, separator):
-        builder.add(content)
+        if builder is not None:
+            builder.add(content)
         position += len(content) + separator_bytes
         if separator_bytes:
             num_separators += 1
-            yield from builder.finish(file, tally, size=size)
-            builder = _Builder(config, folder, position)
-    if builder.num_bytes or separator is None:
+            if builder is not None:
+                yield from builder.finish(file, tally, size=size)
+            if end is not None and position >= end:
+                builder = None
+                break
+            builder = _Builder(config, folder, position) if position >= piece.begin else None
+    if builder is not None and (builder.num_bytes or (separator is None and piece.begin == 0)):
         yield from builder.finish(file, tally, size=size)
-    if separator is not None:
+    # The first piece reads up to the first separator, so it alone can tell whether there is one.
+    if separator is not None and piece.begin == 0:
         tally.text_files += 1
         tally.separated_files += num_separators > 0
+
+
+def place_before(raw: IO[bytes], begin: int, separator: str) -> int:
+    """Returns a place from which separators are found as they are from the beginning of the file.
+
+    It lies before every separator that ends at ``begin`` or later, and no separator crosses it, for the byte before it
+    is in none.
+
+    Args:
+      raw: the open file, which holds UTF-8.
+      begin: a place in the file.
+      separator: the text between documents.
+    """
+    in_separator = {*separator.encode(), *(b"\r" if "\n" in separator else b"")}
+    end = max(begin - len(separator.encode()) - separator.count("\n"), 0)
+    while end > 0:
+        first = max(end - _BACK_BYTES, 0)
+        raw.seek(first)
+        content = raw.read(end - first)
+        for place in range(len(content), 0, -1):
+            if content[place - 1] not in in_separator:
+                return first + place
+        end = first
+    return 0
+
+
+def line_at(raw: IO[bytes], place: int) -> int:
+    """Returns where the first line begins after the byte at ``place``; the size of the file if there is none."""
+    raw.seek(place)
+    while block := raw.read(_BACK_BYTES):
+        if (found := block.find(b"\n")) >= 0:
+            return place + found + 1
+        place += len(block)
+    return place
+
+
+def whole_lines(blocks: Iterable[bytes], start: int, end: int) -> Iterator[bytes]:
+    """Yields the lines of ``blocks``, which begin at ``start``, that begin before ``end``."""
+    if start >= end:
+        return
+    for block in blocks:
+        # The line that holds the last byte before the end is the last one.
+        found = block.find(b"\n", max(end - 1 - start, 0))
+        if found >= 0:
+            yield block[: found + 1]
+            return
+        yield block
+        start += len(block)
 
 
 def split(blocks: Iterable[bytes], separator: str | None) -> Iterator[tuple[bytes, int]]:

@@ -104,14 +104,17 @@ class WindowRows(_BlockRows):
             )
         return (self.shards.num_tokens - self.overlap) // (self.block_length - self.overlap)
 
+    def start_of(self, index: int) -> int:
+        """Returns the place in the stream of the first token of row ``index``."""
+        epoch, block, within = self.locate(index)
+        offset = 0 if self._seed is None else epoch_offset(self.shards.num_tokens, self._seed, epoch)
+        return (offset + block * (self.block_length - self.overlap) + within) % self.shards.num_tokens
+
     def read(
         self, index: int, tokens_T: np.ndarray, segments_T: np.ndarray | None, weights_T: np.ndarray | None
     ) -> None:
         """Writes the window; the documents at its beginning and end are cut."""
-        shards = self.shards
-        epoch, block, within = self.locate(index)
-        offset = 0 if self._seed is None else epoch_offset(shards.num_tokens, self._seed, epoch)
-        start = (offset + block * (self.block_length - self.overlap) + within) % shards.num_tokens
+        shards, start = self.shards, self.start_of(index)
         before_wrap = min(self.row_length, shards.num_tokens - start)
         segment = 1
         for place, part in ((start, slice(0, before_wrap)), (0, slice(before_wrap, self.row_length))):

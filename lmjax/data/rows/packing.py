@@ -155,7 +155,7 @@ def _write_plan(folder: pathlib.Path, shards: TokenShards, row_length: int) -> N
         files = {name: stack.enter_context(open(folder / name, "wb")) for name in _FILES}
         num_stretches = 0
         np.zeros(1, "<i8").tofile(files["row_bounds"])
-        for starts, lengths in _stretches(shards, row_length):
+        for starts, lengths in stretches(shards, row_length):
             rows, num_rows = best_fit_decreasing(lengths, row_length)
             order = np.lexsort((starts, rows))
             starts[order].astype("<i8").tofile(files["starts"])
@@ -166,7 +166,7 @@ def _write_plan(folder: pathlib.Path, shards: TokenShards, row_length: int) -> N
     write_json(folder / _SUMS, {name: sha256_of(folder / name) for name in _FILES})
 
 
-def _stretches(shards: TokenShards, row_length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def stretches(shards: TokenShards, row_length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (start, length) of documents, about ``DOCUMENTS_AT_ONCE`` at a time; long documents are cut."""
     held_starts: list[np.ndarray] = []
     held_lengths: list[np.ndarray] = []

@@ -8,6 +8,7 @@ Document bounds, which are searched, are memory-mapped.
 import bisect
 import functools
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,28 @@ class TokenShards:
         if not (ends_fit and np.all(bounds[1:] > bounds[:-1])):
             raise ValueError(f"{path}: damaged (not the bounds of {shard.documents} documents): prepare the data again")
         return bounds
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the ids of documents were kept."""
+        return "id_field" in self.manifest.settings
+
+    def document_ids(self, start: int, length: int) -> list[str]:
+        """Returns the ids of the documents of which a token is in a stretch of the stream.
+
+        Raises:
+          ValueError: a file of ids is damaged.
+        """
+        found: list[str] = []
+        for number, within, count, _ in self._stretches(start, length):
+            path = self.folder / f"{self.shards[number].name}.ids"
+            first, last = np.searchsorted(self.document_bounds(number), [within, within + count - 1], side="right") - 1
+            try:
+                with open(path, "rb") as file:
+                    found += [json.loads(line) for line in itertools.islice(file, int(first), int(last) + 1)]
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{path}: damaged ({error}): prepare the data again") from None
+        return found
 
     def shard_start(self, number: int) -> int:
         """Returns the place in the stream of the first token of shard ``number``."""

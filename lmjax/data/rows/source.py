@@ -1,7 +1,7 @@
 """Rows by number, the interface between every packing and the rest of the pipeline."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,3 +73,17 @@ class RowSource(abc.ABC):
                 f"train at one length (train.sequence_warmup=()), or use another data.packing"
             )
         return self
+
+    def placed(self, first_block: Callable[[int], int]) -> "RowSource":
+        """Returns these rows if stages begin at steps; a source without stages has the same rows at all steps.
+
+        Args:
+          first_block: from a step to the number of the first block that begins at this step or after it.
+        """
+        del first_block
+        return self
+
+    def epochs(self, num_blocks: int) -> dict[str, float]:
+        """Returns how often the first ``num_blocks`` blocks read each source of a mixture; empty for one source."""
+        del num_blocks
+        return {}

@@ -6,7 +6,7 @@ Each of them raises ``ValueError`` for a value that cannot be used, see :func:`l
 from lmjax.decode.logits.biases import allow_tokens, ban_tokens, logit_bias
 from lmjax.decode.logits.narrowing import epsilon_cutoff, min_p, temperature, top_k, top_p, typical_p
 from lmjax.decode.logits.penalties import frequency_presence, no_repeat_ngram, repetition_penalty, token_counts
-from lmjax.decode.logits.sampling import SamplingConfig, choose, only_ids, penalize, restrict
+from lmjax.decode.logits.sampling import SamplingConfig, choose, narrow, only_ids, penalize, restrict
 
 __all__ = [
     "SamplingConfig",
@@ -17,6 +17,7 @@ __all__ = [
     "frequency_presence",
     "logit_bias",
     "min_p",
+    "narrow",
     "no_repeat_ngram",
     "only_ids",
     "penalize",

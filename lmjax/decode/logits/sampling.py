@@ -151,6 +151,31 @@ def penalize(
     return logits
 
 
+def narrow(logits: jax.Array, config: SamplingConfig) -> jax.Array:
+    """Applies the temperature and what narrows the choice; with a temperature of 0 one token is left.
+
+    Args:
+      logits: float32 [..., V], to which :func:`restrict` and :func:`penalize` were applied.
+      config: what to apply.
+    """
+    if config.temperature == 0:
+        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+        is_best = ids == jnp.argmax(logits, axis=-1, keepdims=True)
+        return jnp.where(is_best, 0.0, -jnp.inf)
+    logits = temperature(logits, config.temperature)
+    if config.top_k is not None:
+        logits = top_k(logits, config.top_k)
+    if config.top_p is not None:
+        logits = top_p(logits, config.top_p, keep=config.top_p_least, most=config.top_p_most)
+    if config.min_p is not None:
+        logits = min_p(logits, config.min_p)
+    if config.typical_p is not None:
+        logits = typical_p(logits, config.typical_p)
+    if config.epsilon is not None:
+        logits = epsilon_cutoff(logits, config.epsilon)
+    return logits
+
+
 def choose(key: jax.Array, logits: jax.Array, config: SamplingConfig) -> jax.Array:
     """Chooses a token of each distribution.
 
@@ -164,15 +189,4 @@ def choose(key: jax.Array, logits: jax.Array, config: SamplingConfig) -> jax.Arr
     """
     if config.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = temperature(logits, config.temperature)
-    if config.top_k is not None:
-        logits = top_k(logits, config.top_k)
-    if config.top_p is not None:
-        logits = top_p(logits, config.top_p, keep=config.top_p_least, most=config.top_p_most)
-    if config.min_p is not None:
-        logits = min_p(logits, config.min_p)
-    if config.typical_p is not None:
-        logits = typical_p(logits, config.typical_p)
-    if config.epsilon is not None:
-        logits = epsilon_cutoff(logits, config.epsilon)
-    return (gumbel_sample if key.ndim == 0 else jax.vmap(gumbel_sample))(key, logits)
+    return (gumbel_sample if key.ndim == 0 else jax.vmap(gumbel_sample))(key, narrow(logits, config))

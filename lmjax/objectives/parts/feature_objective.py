@@ -93,7 +93,10 @@ class FeatureObjective(Objective):
     @property
     def traits(self) -> Traits:
         """An encoder, which sees the whole sequence."""
-        return Traits(attention="bidirectional")
+        return Traits(
+            attention="bidirectional",
+            instead_of_text="it reads vectors, not tokens: `lmjax evaluate RUN` measures how well it restores them",
+        )
 
 
 def rows_of_vectors(rows: Rows, num_vectors: int) -> Rows:

@@ -5,6 +5,7 @@ Axes: N chunks.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +39,18 @@ def sum_over_chunks(body: Callable[..., Sequence[jax.Array]], length: int, *arra
     return jax.lax.scan(add, zeros, chunks)[0]
 
 
-def map_over_chunks(body: Callable[..., jax.Array], length: int, *arrays_BT: jax.Array) -> jax.Array:
-    """What ``body`` returns for chunks of positions, [B, C] each, put together to [B, T]; not for gradients."""
+Values = TypeVar("Values")
+
+
+def map_over_chunks(body: Callable[..., Values], length: int, *arrays_BT: jax.Array) -> Values:
+    """What ``body`` returns for chunks of positions, arrays [B, C], put together to [B, T]; not for gradients."""
     chunks, num_positions = _cut(length, arrays_BT)
-    _, values_NBC = jax.lax.scan(lambda _, chunk: (None, body(*chunk)), None, chunks)
-    return values_NBC.swapaxes(0, 1).reshape(values_NBC.shape[1], -1)[:, :num_positions]
+    _, values = jax.lax.scan(lambda _, chunk: (None, body(*chunk)), None, chunks)
+
+    def together(values_NBC: jax.Array) -> jax.Array:
+        return values_NBC.swapaxes(0, 1).reshape(values_NBC.shape[1], -1)[:, :num_positions]
+
+    return jax.tree.map(together, values)
 
 
 def _cut(length: int, arrays: Sequence[jax.Array]) -> tuple[list[jax.Array], int]:

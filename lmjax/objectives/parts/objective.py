@@ -43,6 +43,8 @@ class Traits:
       measures: names of the terms that are reported and not trained on, such as accuracies and margins.
       text_term: the term that is a cross entropy of ``targets_BP``, tokens of text, from which evaluations make
         perplexity and bits per byte; None where there is no such term.
+      instead_of_text: what the model is for, if the objective does not train its output layer, which names tokens; None
+        if it does.
     """
 
     attention: Literal["causal", "bidirectional", "prefix"] = "causal"
@@ -52,6 +54,7 @@ class Traits:
     row_multiple: int = 1
     measures: frozenset[str] = frozenset()
     text_term: str | None = None
+    instead_of_text: str | None = None
 
 
 @jax.tree_util.register_dataclass

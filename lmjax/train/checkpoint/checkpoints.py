@@ -106,13 +106,18 @@ class Checkpoints(Reader):
             if files is not None:
                 files.close()
 
-    def improves(self, valid_loss: float) -> bool:
-        """Returns whether the run keeps its best checkpoint and this validation loss is the lowest so far."""
-        lowest = math.inf if self._best is None else self._best.loss
-        return self.config.keep_best and math.isfinite(valid_loss) and valid_loss < lowest
+    def improves(self, value: float) -> bool:
+        """Returns whether the run keeps its best checkpoint and this value of ``best_by`` is the best so far."""
+        if not (self.config.keep_best and math.isfinite(value)):
+            return False
+        best = self._best
+        if best is None or (best.number, best.which) != (self.config.best_by, self.config.best_is):
+            # Another number decided before, and its values cannot be compared with this one.
+            return True
+        return value < best.value if self.config.best_is == "lowest" else value > best.value
 
     def forget_best(self) -> None:
-        """Forgets the lowest validation loss, because later ones cannot be compared with it.
+        """Forgets the best value, because later ones cannot be compared with it.
 
         The best checkpoint stays until it is deleted as an old one.
         """
@@ -133,7 +138,7 @@ class Checkpoints(Reader):
             return False
         return bool(from_primary(time.monotonic() - self._saved_at >= 60 * self.config.every_minutes))
 
-    def save(self, step: int, state: PyTree, data: Any = None, *, valid_loss: float = math.nan) -> bool:
+    def save(self, step: int, state: PyTree, data: Any = None, *, value: float = math.nan) -> bool:
         """Copies ``state`` from the devices and writes it in the background.
 
         The method first waits for an earlier save that is still under way. The state may be donated as soon as the
@@ -144,7 +149,7 @@ class Checkpoints(Reader):
           state: the training state, made of arrays and typed PRNG keys; its fields ``params`` and ``ema`` are
             stored apart from the rest.
           data: anything that JSON can hold, e.g. the position in the data; :meth:`restore` returns it.
-          valid_loss: the validation loss of this state if it has been validated, see :meth:`improves`.
+          value: the value of ``checkpoint.best_by`` of this state, NaN if it has none, see :meth:`improves`.
 
         Returns:
           False if this step was just saved or restored, so that there is nothing to do; else True.
@@ -157,7 +162,7 @@ class Checkpoints(Reader):
         """
         assert self._files is not None, "opened read-only, or closed"
         self.wait()
-        best = Best(step, valid_loss) if self.improves(valid_loss) else None
+        best = Best(step, value, self.config.best_by, self.config.best_is) if self.improves(value) else None
         if step == self._last_step:
             self._note_best(best)
             return False

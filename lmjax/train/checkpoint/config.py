@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Literal
+
+from lmjax.field_types import check_literals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,10 +20,19 @@ class CheckpointConfig:
     keep_every: int | None = None
     """Checkpoints of steps divisible by this stay for ever, besides the latest."""
     keep_best: bool = False
-    """Also save whenever the validation loss is the lowest so far, and keep that checkpoint however old it gets
+    """Also save whenever the number best_by is the best so far, and keep that checkpoint however old it gets
     (`--step best` uses it)."""
+    best_by: str = "valid/loss"
+    """The number that decides which checkpoint is the best, as `EVALUATION/NUMBER`."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    """Whether the best is the lowest (losses, perplexities) or the highest (accuracies, recall)."""
 
     def __post_init__(self):
+        check_literals(self, "checkpoint.")
+        if not all(self.best_by.partition("/")):
+            raise ValueError(
+                f"checkpoint.best_by={self.best_by!r}: name a number of an evaluation, as valid/loss or code/accuracy"
+            )
         for name in ("every_steps", "every_minutes", "keep_last", "keep_every"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -31,7 +43,7 @@ class CheckpointConfig:
 
         Args:
           steps: all steps in the folder.
-          best: the steps with the lowest validation loss: the one on disk and the one that replaces it.
+          best: the best steps: the one on disk and the one that replaces it.
         """
         ascending = sorted(steps)
         latest = ascending if self.keep_last is None else ascending[-self.keep_last :]

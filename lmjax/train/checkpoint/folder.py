@@ -18,10 +18,19 @@ SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?")
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The step with the lowest validation loss so far."""
+    """The best step so far.
+
+    Attributes:
+      step: the number of updates.
+      value: the number that decided it.
+      number: the name of that number (``checkpoint.best_by``).
+      which: whether the lowest or the highest is the best.
+    """
 
     step: int
-    loss: float
+    value: float
+    number: str = "valid/loss"
+    which: str = "lowest"
 
 
 def steps_there(folder: pathlib.Path) -> list[int]:
@@ -71,10 +80,13 @@ def read_best(folder: pathlib.Path) -> Best | None:
     """Returns the best step; ``None`` if none was kept or if it is no longer there."""
     try:
         content = json.loads((folder / BEST).read_text(encoding="utf-8"))
-        best = Best(int(content["step"]), float(content["loss"]))
+        # Before other numbers could decide, the validation loss did, and was called loss.
+        value = content["value"] if "value" in content else content["loss"]
+        rules = {name: str(content[name]) for name in ("number", "which") if name in content}
+        best = Best(int(content["step"]), float(value), **rules)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return best if math.isfinite(best.loss) and best.step in steps_there(folder) else None
+    return best if math.isfinite(best.value) and best.step in steps_there(folder) else None
 
 
 def write_best(folder: pathlib.Path, best: Best) -> None:

@@ -42,7 +42,7 @@ class Reader:
         return None if step < 0 else step
 
     def best_step(self) -> int | None:
-        """Returns the step of the lowest validation loss (``checkpoint.keep_best``); ``None`` if none was kept."""
+        """Returns the best step (``checkpoint.keep_best``); ``None`` if none was kept."""
         return None if self._best is None else self._best.step
 
     def check_not_only_set_aside(self) -> None:

@@ -6,11 +6,13 @@ To add an evaluation, derive a frozen dataclass from :class:`Evaluation` and nam
 import abc
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from lmjax.choice import Choice
+from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
+from lmjax.tokenizers import Tokenizer
 from lmjax.train.corpus import Corpus
 from lmjax.train.step import Learner
 
@@ -23,14 +25,18 @@ class Subject:
 
     Attributes:
       learner: the run's objective, module, vocabulary and mesh.
-      corpus: the run's data and tokenizer.
+      tokenizer: the run's tokenizer.
+      data: the configuration of the run's data, which says how texts are read and what stands around documents.
+      corpus: the run's data; None where they are not at hand.
       model: the resolved configuration of the model.
       batch_size: number of rows of a step.
       sequence_length: T, tokens of a row that the model sees.
     """
 
     learner: Learner
-    corpus: Corpus
+    tokenizer: Tokenizer
+    data: DataConfig
+    corpus: Corpus | None
     model: ModelConfig
     batch_size: int
     sequence_length: int
@@ -45,11 +51,14 @@ class Reading:
         saved.
       counts: how much was measured, by name, such as the number of ``tokens`` that were scored.
       notes: sentences for a person; the training loop shows each of them once in a run.
+      tables: the same numbers of parts of what was measured: a table's name ("file"), a part, a number's name. The
+        training loop does not write them.
     """
 
     numbers: dict[str, float]
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tables: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
 
 
 Measure = Callable[[Params, Callable[[], object]], Reading]

@@ -5,7 +5,6 @@ import math
 from collections.abc import Collection, Mapping
 
 from lmjax.models.parameters import Params
-from lmjax.train.config import VALID
 from lmjax.train.evaluations.evaluation import Evaluation, Measure
 from lmjax.train.guard import StoppedError, signs_of_life
 from lmjax.train.instruments import Instruments
@@ -22,11 +21,13 @@ class Evaluations:
     Attributes:
       begun: the evaluations, each with the function that measures it.
       instruments: the instruments of the run.
+      decides: the number that decides which checkpoint is the best, as ``EVALUATION/NUMBER``; None if none does.
       said: the notes that have been shown already.
     """
 
     begun: tuple[tuple[Evaluation, Measure], ...]
     instruments: Instruments
+    decides: str | None = None
     said: set[str] = dataclasses.field(default_factory=set)
 
     def due(self, step: int) -> list[str]:
@@ -49,8 +50,8 @@ class Evaluations:
           The numbers of those evaluations that were completed.
 
         Raises:
-          NothingScored: at step 0, an evaluation has nothing to score. At later steps this is only a note, because the
-            trained state is worth more than its evaluation.
+          ValueError: at step 0, an evaluation has nothing to score, or not the number that is to decide. At later steps
+            this is only a note, because the trained state is worth more than its evaluation.
         """
         tools, numbers = self.instruments, {}
         for evaluation, measure in self.begun:
@@ -69,14 +70,32 @@ class Evaluations:
                 continue
             tools.watchdog.touch(step)
             numbers[evaluation.name] = reading.numbers
+            self._check_decides(step, evaluation.name, reading.numbers)
             self._show(step, evaluation.name, reading.numbers, reading.notes)
         return numbers
 
+    def _check_decides(self, step: int, name: str, numbers: Mapping[str, float]) -> None:
+        """Says at step 0 by an error, and later by a note, that the number that is to decide is not there."""
+        evaluation, _, number = (self.decides or "").partition("/")
+        if evaluation != name or number in numbers:
+            return
+        problem = (
+            f"checkpoint.best_by={self.decides!r}: {name} has no number {number!r}, so no checkpoint is the best: name "
+            f"one of {', '.join(f'{name}/{found}' for found in numbers)}"
+        )
+        if step == 0:
+            raise ValueError(problem)
+        self._note(problem)
+
+    def _note(self, text: str) -> None:
+        """Shows a note, once in a run."""
+        if text not in self.said:
+            self.instruments.progress.note(text)
+            self.said.add(text)
+
     def _show(self, step: int, name: str, numbers: Mapping[str, float], notes: Collection[str]) -> None:
         for note in notes:
-            if note not in self.said:
-                self.instruments.progress.note(note)
-                self.said.add(note)
+            self._note(note)
         self.instruments.writers.write(step, {f"{name}/{number}": value for number, value in numbers.items()})
         self.instruments.progress.note(f"step {step}: " + ", ".join(f"{name}/{n} {v:.4f}" for n, v in numbers.items()))
         bad = not_finite_losses({name: numbers})
@@ -95,6 +114,12 @@ def not_finite_losses(numbers: Numbers) -> dict[str, float]:
     return {name: value for name, value in losses.items() if not math.isfinite(value)}
 
 
-def validation_loss(numbers: Numbers) -> float:
-    """Returns the loss that decides which checkpoint is the best; NaN if the state has not been validated."""
-    return numbers.get(VALID, {}).get("loss", math.nan)
+def deciding_value(numbers: Numbers, name: str) -> float:
+    """Returns the number that decides which checkpoint is the best; NaN if the state has none.
+
+    Args:
+      numbers: the numbers of a state.
+      name: ``EVALUATION/NUMBER`` (``checkpoint.best_by``).
+    """
+    evaluation, _, number = name.partition("/")
+    return numbers.get(evaluation, {}).get(number, math.nan)
