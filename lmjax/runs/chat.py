@@ -7,6 +7,7 @@ from lmjax.runs.chat_template import end_ids, find_template
 from lmjax.runs.opened import Opened
 from lmjax.runs.prompts import prompt_ids
 from lmjax.runs.writing import NEW_TOKENS, Request, stream_continuations
+from lmjax.tokenizers.chat import Message
 from lmjax.train.components import paired
 
 
@@ -32,7 +33,8 @@ class Chat:
         if paired(objective) is not None or isinstance(objective, MaskedDiffusion):
             raise ValueError(f"{run.folder}: a {type(objective).__name__} model does not continue a conversation")
         self._run, self._request, self._system = run, request, system
-        self._template, self._end_ids = find_template(run), end_ids(run)
+        self._template = find_template(run)
+        self._end_ids = end_ids(run, self._template)
         if system is not None and self._template is None:
             raise ValueError(f"system: {run.folder} has no chat template, which says where it goes: leave it out")
         self._context = run.max_length or run.config.train.sequence_length
@@ -75,7 +77,7 @@ class Chat:
         if self._template is None:
             before = "".join(f"{said}\n{answer}\n" for said, answer in self._turns)
             return prompt_ids(self._run, f"{before}{message}\n")
-        messages = [] if self._system is None else [{"role": "system", "content": self._system}]
+        messages = [] if self._system is None else [Message("system", self._system)]
         for said, answer in self._turns:
-            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
-        return self._template.ids(self._run.tokenizer, [*messages, {"role": "user", "content": message}])
+            messages += [Message("user", said), Message("assistant", answer)]
+        return self._template.ids(self._run.tokenizer, [*messages, Message("user", message)])

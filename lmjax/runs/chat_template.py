@@ -3,69 +3,47 @@
 A template is a program in the language of Jinja that comes with a model, so it runs in Jinja's sandbox.
 """
 
-import json
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmjax.interop.hf_config import read_json
 from lmjax.interop.published import GENERATION
+from lmjax.naming import naming
 from lmjax.runs.opened import Opened
 from lmjax.runs.prompts import ids_with_names
 from lmjax.tokenizers import Tokenizer
+from lmjax.tokenizers.chat import Message, chat_parts, read_chat_template, render_chat
+from lmjax.tokenizers.special import names_by_role
 from lmjax.train.published import PUBLISHED
-
-Message = Mapping[str, str]
-"""A message: its ``role`` (``system``, ``user`` or ``assistant``) and its ``content``."""
 
 _PRIVATE = range(0xE000, 0xF8FF)
 """Code points that mean nothing to anybody, to stand for others while a template runs."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """A chat template."""
+    """A chat template.
 
-    def __init__(self, source: str, *, where: str, variables: Mapping[str, str]):
-        """Compiles the template.
+    Attributes:
+      source: the template.
+      where: where it comes from, for messages.
+      special_tokens: the names of special tokens that it may use, by role.
+    """
 
-        Args:
-          source: the template.
-          where: the file it comes from, for messages.
-          variables: further names that it may use, such as ``bos_token``.
-
-        Raises:
-          ValueError: it is not a template, or Jinja is not installed.
-        """
-        try:
-            import jinja2
-            import jinja2.sandbox
-        except ImportError:
-            raise ValueError(f"{where} is a chat template, which needs Jinja: pip install 'lmjax[chat]'") from None
-
-        def refuse(message: str) -> None:
-            raise jinja2.TemplateError(message)
-
-        self._where, self._variables, self._error = where, dict(variables), jinja2.TemplateError
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = refuse
-        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-        try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise ValueError(f"{where}: the chat template is not Jinja ({error}): correct it") from None
+    source: str
+    where: str
+    special_tokens: Mapping[str, str | None]
 
     def render(self, messages: Sequence[Message]) -> str:
         """Returns a conversation as text, up to where the assistant's next message begins.
 
         Raises:
-          ValueError: the template refuses it, or fails.
+          ValueError: it is not a template, it refuses the conversation, or Jinja is not installed.
         """
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._variables)
-        except (self._error, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise ValueError(f"{self._where}: the chat template refuses this conversation: {error}") from None
+        with naming(self.where):
+            return render_chat(self.source, messages, special_tokens=self.special_tokens, add_generation_prompt=True)
 
     def ids(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Returns a conversation as token ids. Special tokens come from the template alone, never from a message.
@@ -77,7 +55,7 @@ class ChatTemplate:
           ValueError: as :meth:`render`.
         """
         names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-        used = set().union(*(message["content"] for message in messages))
+        used = set().union(*(message.content for message in messages))
         free = (chr(code) for code in _PRIVATE if chr(code) not in used)
         stands_for = {first: next(free) for first in sorted({name[0] for name in names if name})}
 
@@ -91,34 +69,51 @@ class ChatTemplate:
                 text = text.replace(other, first)
             return text
 
-        quoted = [{**message, "content": quote(message["content"])} for message in messages]
+        quoted = [message._replace(content=quote(message.content)) for message in messages]
         return ids_with_names(tokenizer, self.render(quoted), unquote=unquote)
+
+    def ends_of_answers(self, tokenizer: Tokenizer) -> set[int]:
+        """Returns the ids with which the template ends an answer; none if it cannot be told from the template."""
+        talk = (Message("user", "question"), Message("assistant", "answer"))
+        names = tokenizer.special_tokens
+        try:
+            parts = chat_parts(self.source, talk, special_names=names, special_tokens=self.special_tokens)
+        except ValueError:
+            return set()
+        return {names[name] for part in parts if part.is_answer for name in part.special}
 
 
 def find_template(run: Opened) -> ChatTemplate | None:
-    """Returns the chat template that came with the model of a run; None if there is none.
+    """Returns the chat template that the run was trained with, or that came with its model; None if there is none.
 
     Raises:
       ValueError: a file cannot be read, or holds no template.
     """
+    data = run.config.data
+    if data.messages_field is not None:
+        return ChatTemplate(
+            source=read_chat_template(data.chat_template),
+            where=f"data.chat_template={data.chat_template!r}",
+            special_tokens=names_by_role(run.tokenizer.special_tokens),
+        )
     for folder in (run.folder / PUBLISHED, run.folder):
         config_path, template_path = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         config = _content(config_path)
-        variables = {name: _name(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-        known = {name: value for name, value in variables.items() if value is not None}
+        names = {role: _name(config.get(f"{role}_token")) for role in ("bos", "eos", "unk", "pad")}
+        known = {role: name for role, name in names.items() if name is not None}
         if template_path.exists():
-            return ChatTemplate(template_path.read_text("utf-8"), where=str(template_path), variables=known)
+            return ChatTemplate(source=template_path.read_text("utf-8"), where=str(template_path), special_tokens=known)
         source = config.get("chat_template")
         if isinstance(source, list):
             source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
         if isinstance(source, str):
-            return ChatTemplate(source, where=str(config_path), variables=known)
+            return ChatTemplate(source=source, where=str(config_path), special_tokens=known)
     return None
 
 
-def end_ids(run: Opened) -> set[int]:
-    """Returns the ids that end an answer, by the files that came with the model: there may be several."""
-    ids: set[int] = set()
+def end_ids(run: Opened, template: ChatTemplate | None) -> set[int]:
+    """Returns the ids that end an answer, by the template and the files that came with the model."""
+    ids = set() if template is None else template.ends_of_answers(run.tokenizer)
     for folder in (run.folder / PUBLISHED, run.folder):
         given = _content(folder / GENERATION).get("eos_token_id")
         ids |= {value for value in (given if isinstance(given, list) else [given]) if isinstance(value, int)}

@@ -108,7 +108,17 @@ def render_chat(
                 **{"bos_token": "", "eos_token": "", **names, **variables},
             )
         )
-    except (jinja2.TemplateError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"the chat template is not Jinja ({error}): correct it") from None
+    except (
+        jinja2.TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"the chat template does not take these messages ({error}): correct one of them") from None
 
 

@@ -5,7 +5,7 @@ first and the special ids after them, so adding a special token changes no other
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 ROLES: dict[str, tuple[str, ...]] = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>"),
@@ -41,13 +41,15 @@ def role_of(name: str) -> str | None:
     return next((role for role, names in ROLES.items() if name in names), None)
 
 
+def names_by_role(special_names: Container[str]) -> dict[str, str]:
+    """Returns a mapping from role to name, for the roles that some token of ``special_names`` has."""
+    found = {role: next((name for name in names if name in special_names), None) for role, names in ROLES.items()}
+    return {role: name for role, name in found.items() if name is not None}
+
+
 def assign_roles(special_tokens: Mapping[str, int]) -> dict[str, int]:
     """Returns a mapping from role to id, for the roles that some token of ``special_tokens`` has."""
-    return {
-        role: next(special_tokens[name] for name in names if name in special_tokens)
-        for role, names in ROLES.items()
-        if any(name in special_tokens for name in names)
-    }
+    return {role: special_tokens[name] for role, name in names_by_role(special_tokens).items()}
 
 
 def ordered_sentinels(special_tokens: Mapping[str, int]) -> dict[str, int]:

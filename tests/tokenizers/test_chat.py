@@ -57,7 +57,7 @@ def test_the_built_in_template_has_a_token_for_each_role():
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes the text of a message"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages.__class__.__mro__ }}{{ ''.__class__.__subclasses__() }}", "does not take these messages"),
-        ("{% for m in %}", "does not take these messages"),
+        ("{% for m in %}", "is not Jinja"),
     ],
 )
 def test_templates_that_do_not_fit_or_leave_the_sandbox_are_refused(template, message):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lmjax.data.prepare.record import Document
 from lmjax.tokenizers.chat import chat_parts
-from lmjax.tokenizers.special import ROLES
+from lmjax.tokenizers.special import names_by_role
 
 
 def arranged(document: Document, template: str, special_names: Sequence[str]) -> Document:
@@ -21,7 +21,7 @@ def arranged(document: Document, template: str, special_names: Sequence[str]) ->
     """
     if not document.messages:
         return document
-    named = {role: next((name for name in names if name in special_names), None) for role, names in ROLES.items()}
+    named = names_by_role(special_names)
     try:
         found = chat_parts(template, document.messages, special_names=special_names, special_tokens=named)
     except ValueError as error:
