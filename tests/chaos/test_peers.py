@@ -21,9 +21,14 @@ import dataclasses, pathlib, sys
 sys.path.insert(0, {tests!r})
 from tiny_run import config, with_train
 from lmjax.parallel.mesh import MeshConfig
+from lmjax.train.checkpoint import CheckpointConfig
 
 def recipe():
-    return with_train(dataclasses.replace(config(pathlib.Path()), mesh=MeshConfig(data=-1)), steps=100000)
+    # A save or a validation may take an hour before the watchdog ends it.
+    base = dataclasses.replace(
+        config(pathlib.Path()), mesh=MeshConfig(data=-1), checkpoint=CheckpointConfig(every_steps=None)
+    )
+    return with_train(base, steps=100000, eval_every=0)
 """
 
 

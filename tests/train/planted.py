@@ -28,6 +28,12 @@ class Planted:
     def cut(self, row_length):
         return Planted(self._rows.cut(row_length), bad=self._bad)
 
+    def placed(self, *place):
+        return Planted(self._rows.placed(*place), bad=self._bad)
+
+    def epochs(self, *place):
+        return self._rows.epochs(*place)
+
     def rows(self, indices):
         numbers = list(indices)
         if not self._bad:
