@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
 from lmjax.runs.opened import Opened
 from lmjax.tokenizers import Tokenizer
+from lmjax.train.evaluations.texts import before_documents
 
 KNOWN_MARKERS = (
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
@@ -17,13 +18,8 @@ KNOWN_MARKERS = (
 
 def context_ids(run: Opened) -> list[int]:
     """Returns the ids that stand before the first token of a document; none where the data put nothing there."""
-    vocabulary, data = run.tokenizer.vocabulary, run.config.data
-    if data.add_bos:
-        return [vocabulary.require("bos", needed_by="data.add_bos=True")]
-    if data.add_eos and data.packing == "windows":
-        # In an unbroken stream of text, a document follows the end of the one before it.
-        return [vocabulary.require("eos", needed_by="data.add_eos=True")]
-    return []
+    before = before_documents(run.config.data, run.tokenizer.vocabulary)
+    return [] if before is None else [before]
 
 
 def prompt_ids(run: Opened, text: str) -> list[int]:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from untrained import MODEL, untrained
 
+from lmjax.data.config import DataConfig, Source
 from lmjax.objectives import Contrastive, MaskedLM, PairwiseReward
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.evaluations.calibration import Reliability
 from lmjax.train.evaluations.sums import bucket_name, buckets
 from lmjax.train.evaluations.text_files import TextFiles
+from lmjax.train.evaluations.texts import data_of
 from lmjax.train.evaluations.token_scores import TokenScorer
 from lmjax.train.evaluations.windows import packed, windows
 from lmjax.train.plan import subject_of
@@ -197,6 +199,12 @@ def test_files_without_a_token_to_score_are_refused(run, tmp_path):
     bare = with_data(run, tokenizer=ByteTokenizer({"<eos>": 256}), add_bos=False)
     with pytest.raises(NothingScored, match="no token to score"):
         bare.evaluate(TextFiles(name="t", files=(str(tmp_path / "x.txt"),)))
+
+
+def test_a_run_of_several_sources_reads_a_single_file(files):
+    sources = {"one": Source(path=files), "two": Source(path=files)}
+    found = data_of(DataConfig(sources=sources, weights={"one": 3.0}), files)
+    assert (found.path, found.sources, found.weights) == (files, {}, {})
 
 
 def test_eight_devices_find_what_one_does(run, files):

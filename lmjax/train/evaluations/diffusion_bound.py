@@ -15,34 +15,26 @@ import numpy as np
 
 from lmjax.models.parameters import Params
 from lmjax.objectives import MaskedDiffusion
-from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Subject
+from lmjax.train.evaluations.evaluation import Measure, Reading, Subject
+from lmjax.train.evaluations.on_texts import OnTexts
 from lmjax.train.evaluations.sums import Sum, information
-from lmjax.train.evaluations.texts import Text, check_files, read_texts
+from lmjax.train.evaluations.texts import Text
 from lmjax.train.evaluations.token_scores import batch_size_for, rows_on_devices
-from lmjax.train.evaluations.windows import Window, check_sizes, packed
-from lmjax.train.scored import NothingScored
+from lmjax.train.evaluations.windows import Window, packed
 from lmjax.types import IGNORE_INDEX, Rows
 
 NOTE = "the loss is an upper bound on the nats of a token, so the perplexity is one, too"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionBound(Evaluation):
+class DiffusionBound(OnTexts):
     """The bound on files, with its standard error. A text longer than the window is cut into parts."""
 
-    files: tuple[str, ...]
-    """Files, folders or globs, read as `data.path` is."""
-    window: int | None = None
-    """The most tokens of a row; train.sequence_length when unset."""
-    documents: int = 0
-    """Documents to take of each file, from the first on; 0 takes all."""
     draws: int = 8
     """Draws of noise; the standard error falls with their square root."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.documents < 0:
-            raise ValueError(f"evaluations: {self.name}: documents={self.documents}: must not be negative")
         if self.draws < 2:
             raise ValueError(f"evaluations: {self.name}: draws={self.draws}: a standard error needs at least 2")
 
@@ -53,21 +45,19 @@ class DiffusionBound(Evaluation):
           ValueError: the model was not trained by masked diffusion or score entropy, the window is longer than its
             learned positions, or a file cannot be read.
         """
-        learner, model = subject.learner, subject.model
+        learner = subject.learner
         if not isinstance(learner.objective, MaskedDiffusion):
             raise ValueError(
                 f"{type(learner.objective).__name__} has no diffusion bound: measure perplexity (TextFiles), or the "
                 f"pseudo-perplexity of an encoder (PseudoPerplexity)"
             )
-        window = self.window or subject.sequence_length
-        check_sizes(window, 1, max_length=model.max_length if model.positions == "learned" else None)
-        check_files(subject.data, self.files)
+        window = self.window_for(subject)
         size = batch_size_for(learner, window)
 
         def measure(params: Params, after_batch: Callable[[], object]) -> Reading:
             files: dict[str, tuple[Sum, np.ndarray]] = {}
-            texts = read_texts(subject.data, self.files, subject.tokenizer, documents=self.documents)
-            for number, (source, own) in enumerate(itertools.groupby(texts, lambda text: text.source)):
+            texts = itertools.groupby(self.texts(subject), lambda text: text.source)
+            for number, (source, own) in enumerate(texts):
                 counts, nats_D = Sum(), np.zeros(self.draws)
                 batches = packed(_parts(own, window, counts), num_rows=size, width=window)
                 for place, batch in enumerate(batches):
@@ -85,7 +75,7 @@ class DiffusionBound(Evaluation):
                 if counts.tokens:
                     files[source] = counts, nats_D
             if not files:
-                raise NothingScored(f"{', '.join(self.files)}: no token to score: name files with text")
+                raise self.nothing_scored()
             whole = Sum()
             for counts, _ in files.values():
                 whole.merge(counts)

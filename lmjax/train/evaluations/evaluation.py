@@ -41,6 +41,11 @@ class Subject:
     batch_size: int
     sequence_length: int
 
+    @property
+    def max_length(self) -> int | None:
+        """The number of positions that the model has learned; None where it has no such limit."""
+        return self.model.max_length if self.model.positions == "learned" else None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:

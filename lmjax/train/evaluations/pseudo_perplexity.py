@@ -22,12 +22,10 @@ from lmjax.models.with_extras import model_of
 from lmjax.objectives import MaskedDiffusion, Objective, SentencePairs
 from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.parallel.mesh import constrain
-from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Subject
+from lmjax.train.evaluations.evaluation import Measure, Reading, Subject
+from lmjax.train.evaluations.on_texts import OnTexts
 from lmjax.train.evaluations.sums import Sum, exponential
-from lmjax.train.evaluations.texts import check_files, read_texts
 from lmjax.train.evaluations.token_scores import Scores, batch_size_for, rows_on_devices, scores_of
-from lmjax.train.evaluations.windows import check_sizes
-from lmjax.train.scored import NothingScored
 from lmjax.train.step import Learner
 from lmjax.types import make_stream
 
@@ -36,24 +34,16 @@ SHORTEST = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PseudoPerplexity(Evaluation):
-    """The mean over all tokens of files, each masked once. A text longer than the window is cut into parts."""
+class PseudoPerplexity(OnTexts):
+    """The mean over all tokens of files, each masked once, which costs a pass over its row.
 
-    files: tuple[str, ...]
-    """Files, folders or globs, read as `data.path` is."""
-    window: int | None = None
-    """The most tokens of a row; train.sequence_length when unset."""
-    documents: int = 0
-    """Documents to take of each file, from the first on; 0 takes all. Each token costs a pass over its row."""
+    A text longer than the window is cut into parts.
+    """
+
     before: str | None = None
     """The special token before each part, by name; when unset as in the run's data."""
     after: str | None = None
     """The special token after each part, by name; when unset as in the run's data."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.documents < 0:
-            raise ValueError(f"evaluations: {self.name}: documents={self.documents}: must not be negative")
 
     def begin(self, subject: Subject) -> Measure:
         """Checks the model, the window and the files, and returns the function that measures.
@@ -62,19 +52,16 @@ class PseudoPerplexity(Evaluation):
           ValueError: the model is no encoder that names masked tokens, the window is longer than its learned positions,
             or a file cannot be read.
         """
-        objective, model = subject.learner.objective, subject.model
-        _check_names_masked(objective)
+        _check_names_masked(subject.learner.objective)
         before, after = ([] if mark is None else [mark] for mark in self._marks(subject))
-        window = self.window or subject.sequence_length
-        check_sizes(window, 1, max_length=model.max_length if model.positions == "learned" else None)
+        window = self.window_for(subject)
         size = window - len(before) - len(after)
         if size < 1:
             raise ValueError(f"window={window} has no room beside the special tokens: set it to at least {window + 1}")
-        check_files(subject.data, self.files)
         mask_id = subject.tokenizer.vocabulary.require("mask", needed_by="pseudo-perplexity")
 
         def parts() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-            for text in read_texts(subject.data, self.files, subject.tokenizer, documents=self.documents):
+            for text in self.texts(subject):
                 for begin in range(0, len(text.tokens_N), size):
                     part = slice(begin, begin + size)
                     row = np.concatenate([before, text.tokens_N[part], after]).astype(np.int32)
@@ -87,7 +74,7 @@ class PseudoPerplexity(Evaluation):
             ):
                 files[source].add(log_probability, rank)
             if not files:
-                raise NothingScored(f"{', '.join(self.files)}: no token to score: name files with text")
+                raise self.nothing_scored()
             whole = Sum()
             for one in files.values():
                 whole.merge(one)

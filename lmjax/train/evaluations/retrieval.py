@@ -43,7 +43,7 @@ class Retrieval(Evaluation):
         Raises:
           ValueError: the model does not make vectors of texts, or the file cannot be read.
         """
-        objective, model = check_compares_texts(subject.learner.objective), subject.model
+        objective = check_compares_texts(subject.learner.objective)
         pairs = [(query, key) for query, key in read_fields(pathlib.Path(self.pairs), self.fields)]
         queries, keys = list(dict.fromkeys(q for q, _ in pairs)), list(dict.fromkeys(k for _, k in pairs))
         place = {key: number for number, key in enumerate(keys)}
@@ -61,7 +61,7 @@ class Retrieval(Evaluation):
                     tokenizer=subject.tokenizer,
                     data=subject.data,
                     role=role,
-                    max_length=model.max_length if model.positions == "learned" else None,
+                    max_length=subject.max_length,
                     after_batch=after_batch,
                 )
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 
 from lmjax.models.parameters import Params
 from lmjax.objectives.parts.naming_tokens import check_predicts_next
-from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Subject
+from lmjax.train.evaluations.evaluation import Measure, Reading, Subject
+from lmjax.train.evaluations.on_texts import OnTexts
 from lmjax.train.evaluations.sums import Sums
-from lmjax.train.evaluations.texts import check_files, prefix_id, read_texts, without_first
+from lmjax.train.evaluations.texts import prefix_id, without_first
 from lmjax.train.evaluations.token_scores import TokenScorer
 from lmjax.train.evaluations.windows import Window, check_sizes, windows
-from lmjax.train.scored import NothingScored
 
 FIRST_NOT_SCORED = (
     "the first token of each text is not scored: documents of this run follow no special token, and the tokenizer has "
@@ -19,17 +19,11 @@ FIRST_NOT_SCORED = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextFiles(Evaluation):
+class TextFiles(OnTexts):
     """Exact means over all tokens of documents, each scored once, see :mod:`lmjax.train.evaluations.windows`."""
 
-    files: tuple[str, ...]
-    """Files, folders or globs, read as `data.path` is."""
-    window: int | None = None
-    """Tokens the model reads at once; train.sequence_length when unset."""
     stride: int | None = None
-    """Tokens a window after the first one scores, those at its end; half the window when unset."""
-    documents: int = 0
-    """Documents to take of each file, from the first on; 0 takes all."""
+    """Tokens that each window after the first one scores, those at its end; half the window when unset."""
     prefix_token: str | None = None
     """The special token before each text, by name; when unset what the run's documents follow, or the tokenizer's
     beginning-of-text token."""
@@ -40,12 +34,10 @@ class TextFiles(Evaluation):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("window", "stride", "batch_size", "bins"):
+        for name in ("stride", "batch_size", "bins"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"evaluations: {self.name}: {name}={value}: must be at least 1")
-        if self.documents < 0:
-            raise ValueError(f"evaluations: {self.name}: documents={self.documents}: must not be negative")
 
     def begin(self, subject: Subject) -> Measure:
         """Checks the model, the sizes and the files, and returns the function that measures.
@@ -55,11 +47,9 @@ class TextFiles(Evaluation):
             file cannot be read.
         """
         check_predicts_next(subject.learner.objective)
-        window = self.window or subject.sequence_length
+        window = self.window_for(subject)
         stride = self.stride or max(window // 2, 1)
-        model = subject.model
-        check_sizes(window, stride, max_length=model.max_length if model.positions == "learned" else None)
-        check_files(subject.data, self.files)
+        check_sizes(window, stride)
         prefix = prefix_id(subject.data, subject.tokenizer.vocabulary, named=self.prefix_token)
         scorer = TokenScorer(subject.learner, width=window, batch_size=self.batch_size)
 
@@ -67,7 +57,7 @@ class TextFiles(Evaluation):
             sums = Sums(self.bins)
 
             def cut() -> Iterator[Window]:
-                for text in read_texts(subject.data, self.files, subject.tokenizer, documents=self.documents):
+                for text in self.texts(subject):
                     scored = text if prefix is not None else without_first(text, subject.tokenizer)
                     sums.add_text(scored)
                     yield from windows(
@@ -82,7 +72,7 @@ class TextFiles(Evaluation):
             for own, scores in scorer(params, cut(), after_batch=after_batch):
                 sums.add(own, scores)
             if not sums.whole.tokens:
-                raise NothingScored(f"{', '.join(self.files)}: no token to score: name files with longer texts")
+                raise self.nothing_scored()
             return sums.reading(notes=(FIRST_NOT_SCORED,) if prefix is None else ())
 
         return measure

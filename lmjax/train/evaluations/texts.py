@@ -46,9 +46,7 @@ def data_of(data: DataConfig, path: str) -> DataConfig:
     Raises:
       ValueError: there is no such file, or its format is not known.
     """
-    whole = dataclasses.replace(
-        data, path=path, prepared=None, mixture=(), mixture_weights=(), members=(), fim_rate=0.0, valid_fraction=0.0
-    )
+    whole = data.single(path=path, prepared=None, members=(), fim_rate=0.0, valid_fraction=0.0)
     # The run's own text may have been of another kind; settings that do not apply to this text are left out.
     return applicable(whole)
 
@@ -106,11 +104,27 @@ def _tokenized(document: Document, source: str, tokenizer: Tokenizer) -> Text:
     )
 
 
+def before_documents(data: DataConfig, vocabulary: Vocabulary) -> int | None:
+    """Returns the id that stands before the first token of each document of a run's data; None if there is none.
+
+    It is the beginning-of-text token (``data.add_bos``) or, in an unbroken stream of documents, the end of the one
+    before.
+
+    Raises:
+      ValueError: the tokenizer has no such token.
+    """
+    if data.add_bos:
+        return vocabulary.require("bos", needed_by="data.add_bos=True")
+    if data.add_eos and data.packing == "windows":
+        return vocabulary.require("eos", needed_by="data.add_eos=True")
+    return None
+
+
 def prefix_id(data: DataConfig, vocabulary: Vocabulary, *, named: str | None = None) -> int | None:
     """Returns the id that stands before the first token of a text, so that this token can be scored, too.
 
-    It is what the run's documents follow: the beginning-of-text token (``data.add_bos``) or, in an unbroken stream of
-    documents, the end of the one before. If they follow nothing, it is the tokenizer's beginning-of-text token.
+    It is what the run's documents follow, see :func:`before_documents`. If they follow nothing, it is the tokenizer's
+    beginning-of-text token.
 
     Args:
       data: the configuration of the run's data.
@@ -125,11 +139,8 @@ def prefix_id(data: DataConfig, vocabulary: Vocabulary, *, named: str | None = N
     """
     if named is not None:
         return vocabulary.require(named, needed_by="prefix_token")
-    if data.add_bos:
-        return vocabulary.require("bos", needed_by="data.add_bos=True")
-    if data.add_eos and data.packing == "windows":
-        return vocabulary.require("eos", needed_by="data.add_eos=True")
-    return vocabulary.bos_id
+    before = before_documents(data, vocabulary)
+    return vocabulary.bos_id if before is None else before
 
 
 def without_first(text: Text, tokenizer: Tokenizer) -> Text:
