@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from lmjax.parallel.folder_lock import is_locked
+from lmjax.train.checkpoint.folder import steps_there
 from lmjax.train.config_file import flatten
 from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.metrics_file import parsed
-from lmjax.train.record import RECORD
+from lmjax.train.record import Record, read_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -82,15 +83,18 @@ class RunFiles:
         return steps if isinstance(steps, int) else None
 
     @functools.cached_property
+    def record(self) -> Record | None:
+        """Its ``record.json``; None if it is missing or damaged."""
+        try:
+            return read_record(self.folder)
+        except (OSError, ValueError):
+            return None
+
+    @functools.cached_property
     def last_saved(self) -> int | None:
         """The last step that is known to have been saved."""
-        try:
-            saved = json.loads((self.folder / RECORD).read_bytes())["last_saved"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            saved = None
-        folder = self.folder / CHECKPOINTS
-        steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
-        return max([*steps, *([saved] if isinstance(saved, int) else [])], default=None)
+        saved = None if self.record is None else self.record.last_saved
+        return max([*steps_there(self.folder / CHECKPOINTS), *([] if saved is None else [saved])], default=None)
 
     @property
     def last_step(self) -> int:

@@ -64,6 +64,7 @@ def facts(run: RunFiles) -> dict[str, Any]:
         "bits_per_byte": run.last("valid/bits_per_byte"),
         "tokens_per_second": run.last("tokens_per_second"),
         "mfu": run.last("mfu"),
+        "goodput": run.last("goodput"),
         "changed_at": run.changed_at or None,
     }
 

@@ -37,7 +37,7 @@ def make_run(folder, *, steps=400, spike=None, total=400, saved=400, name="demo"
         "optimizer": {"learning_rate": learning_rate},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "record.json").write_text(json.dumps({"last_saved": saved}))
+    (folder / "record.json").write_text(json.dumps({"data": [], "batch_sizes": [[0, 8]], "last_saved": saved}))
     return folder
 
 
@@ -81,6 +81,19 @@ def test_the_page_names_loss_best_step_and_spike(tmp_path):
     ]  # fmt: skip
     raw = next(curve for curve in loss["curves"] if curve["kind"] == "raw")
     assert raw["y"][10] is None and len(raw["x"]) == 399  # line 21 is damaged, the last is torn
+
+
+def test_faults_and_goodput_are_shown(tmp_path):
+    run = make_run(tmp_path / "run", torn=False)
+    rows = {"first_token": 0, "end_token": 1600, "rows": [800, 900], "step": 101, "reason": "loss is <NaN>"}
+    record = json.loads((run / "record.json").read_text()) | {"passed_over": [rows]}
+    (run / "record.json").write_text(json.dumps(record))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 401, "goodput": 0.875, "skipped_updates": 3}\n')
+    said = render([run])
+    assert "Step 101 was faulty (loss is &lt;NaN&gt;): rows 800 to 899 were passed over." in said
+    assert "<b>87.5%</b>" in said and "<span>skipped updates</span><b>3</b>" in said
+    assert ">87.5%<" in render([run, make_run(tmp_path / "other")])
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing_of_the_files(tmp_path):

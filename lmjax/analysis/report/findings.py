@@ -8,6 +8,7 @@ from lmjax.analysis.plots import column, loss_curves
 from lmjax.analysis.run_files import RunFiles
 from lmjax.curves.loss_curve import LossCurve, analyze_loss_curve
 from lmjax.curves.power_law import PowerLawFit, fit_power_law
+from lmjax.train.record import PassedOver
 
 WARM_UP = 0.05
 """The share of the steps at the beginning that the power law is not fitted to."""
@@ -38,7 +39,7 @@ class Findings:
       no_law: why there is no law; empty if there is one.
       level: the training loss at the end, as the median of the last lines; None if there is none.
       best: the lowest validation loss, or the lowest level of the training loss; None if there is no loss.
-      warnings: one sentence for each fault.
+      warnings: one sentence for each roll-back, and for each fault of the curves.
     """
 
     curve: LossCurve
@@ -52,7 +53,7 @@ class Findings:
 def find(files: RunFiles) -> Findings:
     """Returns what is found in the curves of a run."""
     training, validation = (loss_curves(files.lines, split, split) for split in ("train", "valid"))
-    warnings = []
+    warnings = [] if files.record is None else [_passed_over(one) for one in files.record.passed_over]
     analyses: list[LossCurve] = []
     for name in training:
         steps, losses = column(files.lines, name.metric)
@@ -80,6 +81,11 @@ def find(files: RunFiles) -> Findings:
         best=_best(files, [name.metric for name in validation], steps, losses),
         warnings=warnings,
     )
+
+
+def _passed_over(rows: PassedOver) -> str:
+    first, end = rows.rows
+    return f"step {rows.step:,} was faulty ({rows.reason}): rows {first:,} to {end - 1:,} were passed over"
 
 
 def _best(files: RunFiles, validations: list[str], steps: np.ndarray, losses: np.ndarray) -> Best | None:

@@ -60,6 +60,10 @@ def tiles(run: Shown) -> str:
     if (speed := files.last("tokens_per_second")) is not None:
         mfu = files.last("mfu")
         facts.append(("tokens a second", short_number(speed), "" if mfu is None else f"{mfu:.1%} MFU"))
+    if (goodput := files.last("goodput")) is not None:
+        facts.append(("goodput", f"{goodput:.1%}", "of the time went into steps"))
+    if skipped := files.last("skipped_updates"):
+        facts.append(("skipped updates", number(skipped), "of faulty steps"))
     cells = "".join(
         f'<div class="tile"><span>{label}</span><b>{value}</b><small>{note}</small></div>'
         for label, value, note in facts
@@ -73,7 +77,7 @@ def overview(runs: Sequence[Shown]) -> str:
     for index, run in enumerate(runs):
         findings, files = run.findings, run.files
         best = findings.best
-        speed = files.last("tokens_per_second")
+        speed, goodput = files.last("tokens_per_second"), files.last("goodput")
         rows.append(
             (
                 f'<i class="key c{index % 8}"></i>{text(run.name)}',
@@ -81,12 +85,13 @@ def overview(runs: Sequence[Shown]) -> str:
                 "–" if best is None else f"{number(best.loss)} <small>at {best.step:,}</small>",
                 number(files.last("valid/bits_per_byte")),
                 "–" if speed is None else short_number(speed),
+                "–" if goodput is None else f"{goodput:.1%}",
                 f"{files.last_step:,}",
                 text(files.state),
                 text(files.objective or "–"),
             )
         )
-    head = ("run", "training loss", "best loss", "bits/byte", "tokens/s", "step", "state", "objective")
+    head = ("run", "training loss", "best loss", "bits/byte", "tokens/s", "goodput", "step", "state", "objective")
     return table(head, rows)
 
 
