@@ -93,6 +93,12 @@ def rolling_noise(values: np.ndarray, window: int, *, first: int = 0) -> np.ndar
     return uncertain * SIGMA_OF_MEDIAN / np.sqrt(2) * spread
 
 
+def is_typical(residuals: np.ndarray) -> np.ndarray:
+    """Returns which residuals are no outliers: at most 4 standard deviations, by their median, from 0, bool [n]."""
+    off = np.abs(residuals)
+    return off <= max(4 * SIGMA_OF_MEDIAN * float(np.median(off)), 1e-12)
+
+
 def noise(values: np.ndarray, order: int = 1) -> float:
     """Returns the standard deviation of the noise of a whole curve, from its differences of some order; 0 if too short.
 

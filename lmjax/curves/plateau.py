@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lmjax.curves.baseline import SIGMA_OF_MEDIAN, noise
+from lmjax.curves.baseline import is_typical, noise
 from lmjax.curves.power_law import PowerLaw, best_power_law
 
 LEAST_IMPROVEMENT = 0.01
@@ -53,7 +53,7 @@ def find_plateau(losses: np.ndarray, steps: np.ndarray) -> Plateau | None:
         return None
     improvement, error = (begin - end) / begin, error / begin
     if error > LEAST_IMPROVEMENT:
-        return None  # Nobody could tell.
+        return None  # The noise is too large to tell.
     uncertain = error > 0 and improvement < LEAST_IMPROVEMENT + 4 * error
     law = best_power_law(steps, losses) if uncertain else None
     if law is not None and _fits(law, steps, losses):
@@ -72,8 +72,7 @@ def _line(steps: np.ndarray, losses: np.ndarray) -> tuple[float, float, float]:
     """
     place = (steps - steps[0]) / max(steps[-1] - steps[0], 1e-12)
     slope, start = np.polyfit(place, losses, 1)
-    off = np.abs(losses - start - slope * place)
-    kept = off <= 4 * SIGMA_OF_MEDIAN * np.median(off) + 1e-12
+    kept = is_typical(losses - start - slope * place)
     if kept.sum() >= 4:
         place, losses = place[kept], losses[kept]
         slope, start = np.polyfit(place, losses, 1)

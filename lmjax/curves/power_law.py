@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmjax.curves.baseline import SIGMA_OF_MEDIAN, as_curve
+from lmjax.curves.baseline import as_curve, is_typical
 
 FEWEST = 10
 """The number of losses without which no law is fitted."""
@@ -196,8 +196,7 @@ def _parts(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarra
     for begin, end in zip(begins, (*begins[1:], len(steps)), strict=True):
         at, values = steps[begin:end], losses[begin:end]
         if len(values) >= 8:
-            off = np.abs(values - np.median(values))
-            kept = off <= max(4 * SIGMA_OF_MEDIAN * float(np.median(off)), 1e-12)
+            kept = is_typical(values - np.median(values))
             at, values = at[kept], values[kept]
         if len(values):
             rows.append((np.exp(np.log(at).mean()), values.mean(), len(values)))

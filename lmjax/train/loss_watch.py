@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from lmjax.curves.loss_curve import find_divergence
+from lmjax.curves.divergence import find_divergence
 from lmjax.curves.plateau import find_plateau
 from lmjax.curves.spikes import find_spikes, is_spike
 
 WINDOW = 100
+"""The number of earlier losses that the baseline is the median of."""
 THRESHOLD = 1.5
+"""How many times the baseline a spike is."""
 FEWEST_LINES = 50
 """The number of logged losses without which nothing is said about the whole curve."""
 GROWTH = 0.1
