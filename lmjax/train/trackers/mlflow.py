@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lmjax.train.trackers.tracker import Session, Tracker, kept_id
+from lmjax.train.trackers.tracker import Session, Tracker, read_id, write_id
 
 MOST_PARAMETERS = 100
 """The number of parameters that one request may hold."""
@@ -27,28 +27,40 @@ class MLflow(Tracker):
     def open(self, folder: pathlib.Path, config: Mapping[str, Any]) -> Session:
         """Begins a run, or goes on with it. Steps that are there already are not added again."""
         import mlflow
-        from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
 
         client = mlflow.MlflowClient(tracking_uri=self.uri)
-        run_id = kept_id(folder, "mlflow", new="none-yet")
-        try:
-            client.get_run(run_id)
-            client.update_run(run_id, status="RUNNING")
-        except MlflowException:
-            experiment = client.get_experiment_by_name(self.project)
-            number = client.create_experiment(self.project) if experiment is None else experiment.experiment_id
-            run_id = client.create_run(number, run_name=folder.resolve().name).info.run_id
-            (folder / "mlflow_run_id").unlink(missing_ok=True)
-            kept_id(folder, "mlflow", new=run_id)
-            parameters = [Param(_named(path), str(value)[:_LONGEST]) for path, value in config.items()]
-            for begin in range(0, len(parameters), MOST_PARAMETERS):
-                client.log_batch(run_id, params=parameters[begin : begin + MOST_PARAMETERS])
+        run_id = read_id(folder, "mlflow")
+        if run_id is None or not _reopened(client, run_id):
+            run_id = self._begun(client, folder, config)
         return _Session(client, run_id)
+
+    def _begun(self, client: Any, folder: pathlib.Path, config: Mapping[str, Any]) -> str:
+        """Begins a run with these settings, and returns its identifier, which the folder then keeps."""
+        from mlflow.entities import Param
+
+        experiment = client.get_experiment_by_name(self.project)
+        number = client.create_experiment(self.project) if experiment is None else experiment.experiment_id
+        run_id = client.create_run(number, run_name=folder.resolve().name).info.run_id
+        write_id(folder, "mlflow", run_id)
+        parameters = [Param(_named(path), str(value)[:_LONGEST]) for path, value in config.items()]
+        for begin in range(0, len(parameters), MOST_PARAMETERS):
+            client.log_batch(run_id, params=parameters[begin : begin + MOST_PARAMETERS])
+        return run_id
+
+
+def _reopened(client: Any, run_id: str) -> bool:
+    """Marks a run as running, and returns whether the server knows it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException:
+        return False
+    return True
 
 
 def _named(name: str) -> str:
-    """Returns a name of the signs that MLflow takes."""
+    """Returns a name with ``_`` for the characters that MLflow does not take."""
     return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-./ ") else "_" for sign in name)[:250]
 
 

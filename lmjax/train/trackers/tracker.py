@@ -89,11 +89,19 @@ def kept_id(folder: pathlib.Path, name: str, new: str | None = None) -> str:
       name: the name of the tracker; the file is ``NAME_run_id``.
       new: the identifier to keep if there is none that could be one; random letters when None.
     """
+    known = read_id(folder, name)
+    return known if known is not None else write_id(folder, name, new or secrets.token_hex(4))
+
+
+def read_id(folder: pathlib.Path, name: str) -> str | None:
+    """Returns the identifier that a folder keeps, see :func:`kept_id`; None if there is none that could be one."""
     path = folder / f"{name}_run_id"
     text = path.read_text(errors="replace").strip() if path.exists() else ""
-    if re.fullmatch(r"[\w-]{1,64}", text, re.ASCII):
-        return text
-    new = new or secrets.token_hex(4)
+    return text if re.fullmatch(r"[\w-]{1,64}", text, re.ASCII) else None
+
+
+def write_id(folder: pathlib.Path, name: str, run_id: str) -> str:
+    """Keeps an identifier in a folder in place of the one before, and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(path, new)
-    return new
+    write_file(folder / f"{name}_run_id", run_id)
+    return run_id
