@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from lmjax.analysis.picture import save_picture
+from lmjax.analysis.picture import new_figure, save_picture
 from lmjax.analysis.plots import COLOURS
 from lmjax.tokenizers.compression import Compression
 
@@ -22,11 +22,7 @@ def draw_compression(found: Mapping[str, Mapping[str, Compression]], output: str
     Raises:
       ValueError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("a picture needs matplotlib: pip install 'lmjax[plot]'") from None
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(figsize=(10, 4))
     ratios, singles = figure.subplots(1, 2)
     width = 0.8 / len(found)
     for number, (name, of_source) in enumerate(found.items()):

@@ -9,6 +9,7 @@ Axes: P places in the model, S steps, W widths.
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from lmjax.analysis.picture import save_picture
+from lmjax.analysis.picture import new_figure, save_picture, tidy
 from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
 from lmjax.models.with_extras import MODEL, model_of
@@ -143,10 +144,8 @@ def _measure(config: RunConfig, corpus: Corpus, steps: int) -> tuple[tuple[str, 
     with jax.set_mesh(learner.mesh), contextlib.closing(plan.batches(layout.curriculum, start_step=0)) as batches:
         first = next(batches)
         before = look(state.params, first, key)
-        batch = first
-        for _ in range(steps):
+        for batch in itertools.islice(itertools.chain([first], batches), steps):
             state, _ = learner.train_step(state, batch)
-            batch = next(batches)
         after = look(state.params, first, key)
     sizes = {name: float(jnp.abs(array).mean()) for name, array in before.items()}
     changes = [float(jnp.abs(after[name] - before[name]).mean()) for name in before]
@@ -187,14 +186,9 @@ def plot_coordinates(found: Coordinates, output: str | os.PathLike) -> pathlib.P
     Raises:
       ValueError: matplotlib is not installed, or such a file cannot exist.
     """
-    try:
-        from matplotlib import colormaps
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError('plots need matplotlib: pip install "lmjax[plot]"') from error
-    figure = Figure(figsize=(9, 4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(9, 4), dpi=130)
+    from matplotlib import colormaps
+
     pairs = (("size before the first step", found.sizes_WP), (f"change after {found.steps} steps", found.changes_WP))
     for axes, (title, values_WP) in zip(figure.subplots(1, 2), pairs, strict=True):
         for index, (place, values_W) in enumerate(zip(found.places, values_WP.T, strict=True)):
@@ -203,7 +197,6 @@ def plot_coordinates(found: Coordinates, output: str | os.PathLike) -> pathlib.P
         axes.set(xscale="log", yscale="log", xlabel="width", title=title)
         axes.set_xticks(found.widths, [str(width) for width in found.widths], minor=False)
         axes.minorticks_off()
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return save_picture(figure, output)

@@ -1,9 +1,9 @@
-"""Writes a drawn figure to a file."""
+"""An empty figure to draw on, and the file that it is written to."""
 
 import errno
 import os
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmjax.atomic_files import replacing
 
@@ -11,6 +11,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def new_figure(*, layout: str = "constrained", **options: Any) -> "Figure":
+    """Returns an empty figure that needs no display.
+
+    Args:
+      layout: who places the axes; "none" leaves them where they are put.
+      **options: as of ``matplotlib.figure.Figure``.
+
+    Raises:
+      ValueError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError('plots need matplotlib: pip install "lmjax[plot]"') from error
+    figure = Figure(**options, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Any) -> None:
+    """Takes the upper and right border off axes, and adds a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
 
 
 def save_picture(figure: "Figure", output: str | os.PathLike) -> pathlib.Path:

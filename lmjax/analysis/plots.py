@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.analysis.picture import save_picture
+from lmjax.analysis.picture import new_figure, save_picture, tidy
 from lmjax.train.metrics import read_metrics
 
 Lines = Sequence[dict[str, float]]
@@ -100,18 +100,11 @@ def plot_loss(
       ValueError: no run has a loss, matplotlib is not installed, or such a file cannot exist.
       FileNotFoundError: a folder has no ``metrics.jsonl``.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError('plots need matplotlib: pip install "lmjax[plot]"') from error
+    figure = new_figure(figsize=(9, 6), dpi=130)
     folders = list({path.resolve(): path for path in map(pathlib.Path, run_folders)}.values())
     runs = dict(zip(run_names(folders), map(read_metrics, folders), strict=True))
     if not any(loss_curves(lines, split, "") for lines in runs.values() for split in ("train", "valid")):
         raise ValueError(f"nothing to plot: no loss in {', '.join(map(str, folders)) or 'no run'}")
-
-    figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     drawn: list[np.ndarray] = []
     labels: list[str] = []
@@ -127,7 +120,7 @@ def plot_loss(
     rate_axes.set_xlabel("step")
     rate_axes.set_ylim(bottom=0)
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    _style(rate_axes)
+    tidy(rate_axes)
     with _without_glyph_warnings():
         return save_picture(figure, output)
 
@@ -196,7 +189,7 @@ def _frame(axes: Any, losses: np.ndarray) -> None:
         margin = 0.05 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)
     axes.set_ylabel("loss (nats per token)")
-    _style(axes)
+    tidy(axes)
 
 
 def _legend(figure: Any, axes: Any, labels: list[str]) -> None:
@@ -215,9 +208,14 @@ def _legend(figure: Any, axes: Any, labels: list[str]) -> None:
         text.set_text(label)
 
 
+def printable(text: str, *, kept: str = "") -> str:
+    """Returns a text with boxes for its control characters, except for those to be kept."""
+    return "".join(sign if sign.isprintable() or sign in kept else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
 def shown(name: str, length: int) -> str:
     """Returns a name on one line and no longer than ``length``; its middle is left out if necessary."""
-    name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+    name = printable(name)
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
 
@@ -228,8 +226,3 @@ def _without_glyph_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
-
-
-def _style(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
-from lmjax.analysis.picture import save_picture
+from lmjax.analysis.picture import new_figure, save_picture
 from lmjax.analysis.preview import Preview, StreamView
 from lmjax.analysis.preview_text import number_label, short, stream_heading
 
@@ -48,13 +48,7 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
     Raises:
       ValueError: matplotlib is not installed or does not know the format, or such a file cannot exist.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError('pictures need matplotlib: pip install "lmjax[plot]"') from error
-    figure = Figure(figsize=(WIDTH, 1.0), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(WIDTH, 1.0), dpi=150, facecolor="white", layout="none")
     sheet = _Sheet(figure.add_axes((0.0, 0.0, 1.0, 1.0)))
     sheet.title(preview.title)
     for row in preview.rows:

@@ -43,19 +43,16 @@ class Shown:
 def charts(runs: Sequence[Shown]) -> list[dict[str, Any]]:
     """Returns the charts of a report, the loss first; a chart without a curve is left out."""
     others = [_numbers_chart(runs, name, title, unit) for name, title, unit in _NUMBERS]
-    names = dict.fromkeys(
-        name
-        for run in runs
-        for line in run.files.lines
-        for name in line
-        if "/" in name and not name.startswith(("train/", "gradient_noise/")) and name not in _in_loss_chart(run.files)
-    )
+    in_loss_chart = {curve.metric for run in runs for curve in loss_curves(run.files.lines, "valid", "")}
+    names = [name for name in evaluated_numbers(runs) if name not in in_loss_chart]
     others += [_numbers_chart(runs, name, name, "", kind="points") for name in names]
     return [chart for chart in (_loss_chart(runs), *others) if chart["curves"]]
 
 
-def _in_loss_chart(files: RunFiles) -> set[str]:
-    return {curve.metric for curve in loss_curves(files.lines, "valid", "")}
+def evaluated_numbers(runs: Sequence[Shown]) -> list[str]:
+    """Returns the names of the numbers that evaluations of the runs have found, each once."""
+    names = dict.fromkeys(name for run in runs for line in run.files.lines for name in line if "/" in name)
+    return [name for name in names if not name.startswith(("train/", "gradient_noise/"))]
 
 
 def _curve(run: int, colour: int, kind: str, label: str, steps: np.ndarray, values: np.ndarray) -> dict[str, Any]:

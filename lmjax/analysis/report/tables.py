@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.analysis.plots import column
-from lmjax.analysis.report.charts import Shown
+from lmjax.analysis.plots import column, printable
+from lmjax.analysis.report.charts import Shown, evaluated_numbers
 from lmjax.curves.power_law import Estimate
 from lmjax.train.progress import short_number
 
@@ -18,10 +18,7 @@ _HIGHER_IS_BETTER = ("accuracy", "recall", "mrr", "bleu", "rouge")
 
 def text(value: object) -> str:
     """Returns a value as escaped text; control characters are shown as boxes."""
-    plain = "".join(
-        sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" for sign in str(value)
-    )
-    return html.escape(plain, quote=True)
+    return html.escape(printable(str(value), kept="\n\t"), quote=True)
 
 
 def number(value: float | None) -> str:
@@ -97,9 +94,7 @@ def overview(runs: Sequence[Shown]) -> str:
 
 def evaluations(runs: Sequence[Shown]) -> str:
     """Returns a table of all evaluations: the last value of each number, and the best where that is known."""
-    names = dict.fromkeys(
-        name for run in runs for line in run.files.lines for name in line if "/" in name and _is_evaluated(name)
-    )
+    names = evaluated_numbers(runs)
     if not names:
         return ""
     rows = []
@@ -111,10 +106,6 @@ def evaluations(runs: Sequence[Shown]) -> str:
             cells.append(_last_and_best(name, steps[known], values[known]) if known.any() else "–")
         rows.append((text(name), *cells))
     return table(("number", *(text(run.name) for run in runs)), rows)
-
-
-def _is_evaluated(name: str) -> bool:
-    return not name.startswith(("train/", "gradient_noise/"))
 
 
 def _last_and_best(name: str, steps: np.ndarray, values: np.ndarray) -> str:
