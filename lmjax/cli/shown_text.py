@@ -1,6 +1,5 @@
 """Texts that commands read and print: prompts from files, and text on the terminal while it is made."""
 
-import json
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from lmjax.runs.writing import Piece
+from lmjax.train.evaluations.json_lines import parse, read_lines
 
 
 def read_input(text: str) -> str:
@@ -35,26 +35,14 @@ def read_texts(path: pathlib.Path, *, fields: Sequence[str], what: str) -> list[
     Raises:
       ValueError: the file cannot be read, holds no text, or a line is not of this form.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (at byte {error.start}): convert it") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}: name a text file with a {what} a line") from None
-    lines = [line.removesuffix("\r") for line in lines]
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
-        raise ValueError(f"{path} has no {what}s: write one a line")
+    lines = read_lines(path, f"a {what} a line")
     if path.suffix != ".jsonl":
-        return [line for _, line in numbered]
-    return [_text_of(line, f"{path}, line {number}", fields) for number, line in numbered]
+        return [line.removesuffix("\r") for _, line in lines]
+    return [_text_of(line, where, fields) for where, line in lines]
 
 
 def _text_of(line: str, where: str, fields: Sequence[str]) -> str:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error}): correct it") from None
+    content = parse(line, where)
     if isinstance(content, dict):
         content = next((content[name] for name in fields if name in content), None)
     if not isinstance(content, str):

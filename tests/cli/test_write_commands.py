@@ -131,7 +131,7 @@ def test_vectors_go_to_files(lmjax, folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", b"\n \n", "has no prompts"),
+        ("a.txt", b"\n \n", "has no lines: write a prompt a line"),
         ("a.txt", b"a\xff", "not UTF-8 \\(at byte 1\\)"),
         ("a.jsonl", b'"a"\n{"b": 1}', "a.jsonl, line 2 is neither a string"),
         ("a.jsonl", b"{", "line 1 is not JSON"),

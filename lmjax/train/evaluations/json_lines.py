@@ -1,9 +1,44 @@
-"""JSON lines with texts in named fields, as evaluations read them: pairs, labelled texts, prompts with references."""
+"""Files with a text or a JSON value in each line: prompts, pairs, labelled texts, prompts with references."""
 
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+
+def read_lines(path: pathlib.Path, form: str) -> list[tuple[str, str]]:
+    """Returns the lines that are not blank, each after how to call it in messages.
+
+    Args:
+      path: the file, in UTF-8.
+      form: what a line is to be, for messages, such as "a prompt a line".
+
+    Raises:
+      ValueError: the file cannot be read, or has no such line.
+    """
+    try:
+        # Other signs that Python takes for line ends, such as U+2028, may stand within a text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (at byte {error.start}): convert it") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: name a file with {form}") from None
+    found = [(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not found:
+        raise ValueError(f"{path} has no lines: write {form}")
+    return found
+
+
+def parse(line: str, where: str) -> Any:
+    """Returns the JSON value of a line.
+
+    Raises:
+      ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON ({error}): correct it") from None
 
 
 def read_objects(path: pathlib.Path, fields: Sequence[str]) -> list[tuple[str, list[Any]]]:
@@ -17,27 +52,13 @@ def read_objects(path: pathlib.Path, fields: Sequence[str]) -> list[tuple[str, l
       ValueError: the file cannot be read, has no lines, or a line is not an object with these fields.
     """
     form = json.dumps(dict.fromkeys(fields, "..."))
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (at byte {error.start}): convert it") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}: name a file of JSON lines, each as {form}") from None
     found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON ({error}): correct it") from None
+    for where, line in read_lines(path, f"JSON lines, each as {form}"):
+        content = parse(line, where)
         if not isinstance(content, dict) or any(field not in content for field in fields):
             has = f"has {', '.join(map(repr, content)) or 'no fields'}" if isinstance(content, dict) else "is no object"
             raise ValueError(f"{where} {has}: each line must be as {form}")
         found.append((where, [content[field] for field in fields]))
-    if not found:
-        raise ValueError(f"{path} has no lines: write JSON lines, each as {form}")
     return found
 
 
