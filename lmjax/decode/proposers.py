@@ -12,13 +12,16 @@ Axes: J proposed tokens, W the last token of the text and the proposed ones, U p
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from lmjax.decode.draft import Reading, aligned, extend, new_stream, read_prompts, read_with_encoder
 from lmjax.models.cache import Cache, empty_cache
+
+Proposer = Literal["model", "further_heads", "prediction_modules"]
+"""The proposers by name: another model, or the extra of the model that holds its heads."""
 
 Draw = Callable[[jax.Array, jax.Array, jax.Array | int], tuple[jax.Array, jax.Array, jax.Array]]
 """From logits [B, V], the texts int32 [B, S] and the number of the proposal: a token of each row, int32 [B], the
@@ -221,3 +224,6 @@ class SequentialModules(OwnHeads):
             tokens_BS = named(number, module.head_norm(states_BUD), tokens_BS)
             updated.append(cache)
         return tuple(updated), tokens_BS
+
+
+AnyProposer = OtherModel | ParallelHeads | SequentialModules

@@ -11,7 +11,7 @@ import tiny
 from flax import nnx
 from small_decoders import GREEDY, MODELS, NEW, NO_EOS, PROMPTS, START, built, last_logits, sample
 
-from lmjax.decode import speculate
+from lmjax.decode import rounds
 from lmjax.decode.accept import accept
 from lmjax.decode.logits import SamplingConfig, narrow, penalize, restrict
 from lmjax.decode.prompts import padded, row_keys
@@ -85,11 +85,11 @@ def test_heads_with_caches_say_what_they_say_without(proposer):
     """After rounds in which other numbers of tokens were kept in each row."""
     spec, params = headed(proposer)
     ready, ready_params = made_ready(spec, params)
-    plan = speculate._Plan((ready,), proposer, 3, GREEDY_FEW, 64, None, None, False)
+    plan = rounds.Plan((ready,), proposer, 3, GREEDY_FEW, 64, None, None, False)
     tokens_BT, lengths_B = padded(PROMPTS)
     keys_B, limits_B = row_keys(PROMPTS, 0), np.full(4, 20, np.int32)
-    texts = speculate._begin((ready_params,), tokens_BT, lengths_B, None, keys_B, limits_B, plan=plan, room=24)
-    texts = speculate._advance((ready_params,), texts, keys_B, 5, limits_B, plan=plan)
+    texts = rounds.begin((ready_params,), tokens_BT, lengths_B, None, keys_B, limits_B, plan=plan, room=24)
+    texts = rounds.advance((ready_params,), texts, keys_B, 5, limits_B, plan=plan)
     assert len({int(length) for length in texts.num_new_B}) > 1
     lengths_B = texts.prompt_lengths_B + texts.num_new_B
 
@@ -100,9 +100,9 @@ def test_heads_with_caches_say_what_they_say_without(proposer):
         def draw(logits_BV, tokens_BS, number):
             said.append(logits_BV)
             token_B = jnp.full((4,), 7 + number, jnp.int32)
-            return token_B, logits_BV, speculate._put(tokens_BS, token_B[:, None], lengths_B + number)
+            return token_B, logits_BV, rounds._put(tokens_BS, token_B[:, None], lengths_B + number)
 
-        tokens_BS = speculate._proposer(plan, (params,)).propose(texts.memory, texts.tokens_BS, lengths_B, draw)[2]
+        tokens_BS = rounds._proposer(plan, (params,)).propose(texts.memory, texts.tokens_BS, lengths_B, draw)[2]
         return jnp.stack(said), tokens_BS
 
     @jax.jit
