@@ -22,7 +22,8 @@ from lm_eval.tasks import TaskManager
 from lmjax.decode.logits import SamplingConfig
 from lmjax.objectives.parts.naming_tokens import check_predicts_next
 from lmjax.runs import Run
-from lmjax.runs.writing import Request, stream_continuations
+from lmjax.runs.request import Request
+from lmjax.runs.writing import stream_continuations
 from lmjax.train.evaluations.texts import prefix_id
 from lmjax.train.evaluations.token_scores import TokenScorer
 from lmjax.train.evaluations.windows import check_sizes, windows

@@ -6,7 +6,8 @@ from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.runs.chat_template import end_ids, find_template
 from lmjax.runs.opened import Opened
 from lmjax.runs.prompts import prompt_ids
-from lmjax.runs.writing import NEW_TOKENS, Request, stream_continuations
+from lmjax.runs.request import NEW_TOKENS, Request
+from lmjax.runs.writing import stream_continuations
 from lmjax.tokenizers.chat import Message
 from lmjax.train.components import paired
 

@@ -17,8 +17,9 @@ from lmjax.runs.filling import Candidate, fill_masks
 from lmjax.runs.hf_import import open_hf
 from lmjax.runs.opened import Opened, open_folder
 from lmjax.runs.prompts import KNOWN_MARKERS, middle_ids
+from lmjax.runs.request import Request
 from lmjax.runs.scoring import Score, score
-from lmjax.runs.writing import Request, stream_continuations, write_texts
+from lmjax.runs.writing import stream_continuations, write_texts
 from lmjax.train.components import paired
 from lmjax.train.evaluations.evaluation import Evaluation, Reading
 from lmjax.train.plan import subject_of
@@ -33,7 +34,7 @@ class Run(Opened):
 
         Args:
           prompts: one prompt or several, of any length.
-          **options: fields of :class:`~lmjax.runs.writing.Request`, such as ``max_new_tokens``, ``num_samples``,
+          **options: fields of :class:`~lmjax.runs.request.Request`, such as ``max_new_tokens``, ``num_samples``,
             ``sampling`` and ``stop``.
 
         Returns:

@@ -3,86 +3,22 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
 
 from lmjax.corruption.diffusion import SCHEDULES
-from lmjax.decode.beam import BeamConfig, beam_search
-from lmjax.decode.contrast import Amateur
-from lmjax.decode.contrastive_search import ContrastiveSearch, contrastive_search
-from lmjax.decode.logits import SamplingConfig
-from lmjax.decode.sample import stream
-from lmjax.decode.speculate import Speculation
-from lmjax.decode.speculate import stream as stream_speculatively
-from lmjax.decode.unmask import Order, unmask
+from lmjax.decode.unmask import unmask
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.objectives.parts.encoder_decoder import EncoderDecoderObjective
 from lmjax.objectives.parts.naming_tokens import check_names_tokens
+from lmjax.runs.new_ids import new_ids
 from lmjax.runs.opened import Opened
 from lmjax.runs.pieces import Pieces
 from lmjax.runs.prompts import ids_with_names, prompt_ids, source_ids
+from lmjax.runs.request import NEW_TOKENS, Request
 from lmjax.tokenizers import Tokenizer
 from lmjax.train.components import paired
 
-NEW_TOKENS = 200
-"""The number of new tokens where none is asked for."""
-
 EVERY = 4
 """The number of tokens after which text that is watched is handed out."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """How to write.
-
-    Attributes:
-      num_samples: continuations of each prompt.
-      max_new_tokens: the largest number of tokens to add; None for 200, or as many as the learned positions leave.
-      sampling: how to choose tokens.
-      beam: how to search with several beams instead of sampling, or None.
-      contrastive: how to search for text that does not repeat itself instead of sampling, or None.
-      amateur: a weaker run whose preferences are avoided (contrastive decoding), or None.
-      speculation: what proposes tokens, several for each pass of the model, or None.
-      stop: strings that end a text; they are not part of it.
-      batch_size: the number of texts that are written at the same time.
-      seed: of the random choices.
-      unmask_steps: for diffusion models, the number of passes in which the masks are replaced.
-      order: for diffusion models, which masks are replaced first.
-    """
-
-    num_samples: int = 1
-    max_new_tokens: int | None = None
-    sampling: SamplingConfig = SamplingConfig()
-    beam: BeamConfig | None = None
-    contrastive: ContrastiveSearch | None = None
-    amateur: Amateur | None = None
-    speculation: Speculation | None = None
-    stop: tuple[str, ...] = ()
-    batch_size: int = 32
-    seed: int = 0
-    unmask_steps: int = 64
-    order: Order = "random"
-
-    def __post_init__(self):
-        for name in ("num_samples", "max_new_tokens", "batch_size", "unmask_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
-        if len(self.ways) > 1:
-            raise ValueError(f"{' and '.join(self.ways)}: a text is written in one of these ways: give one")
-        if "" in self.stop:
-            raise ValueError("stop: an empty string ends every text before it begins: leave it out")
-
-    def with_limit(self, max_new_tokens: int) -> "Request":
-        """Returns the request with another largest number of new tokens."""
-        return dataclasses.replace(self, max_new_tokens=max_new_tokens)
-
-    @property
-    def ways(self) -> list[str]:
-        """The names of what is asked for beside plain sampling."""
-        names = ("beam", "contrastive", "amateur", "speculation")
-        return [name for name in names if getattr(self, name) is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +108,7 @@ def _write_jobs(
     batch_size = max(request.batch_size // request.num_samples, 1) * request.num_samples
     for begin in range(0, len(jobs), batch_size):
         batch = jobs[begin : begin + batch_size]
-        for new in _new_ids(run, batch, request, pair, every):
+        for new in new_ids(run, [job.ids for job in batch], request, pair=pair, every=every):
             for number, (job, ids) in enumerate(zip(batch, new, strict=True), start=begin):
                 was_ended = job.pieces.ended
                 text = job.pieces.add(ids)
@@ -183,81 +119,6 @@ def _write_jobs(
         for number, job in enumerate(batch, start=begin):
             if not job.pieces.ended:
                 yield Piece(number, job.pieces.finish(), True)
-
-
-def _new_ids(
-    run: Opened, jobs: Sequence[_Job], request: Request, pair: EncoderDecoderObjective | None, every: int
-) -> Iterator[list[list[int]]]:
-    """The ids that each text of a batch gains, a few at a time, or all at once where a search finds them."""
-    vocabulary = run.tokenizer.vocabulary
-    start_id = None if pair is None else pair.start_id(vocabulary)
-    prompts = [job.ids for job in jobs]
-    speculation = request.speculation
-    learned = [run.max_length, None if speculation is None else speculation.max_length]
-    most = min((length for length in learned if length is not None), default=None)
-    limits = [_limit(most, len(ids) if pair is None else 1, request.max_new_tokens) for ids in prompts]
-    common: dict[str, Any] = {
-        "vocabulary": vocabulary,
-        "attention": run.config.objective.traits.attention,
-        "max_length": run.max_length,
-        "start_id": start_id,
-    }
-    if request.beam is not None:
-        # The texts of a prompt stand side by side, and one search finds them all.
-        yield beam_search(
-            run.model_spec,
-            run.model_params,
-            prompts[:: request.num_samples],
-            max_new_tokens=limits[:: request.num_samples],
-            beam=request.beam,
-            sampling=request.sampling,
-            num_texts=request.num_samples,
-            **common,
-        )
-        return
-    if request.contrastive is not None:
-        yield contrastive_search(
-            run.model_spec,
-            run.model_params,
-            prompts,
-            max_new_tokens=limits,
-            search=request.contrastive,
-            sampling=request.sampling,
-            **common,
-        )
-        return
-    if speculation is not None:
-        is_whole = speculation.proposer != "model"
-        yield from stream_speculatively(
-            run.spec if is_whole else run.model_spec,
-            run.params if is_whole else run.model_params,
-            prompts,
-            speculation=speculation,
-            max_new_tokens=limits,
-            sampling=request.sampling,
-            seed=request.seed,
-            every=every,
-            **common,
-        )
-        return
-    yield from stream(
-        run.model_spec,
-        run.model_params,
-        prompts,
-        max_new_tokens=limits,
-        sampling=request.sampling,
-        amateur=request.amateur,
-        seed=request.seed,
-        every=every,
-        **common,
-    )
-
-
-def _limit(max_length: int | None, before: int, asked: int | None) -> int:
-    """The number of tokens to add to a text that begins with ``before`` positions."""
-    if asked is not None:
-        return asked
-    return NEW_TOKENS if max_length is None else min(NEW_TOKENS, max(max_length - before, 1))
 
 
 def _filled_in(run: Opened, prompts: Sequence[str], request: Request, objective: MaskedDiffusion) -> Iterator[Piece]:
