@@ -3,7 +3,7 @@
 import errno
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmjax.atomic_files import replacing
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def new_figure(*, layout: str = "constrained", **options: Any) -> "Figure":
+def new_figure(*, layout: Literal["constrained"] | None = "constrained", **options: Any) -> "Figure":
     """Returns an empty figure that needs no display.
 
     Args:
-      layout: who places the axes; "none" leaves them where they are put.
+      layout: what places the axes; None leaves them where they are put.
       **options: as of ``matplotlib.figure.Figure``.
 
     Raises:

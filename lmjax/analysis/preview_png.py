@@ -48,7 +48,7 @@ def draw_preview(preview: Preview, output: str | os.PathLike) -> pathlib.Path:
     Raises:
       ValueError: matplotlib is not installed or does not know the format, or such a file cannot exist.
     """
-    figure = new_figure(figsize=(WIDTH, 1.0), dpi=150, facecolor="white", layout="none")
+    figure = new_figure(figsize=(WIDTH, 1.0), dpi=150, facecolor="white", layout=None)
     sheet = _Sheet(figure.add_axes((0.0, 0.0, 1.0, 1.0)))
     sheet.title(preview.title)
     for row in preview.rows:

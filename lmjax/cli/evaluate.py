@@ -55,7 +55,7 @@ class EvaluateArguments:
     window: int | None = None
     """Tokens the model reads at once; the length of its training rows when unset."""
     stride: int | None = None
-    """Tokens a window after the first scores, the last of it; half the window when unset."""
+    """Tokens that each window after the first one scores, those at its end; half the window when unset."""
     documents: int = 0
     """Documents to take of each file; 0 takes all."""
     prefix_token: str | None = None
@@ -63,7 +63,7 @@ class EvaluateArguments:
     draws: int | None = None
     """Draws of noise for a diffusion model's bound; 8 when unset."""
     by: Literal["bits_per_byte"] | None = None
-    """Compare runs by it, whatever their tokenizers are."""
+    """Compare runs by bits per byte, so that their tokenizers may differ."""
     pairs: pathlib.Path | None = None
     """JSON lines with a query and its text each: recall and mean reciprocal rank of a dual encoder."""
     fields: tuple[str, str] = ("query", "key")
@@ -75,7 +75,7 @@ class EvaluateArguments:
     test_share: float = 0.2
     """The share of the labelled texts to test on."""
     seed: int = 0
-    """Decides which these are."""
+    """Decides which texts are for testing."""
     references: pathlib.Path | None = None
     """JSON lines with `prompt` and `reference` (a text or several): BLEU and ROUGE of what the run writes."""
     max_new_tokens: int | None = None
@@ -101,13 +101,13 @@ class EvaluateArguments:
         for name in ("batches", "documents"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative; 0 takes all")
-        for name in ("window", "stride", "max_new_tokens", "limit"):
-            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        asked = [way for way in WAYS if way is not None and getattr(self, way)]
-        if len(asked) > 1:
-            raise ValueError(f"--{' and --'.join(asked)}: give one of them at a time")
-        self._check_options(asked[0] if asked else None)
+        for name, least in (("window", 1), ("stride", 1), ("max_new_tokens", 1), ("limit", 1), ("num_fewshot", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value}: must be at least {least}")
+        if len(self._asked) > 1:
+            raise ValueError(f"--{' and --'.join(self._asked)}: give one of them at a time")
+        self._check_options(self.way)
         if len(self.run) > 1 and self.way != "on":
             raise ValueError(f"{len(self.run)} runs are compared on texts: give --on FILE, or one run")
 
@@ -126,7 +126,11 @@ class EvaluateArguments:
     @property
     def way(self) -> str | None:
         """What is to be measured."""
-        return next((way for way in WAYS if way is not None and getattr(self, way)), None)
+        return next(iter(self._asked), None)
+
+    @property
+    def _asked(self) -> list[str]:
+        return [way for way in WAYS if way is not None and getattr(self, way)]
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""`lmjax inspect FOLDER`: what a folder holds. What the folder is decides which options there are."""
+"""`lmjax inspect FOLDER`: what a folder holds. The options depend on the kind of folder."""
 
 import pathlib
 from collections.abc import Sequence

@@ -34,7 +34,7 @@ class InspectDataArguments:
     rows: int = 2
     """Rows to show as text."""
     seed: int = 0
-    """Which rows."""
+    """Decides which rows are shown."""
     json: bool = False
     """Print one JSON object, and no rows."""
     png: pathlib.Path | None = None

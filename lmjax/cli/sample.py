@@ -22,7 +22,8 @@ from lmjax.decode.unmask import Order
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.chat import Chat
-from lmjax.runs.writing import Piece, Request, stream_continuations, stream_texts
+from lmjax.runs.request import Request
+from lmjax.runs.writing import Piece, stream_continuations, stream_texts
 from lmjax.train.components import paired
 from lmjax.train.run_folder import BestOrStep
 
@@ -79,8 +80,9 @@ class SampleArguments:
     draft_length: int | None = None
     """Speculative decoding: tokens to propose at a time; when unset 4, or one of each head."""
     chat: bool = False
-    """Talk with the model: each line of standard input is a message, and the answer is printed. With the chat template
-    of an imported model; without one, lines and answers follow each other as one text."""
+    """Talk with the model: each line of standard input is a message, and the answer is printed. Conversations have the
+    form of the chat template that the model was trained with; without one, messages and answers follow each other as
+    one text."""
     system: str | None = None
     """Chat: the system message, which says how to answer."""
     unmask_steps: int = 64
