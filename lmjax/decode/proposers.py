@@ -46,6 +46,16 @@ class Memory:
     start_B: jax.Array | None = None
 
 
+Begun = tuple[jax.Array, tuple[Cache, ...], Reading | None, Memory]
+"""The model's hidden states of the last tokens [B, D], its caches and reading, and the proposer's memory."""
+
+Proposed = tuple[jax.Array, jax.Array, jax.Array, Memory]
+"""Tokens int32 [B, J], the logarithms of what they were drawn from [B, J, V], the texts with them, and the memory."""
+
+Ran = tuple[jax.Array, jax.Array | None, tuple[Cache, ...]]
+"""The model's hidden states [B, W, D], the states that heads would read, and the model's caches."""
+
+
 class OtherModel:
     """Another, smaller model of the same tokens, which writes ahead (Leviathan et al. 2023)."""
 
@@ -53,7 +63,7 @@ class OtherModel:
         """Takes the model, the other one, and the number of tokens to propose."""
         self.model, self.other, self.length = model, other, length
 
-    def begin(self, tokens_BT: jax.Array, lengths_B: jax.Array, read: Any, *, room: int, prefix: bool):
+    def begin(self, tokens_BT: jax.Array, lengths_B: jax.Array, read: Any, *, room: int, prefix: bool) -> Begun:
         """Returns the model's hidden states of the last tokens, its caches and reading, and the memory."""
         readings = [None if read is None else read_with_encoder(model, *read) for model in (self.model, self.other)]
         drafts = [
@@ -62,7 +72,7 @@ class OtherModel:
         ]
         return drafts[0].hidden_BD, drafts[0].caches, readings[0], Memory(drafts[1].caches, readings[1])
 
-    def propose(self, memory: Memory, tokens_BS: jax.Array, lengths_B: jax.Array, draw: Draw):
+    def propose(self, memory: Memory, tokens_BS: jax.Array, lengths_B: jax.Array, draw: Draw) -> Proposed:
         """Writes ahead with the other model; returns tokens [B, J], logarithms [B, J, V], texts and memory."""
         # If all proposals were kept last time, the other model has not read the last of them. Reading the last two
         # tokens of the text again costs one pass, as reading one does.
@@ -84,12 +94,14 @@ class OtherModel:
         log_q_BJV = jnp.concatenate([log_q_BV[:, None], jnp.swapaxes(later_JBV, 0, 1)], axis=1)
         return proposed_BJ, log_q_BJV, tokens_BS, dataclasses.replace(memory, caches=caches)
 
-    def run(self, tokens_BW: jax.Array, positions_BW: jax.Array, caches, reading):
+    def run(
+        self, tokens_BW: jax.Array, positions_BW: jax.Array, caches: tuple[Cache, ...], reading: Reading | None
+    ) -> Ran:
         """Runs the model; returns its hidden states, what heads would read, and its caches."""
         states_BWD, caches = extend(self.model, tokens_BW, positions_BW, caches, reading)
         return states_BWD, None, caches
 
-    def observe(self, memory: Memory, states_BWD: None, positions_BW: jax.Array) -> Memory:
+    def observe(self, memory: Memory, states_BWD: jax.Array | None, positions_BW: jax.Array) -> Memory:
         """Returns the memory: the other model sees nothing of this one."""
         del states_BWD, positions_BW
         return memory
@@ -105,13 +117,14 @@ class OwnHeads:
         """Takes the model, its further heads, and how many of them to use."""
         self.model, self.heads, self.length = model, list(heads)[:length], length
 
-    def begin(self, tokens_BT: jax.Array, lengths_B: jax.Array, read: Any, *, room: int, prefix: bool):
+    def begin(self, tokens_BT: jax.Array, lengths_B: jax.Array, read: Any, *, room: int, prefix: bool) -> Begun:
         """Returns the model's hidden states of the last tokens, its caches, no reading, and the memory."""
         assert read is None and not prefix
         num_rows, padded = tokens_BT.shape
         prompt_BT, positions_BT = aligned(tokens_BT, lengths_B, outside=padded + room)
         caches = empty_cache(self.model.config, batch_size=num_rows, length=padded + room)
         states_BTD, raw_BTD, caches = self.run(prompt_BT, positions_BT, caches, None)
+        assert raw_BTD is not None
         heads = empty_cache(self.model.config, batch_size=num_rows, length=padded + room)[-1:] * self.length
         texts_BS = jnp.pad(tokens_BT, ((0, 0), (0, room)))
         heads, _ = self._heads(heads, raw_BTD, positions_BT, texts_BS, lambda number, states_BTD, texts_BS: texts_BS)
@@ -123,7 +136,7 @@ class OwnHeads:
         )
         return states_BTD[:, -1], caches, None, Memory(heads, None, states_BUD, lengths_B - 1 - self.before)
 
-    def propose(self, memory: Memory, tokens_BS: jax.Array, lengths_B: jax.Array, draw: Draw):
+    def propose(self, memory: Memory, tokens_BS: jax.Array, lengths_B: jax.Array, draw: Draw) -> Proposed:
         """Asks each head in turn; returns tokens [B, J], logarithms [B, J, V], texts and memory."""
         assert memory.states_BUD is not None and memory.start_B is not None
         positions_BU = memory.start_B[:, None] + jnp.arange(memory.states_BUD.shape[1], dtype=jnp.int32)[None, :]
@@ -141,8 +154,9 @@ class OwnHeads:
         proposed_BJ, log_q_BJV = (jnp.stack(parts, axis=1) for parts in zip(*drawn, strict=True))
         return proposed_BJ, log_q_BJV, tokens_BS, dataclasses.replace(memory, caches=caches)
 
-    def observe(self, memory: Memory, states_BWD: jax.Array, positions_BW: jax.Array) -> Memory:
+    def observe(self, memory: Memory, states_BWD: jax.Array | None, positions_BW: jax.Array) -> Memory:
         """Returns the memory with the states of the positions that the model has now run on."""
+        assert states_BWD is not None
         start_B = positions_BW[:, 0] - self.before
         if self.before:
             assert memory.states_BUD is not None and memory.start_B is not None
@@ -151,7 +165,9 @@ class OwnHeads:
             states_BWD = jnp.concatenate([earlier_BCD, states_BWD], axis=1)
         return dataclasses.replace(memory, states_BUD=states_BWD, start_B=start_B)
 
-    def run(self, tokens_BW: jax.Array, positions_BW: jax.Array, caches, reading):
+    def run(
+        self, tokens_BW: jax.Array, positions_BW: jax.Array, caches: tuple[Cache, ...], reading: Reading | None
+    ) -> Ran:
         """Runs the model; returns its hidden states, what the heads read, and its caches."""
         raise NotImplementedError
 
@@ -173,7 +189,9 @@ class OwnHeads:
 class ParallelHeads(OwnHeads):
     """Heads beside each other, each a layer on the states before the model's last layer (Gloeckle et al. 2024)."""
 
-    def run(self, tokens_BW: jax.Array, positions_BW: jax.Array, caches, reading):
+    def run(
+        self, tokens_BW: jax.Array, positions_BW: jax.Array, caches: tuple[Cache, ...], reading: Reading | None
+    ) -> Ran:
         """Runs the model; the heads read its states before the last layer."""
         del reading
         stream, model = new_stream(tokens_BW, positions_BW), self.model
@@ -207,7 +225,9 @@ class SequentialModules(OwnHeads):
         super().__init__(model, heads, length)
         self.before = length - 1
 
-    def run(self, tokens_BW: jax.Array, positions_BW: jax.Array, caches, reading):
+    def run(
+        self, tokens_BW: jax.Array, positions_BW: jax.Array, caches: tuple[Cache, ...], reading: Reading | None
+    ) -> Ran:
         """Runs the model; the modules read its states before the final norm."""
         del reading
         stream, model = new_stream(tokens_BW, positions_BW), self.model
