@@ -1,5 +1,6 @@
 """`lmjax coordinates RECIPE --widths 64 128 256`: muP's check that widths train alike."""
 
+import argparse
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -17,40 +18,18 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     from lmjax.analysis.coordinates import check_coordinates, plot_coordinates, table
 
-    own, left = _own(arguments)
+    parser = argparse.ArgumentParser(prog="lmjax coordinates", add_help=False, allow_abbrev=False)
+    parser.add_argument("--widths", type=int, nargs="+")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--plot")
+    own, left = parser.parse_known_args(list(arguments))
     config = parse_recipe("coordinates", left, options=OPTIONS)
     width = config.model.width
-    widths = [_integer("--widths", word) for word in own["--widths"]] or [width // 2, width, 2 * width]
-    steps = _integer("--steps", own["--steps"][0]) if own["--steps"] else 4
-    found = check_coordinates(config, widths, steps=steps, say=lambda line: print(line, flush=True))
+    widths = own.widths or [width // 2, width, 2 * width]
+    found = check_coordinates(config, widths, steps=own.steps, say=lambda line: print(line, flush=True))
     Console(highlight=False).print(table(found))
     print(found.verdict)
     if config.model.width_base is None:
         print("model.width_base is not set, so nothing follows the width (muP): set it to the width you tuned at")
-    for path in own["--plot"]:
-        print(plot_coordinates(found, path))
-
-
-def _own(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns the words of the command's own options, and all other words."""
-    own: dict[str, list[str]] = {"--widths": [], "--steps": [], "--plot": []}
-    left: list[str] = []
-    taking: list[str] | None = None
-    for word in arguments:
-        if word in own:
-            taking = own[word]
-        elif word.startswith("--"):
-            taking = None
-            left.append(word)
-        else:
-            (left if taking is None else taking).append(word)
-            if taking is not own["--widths"]:
-                taking = None
-    return own, left
-
-
-def _integer(option: str, word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise ValueError(f"{option} {word}: must be a whole number") from None
+    if own.plot is not None:
+        print(plot_coordinates(found, own.plot))

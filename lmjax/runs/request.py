@@ -1,6 +1,7 @@
 """How to write with a run's model."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from lmjax.decode.beam import BeamConfig
 from lmjax.decode.contrast import Amateur
@@ -11,6 +12,13 @@ from lmjax.decode.unmask import Order
 
 NEW_TOKENS = 200
 """The number of new tokens where none is asked for."""
+
+
+RANDOM = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon")
+"""The fields of :class:`SamplingConfig` that say how to draw a token."""
+
+PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty", "no_repeat_ngram")
+"""Its fields that look back on the text before a token."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,11 @@ class Request:
             raise ValueError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
         if len(self.ways) > 1:
             raise ValueError(f"{' and '.join(self.ways)}: a text is written in one of these ways: give one")
+        if self.beam is not None or self.contrastive is not None:
+            for name in changed(self.sampling, RANDOM):
+                value = getattr(self.sampling, name)
+                if (name, value) != ("temperature", 0):
+                    raise ValueError(f"{name}={value}: concerns random choices, and a search makes none: leave it out")
         if "" in self.stop:
             raise ValueError("stop: an empty string ends every text before it begins: leave it out")
 
@@ -66,3 +79,8 @@ class Request:
         """The names of what is asked for beside plain sampling."""
         names = ("beam", "contrastive", "amateur", "speculation")
         return [name for name in names if getattr(self, name) is not None]
+
+
+def changed(options: object, names: Iterable[str]) -> list[str]:
+    """Returns which of the named fields of a dataclass do not have their default."""
+    return [name for name in names if getattr(options, name) != getattr(type(options), name)]

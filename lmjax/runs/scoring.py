@@ -15,10 +15,8 @@ from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.objectives.parts.naming_tokens import check_predicts_next
 from lmjax.runs.opened import Opened
 from lmjax.runs.prompts import context_ids
+from lmjax.train.evaluations.token_scores import TOKENS_AT_ONCE
 from lmjax.types import make_stream
-
-TOKENS_AT_ONCE = 2**14
-"""The largest number of tokens, padding included, that one batch holds, unless a single text is longer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

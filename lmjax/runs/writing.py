@@ -13,7 +13,7 @@ from lmjax.runs.new_ids import new_ids
 from lmjax.runs.opened import Opened
 from lmjax.runs.pieces import Pieces
 from lmjax.runs.prompts import ids_with_names, prompt_ids, source_ids
-from lmjax.runs.request import NEW_TOKENS, Request
+from lmjax.runs.request import NEW_TOKENS, PENALTIES, Request, changed
 from lmjax.tokenizers import Tokenizer
 from lmjax.train.components import paired
 
@@ -104,6 +104,9 @@ def _write_jobs(
     run: Opened, jobs: Sequence[_Job], request: Request, *, pair: EncoderDecoderObjective | None, every: int
 ) -> Iterator[Piece]:
     """Writes texts in batches, and yields pieces of them."""
+    for name in changed(request, ("unmask_steps", "order")):
+        value = getattr(request, name)
+        raise ValueError(f"{name}={value}: only a diffusion model replaces masks step by step: leave it out")
     # The samples of a prompt are never divided between batches.
     batch_size = max(request.batch_size // request.num_samples, 1) * request.num_samples
     for begin in range(0, len(jobs), batch_size):
@@ -128,6 +131,9 @@ def _filled_in(run: Opened, prompts: Sequence[str], request: Request, objective:
             f"{request.ways[0]}: a diffusion model fills in masks and does not write one token after the other: "
             f"leave it out"
         )
+    for name in changed(request.sampling, PENALTIES):
+        value = getattr(request.sampling, name)
+        raise ValueError(f"{name}={value}: a diffusion model has no text before a token to look back on: leave it out")
     for number, text in enumerate(prompts):
         ids = ids_with_names(run.tokenizer, text)
         left = max(run.config.train.sequence_length - len(ids), 1)

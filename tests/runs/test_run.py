@@ -60,6 +60,10 @@ def test_every_way_to_write_is_reached(run):
     assert run.sample(PROMPTS, amateur=run.amateur(other), **options) != greedy
     with pytest.raises(ValueError, match="beam and contrastive"):
         run.sample("a", beam=BeamConfig(), contrastive=ContrastiveSearch())
+    with pytest.raises(ValueError, match="top_k=3: concerns random choices"):
+        run.sample("a", beam=BeamConfig(), sampling=SamplingConfig(temperature=0.0, top_k=3))
+    with pytest.raises(ValueError, match="order=confidence: only a diffusion model"):
+        run.sample("a", order="confidence")
     with pytest.raises(ValueError, match="has another tokenizer"):
         run.amateur(untrained(named=("<x>",)))
     with pytest.raises(ValueError, match="reads prompts with a prefix mask"):
@@ -178,4 +182,4 @@ def test_an_encoder_decoder_answers_many_prompts():
     options = {"max_new_tokens": 4, "sampling": TEXT_ONLY}
     together = run.sample(PROMPTS, **options)
     assert together == [run.sample(prompt, **options)[0] for prompt in PROMPTS]
-    assert len(run.sample(PROMPTS, beam=BeamConfig(beams=2), **options)) == 3
+    assert len(run.sample(PROMPTS, beam=BeamConfig(beams=2), max_new_tokens=4)) == 3
