@@ -4,7 +4,7 @@ Yang et al. 2022, "Tensor Programs V", appendix D.1. A few steps are trained at 
 and learning rates follow the width as they should, the change of each layer's output since the first step does not grow
 with the width.
 
-Axes: P places in the model, S steps, W widths.
+Axes: P places in the model, W widths.
 """
 
 import contextlib

@@ -2,6 +2,8 @@
 
 The expected calibration error is ``sum over bins of (n_b / n) |accuracy_b - confidence_b|``, the bins being equal parts
 of (0, 1] into which predictions fall by the probability of the most likely answer (Guo et al. 2017, equation 3).
+
+Axes: M bins, N predictions.
 """
 
 import dataclasses
