@@ -128,7 +128,7 @@ def test_resumes_with_other_hosts_batch_sizes_and_later_weights(folders, packing
         )  # fmt: skip
         stop = step + part["steps"]
         got = global_batches(phases, rows, start=step, stop=stop, hosts=part["hosts"])
-        placed = rows.placed(phases.first_block)
+        placed = rows.placed(phases.stages)
         for number, tokens_BT in enumerate(got, start=step):
             stride = phases.at(number).stride
             first_row = phases.at(number).consumed(number) // stride

@@ -1,8 +1,11 @@
 """A batch that makes NaN and a batch of noise, under each policy, against the run that never had them."""
 
 import dataclasses
+import itertools
 import json
 import re
+from fractions import Fraction
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +15,11 @@ from planted import BATCH, NAN_BATCH, NAN_ROW, NOISE_BATCH, UPDATES, planted, pl
 from tiny_run import on_one_device, write_corpus
 
 from lmjax.cli.inspect import run as inspect
+from lmjax.data.rows.mixture import MixtureRows
 from lmjax.objectives import CausalLM
 from lmjax.train.config import TrainConfig
-from lmjax.train.curriculum import curriculum
+from lmjax.train.curriculum import Gap, curriculum
+from lmjax.train.epochs import epochs_at
 from lmjax.train.faults import LossSpike, NonFiniteLoss, RollBack, SkipUpdate, Stop
 from lmjax.train.faults.watch import from_json, judged, new_watch, to_json
 from lmjax.train.loop import train
@@ -121,7 +126,9 @@ def test_skips_in_a_row_are_bounded():
 def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one():
     base = TrainConfig(batch_size=2, sequence_length=16, sequence_warmup=((3, 4), (5, 8)))
     whole, gaps = curriculum(CausalLM(), base), [(0, 32), (96, 130), (224, 256)]
-    gapped = curriculum(CausalLM(), base, passed_over=[gaps[2], gaps[0], gaps[1]])
+    gapped = curriculum(
+        CausalLM(), base, passed_over=[Gap(first_token=gaps[n][0], end_token=gaps[n][1]) for n in (2, 0, 1)]
+    )
 
     def reads(phases, steps):
         places = [(phases.at(n).consumed(n), phases.at(n).consumed(n + 1)) for n in range(steps)]
@@ -132,6 +139,42 @@ def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one()
     expected = [token for token in reads(whole, 20) if not (token < 32 or 96 <= token < 144 or 208 <= token < 256)]
     found = reads(gapped, 9)
     assert found == expected[: len(found)]
+
+
+@pytest.mark.parametrize(
+    "places", [[(6, 7)], [(4, 9)], [(5, 6), (5, 7)], [(6, 8), (2, 4)], [(3, 4), (1, 9)], [(6, 7)] * 3]
+)
+def test_rows_of_a_mixture_that_are_passed_over_never_come_again_and_stages_begin_at_their_steps(places):
+    """The sources b and c are first read by step 6: without care they would begin with rows that were passed over."""
+    weights = {0: [1, 0, 0], 6: [1, 2, 1], 8: [0, 1, 3]}
+    train = TrainConfig(batch_size=4, sequence_length=16, sequence_warmup=((3, 8),))
+    sources = [mock.MagicMock(row_length=17, rows_per_block=1, __len__=lambda self: 40) for _ in range(3)]
+    later = [(step, list(map(Fraction, shares))) for step, shares in weights.items() if step]
+    mixture = MixtureRows(sources, weights[0], names="abc", later=later)
+
+    def blocks_of(phases, steps):
+        """The (source, block of that source) that each step reads, a list for each step."""
+        rows = mixture.placed(phases.stages)
+        per_row = [(phases.at(n).consumed(n), phases.at(n).consumed(n + 1)) for n in steps]
+        return [[rows.locate(block) for block in range(-(-first // 16), -(-end // 16))] for first, end in per_row]
+
+    phases, passed = curriculum(CausalLM(), train), ()
+    passed_blocks = set()
+    for first_step, end_step in places:
+        passed_blocks.update(itertools.chain(*blocks_of(phases, range(first_step, end_step))))
+        passed = (*passed, phases.gap(first_step, end_step, stages=tuple(weights)))
+        phases = curriculum(CausalLM(), train, passed_over=passed)
+    read = blocks_of(phases, range(14))
+    everything = list(itertools.chain(*read))
+    assert len(set(everything)) == len(everything) and not passed_blocks & set(everything)
+    for source in range(3):
+        # What is neither read nor passed over comes later.
+        own = {block for of, block in passed_blocks | set(everything) if of == source}
+        assert own == set(range(len(own)))
+        assert epochs_at(mixture, phases, 14)["abc"[source]] == pytest.approx(
+            sum(of == source for of, _ in everything) / 40
+        )
+    assert [{source for source, _ in step} for step in read[:9]] == [{0}] * 6 + [{0, 1, 2}] * 2 + [{1, 2}]
 
 
 def test_a_step_is_judged_by_the_medians_of_the_good_steps_of_its_own_objective():
