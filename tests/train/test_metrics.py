@@ -230,7 +230,8 @@ def test_throughput_leaves_out_the_compile_and_pauses():
 
 
 def test_waiting_for_rows_is_a_share_of_the_time_and_is_warned_of_once():
-    now, goodput = [0.0], Goodput(started=0.0, clock=lambda: now[0])
+    now = [0.0]
+    goodput = Goodput(started=0.0, clock=lambda: now[0])
     throughput = Throughput(goodput.waited, window=40, clock=lambda: now[0])
     notes, reports = [], object.__new__(StepReports)
     reports.instruments = types.SimpleNamespace(
