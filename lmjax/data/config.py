@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import pathlib
 import re
 from typing import Any, Literal
@@ -146,7 +145,6 @@ class DataConfig:
         self._check_template()
         self._check_messages()
         self._check_members()
-        self._check_mixture()
         check_mixing(self)
         for name, source in self.sources.items():
             with naming(f"data.sources: {name}"):
@@ -210,18 +208,6 @@ class DataConfig:
             )
         if self.split == "tail":
             raise ValueError("data.split=tail would cut through the texts of data.members: use data.split=document")
-
-    def _check_mixture(self):
-        if len(self.mixture) != len(self.mixture_weights):
-            raise ValueError(
-                f"data.mixture_weights has {len(self.mixture_weights)} values and data.mixture "
-                f"{len(self.mixture)} folders: give one weight for each folder"
-            )
-        for weight in self.mixture_weights:
-            if not (math.isfinite(weight) and weight > 0):
-                raise ValueError(f"data.mixture_weights={self.mixture_weights}: weights must be above 0")
-        if self.mixture and self.prepared is not None:
-            raise ValueError("data.prepared and data.mixture are both given: keep one of them")
 
     @property
     def separator(self) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 from lmjax.parallel.paths import refuse_address
 
 TOKENIZER = "tokenizer"
-"""The folder beside those of the sources; no source may have this name."""
+"""The folder of the tokenizer in prepared data; no source may have this name."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_PARTS = 10**9
 
@@ -75,6 +75,7 @@ def check_mixing(config: Any) -> None:
     Raises:
       ValueError: naming the field, the value and the remedy.
     """
+    _check_folders(config)
     if not (config.sources or config.mixture):
         for name in ("weights", "temperature", "stages", "max_epochs"):
             if getattr(config, name):
@@ -91,7 +92,7 @@ def check_mixing(config: Any) -> None:
     if config.mixture and (config.weights or config.temperature):
         raise ValueError("data.mixture goes with data.mixture_weights: leave out data.weights and data.temperature")
     if config.sources:
-        _check_weights(config, "data", config.weights, config.temperature, needed=False)
+        _check_weights(config, "data.", config.weights, config.temperature, needed=False)
     steps = [0, *(stage.first_step for stage in config.stages)]
     if any(step >= following for step, following in itertools.pairwise(steps)):
         raise ValueError(f"data.stages: the first steps {steps[1:]} must be above 0 and rise")
@@ -109,22 +110,33 @@ def check_mixing(config: Any) -> None:
             raise ValueError(f"data.max_epochs: {name}={epochs}: must be above 0")
 
 
+def _check_folders(config: Any) -> None:
+    if len(config.mixture) != len(config.mixture_weights):
+        raise ValueError(
+            f"data.mixture_weights has {len(config.mixture_weights)} values and data.mixture "
+            f"{len(config.mixture)} folders: give one weight for each folder"
+        )
+    if not all(math.isfinite(weight) and weight > 0 for weight in config.mixture_weights):
+        raise ValueError(f"data.mixture_weights={config.mixture_weights}: weights must be above 0")
+    if config.mixture and config.prepared is not None:
+        raise ValueError("data.prepared and data.mixture are both given: keep one of them")
+
+
 def _check_weights(
     config: Any, where: str, weights: Mapping[str, float], temperature: float | None, *, needed: bool
 ) -> None:
-    dot = "." if where == "data" else ""
     if weights and temperature is not None:
-        raise ValueError(f"{where}{dot}weights and {where}{dot}temperature are both given: keep one of them")
+        raise ValueError(f"{where}weights and {where}temperature are both given: keep one of them")
     if needed and not weights and temperature is None:
         raise ValueError(f"{where}give weights, or a temperature")
     for name, weight in weights.items():
-        _check_name(config, f"{where}{dot}weights", name)
+        _check_name(config, f"{where}weights", name)
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{where}{dot}weights: {name}={weight}: must not be negative")
+            raise ValueError(f"{where}weights: {name}={weight}: must not be negative")
     if weights and not sum(weights.values()):
-        raise ValueError(f"{where}{dot}weights={dict(weights)}: at least one must be above 0")
+        raise ValueError(f"{where}weights={dict(weights)}: at least one must be above 0")
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"{where}{dot}temperature={temperature}: must be above 0; 1 is by size, more is more even")
+        raise ValueError(f"{where}temperature={temperature}: must be above 0; 1 is by size, more is more even")
 
 
 def _check_name(config: Any, where: str, name: str) -> None:

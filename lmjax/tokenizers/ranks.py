@@ -48,11 +48,14 @@ class RankTokenizer(Tokenizer):
           first_id: the id of rank 0.
 
         Raises:
-          ValueError: a byte has no token, or the pattern is none.
+          ValueError: a byte has no token, a token has two ranks, or the pattern is no regular expression.
         """
-        lacking = sum(bytes([byte]) not in set(tokens) for byte in range(256)) if len(tokens) >= 256 else 256
-        if lacking or len(set(tokens)) < len(tokens):
-            raise ValueError(f"{lacking} of the 256 bytes have no rank, or a token has two: fetch the file again")
+        known = set(tokens)
+        lacking = sum(bytes([byte]) not in known for byte in range(256))
+        if lacking:
+            raise ValueError(f"{lacking} of the 256 bytes have no rank: fetch the file again")
+        if len(known) < len(tokens):
+            raise ValueError("a token has two ranks: fetch the file again")
         definition = json.dumps([pattern, first_id, [token.hex() for token in tokens]]).encode()
         table = [b""] * first_id + list(tokens)
         super().__init__("tiktoken", token_bytes=table, special_tokens=special_tokens, definition=definition)

@@ -67,7 +67,7 @@ def check_same_mixing(before: Weights, now: Weights, *, step: int, folder: pathl
     Args:
       before: the shares of the sources, stage by stage, that the run has had until now.
       now: those that it is to go on with.
-      step: number of steps done.
+      step: the number of steps whose rows the run has read or passed over.
       folder: the folder of the run, for the message.
 
     Raises:
@@ -79,7 +79,7 @@ def check_same_mixing(before: Weights, now: Weights, *, step: int, folder: pathl
     had = "; ".join(f"from step {first} on: {described(shares)}" for first, shares in done)
     asked = "; ".join(f"from step {first} on: {described(shares)}" for first, shares in wanted)
     raise ValueError(
-        f"{folder}: the {step} steps that are done read their rows with these weights: {had}; here they are: {asked}. "
-        f"Rows would be repeated or skipped: keep those, and give other weights from step {step} or later on "
-        f"(data.stages)"
+        f"{folder}: the first {step} steps have read their rows, or passed over them, with these weights: {had}; here "
+        f"they are: {asked}. Rows would be repeated or skipped: keep those, and give other weights from step {step} or "
+        f"later on (data.stages)"
     )

@@ -47,10 +47,33 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A place in the data that no step reads.
+
+    Attributes:
+      first_token: where it begins, counted in tokens from the start of the run.
+      end_token: the place after its last token.
+      first_step: the step that would have begun with it.
+      stages: pairs (block, step): from this block on, up to the end of the gap, a mixture has the weights of this step.
+    """
+
+    first_token: int
+    end_token: int
+    first_step: int = 0
+    stages: tuple[tuple[int, int], ...] = ((0, 0),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """The phases of a run, in order. The configuration and the batch sizes of the run so far decide them."""
+    """What each step of a run reads.
+
+    Attributes:
+      phases: the phases, in order.
+      gaps: the places between them that no step reads, in the order in which the run came to pass over them.
+    """
 
     phases: tuple[Phase, ...]
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def overlap(self) -> int:
@@ -81,11 +104,59 @@ class Curriculum:
         )
         for phase in self.phases:
             rows.cut(phase.row_length)
-        return rows.placed(self.first_block)
+        return rows.placed(self.stages)
 
     def first_block(self, step: int) -> int:
         """Returns the number of the first block of which no token was read before a step; stages begin with a block."""
-        return -(-self.at(step).consumed(step) // self.phases[-1].stride)
+        return self._block_from(self.at(step).consumed(step))
+
+    def _block_from(self, token: int) -> int:
+        """Returns the number of the first block that begins with a token or after it."""
+        return -(-token // self.phases[-1].stride)
+
+    def blocks(self, step: int) -> Iterator[tuple[int, int]]:
+        """Yields the blocks that the steps before ``step`` read, as pairs (first block, block after the last)."""
+        for phase in self.phases:
+            if phase.first_step < step:
+                end_step = step if phase.end_step is None else min(step, phase.end_step)
+                yield self._block_from(phase.consumed(phase.first_step)), self._block_from(phase.consumed(end_step))
+
+    def stages(self, first_steps: Sequence[int]) -> list[tuple[int, int]]:
+        """Returns at which blocks the stages of a mixture hold.
+
+        A gap holds the same rows for ever: up to its end the blocks keep the stages that they had when the run came to
+        pass over it. Otherwise a stage that begins at the gap's step, or within the gap, would begin after it, and its
+        sources would begin with the rows that were passed over.
+
+        Args:
+          first_steps: the steps that the stages begin with, the first of them 0.
+
+        Returns:
+          Pairs (block, step): from this block on, the weights of this step hold.
+        """
+        begins = [(self.first_block(step), step) for step in first_steps]
+        if not self.gaps:
+            return begins
+        last = sorted(self.gaps, key=lambda gap: gap.end_token)[-1]
+        end = self._block_from(last.end_token)
+        step_at_end = max(step for block, step in begins if block <= end)
+        return [*last.stages, (end, step_at_end), *(pair for pair in begins if pair[0] > end)]
+
+    def gap(self, first_step: int, end_step: int, *, stages: Sequence[int]) -> Gap:
+        """Returns the place that some steps read, for a curriculum that passes over it.
+
+        Args:
+          first_step: the first of these steps.
+          end_step: the step after the last of them.
+          stages: the steps that the stages of a mixture begin with, the first of them 0.
+        """
+        end_token = self.at(end_step - 1).consumed(end_step)
+        return Gap(
+            first_token=self.at(first_step).consumed(first_step),
+            end_token=end_token,
+            first_step=first_step,
+            stages=tuple(pair for pair in self.stages(stages) if pair[0] < max(self._block_from(end_token), 1)),
+        )
 
     def batches(
         self,
@@ -104,7 +175,7 @@ class Curriculum:
           num_threads: number of threads that read rows, see :func:`lmjax.data.rows.pipeline.batches`.
         """
         # The batch sizes may be others than when the rows were opened.
-        rows = rows.placed(self.first_block)
+        rows = rows.placed(self.stages)
         for phase in self.phases:
             if phase.end_step is not None and phase.end_step <= start_step:
                 continue
@@ -129,7 +200,7 @@ def curriculum(
     train: TrainConfig,
     *,
     batch_sizes: Sequence[tuple[int, int]] = (),
-    passed_over: Sequence[tuple[int, int]] = (),
+    passed_over: Sequence[Gap] = (),
 ) -> Curriculum:
     """Returns the phases that ``train.sequence_warmup`` asks for; without a warm-up, a single phase.
 
@@ -137,8 +208,8 @@ def curriculum(
     last one that was used. ``batch_sizes`` are pairs (step, rows of a step from then on), the first of them for step 0;
     if they are not given, ``train.batch_size`` holds throughout.
 
-    ``passed_over`` are places in the data that no step reads: pairs (first token, token after the last), counted from
-    the start of the run. A step that would reach into such a place begins after it, with a phase of its own.
+    ``passed_over`` are places in the data that no step reads. A step that would reach into such a place begins after
+    it, with a phase of its own.
 
     Some objectives have rows that are longer than T: those of a causal model hold T + 1 tokens. Such a row ends with
     the first tokens of the next row. Without this overlap, a block could not be cut evenly into shorter rows.
@@ -166,19 +237,19 @@ def curriculum(
             batch_size=batch_size * (block // stride if train.warmup_keeps == "tokens" else 1),
             first_row=consumed // stride,
         )
-        for first_token, end_token in sorted(passed_over):
-            before = max(first_token - consumed, 0) // (phase.batch_size * stride)
-            if end_token <= consumed or (end_step is not None and first_step + before >= end_step):
+        for gap in sorted(passed_over, key=lambda gap: gap.first_token):
+            before = max(gap.first_token - consumed, 0) // (phase.batch_size * stride)
+            if gap.end_token <= consumed or (end_step is not None and first_step + before >= end_step):
                 continue
             if before:
                 phases.append(dataclasses.replace(phase, end_step=first_step + before))
             # The place after rows that are passed over has to suit rows of every length.
-            first_step, consumed = first_step + before, -(-end_token // block) * block
+            first_step, consumed = first_step + before, -(-gap.end_token // block) * block
             phase = dataclasses.replace(phase, first_step=first_step, first_row=consumed // stride)
         phases.append(phase)
         if end_step is not None:
             first_step, consumed = end_step, phase.consumed(end_step)
-    return Curriculum(phases=tuple(phases))
+    return Curriculum(phases=tuple(phases), gaps=tuple(passed_over))
 
 
 def _stretches(train: TrainConfig, batch_sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int | None, int, int]]:

@@ -9,12 +9,19 @@ from lmjax.train.curriculum import Curriculum
 def epochs_at(rows: RowSource, curriculum: Curriculum, step: int) -> dict[str, float]:
     """Returns how often each source of a mixture was read before a step, by name; empty for a single source.
 
+    Rows that were passed over do not count.
+
     Args:
       rows: the training rows of the run.
       curriculum: the phases of the run, which say how many rows its steps have read.
       step: number of steps.
     """
-    return rows.placed(curriculum.first_block).epochs(curriculum.first_block(step))
+    placed = rows.placed(curriculum.stages)
+    read = dict.fromkeys(placed.epochs(0), 0.0)
+    for first, end in curriculum.blocks(step):
+        before, after = placed.epochs(first), placed.epochs(end)
+        read = {name: times + after[name] - before[name] for name, times in read.items()}
+    return read
 
 
 def check_epochs(rows: RowSource, curriculum: Curriculum, *, steps: int, limits: Mapping[str, float]) -> None:

@@ -56,6 +56,10 @@ class Goodput:
             self._add("steps")
         return dict(self._seconds)
 
+    def waited(self) -> float:
+        """Returns the seconds of the run so far in which it waited for rows."""
+        return self._seconds["data"]
+
     def share(self) -> float:
         """Returns the goodput: the share of the time that went into steps, between 0 and 1."""
         seconds = self.seconds()

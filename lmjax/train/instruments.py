@@ -24,8 +24,8 @@ class Instruments:
       progress: shows these numbers to a person.
       throughput: counts tokens per second; it is paused during work that is not a step.
       watchdog: ends a process that is stuck; it must be told of long work and of each sign of life.
-      goodput: the account of the run's time.
       graceful: tells whether a signal has asked the run to stop; it is entered once there is something to save.
+      goodput: the account of the run's time.
     """
 
     writers: MetricWriters
@@ -34,6 +34,18 @@ class Instruments:
     watchdog: Watchdog
     graceful: GracefulExit
     goodput: Goodput
+    _compiled: set[object] = dataclasses.field(default_factory=set)
+
+    @contextlib.contextmanager
+    def running(self, program: object) -> Iterator[None]:
+        """Counts the time of the block as that of compiling if it is the first that runs this program."""
+        if program in self._compiled:
+            yield
+            return
+        self._compiled.add(program)
+        self.watchdog.expect_long()
+        with self.goodput.spending("compile"):
+            yield
 
 
 @contextlib.contextmanager
@@ -62,6 +74,6 @@ def open_instruments(config: RunConfig, *, first_step: int, goodput: Goodput) ->
             graceful=GracefulExit(),
             watchdog=stack.enter_context(Watchdog(train.watchdog_minutes, signs=config.run_folder / SIGNS)),
             progress=stack.enter_context(ProgressReport(train.steps, first_step=first_step)),
-            throughput=Throughput(),
+            throughput=Throughput(goodput.waited),
             goodput=goodput,
         )

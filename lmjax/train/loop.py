@@ -41,7 +41,6 @@ from lmjax.train.saves import Saves
 from lmjax.train.step_reports import StepReports, summaries_of
 
 Say = Callable[[str], None]
-NOTHING: contextlib.AbstractContextManager = contextlib.nullcontext()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +138,6 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         best_by = plan.config.checkpoint.best_by if plan.config.checkpoint.keep_best else None
         evaluations = Evaluations(begun=plan.evaluations, instruments=tools, decides=best_by)
         numbers: Numbers = {}
-        compiled: set[tuple[str | None, int]] = set()
         step = first_step
         if step == 0:
             # Later numbers are compared with these. Also, an evaluation that cannot run should fail now.
@@ -150,15 +148,12 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         )
         while step < train.steps:
             profiler.before_step()
-            with tools.throughput.waiting(), tools.goodput.spending("data"):
+            with tools.goodput.spending("data"):
                 rows = next(batches)
-            component = turn_of(plan.config.objective, step).component
+            component, phase = turn_of(plan.config.objective, step).component, phases.at(step)
             integrity.check_step(learner.of(component), state, rows, step + 1)
-            compiles = (component.name, phases.at(step).first_step) not in compiled
-            if compiles:
-                compiled.add((component.name, phases.at(step).first_step))
-                tools.watchdog.expect_long()
-            with jax.transfer_guard("disallow"), tools.goodput.spending("compile") if compiles else NOTHING:
+            program = component.name, phase.sequence_length, phase.batch_size
+            with tools.running(program), jax.transfer_guard("disallow"):
                 state, metrics = learner.of(component).train_step(state, rows)
             reports.read(state.key, saves.saved_step)
             step, numbers = step + 1, {}

@@ -150,22 +150,25 @@ class Throughput:
     The first step is left out, because it compiles.
 
     Args:
+      waited: returns the seconds that the run has waited for rows until now.
       window: the number of steps to average over.
       clock: a function that returns the time in seconds; tests replace it.
     """
 
-    def __init__(self, *, window: int = 50, clock: Callable[[], float] = time.perf_counter):
+    def __init__(
+        self, waited: Callable[[], float], *, window: int = 50, clock: Callable[[], float] = time.perf_counter
+    ):
         if window < 1:
             raise ValueError(f"window={window}: must be at least 1")
-        self._clock = clock
-        self._paused = self._waited = 0.0
+        self._waited, self._clock = waited, clock
+        self._paused = 0.0
         self._tokens = 0
         self._marks: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=window + 1)
 
     def step(self, num_tokens: int) -> float | None:
         """Counts a step that has just finished, and returns tokens per second so far; ``None`` at the first step."""
         self._tokens += num_tokens
-        self._marks.append((self._clock() - self._paused, self._tokens, self._waited))
+        self._marks.append((self._clock() - self._paused, self._tokens, self._waited()))
         (first_time, first_tokens, _), (last_time, last_tokens, _) = self._marks[0], self._marks[-1]
         return (last_tokens - first_tokens) / (last_time - first_time) if last_time > first_time else None
 
@@ -186,15 +189,6 @@ class Throughput:
     def waiting_seconds(self) -> float:
         """The mean time, in seconds, that one of these steps has waited for its rows."""
         return (self._marks[-1][2] - self._marks[0][2]) / self.num_steps if self.num_steps else 0.0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time of the block as spent waiting for rows."""
-        begin = self._clock()
-        try:
-            yield
-        finally:
-            self._waited += self._clock() - begin
 
     def restart(self) -> None:
         """Forgets all steps so far. It is called when the next step compiles or has another size."""

@@ -10,7 +10,7 @@ from lmjax.data.manifest import Manifest
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json
 from lmjax.train.corpus import Corpus
-from lmjax.train.curriculum import Curriculum, curriculum
+from lmjax.train.curriculum import Curriculum, Gap, curriculum
 
 RECORD = "record.json"
 
@@ -41,19 +41,15 @@ class DataFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PassedOver:
+class PassedOver(Gap):
     """Rows that the run never reads again, because a step with them was faulty (``on_fault=RollBack()``).
 
     Attributes:
-      first_token: the place of the first of them in the data, counted in tokens from the start of the run.
-      end_token: the place after the last of them.
       rows: the numbers of the first of these rows and of the row after the last, at the row length that they had.
       step: the faulty step, from 1.
       reason: what was wrong with it.
     """
 
-    first_token: int
-    end_token: int
     rows: tuple[int, int]
     step: int
     reason: str
@@ -81,15 +77,20 @@ class Record:
         Args:
           config: the configuration of the run.
         """
-        places = [(rows.first_token, rows.end_token) for rows in self.passed_over]
-        return curriculum(config.objective, config.train, batch_sizes=self.batch_sizes, passed_over=places)
+        return curriculum(config.objective, config.train, batch_sizes=self.batch_sizes, passed_over=self.passed_over)
 
     def at(self, step: int, *, batch_size: int) -> "Record":
         """Returns the record of a run that goes on after ``step`` with steps of ``batch_size`` rows."""
-        if batch_size == self.batch_sizes[-1][1]:
-            return self
         earlier = tuple(pair for pair in self.batch_sizes if pair[0] < step)
-        return dataclasses.replace(self, batch_sizes=(*earlier, (step, batch_size)))
+        changes = () if earlier and earlier[-1][1] == batch_size else ((step, batch_size),)
+        return dataclasses.replace(self, batch_sizes=(*earlier, *changes))
+
+    def weights_fixed_until(self, step: int) -> int:
+        """Returns the step from which on a run that has done ``step`` steps may have other weights of its sources.
+
+        The weights of earlier steps also decide which rows are those that were passed over.
+        """
+        return max([step, *(max(gap.first_step, gap.stages[-1][1] + 1) for gap in self.passed_over)])
 
 
 def data_facts(corpus: Corpus) -> tuple[DataFacts, ...]:

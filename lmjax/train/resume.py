@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from lmjax.data.mixing import weights_by_step
+from lmjax.data.mixing import weights_by_step, weights_until
 from lmjax.naming import naming
 from lmjax.objectives.parts.objective import carries_rows
 from lmjax.parallel.distributed import is_primary
@@ -129,8 +129,9 @@ def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say:
         )
         return dataclasses.replace(fresh, batch_sizes=((0, origin.config.train.batch_size),))
     changes = data_changes(origin.record.data, facts)
+    kept = origin.record
     if corpus.sources and not changes:
-        _check_mixing(origin, origin.record, corpus)
+        kept = _check_mixing(origin, origin.record, corpus, config, say)
     if changes and "data" not in config.train.change_on_resume:
         raise ValueError(
             f"{origin.run} was trained on other data ({'; '.join(changes)}): rows would come in another order, and "
@@ -139,11 +140,16 @@ def check_changes(config: RunConfig, origin: Origin | None, corpus: Corpus, say:
         )
     if changes:
         say(f"going on with other data than before ({'; '.join(changes)}): losses do not compare across this step")
-    return dataclasses.replace(origin.record, data=facts, last_saved=None)
+    return dataclasses.replace(kept, data=facts, last_saved=None)
 
 
-def _check_mixing(origin: Origin, record: Record, corpus: Corpus) -> None:
-    """Refuses other weights for the steps that the run has done."""
+def _check_mixing(origin: Origin, record: Record, corpus: Corpus, config: RunConfig, say: Say) -> Record:
+    """Refuses other weights for the rows that the run has read or passed over.
+
+    Returns:
+      The record that the run goes on with. A branch with other weights forgets rows of later steps that were passed
+      over, because with these weights they come elsewhere.
+    """
     data = origin.config.data
     if not data.source_names:
         raise ValueError(
@@ -152,7 +158,20 @@ def _check_mixing(origin: Origin, record: Record, corpus: Corpus) -> None:
     names = [fact.source for fact in record.data] if data.sources else data.source_names
     tokens = {name: fact.tokens for name, fact in zip(names, record.data, strict=True)}
     before = weights_by_step(data, {name: tokens[name] for name in data.source_names})
-    check_same_mixing(before, corpus.weights, step=origin.newest, folder=origin.run)
+    fixed_until = record.weights_fixed_until(origin.newest)
+    if origin.run != config.run_folder and weights_until(before, fixed_until) != weights_until(
+        corpus.weights, fixed_until
+    ):
+        behind = tuple(gap for gap in record.passed_over if gap.first_step <= origin.newest)
+        if len(behind) < len(record.passed_over):
+            say(
+                f"{origin.run} has passed over rows of later steps; with other weights these rows come elsewhere, and "
+                f"this run may read them"
+            )
+        record = dataclasses.replace(record, passed_over=behind)
+    fixed_until = record.weights_fixed_until(origin.newest)
+    check_same_mixing(before, corpus.weights, step=fixed_until, folder=origin.run)
+    return record
 
 
 def _check_batch_size(config: RunConfig, before: int) -> None:

@@ -5,10 +5,12 @@ import dataclasses
 from lmjax.parallel.distributed import is_primary
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
+from lmjax.train.config_file import write_config
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.faults import RollBack, StepFault
 from lmjax.train.record import PassedOver, Record, write_record
 from lmjax.train.resume import Say
+from lmjax.train.run_folder import CONFIG
 
 
 def roll_back(
@@ -59,14 +61,16 @@ def roll_back(
     begin = min(max(begin, target), faulty)
     last = faulty + policy.after
     stride = phases.at(begin).stride
-    first_token, end_token = phases.at(begin).consumed(begin), phases.at(last).consumed(last + 1)
-    rows = first_token // stride, -(-end_token // stride)
-    passed = PassedOver(first_token=first_token, end_token=end_token, rows=rows, step=fault.step, reason=fault.reason)
+    gap = phases.gap(begin, last + 1, stages=(0, *(stage.first_step for stage in config.data.stages)))
+    rows = gap.first_token // stride, -(-gap.end_token // stride)
+    passed = PassedOver(**vars(gap), rows=rows, step=fault.step, reason=fault.reason)
     checkpoints.delete_after(target)
     record = dataclasses.replace(
         record, last_saved=target if steps else None, passed_over=(*record.passed_over, passed)
     )
     if is_primary():
+        # The weights of a mixture that the configuration has decide which rows the record passes over.
+        write_config(config, config.run_folder / CONFIG)
         write_record(config.run_folder, record)
     say(
         f"step {fault.step}: {fault.reason}: going back to step {target} and passing over rows {rows[0]} to "

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -32,6 +31,7 @@ from lmjax.train.gradient_noise import noise_terms
 from lmjax.train.microbatches import joined, split_microbatches
 from lmjax.train.optimizers import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
+from lmjax.train.text_bytes import text_counts
 from lmjax.types import Batch, Rows
 
 Metrics = dict[str, jax.Array]
@@ -258,7 +258,7 @@ class Learner:
     def _eval_step(self, params: Params, rows: Rows, key: jax.Array, carry: Any) -> tuple[Metrics, Any]:
         """Returns sums over a batch, and the carry for the next batch.
 
-        The sums are ``<term>`` (weight x loss), ``<term>/weight``, and the counts of :func:`_text_counts` for
+        The sums are ``<term>`` (weight x loss), ``<term>/weight``, and the counts of :func:`text_counts` for
         ``Traits.text_term``. They can be added over batches. Weights are not normalised and the loss is the plain loss,
         so dividing the sums gives exact means over the corpus.
         """
@@ -270,30 +270,12 @@ class Learner:
         sums |= {f"{name}/weight": jnp.sum(w) for name, w in batch.weights.items()}
         text_term = objective.traits.text_term
         if text_term is not None:
-            sums |= _text_counts(self.vocabulary, batch.targets_BP, batch.weights[text_term])
+            sums |= text_counts(self.vocabulary, batch.targets_BP, batch.weights[text_term])
         return sums, carry
 
     def own(self, rows: Rows) -> Rows:
         """Returns the part of the run's rows that the objective reads."""
         return rows if self.mixture is None else self.mixture.rows_for(self.objective, rows)
-
-
-def _text_counts(vocabulary: Vocabulary, targets_BP: jax.Array, weights_BP: jax.Array) -> Metrics:
-    """Returns how many bytes and tokens of text the scored targets stand for.
-
-    ``bytes`` is weighted as the nats are; ``scored_bytes`` and ``scored_tokens`` are not weighted. ``plain_tokens``
-    counts the tokens of text whose weight is 1.
-    """
-    is_text_V = np.ones(vocabulary.size, bool)
-    is_text_V[[i for i in vocabulary.special_ids if i != vocabulary.unk_id]] = False
-    bytes_BP = jnp.asarray(vocabulary.byte_length_V, jnp.int32)[targets_BP]
-    scored_BP = weights_BP > 0
-    return {
-        "bytes": jnp.sum(bytes_BP * weights_BP),
-        "scored_bytes": jnp.sum(jnp.where(scored_BP, bytes_BP, 0)),
-        "scored_tokens": jnp.sum(scored_BP, dtype=jnp.int32),
-        "plain_tokens": jnp.sum(jnp.asarray(is_text_V)[targets_BP] & (weights_BP == 1), dtype=jnp.int32),
-    }
 
 
 def run_keys(seed_key: jax.Array) -> tuple[jax.Array, jax.Array]:

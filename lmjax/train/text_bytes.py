@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmjax.data.rows.shard_reader import TokenShards, open_shards
@@ -56,6 +58,24 @@ def text_bytes(corpus: Corpus, split: str) -> TextBytes:
     if _table_bytes(shards, vocabulary) == shards.text_bytes:
         return TextBytes()
     return TextBytes(exact_table=False, num_tokens=_text_tokens(shards), num_bytes=shards.text_bytes)
+
+
+def text_counts(vocabulary: Vocabulary, targets_BP: jax.Array, weights_BP: jax.Array) -> dict[str, jax.Array]:
+    """Returns how many bytes and tokens of text the scored targets stand for.
+
+    ``bytes`` is weighted as the nats are; ``scored_bytes`` and ``scored_tokens`` are not weighted. ``plain_tokens``
+    counts the tokens of text whose weight is 1.
+    """
+    is_text_V = np.ones(vocabulary.size, bool)
+    is_text_V[[i for i in vocabulary.special_ids if i != vocabulary.unk_id]] = False
+    bytes_BP = jnp.asarray(vocabulary.byte_length_V, jnp.int32)[targets_BP]
+    scored_BP = weights_BP > 0
+    return {
+        "bytes": jnp.sum(bytes_BP * weights_BP),
+        "scored_bytes": jnp.sum(jnp.where(scored_BP, bytes_BP, 0)),
+        "scored_tokens": jnp.sum(scored_BP, dtype=jnp.int32),
+        "plain_tokens": jnp.sum(jnp.asarray(is_text_V)[targets_BP] & (weights_BP == 1), dtype=jnp.int32),
+    }
 
 
 def _table_bytes(shards: TokenShards, vocabulary: Vocabulary) -> int:

@@ -32,7 +32,7 @@ sys.path.insert(0, {tests!r})
 import lmjax.data.prepare.prepare, lmjax.train.run_folder
 from parallel.test_two_processes import two_process_config
 
-prepare_units = lmjax.data.prepare.prepare._do_units
+prepare_units = lmjax.data.prepare.prepare.do_units
 
 def leave_a_trace(*args, **options):
     pathlib.Path({folder!r}, f"prepared by {{jax.process_index()}}").touch()
@@ -44,7 +44,7 @@ def check_late(*args):
     time.sleep(0.5)  # the other process must not touch the folder meanwhile
     check_ours(*args)
 
-lmjax.data.prepare.prepare._do_units = leave_a_trace
+lmjax.data.prepare.prepare.do_units = leave_a_trace
 lmjax.train.run_folder._check_ours = check_late
 
 def recipe():

@@ -1,8 +1,12 @@
 """A batch that makes NaN and a batch of noise, under each policy, against the run that never had them."""
 
 import dataclasses
+import itertools
 import json
 import re
+import types
+from fractions import Fraction
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +16,19 @@ from planted import BATCH, NAN_BATCH, NAN_ROW, NOISE_BATCH, UPDATES, planted, pl
 from tiny_run import on_one_device, write_corpus
 
 from lmjax.cli.inspect import run as inspect
+from lmjax.data.config import DataConfig
+from lmjax.data.mixing import Source, Stage, weights_by_step
+from lmjax.data.rows.mixture import MixtureRows
 from lmjax.objectives import CausalLM
-from lmjax.train.config import TrainConfig
-from lmjax.train.curriculum import curriculum
+from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.curriculum import Gap, curriculum
+from lmjax.train.epochs import epochs_at
 from lmjax.train.faults import LossSpike, NonFiniteLoss, RollBack, SkipUpdate, Stop
 from lmjax.train.faults.watch import from_json, judged, new_watch, to_json
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
-from lmjax.train.record import read_record
+from lmjax.train.record import DataFacts, PassedOver, Record, read_record, write_record
+from lmjax.train.resume import Origin, _check_mixing
 from lmjax.train.state import TrainState
 
 pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
@@ -121,7 +130,9 @@ def test_skips_in_a_row_are_bounded():
 def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one():
     base = TrainConfig(batch_size=2, sequence_length=16, sequence_warmup=((3, 4), (5, 8)))
     whole, gaps = curriculum(CausalLM(), base), [(0, 32), (96, 130), (224, 256)]
-    gapped = curriculum(CausalLM(), base, passed_over=[gaps[2], gaps[0], gaps[1]])
+    gapped = curriculum(
+        CausalLM(), base, passed_over=[Gap(first_token=gaps[n][0], end_token=gaps[n][1]) for n in (2, 0, 1)]
+    )
 
     def reads(phases, steps):
         places = [(phases.at(n).consumed(n), phases.at(n).consumed(n + 1)) for n in range(steps)]
@@ -132,6 +143,73 @@ def test_places_that_are_passed_over_are_read_by_no_step_and_all_others_by_one()
     expected = [token for token in reads(whole, 20) if not (token < 32 or 96 <= token < 144 or 208 <= token < 256)]
     found = reads(gapped, 9)
     assert found == expected[: len(found)]
+
+
+@pytest.mark.parametrize(
+    "places", [[(6, 7)], [(4, 9)], [(5, 6), (5, 7)], [(6, 8), (2, 4)], [(3, 4), (1, 9)], [(6, 7)] * 3]
+)
+def test_rows_of_a_mixture_that_are_passed_over_never_come_again_and_stages_begin_at_their_steps(places):
+    """The sources b and c are first read by step 6: without care they would begin with rows that were passed over."""
+    weights = {0: [1, 0, 0], 6: [1, 2, 1], 8: [0, 1, 3]}
+    train = TrainConfig(batch_size=4, sequence_length=16, sequence_warmup=((3, 8),))
+    sources = [mock.MagicMock(row_length=17, rows_per_block=1, __len__=lambda self: 40) for _ in range(3)]
+    later = [(step, list(map(Fraction, shares))) for step, shares in weights.items() if step]
+    mixture = MixtureRows(sources, weights[0], names="abc", later=later)
+
+    def blocks_of(phases, steps):
+        """The (source, block of that source) that each step reads, a list for each step."""
+        rows = mixture.placed(phases.stages)
+        per_row = [(phases.at(n).consumed(n), phases.at(n).consumed(n + 1)) for n in steps]
+        return [[rows.locate(block) for block in range(-(-first // 16), -(-end // 16))] for first, end in per_row]
+
+    phases, passed = curriculum(CausalLM(), train), ()
+    passed_blocks = set()
+    for first_step, end_step in places:
+        passed_blocks.update(itertools.chain(*blocks_of(phases, range(first_step, end_step))))
+        passed = (*passed, phases.gap(first_step, end_step, stages=tuple(weights)))
+        phases = curriculum(CausalLM(), train, passed_over=passed)
+    read = blocks_of(phases, range(14))
+    everything = list(itertools.chain(*read))
+    assert len(set(everything)) == len(everything) and not passed_blocks & set(everything)
+    for source in range(3):
+        # What is neither read nor passed over comes later.
+        own = {block for of, block in passed_blocks | set(everything) if of == source}
+        assert own == set(range(len(own)))
+        assert epochs_at(mixture, phases, 14)["abc"[source]] == pytest.approx(
+            sum(of == source for of, _ in everything) / 40
+        )
+    assert [{source for source, _ in step} for step in read[:9]] == [{0}] * 6 + [{0, 1, 2}] * 2 + [{1, 2}]
+
+
+def test_weights_that_decide_what_was_passed_over_stay_and_a_branch_with_others_forgets_it(tmp_path):
+    sources = {"a": Source(prepared="a"), "b": Source(prepared="b")}
+    data = DataConfig(sources=sources, weights={"a": 1.0}, stages=(Stage(first_step=6, weights={"b": 1.0}),))
+    gap = curriculum(CausalLM(), TrainConfig(batch_size=4)).gap(6, 7, stages=(0, 6))
+    facts = [DataFacts(folder=name, fingerprint="", files=1, documents=1, tokens=1, valid_documents=1, valid_tokens=1,
+                       source=name) for name in "ab"]  # fmt: skip
+    passed = PassedOver(**vars(gap), rows=(24, 28), step=7, reason="loss=nan")
+    record = Record(data=tuple(facts), batch_sizes=((0, 4), (5, 8)), passed_over=(passed,))
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+    origin = Origin(run=tmp_path, step=None, config=RunConfig(name="x", data=data), record=record, newest=4)
+
+    def goes_on(folder, *stages):
+        other = dataclasses.replace(data, stages=tuple(Stage(first_step=n, weights={name: 1.0}) for n, name in stages))
+        corpus = types.SimpleNamespace(weights=weights_by_step(other, {"a": 1, "b": 1}))
+        return _check_mixing(origin, record, corpus, RunConfig(name="x", folder=str(folder)), lambda line: None)
+
+    assert goes_on(tmp_path, (6, "b"), (7, "a")) == goes_on(tmp_path / "branch", (6, "b"), (9, "a")) == record
+    for stages in ([(5, "b")], [(7, "b")], []):
+        with pytest.raises(ValueError, match="give other weights from step 7 or later"):
+            goes_on(tmp_path, *stages)
+        assert goes_on(tmp_path / "branch", *stages).passed_over == ()
+    with pytest.raises(ValueError, match="give other weights from step 4 or later"):
+        goes_on(tmp_path / "branch", (3, "b"))
+    # A run that goes on before a change of its batch size has no such change ahead.
+    assert [record.at(5, batch_size=8).batch_sizes, record.at(3, batch_size=8).batch_sizes] == [
+        ((0, 4), (5, 8)), ((0, 4), (3, 8))
+    ]  # fmt: skip
+    assert record.at(3, batch_size=4).batch_sizes == ((0, 4),)
 
 
 def test_a_step_is_judged_by_the_medians_of_the_good_steps_of_its_own_objective():

@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from lmjax.data.config import DataConfig
 from lmjax.parallel import distributed
+from lmjax.train.goodput import Goodput
 from lmjax.train.metrics import (
     METRICS_FILE,
     MetricWriters,
@@ -215,7 +216,7 @@ class Clock:
 
 def test_throughput_leaves_out_the_compile_and_pauses():
     clock = Clock()
-    throughput = Throughput(window=2, clock=clock)
+    throughput = Throughput(lambda: 0.0, window=2, clock=clock)
     clock.now += 60  # the compile
     assert throughput.step(1000) is None
     clock.now += 2
@@ -230,7 +231,8 @@ def test_throughput_leaves_out_the_compile_and_pauses():
 
 def test_waiting_for_rows_is_a_share_of_the_time_and_is_warned_of_once():
     now = [0.0]
-    throughput = Throughput(window=40, clock=lambda: now[0])
+    goodput = Goodput(started=0.0, clock=lambda: now[0])
+    throughput = Throughput(goodput.waited, window=40, clock=lambda: now[0])
     notes, reports = [], object.__new__(StepReports)
     reports.instruments = types.SimpleNamespace(
         throughput=throughput, progress=types.SimpleNamespace(note=notes.append)
@@ -239,7 +241,7 @@ def test_waiting_for_rows_is_a_share_of_the_time_and_is_warned_of_once():
     reports._warned = False
     assert throughput.waiting_share == 0.0
     for _ in range(30):
-        with throughput.waiting():
+        with goodput.spending("data"):
             now[0] += 1.0
         with throughput.paused():
             now[0] += 50.0

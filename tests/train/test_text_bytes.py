@@ -13,8 +13,7 @@ from lmjax.objectives import CausalLM
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
 from lmjax.train.corpus import Corpus
-from lmjax.train.step import _text_counts
-from lmjax.train.text_bytes import TextBytes, text_bytes
+from lmjax.train.text_bytes import TextBytes, text_bytes, text_counts
 from lmjax.train.validate import _totals, means
 
 
@@ -24,7 +23,7 @@ def test_a_constant_weight_changes_neither_loss_nor_bits():
     found = []
     for weight in (1.0, 0.25, 4.0):
         weights_BP = weight * jnp.asarray([[1.0, 1.0, 1.0, 0.0]])
-        counts = {name: float(value) for name, value in _text_counts(vocabulary, targets_BP, weights_BP).items()}
+        counts = {name: float(value) for name, value in text_counts(vocabulary, targets_BP, weights_BP).items()}
         assert counts["scored_bytes"] == 2 and counts["scored_tokens"] == 3 and counts["bytes"] == 2 * weight
         assert counts["plain_tokens"] == (2 if weight == 1 else 0)
         found.append(means({"loss": 6.0 * weight, "loss/weight": 3 * weight, **counts}))

@@ -105,7 +105,7 @@ class MixtureRows(RowSource):
           sources: the sources.
           weights: the weight of each source from the beginning.
           names: the name of each source; by default its number.
-          later: pairs (first step, weights from then on). They hold once :meth:`placed` has said where steps begin.
+          later: pairs (first step, weights from then on). They hold once :meth:`placed` has said at which blocks.
 
         Raises:
           ValueError: there is no source, the number of weights is another, or the row lengths differ.
@@ -127,15 +127,20 @@ class MixtureRows(RowSource):
         self.row_length = sources[0].row_length
         self.has_segments = any(source.has_segments for source in sources)
         self.has_weights = any(source.has_weights for source in sources)
-        self._first_weights = tuple(Fraction(weight).limit_denominator(10**9) for weight in weights)
-        self._later = tuple(later)
-        self._stages = Stages([(0, self._first_weights)])
+        first_weights = tuple(Fraction(weight).limit_denominator(10**9) for weight in weights)
+        self._by_step = ((0, first_weights), *later)
+        self._stages = Stages([(0, first_weights)])
 
-    def placed(self, first_block: Callable[[int], int]) -> "MixtureRows":
-        """Returns the same mixture with its stages, which begin at the blocks that ``first_block`` gives for steps."""
+    def placed(self, stages: Callable[[Sequence[int]], Sequence[tuple[int, int]]]) -> "MixtureRows":
+        """Returns the same mixture with its stages, each of which holds from the blocks on that ``stages`` gives."""
         others = copy.copy(self)
-        later = [(first_block(step), weights) for step, weights in self._later]
-        others._stages = Stages([(0, self._first_weights), *later])
+        first_steps = [step for step, _ in self._by_step]
+        others._stages = Stages(
+            [
+                (block, self._by_step[bisect.bisect_right(first_steps, step) - 1][1])
+                for block, step in stages(first_steps)
+            ]
+        )
         return others
 
     def counts(self, num_blocks: int) -> tuple[int, ...]:

@@ -74,13 +74,14 @@ class RowSource(abc.ABC):
             )
         return self
 
-    def placed(self, first_block: Callable[[int], int]) -> "RowSource":
+    def placed(self, stages: Callable[[Sequence[int]], Sequence[tuple[int, int]]]) -> "RowSource":
         """Returns these rows if stages begin at steps; a source without stages has the same rows at all steps.
 
         Args:
-          first_block: from a step to the number of the first block that begins at this step or after it.
+          stages: from the first steps of the stages to pairs (block, step): from this block on, the weights of this
+            step hold. See :meth:`lmjax.train.curriculum.Curriculum.stages`.
         """
-        del first_block
+        del stages
         return self
 
     def epochs(self, num_blocks: int) -> dict[str, float]:
