@@ -4,6 +4,8 @@ A step corrupts the global batch and scales each weight tensor so that it sums t
 over the microbatches and sums their gradients. Because weights are normalised before the batch is split, the sum
 is the gradient of the whole batch. It does not depend on the number of microbatches or devices, or on how
 unevenly the scored tokens are spread over them.
+
+Axes: M microbatches.
 """
 
 import dataclasses
