@@ -37,7 +37,7 @@ def copy_inside(source: pathlib.Path, target: pathlib.Path, name: str) -> None:
 
     Args:
       source: the folder to copy from.
-      target: the folder to copy to, which exists.
+      target: the folder to copy to. It exists already if ``name`` is a file.
       name: the name of a file or folder directly in ``source``.
 
     Raises:
@@ -47,7 +47,7 @@ def copy_inside(source: pathlib.Path, target: pathlib.Path, name: str) -> None:
     if (source / name).is_dir():
         if (source / name).is_symlink():
             raise ValueError(f"{source / name} is a link to a folder: put the folder itself there")
-        (target / name).mkdir(exist_ok=True)
+        (target / name).mkdir(parents=True, exist_ok=True)
         for path in sorted((source / name).iterdir()):
             copy_inside(source / name, target / name, path.name)
         return
