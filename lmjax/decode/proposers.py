@@ -10,6 +10,7 @@ text, where nobody looks, until those of the token that takes its place are writ
 Axes: J proposed tokens, W the last token of the text and the proposed ones, U positions the heads read again.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
@@ -107,7 +108,7 @@ class OtherModel:
         return memory
 
 
-class OwnHeads:
+class OwnHeads(abc.ABC):
     """Further heads of the model, of which each reads the model's states and keeps a cache of its own."""
 
     before = 0
@@ -165,15 +166,15 @@ class OwnHeads:
             states_BWD = jnp.concatenate([earlier_BCD, states_BWD], axis=1)
         return dataclasses.replace(memory, states_BUD=states_BWD, start_B=start_B)
 
+    @abc.abstractmethod
     def run(
         self, tokens_BW: jax.Array, positions_BW: jax.Array, caches: tuple[Cache, ...], reading: Reading | None
     ) -> Ran:
         """Runs the model; returns its hidden states, what the heads read, and its caches."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _heads(self, caches, states_BUD: jax.Array, positions_BU: jax.Array, tokens_BS: jax.Array, named):
         """Runs each head and hands its states, and the texts, to ``named``; returns the caches and the texts."""
-        raise NotImplementedError
 
     def _block(self, block: Any, x_BUD: jax.Array, positions_BU: jax.Array, cache: Cache, *, final_norm: bool):
         """Runs one block, built like the model's last, on positions of which some may lie before the text."""
