@@ -83,7 +83,8 @@ class TrainConfig:
     """First and last step to record a jax profile of, counted from where the run starts or goes on."""
     watchdog_minutes: float | None = None
     """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
-    or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
+    or a save may take an hour all the same. 0 never does. None never does with one process; with several, it is 30,
+    and the time of 20 steps (at least 5 minutes) once steps have been measured."""
     recompute_every: int = 0
     """Steps between checks for hardware that computes wrong: a step is computed twice, without effect, and must be the
     same bit for bit. A check takes the time of two steps. 0 never checks."""
