@@ -9,8 +9,8 @@ from lmjax.train.config import CHANGEABLE, RunConfig
 from lmjax.train.config_file import differences
 
 FREE_ON_RESUME = (
-    "name", "folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every", "train.eval_every",
-    "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.recompute_every",
+    "name", "folder", "local_folder", "mesh", "checkpoint", "distributed", "train.steps", "train.log_every",
+    "train.eval_every", "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.recompute_every",
     "train.compare_replicas_every", "train.tensorboard", "train.microbatches", "train.gradient_noise",
     "train.change_on_resume", "evaluations", "tracker", "on_fault",
     "data.max_epochs", "data.read_threads",

@@ -16,6 +16,7 @@ from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.distributed import DistributedConfig
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.parallel.paths import refuse_address
+from lmjax.remote.address import address_of, copy_folder
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -154,7 +155,10 @@ class RunConfig:
     name: str
     """Name of the run."""
     folder: str | None = None
-    """Where the run is kept; `runs/NAME` when unset."""
+    """Where the run is kept; `runs/NAME` when unset. It may be in object storage: `s3://BUCKET/RUN`, `gs://BUCKET/RUN`."""
+    local_folder: str | None = None
+    """Where a run in object storage works, and keeps a copy; a folder in the user's cache when unset. Several processes
+    need one that all of them see."""
     objective: Objective = CausalLM()
     """What is predicted from what."""
     model: ModelConfig = ModelConfig()
@@ -183,7 +187,14 @@ class RunConfig:
     """Several processes."""
 
     def __post_init__(self):
-        refuse_address("folder", self.folder)
+        refuse_address("local_folder", self.local_folder)
+        if self.address is None:
+            refuse_address("folder", self.folder)
+            if self.local_folder is not None:
+                raise ValueError(
+                    f"local_folder={self.local_folder}: folder={self.folder} is no address of object storage, so that "
+                    f"the run works there: set local_folder to None"
+                )
         names = [evaluation.name for evaluation in self.evaluations]
         for name in names:
             if names.count(name) > 1 or name in RESERVED:
@@ -204,6 +215,19 @@ class RunConfig:
                 )
 
     @property
+    def address(self) -> str | None:
+        """The address of a run in object storage; None for a folder."""
+        return address_of(self.folder)
+
+    @property
     def run_folder(self) -> pathlib.Path:
-        """The folder of the run."""
+        """The folder in which the run works: its own, or the local copy of a run in object storage."""
+        if self.address is not None:
+            given = self.local_folder
+            return copy_folder(self.address, "written") if given is None else pathlib.Path(given)
         return pathlib.Path(self.folder) if self.folder is not None else pathlib.Path("runs") / self.name
+
+    @property
+    def place(self) -> str:
+        """Where the run is, for people."""
+        return str(self.run_folder) if self.address is None else f"{self.address} (with a copy in {self.run_folder})"

@@ -29,6 +29,7 @@ from lmjax.train.goodput import Goodput
 from lmjax.train.initial import check_initial
 from lmjax.train.instruments import open_instruments
 from lmjax.train.integrity import Integrity
+from lmjax.train.mirrored import mirrored
 from lmjax.train.other_run import check_same_model
 from lmjax.train.plan import Plan, make_plan
 from lmjax.train.profile import Profiler
@@ -81,9 +82,12 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
     check_name(config.run_folder)
-    go_on = has_checkpoint(config.run_folder)
-    stays = f"{config.run_folder} is as it was: the same command goes on from its last checkpoint"
-    with held(config.run_folder), kept(stays if go_on else "no step was done: the same command begins anew"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held(config.run_folder))
+        mirror = stack.enter_context(mirrored(config, say))
+        go_on = has_checkpoint(config.run_folder)
+        stays = f"{config.place} is as it was: the same command goes on from its last checkpoint"
+        stack.enter_context(kept(stays if go_on else "no step was done: the same command begins anew"))
         # All of this comes before the folder is claimed, so that an unusable configuration leaves no run behind.
         plan = make_plan(config, progress=progress)
         config = plan.config
@@ -95,7 +99,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
                 say(line)
         with naming_file(config.run_folder):
             folder = claim(config, plan.corpus.tokenizer)
-            with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
+            with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say, mirror=mirror) as checkpoints:
                 while isinstance(ended := _train(plan, origin, record, checkpoints, say, started), Record):
                     record, origin = ended, find_origin(config, plan.corpus.tokenizer)
                     # A profile counts its steps from the start of the process.
@@ -225,4 +229,4 @@ def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -
     for one in corpus.each():
         for note in one.manifest.notes:
             say(f"data: {note}")
-    say(f"run: {plan.config.run_folder}, {steps} steps")
+    say(f"run: {plan.config.place}, {steps} steps")

@@ -18,6 +18,7 @@ from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.changes import check_same_run
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.checkpoint.mirror import NEWEST
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config, write_config
 from lmjax.train.published import PUBLISHED, hand_on_published
@@ -25,6 +26,8 @@ from lmjax.train.published import PUBLISHED, hand_on_published
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 CHECKPOINTS = "checkpoints"
+SHARED = ".shared"
+"""A file by which several processes make sure that they see the same run folder."""
 
 
 def check_name(folder: pathlib.Path) -> None:
@@ -84,7 +87,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
         # A run that was killed while it claimed the folder may have left these.
-        ours = {LOCK_FILE, TOKENIZER, PUBLISHED}
+        ours = {LOCK_FILE, TOKENIZER, PUBLISHED, NEWEST, SHARED}
         if folder.exists() and any(path.name not in ours and not is_partial(path.name) for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
         return
