@@ -49,7 +49,8 @@ def _s3(patch: pytest.MonkeyPatch) -> Iterator[str]:
             patch.setenv(name, value)
         import fsspec
 
-        fsspec.filesystem("s3", use_listings_cache=False).mkdir("bucket")
+        with contextlib.suppress(FileExistsError):  # from another file of tests
+            fsspec.filesystem("s3", use_listings_cache=False).mkdir("bucket")
         yield "s3://bucket"
     finally:
         server.stop()

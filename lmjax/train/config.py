@@ -96,7 +96,9 @@ class TrainConfig:
 
     def __post_init__(self):
         check_literals(self, "train.")
-        refuse_address("train.init_from", self.init_from)
+        for name in ("init_from", "branch_from"):
+            if address_of(getattr(self, name)) is None:
+                refuse_address(f"train.{name}", getattr(self, name))
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")

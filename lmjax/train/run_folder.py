@@ -22,6 +22,7 @@ from lmjax.train.checkpoint.mirror import NEWEST
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config, write_config
 from lmjax.train.published import PUBLISHED, hand_on_published
+from lmjax.train.remote_run import local_run
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -105,11 +106,17 @@ BestOrStep = int | Literal["best"] | None
 
 
 def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep]:
-    """Returns the run's folder and the checkpoint of ``RUN``, ``RUN/checkpoints/STEP`` or ``RUN/checkpoints/best``."""
-    path = pathlib.Path(path)
-    if path.parent.name != CHECKPOINTS or not (path.name.isdecimal() or path.name == "best"):
-        return path, None
-    return path.parent.parent, "best" if path.name == "best" else int(path.name)
+    """Returns the run's folder and the checkpoint of ``RUN``, ``RUN/checkpoints/STEP`` or ``RUN/checkpoints/best``.
+
+    Of a run in object storage, it returns a local copy with this checkpoint.
+
+    Raises:
+      ValueError, CheckpointError, RemoteError: the run in object storage cannot be read.
+    """
+    path, step = pathlib.Path(path), None
+    if path.parent.name == CHECKPOINTS and (path.name.isdecimal() or path.name == "best"):
+        path, step = path.parent.parent, "best" if path.name == "best" else int(path.name)
+    return local_run(path, step), step
 
 
 def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:
