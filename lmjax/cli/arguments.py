@@ -40,7 +40,7 @@ def parse_arguments(
       SystemExit: with 2 for a wrong argument, with 0 for ``--help``.
     """
     options: Any = tyro.cli(kind, args=list(arguments), prog=f"lmjax {command}")
-    local = {}
+    local: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         paths = [path for path in (value if isinstance(value, tuple) else (value,)) if isinstance(path, pathlib.Path)]
@@ -49,8 +49,8 @@ def parse_arguments(
             if path not in remote:
                 refuse_address(field.name, path)
         if remote:
-            local[field.name] = tuple((fetch or _fetch_step)(path, options) for path in paths)
-            local[field.name] = local[field.name] if isinstance(value, tuple) else local[field.name][0]
+            folders = tuple((fetch or _fetch_step)(path, options) for path in paths)
+            local[field.name] = folders if isinstance(value, tuple) else folders[0]
     return dataclasses.replace(options, **local) if local else options
 
 

@@ -90,7 +90,11 @@ def _supervise(config: RunConfig, arguments: Sequence[str], limit: int) -> NoRet
 
 def _report(finished: Finished) -> None:
     if finished.stopped_by is not None:
-        print(f"{finished.stopped_by}: saved step {finished.step}; run the same command again to go on")
+        saved = finished.saved_step
+        what = f"saved step {saved}" if saved == finished.step else f"step {finished.step} is not saved"
+        goal = "to begin anew" if saved is None else "to go on"
+        where = "" if saved in (None, finished.step) else f" from step {saved}"
+        print(f"{finished.stopped_by}: {what}; run the same command again {goal}{where}")
         return
     print(f"done: {finished.step} steps in {finished.folder}")
     if importlib.util.find_spec("matplotlib") is not None:

@@ -86,6 +86,9 @@ class TrainConfig:
     """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
     or a save may take an hour all the same. 0 never does. None never does with one process; with several, it is 30,
     and the time of 20 steps (at least 5 minutes) once steps have been measured."""
+    maintenance_notices: bool = False
+    """Ask Google Cloud's metadata server every few seconds whether this machine is about to be stopped, for
+    maintenance or because it is preempted, and then save and stop as after SIGTERM."""
     recompute_every: int = 0
     """Steps between checks for hardware that computes wrong: a step is computed twice, without effect, and must be the
     same bit for bit. A check takes the time of two steps. 0 never checks."""

@@ -48,11 +48,17 @@ class GracefulExit:
     thread it leaves signals as they are. On exit it restores the previous handlers.
     """
 
-    def __init__(self, *, vote_every: int = 4):
-        """Makes several processes vote every ``vote_every`` steps; they stop at most twice that many steps later."""
+    def __init__(self, *, vote_every: int = 4, saves: bool = True):
+        """Makes several processes vote every ``vote_every`` steps; they stop at most twice that many steps later.
+
+        Args:
+          vote_every: the steps between votes.
+          saves: whether the run is saved when it stops, for the message.
+        """
         if vote_every < 1:
             raise ValueError(f"vote_every={vote_every}: must be at least 1")
         self._vote_every = vote_every
+        self._then = "saving after this step, then stopping" if saves else "stopping after this step, without a save"
         self._previous: dict[int, object] = {}
         self._ballot: jax.Array | None = None
         self._agreed = False
@@ -73,7 +79,7 @@ class GracefulExit:
             # A handler that was not set from Python is None, and Python cannot put it back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._previous.clear()
-        if kind is not None and issubclass(kind, StepFault) and self.signal_name is not None:
+        if kind is not None and issubclass(kind, StepFault) and self.signal_name in signal.Signals.__members__:
             # The run may roll back now and go on; the signal must not be forgotten.
             os.kill(os.getpid(), signal.Signals[self.signal_name])
 
@@ -88,9 +94,20 @@ class GracefulExit:
             self._ballot = self._cast(self.signal_name is not None)
         return self._agreed
 
+    def ask(self, reason: str) -> None:
+        """Asks the run to stop, as a signal does; another thread may call it.
+
+        Args:
+          reason: what is said in place of the name of a signal.
+        """
+        if self.signal_name is None:
+            self.signal_name = reason
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{reason}: {self._then}\n".encode())
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        text = f"\n{name}: saving after this step, then stopping"
+        text = f"\n{name}: {self._then}"
         self.signal_name = self.signal_name or name
         if number == signal.SIGINT:
             # From now on the system handles Ctrl-C, because a Python handler never runs while the main thread

@@ -52,12 +52,14 @@ class Finished:
       folder: the run folder.
       step: the number of steps done.
       stopped_by: the signal that ended the run early, or None.
+      saved_step: the step of the newest checkpoint; None if there is none.
       evaluated: the numbers that the evaluations found for the last state, by the names of the evaluations.
     """
 
     folder: pathlib.Path
     step: int
     stopped_by: str | None
+    saved_step: int | None
     evaluated: Mapping[str, Mapping[str, float]]
 
     @property
@@ -180,7 +182,8 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         if first_step < step == train.steps:
             numbers = {**numbers, **evaluations.run(evaluations.missing(numbers), state.averaged, step)}
         check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
-        saves.save(step, state, numbers, tools, ends=True)
+        if step >= train.steps or plan.config.checkpoint.on_signal:
+            saves.save(step, state, numbers, tools, ends=True)
         tools.watchdog.expect_long()
         saves.checkpoints.wait()
         if step > first_step:
@@ -188,7 +191,7 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
             tools.progress.note(tools.goodput.summary())
     # The signal may have reached only another process.
     stopped_by = None if step >= train.steps else tools.graceful.signal_name or "a signal to another process"
-    return Finished(folder, step, stopped_by, numbers)
+    return Finished(folder, step, stopped_by, saves.saved_step, numbers)
 
 
 def _begin_saves(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, first_step: int) -> Saves:

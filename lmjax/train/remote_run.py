@@ -21,6 +21,7 @@ from lmjax.train.checkpoint.remote import (
     fetch_save,
     read_manifest,
 )
+from lmjax.train.published import PUBLISHED
 
 CONFIG = "config.json"
 _RUN = re.compile(rf"(.*/)?{SAVES}/\d+\.json|(.*/)?{CONFIG}")
@@ -62,6 +63,8 @@ def local_runs(path: pathlib.Path) -> pathlib.Path:
     if address is None:
         return path
     found = {match[1] or match[2] or "" for match in map(_RUN.fullmatch, Bucket(address).sizes()) if match}
+    # A run of a model that was imported holds the configuration that was published with it.
+    found = {inner for inner in found if not inner.endswith(f"{PUBLISHED}/")}
     if not found:
         raise ValueError(f"{address}: there is no run there: check the address")
     top = copy_folder(address, "listed")

@@ -79,7 +79,8 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
         if not (folder / CONFIG).exists():
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder / TOKENIZER)
-            hand_on_published(config.train.init_from, folder)
+            source = config.train.init_from
+            hand_on_published(None if source is None else split_checkpoint(source)[0], folder)
             write_config(config, folder / CONFIG)
     wait_for_all("run folder claimed")
     return folder
@@ -113,7 +114,8 @@ def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep
     Raises:
       ValueError, CheckpointError, RemoteError: the run in object storage cannot be read.
     """
-    path, step = pathlib.Path(path), None
+    path = pathlib.Path(path)
+    step: BestOrStep = None
     if path.parent.name == CHECKPOINTS and (path.name.isdecimal() or path.name == "best"):
         path, step = path.parent.parent, "best" if path.name == "best" else int(path.name)
     return local_run(path, step), step

@@ -2,24 +2,32 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 import threading
 
 import pytest
 from servers import address, servers  # noqa: F401
 from tiny_run import config, numbers, on_one_device, with_train, write_corpus
 
+from lmjax.cli import plot, runs
 from lmjax.remote import bucket as bucket_module
 from lmjax.remote.bucket import Bucket, RemoteError
 from lmjax.remote.lease import LEASE, LeaseHeldError, LeaseLostError, leased
 from lmjax.train.checkpoint import CheckpointConfig, CheckpointError
 from lmjax.train.checkpoint.checksums import write_sums
-from lmjax.train.checkpoint.folder import steps_there
+from lmjax.train.checkpoint.folder import Best, steps_there, write_best
 from lmjax.train.checkpoint.manifest import Manifest, manifest_name, visible_steps
 from lmjax.train.checkpoint.mirror import Mirror, hide_damaged
 from lmjax.train.checkpoint.remote import fetch_newest
 from lmjax.train.config import RunConfig
+from lmjax.train.config_file import read_config
 from lmjax.train.loop import train
 from lmjax.train.mirrored import mirrored
+from lmjax.train.record import Record
+from lmjax.train.remote_run import local_run, step_before
+from lmjax.train.run_folder import split_checkpoint
+from lmjax.train.saves import texts_of
 
 KEEP_TWO = CheckpointConfig(every_steps=2, keep_last=2)
 
@@ -191,7 +199,7 @@ def stored(address, folder):  # noqa: F811
 @pytest.fixture
 def memory(servers, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(bucket_module, "SETTLE_SECONDS", 0.01)
-    return f"{servers('memory')}/{tmp_path.name}"
+    return f"{servers('memory')}/{tmp_path.name}/run"
 
 
 def start(config, said=None):
@@ -261,6 +269,61 @@ def test_folders_that_are_no_copy_are_refused(memory, tmp_path):
 def test_addresses_and_folders_go_together(folders, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(name="x", **folders)
+
+
+@pytest.fixture
+def written(memory, tmp_path, monkeypatch):
+    """The address of a run with the saves 2, 4 (the best) and 6, which this machine has no copy of."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = stored(memory, tmp_path / "here")
+    run.run_folder.mkdir()
+    (run.run_folder / "metrics.jsonl").write_text('{"step": 6, "train/loss": 1.5}\n')
+    keep_three = dataclasses.replace(run, checkpoint=CheckpointConfig(keep_last=3))
+    with mirrored(keep_three, print) as mirror:
+        for step in (2, 4, 6):
+            make_save(run.run_folder, step)
+            write_best(run.run_folder / "checkpoints", Best(4, 1.0))
+            mirror.describe(step, texts_of(run, Record(data=(), batch_sizes=((0, 1),), last_saved=step)))
+            mirror.push(step)
+    shutil.rmtree(run.run_folder)
+    return memory
+
+
+@pytest.mark.parametrize(("step", "found"), [(None, [4, 6]), (2, [2]), ("best", [4]), ("none", [])])
+def test_a_command_gets_the_checkpoint_that_it_needs(written, step, found):
+    folder = local_run(pathlib.Path(written), step, say=print)
+    assert steps_there(folder / "checkpoints") == found
+    assert read_config(folder / "config.json").folder == written
+    assert (folder / "metrics.jsonl").exists()
+    # A second command finds the files there.
+    assert local_run(pathlib.Path(written), step, say=pytest.fail) == folder
+
+
+def test_what_is_not_there_is_said(written):
+    with pytest.raises(ValueError, match=r"no checkpoint of step 3 in memory.*there are \[2, 4, 6\]"):
+        local_run(pathlib.Path(written), 3)
+    with pytest.raises(ValueError, match="there is no run there"):
+        local_run(pathlib.Path(f"{written}/nothing"))
+    Bucket(written).write("checkpoints/4/params/values", b"other")
+    with pytest.raises(CheckpointError, match=r"step best in memory.* is damaged"):
+        local_run(pathlib.Path(written), "best")
+
+
+def test_checkpoints_are_named_as_in_a_folder(written):
+    folder, step = split_checkpoint(f"{written}/checkpoints/2")
+    assert step == 2 and steps_there(folder / "checkpoints") == [2]
+    assert step_before(pathlib.Path(written), 6) == 4 and step_before(pathlib.Path(written), 2) == "none"
+    assert split_checkpoint("runs/x/checkpoints/best") == (pathlib.Path("runs/x"), "best")
+
+
+def test_commands_read_metrics_and_lists_of_runs(written, capsys):
+    plot.run([written])
+    assert pathlib.Path(capsys.readouterr().out.strip()).is_file()
+    runs.run([written.rpartition("/")[0], "--json"])
+    (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert row["train_loss"] == 1.5 and row["step"] == 6
+    with pytest.raises(ValueError, match="output=memory:.*: only paths of local"):
+        plot.run([written, "--output", f"{written}/x.png"])
 
 
 @pytest.mark.run
