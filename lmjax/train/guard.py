@@ -79,9 +79,11 @@ class GracefulExit:
             # A handler that was not set from Python is None, and Python cannot put it back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._previous.clear()
-        if kind is not None and issubclass(kind, StepFault) and self.signal_name in signal.Signals.__members__:
+        if kind is not None and issubclass(kind, StepFault):
             # The run may roll back now and go on; the signal must not be forgotten.
-            os.kill(os.getpid(), signal.Signals[self.signal_name])
+            asked = signal.Signals.__members__.get(self.signal_name or "")
+            if asked is not None:
+                os.kill(os.getpid(), asked)
 
     def should_stop(self, step: int) -> bool:
         """Returns whether to save and stop after ``step``; every process must call this, with the same steps."""

@@ -26,10 +26,9 @@ from lmjax.train.checkpoint.mirror import NEWEST, Mirror, hide_damaged, note_new
 from lmjax.train.checkpoint.remote import digest_of, fetch_loose, fetch_newest, read_manifest
 from lmjax.train.config import RunConfig
 from lmjax.train.record import RECORD
-from lmjax.train.run_folder import CHECKPOINTS, CONFIG, SHARED
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, DOING, SHARED
 
 Say = Callable[[str], None]
-_DOING = "is being trained"
 
 
 @contextlib.contextmanager
@@ -59,7 +58,7 @@ def mirrored(config: RunConfig, say: Say) -> Iterator[Mirror | None]:
         yield None
         return
     bucket = Bucket(config.address)
-    with leased(bucket, _DOING, notify=say) as lease:
+    with leased(bucket, DOING, notify=say) as lease:
         local = _bring_up_to_date(bucket, folder, say)
         _check_shared(folder)
         mirror = Mirror(bucket, folder, config.checkpoint, lease=lease, say=say)
