@@ -6,6 +6,7 @@ JOBS ?= 2
 KILLS ?= 100
 DAMAGES ?= 100
 SIGNALS ?= 20
+LOSSES ?= 20
 BENCHMARKS ?= benchmarks/loss.py
 
 RECIPE ?= configs/stdlib_demo.py
@@ -70,7 +71,7 @@ test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile
 
 chaos: $(VENV)/.lmjax-test
-	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS)
+	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS) --losses $(LOSSES)
 
 audit: $(VENV)/.lmjax-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'

@@ -181,7 +181,8 @@ class Mirror:
                 self._bucket.delete(manifest_name(step))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda name: self._copy_file(name, files[name]), files))
-        self._lease.confirm()
+        # A start on another machine needs the metrics of all steps before this one.
+        self._copy_loose()
         self._bucket.write(manifest_name(step), Manifest(step=step, files=files, texts=texts).to_bytes())
         note_newest(self._folder, self._bucket.address, step)
 
