@@ -144,6 +144,15 @@ class Bucket:
                 return {}
         return {path[len(self._root) + 1 :]: facts["size"] for path, facts in found.items()}
 
+    def modified(self, name: str) -> float:
+        """Returns when an object was last written, in seconds since 1970.
+
+        Raises:
+          RemoteError: there is no such object.
+        """
+        with self._errors(name):
+            return self._files.modified(self._path(name)).timestamp()
+
     def delete(self, *names: str) -> None:
         """Deletes objects; one that does not exist is passed over.
 

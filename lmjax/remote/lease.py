@@ -133,8 +133,9 @@ class Lease:
 
     def _next(self) -> bytes:
         self._beat += 1
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        return (json.dumps(self._facts | {"beat": self._beat, "time": now}) + "\n").encode()
+        now = time.time()
+        text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+        return (json.dumps(self._facts | {"beat": self._beat, "time": text, "seconds_since_1970": now}) + "\n").encode()
 
 
 @contextlib.contextmanager
@@ -167,6 +168,16 @@ def leased(
         yield lease
     finally:
         lease.release()
+
+
+def looks_alive(content: bytes) -> bool:
+    """Returns whether a lease was renewed in its time, by the clocks of its holder and of this machine.
+
+    This is good enough to show a person, and not to take a lease over.
+    """
+    holder = _read(content)
+    renewed = holder.get("seconds_since_1970")
+    return isinstance(renewed, int | float) and abs(time.time() - renewed) < 2 * _seconds_of(holder, SECONDS)
 
 
 def _machine() -> str | None:

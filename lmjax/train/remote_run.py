@@ -1,5 +1,6 @@
 """Reads a run in object storage: the parts that a command needs come to a local folder, verified."""
 
+import os
 import pathlib
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from lmjax.atomic_files import write_file
 from lmjax.parallel.folder_lock import folder_lock
 from lmjax.remote.address import address_of, copy_folder
 from lmjax.remote.bucket import Bucket
+from lmjax.remote.lease import LEASE
 from lmjax.train.checkpoint.errors import CheckpointError, DamagedError
 from lmjax.train.checkpoint.folder import delete_steps, steps_there
 from lmjax.train.checkpoint.manifest import SAVES, visible_steps
@@ -77,7 +79,12 @@ def local_runs(path: pathlib.Path) -> pathlib.Path:
 
 def _fetch(bucket: Bucket, folder: pathlib.Path, step: Wanted, say: Callable[[str], object]) -> None:
     visible = visible_steps(bucket.sizes(SAVES))
-    fetch_loose(bucket, folder, (METRICS, CONFIG))
+    for name in (METRICS, CONFIG, LEASE):  # What an earlier command has left may be gone there.
+        (folder / name).unlink(missing_ok=True)
+    fetch_loose(bucket, folder, (METRICS, CONFIG, LEASE))
+    if (folder / METRICS).exists():
+        changed = bucket.modified(METRICS)
+        os.utime(folder / METRICS, (changed, changed))
     if not visible and not (folder / CONFIG).exists():
         raise ValueError(f"{bucket.address}: there is no run there: check the address")
     delete_steps(folder / CHECKPOINTS, [old for old in steps_there(folder / CHECKPOINTS) if old not in visible])

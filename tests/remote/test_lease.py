@@ -4,6 +4,7 @@ import json
 import queue
 import secrets
 import threading
+import time
 
 import pytest
 from servers import SCHEMES, address, servers  # noqa: F401
@@ -94,6 +95,7 @@ def test_objects_are_read_written_listed_and_deleted(address, tmp_path):  # noqa
     if not address.startswith("gs:"):  # the emulator overlooks ifGenerationMatch
         assert not bucket.create("a/x", b"two")
     assert bucket.replace("a/x", b"one", b"three") and not bucket.replace("a/x", b"one", b"four")
+    assert abs(bucket.modified("a/x") - time.time()) < 100
     (tmp_path / "file").write_bytes(b"12345")
     bucket.upload(tmp_path / "file", "b/y z")
     assert bucket.sizes() == {"a/x": 5, "b/y z": 5} and bucket.sizes("a") == {"a/x": 5}

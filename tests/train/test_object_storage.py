@@ -258,6 +258,18 @@ def test_folders_that_are_no_copy_are_refused(memory, tmp_path):
         start(here)
 
 
+def test_several_processes_need_a_local_folder_that_all_see(tmp_path, monkeypatch):
+    monkeypatch.setattr("lmjax.train.mirrored.jax.process_count", lambda: 2)
+    monkeypatch.setattr("lmjax.train.mirrored.is_primary", lambda: False)
+    monkeypatch.setattr("lmjax.train.mirrored.from_primary", lambda _: 12)
+    run = stored("memory://bucket/several", tmp_path)
+    with pytest.raises(ValueError, match="does not see .*needs --local-folder on a file system that all"):
+        start(run)
+    (tmp_path / ".shared").write_text("12")
+    with mirrored(run, print) as mirror:
+        assert mirror is None
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
@@ -321,7 +333,10 @@ def test_commands_read_metrics_and_lists_of_runs(written, capsys):
     assert pathlib.Path(capsys.readouterr().out.strip()).is_file()
     runs.run([written.rpartition("/")[0], "--json"])
     (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert row["train_loss"] == 1.5 and row["step"] == 6
+    assert row["train_loss"] == 1.5 and row["step"] == 6 and row["state"] == "failed"
+    with leased(Bucket(written), "is being trained"):
+        runs.run([written.rpartition("/")[0], "--json"])
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["state"] == "running"
     with pytest.raises(ValueError, match="output=memory:.*: only paths of local"):
         plot.run([written, "--output", f"{written}/x.png"])
 

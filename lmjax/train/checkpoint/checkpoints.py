@@ -260,6 +260,8 @@ class Checkpoints(Reader):
             self._best = best
             if jax.process_index() == 0:
                 write_best(self.folder, best)
+            if self.mirror is not None:
+                self.mirror.push(best.step)
 
     def wait(self) -> None:
         """Waits until no save is under way.
