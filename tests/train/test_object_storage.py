@@ -10,7 +10,9 @@ import pytest
 from servers import address, servers  # noqa: F401
 from tiny_run import config, numbers, on_one_device, with_train, write_corpus
 
-from lmjax.cli import plot, runs
+from lmjax.cli import runs
+from lmjax.cli.arguments import parse_arguments, without_checkpoint
+from lmjax.cli.plot import PlotArguments
 from lmjax.remote import bucket as bucket_module
 from lmjax.remote.bucket import Bucket, RemoteError
 from lmjax.remote.lease import LEASE, LeaseHeldError, LeaseLostError, leased
@@ -328,17 +330,17 @@ def test_checkpoints_are_named_as_in_a_folder(written):
     assert split_checkpoint("runs/x/checkpoints/best") == (pathlib.Path("runs/x"), "best")
 
 
-def test_commands_read_metrics_and_lists_of_runs(written, capsys):
-    plot.run([written])
-    assert pathlib.Path(capsys.readouterr().out.strip()).is_file()
+def test_commands_list_runs_and_write_only_to_file_systems(written, capsys):
     runs.run([written.rpartition("/")[0], "--json"])
-    (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert row["train_loss"] == 1.5 and row["step"] == 6 and row["state"] == "failed"
     with leased(Bucket(written), "is being trained"):
         runs.run([written.rpartition("/")[0], "--json"])
-        assert json.loads(capsys.readouterr().out.splitlines()[-1])["state"] == "running"
+    stopped, running = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert stopped["train_loss"] == 1.5 and stopped["step"] == 6 and stopped["state"] == "stopped"
+    assert running["state"] == "running" and running["changed_at"] == stopped["changed_at"]
+    options = parse_arguments(PlotArguments, [written], command="plot", runs=("runs",), fetch=without_checkpoint)
+    assert (options.runs[0] / "metrics.jsonl").exists()
     with pytest.raises(ValueError, match="output=memory:.*: only paths of local"):
-        plot.run([written, "--output", f"{written}/x.png"])
+        parse_arguments(PlotArguments, [written, "--output", f"{written}/x.png"], command="plot", runs=("runs",))
 
 
 @pytest.mark.run
