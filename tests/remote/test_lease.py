@@ -3,6 +3,7 @@
 import json
 import queue
 import secrets
+import sys
 import threading
 import time
 
@@ -119,3 +120,13 @@ def test_objects_are_read_written_listed_and_deleted(address, tmp_path):  # noqa
 )
 def test_an_address_is_told_from_a_path(path, found):
     assert address_of(path) == found
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    import fsspec
+
+    if "s3" in fsspec.registry:
+        pytest.skip("the package is there")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ValueError, match=r"s3://bucket/run: .* package s3fs .*pip install 'lmjax\[storage\]'"):
+        Bucket("s3://bucket/run")
