@@ -48,9 +48,16 @@ def local_run(path: pathlib.Path, step: Wanted = None, *, say: Callable[[str], o
     address = address_of(path)
     if address is None:
         return path
-    folder = copy_folder(address, "read")
+    folder, bucket = copy_folder(address, "read"), Bucket(address)
     with folder_lock(folder, "is being read from object storage", wait=True):
-        _fetch(Bucket(address), folder, step, say)
+        before = visible_steps(bucket.sizes(SAVES))
+        try:
+            _fetch(bucket, folder, step, say)
+        except CheckpointError:
+            # A run that trains may have deleted the checkpoint meanwhile.
+            if before == visible_steps(bucket.sizes(SAVES)):
+                raise
+            _fetch(bucket, folder, step, say)
     return folder
 
 

@@ -313,6 +313,25 @@ def test_a_command_gets_the_checkpoint_that_it_needs(written, step, found):
     assert local_run(pathlib.Path(written), step, say=pytest.fail) == folder
 
 
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_no_damage(written, monkeypatch):
+    bucket, download = Bucket(written), Bucket.download
+
+    def deleted_meanwhile(self, name, path):
+        if name.startswith("checkpoints/6/") and manifest_name(6) in bucket.sizes():
+            bucket.delete(manifest_name(6), *bucket.sizes("checkpoints/6"), manifest_name(4))
+        download(self, name, path)
+
+    monkeypatch.setattr(Bucket, "download", deleted_meanwhile)
+    assert steps_there(local_run(pathlib.Path(written), say=print) / "checkpoints") == [2]
+
+
+def test_metrics_that_grow_are_copied_up_to_their_last_whole_line(run):
+    bucket, folder = run
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    mirror_of(run).close()
+    assert bucket.read("metrics.jsonl") == b'{"step": 1}\n'
+
+
 def test_what_is_not_there_is_said(written):
     with pytest.raises(ValueError, match=r"no checkpoint of step 3 in memory.*there are \[2, 4, 6\]"):
         local_run(pathlib.Path(written), 3)

@@ -219,8 +219,13 @@ class Mirror:
         paths = [self._folder / METRICS, self._folder / "config.json", *(self._folder / "tensorboard").glob("*")]
         for path in paths:
             name = path.relative_to(self._folder).as_posix()
-            if path.is_file():
-                self._copy_file(name, f"{path.stat().st_size} {path.stat().st_mtime_ns}")
+            if not path.is_file():
+                continue
+            # The file may grow meanwhile, and its last line may be half written.
+            state, content = f"{path.stat().st_size} {path.stat().st_mtime_ns}", path.read_bytes()
+            if self._copied.get(name) != state:
+                self._bucket.write(name, content[: content.rfind(b"\n") + 1] if name == METRICS else content)
+                self._copied[name] = state
 
 
 def hide_damaged(bucket: Bucket, step: int) -> None:
