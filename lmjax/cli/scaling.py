@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from lmjax.analysis.scaling_runs import Measured, ScalingPoint, scaling_points
-from lmjax.cli.arguments import parse_arguments
+from lmjax.cli.arguments import parse_arguments, without_checkpoint
 from lmjax.curves.scaling import IsoFlop, ScalingFit, fit_isoflop, fit_scaling_law
 from lmjax.train.progress import short_number
 
@@ -36,7 +36,7 @@ class ScalingArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(ScalingArguments, arguments, command="scaling")
+    options = parse_arguments(ScalingArguments, arguments, command="scaling", runs=("runs",), fetch=without_checkpoint)
     if bad := [budget for budget in options.flops if not 0 < budget < float("inf")]:
         raise ValueError(f"--flops {bad[0]}: must be above 0 and finite")
     points = scaling_points(options.runs, by=options.by, embeddings=options.embeddings)

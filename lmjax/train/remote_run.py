@@ -16,11 +16,13 @@ from lmjax.train.checkpoint.folder import delete_steps, steps_there
 from lmjax.train.checkpoint.manifest import SAVES, visible_steps
 from lmjax.train.checkpoint.remote import (
     CHECKPOINTS,
+    LOOSE,
     METRICS,
     best_of,
     fetch_loose,
     fetch_newest,
     fetch_save,
+    fetch_shared,
     read_manifest,
 )
 from lmjax.train.published import PUBLISHED
@@ -28,8 +30,9 @@ from lmjax.train.published import PUBLISHED
 CONFIG = "config.json"
 _RUN = re.compile(rf"(.*/)?{SAVES}/\d+\.json|(.*/)?{CONFIG}")
 
-Wanted = int | Literal["best", "none"] | None
-"""The checkpoint that is needed: that of a step, the best one, none, or the newest (None)."""
+Wanted = int | Literal["best", "none", "listed"] | None
+"""The checkpoint that is needed: that of a step, the best one, none (``"listed"``: no tokenizer either), or the newest
+(None)."""
 
 
 def local_run(path: pathlib.Path, step: Wanted = None, *, say: Callable[[str], object] = print) -> pathlib.Path:
@@ -80,15 +83,15 @@ def local_runs(path: pathlib.Path) -> pathlib.Path:
     for inner in sorted(found):
         folder = top / inner
         with folder_lock(folder, "is being read from object storage", wait=True):
-            _fetch(Bucket(f"{address}/{inner}".rstrip("/")), folder, "none", print)
+            _fetch(Bucket(f"{address}/{inner}".rstrip("/")), folder, "listed", print)
     return top
 
 
 def _fetch(bucket: Bucket, folder: pathlib.Path, step: Wanted, say: Callable[[str], object]) -> None:
     visible = visible_steps(bucket.sizes(SAVES))
-    for name in (METRICS, CONFIG, LEASE):  # What an earlier command has left may be gone there.
+    for name in (*LOOSE, CONFIG, LEASE):  # What an earlier command has left may be gone there.
         (folder / name).unlink(missing_ok=True)
-    fetch_loose(bucket, folder, (METRICS, CONFIG, LEASE))
+    fetch_loose(bucket, folder, (*LOOSE, CONFIG, LEASE))
     if (folder / METRICS).exists():
         changed = bucket.modified(METRICS)
         os.utime(folder / METRICS, (changed, changed))
@@ -107,6 +110,8 @@ def _fetch(bucket: Bucket, folder: pathlib.Path, step: Wanted, say: Callable[[st
             write_file(folder / name, text)
         number = best_of(newest) if step == "best" else step
         if number == "none":
+            fetch_shared(bucket, newest, folder)
+        if number in ("none", "listed"):
             return
         if number not in visible:
             raise ValueError(f"no checkpoint of step {number} in {bucket.address}: there are {visible}")

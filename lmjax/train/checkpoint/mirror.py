@@ -28,7 +28,7 @@ from lmjax.train.checkpoint.manifest import (
     manifest_name,
     visible_steps,
 )
-from lmjax.train.checkpoint.remote import AT_ONCE, BEST_TEXT, CHECKPOINTS, METRICS, best_of, digest_of, read_manifest
+from lmjax.train.checkpoint.remote import AT_ONCE, BEST_TEXT, CHECKPOINTS, LOOSE, best_of, digest_of, read_manifest
 
 NEWEST = ".mirror.json"
 """The file of a run folder that says of which address it is a copy, and which save there it was last equal to."""
@@ -216,7 +216,8 @@ class Mirror:
     def _copy_loose(self) -> None:
         """Copies the metrics, and what describes a run that has no save yet."""
         self._lease.confirm()
-        paths = [self._folder / METRICS, self._folder / "config.json", *(self._folder / "tensorboard").glob("*")]
+        lines = [self._folder / name for name in LOOSE]
+        paths = [*lines, self._folder / "config.json", *(self._folder / "tensorboard").glob("*")]
         for path in paths:
             name = path.relative_to(self._folder).as_posix()
             if not path.is_file():
@@ -224,7 +225,7 @@ class Mirror:
             # The file may grow meanwhile, and its last line may be half written.
             state, content = f"{path.stat().st_size} {path.stat().st_mtime_ns}", path.read_bytes()
             if self._copied.get(name) != state:
-                self._bucket.write(name, content[: content.rfind(b"\n") + 1] if name == METRICS else content)
+                self._bucket.write(name, content[: content.rfind(b"\n") + 1] if name in LOOSE else content)
                 self._copied[name] = state
 
 

@@ -21,6 +21,8 @@ BEST_TEXT = f"{CHECKPOINTS}/best.json"
 AT_ONCE = 8
 """How many objects are copied at the same time."""
 METRICS = "metrics.jsonl"
+LOOSE = (METRICS, "samples.jsonl")
+"""Files of lines that grow while a run trains. They belong to no save."""
 
 Say = Callable[[str], object]
 
@@ -59,9 +61,7 @@ def fetch_save(bucket: Bucket, step: int, folder: pathlib.Path, *, say: Say) -> 
     """
     manifest = read_manifest(bucket, step)
     own = {name: digest for name, digest in manifest.files.items() if name.startswith(f"{CHECKPOINTS}/")}
-    shared = {name: digest for name, digest in manifest.files.items() if name not in own}
-    missing = [name for name, digest in shared.items() if digest_of(folder / name) != digest]
-    _fetch(bucket, {name: folder / name for name in missing}, shared)
+    fetch_shared(bucket, manifest, folder)
     target = folder / CHECKPOINTS / str(step)
     if target.is_dir() and first_mismatch(folder, own) is None:
         return manifest
@@ -77,6 +77,17 @@ def fetch_save(bucket: Bucket, step: int, folder: pathlib.Path, *, say: Say) -> 
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
     return manifest
+
+
+def fetch_shared(bucket: Bucket, manifest: Manifest, folder: pathlib.Path) -> None:
+    """Copies the files that all saves of a run share, such as its tokenizer, to a run folder.
+
+    Raises:
+      DamagedError, RemoteError, OSError: see :func:`fetch_save`.
+    """
+    shared = {name: digest for name, digest in manifest.files.items() if not name.startswith(f"{CHECKPOINTS}/")}
+    missing = [name for name, digest in shared.items() if digest_of(folder / name) != digest]
+    _fetch(bucket, {name: folder / name for name in missing}, shared)
 
 
 def _fetch(bucket: Bucket, places: dict[str, pathlib.Path], sums: dict[str, str]) -> None:
@@ -137,7 +148,7 @@ def fetch_newest(
     return None
 
 
-def fetch_loose(bucket: Bucket, folder: pathlib.Path, names: Iterable[str] = (METRICS,)) -> None:
+def fetch_loose(bucket: Bucket, folder: pathlib.Path, names: Iterable[str] = LOOSE) -> None:
     """Copies files that belong to no save, such as the metrics, to a run folder.
 
     Raises:
