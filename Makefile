@@ -22,7 +22,7 @@ help:
 	@echo "make test-long    the tests that take about ten seconds or more each: every objective on eight devices, ..."
 	@echo "make test-parity  compares every model family with transformers, and tasks with lm-eval (installs torch)"
 	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
-	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS, FUZZ; long)"
+	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS, LOSSES, FUZZ; long)"
 	@echo "make audit    asks a public database for known faults of the packages installed here (needs the network)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"

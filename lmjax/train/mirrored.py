@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from lmjax.atomic_files import write_file
-from lmjax.parallel.distributed import is_primary
+from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.remote.bucket import Bucket, RemoteError
 from lmjax.remote.lease import leased
 from lmjax.train.checkpoint import CheckpointError
@@ -28,6 +28,7 @@ from lmjax.train.config import RunConfig
 from lmjax.train.record import RECORD
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, DOING, SHARED
 
+_COPIED = "the run copied to object storage"
 Say = Callable[[str], None]
 
 
@@ -56,6 +57,7 @@ def mirrored(config: RunConfig, say: Say) -> Iterator[Mirror | None]:
     if not is_primary():
         _check_shared(folder)
         yield None
+        wait_for_all(_COPIED)
         return
     bucket = Bucket(config.address)
     with leased(bucket, DOING, notify=say) as lease:
@@ -74,6 +76,8 @@ def mirrored(config: RunConfig, say: Say) -> Iterator[Mirror | None]:
                 mirror.close()
             raise
         mirror.close()
+    # At its end, jax waits a few minutes only for a process that is still copying.
+    wait_for_all(_COPIED)
 
 
 def _bring_up_to_date(bucket: Bucket, folder: pathlib.Path, say: Say) -> list[int]:

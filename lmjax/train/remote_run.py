@@ -77,6 +77,8 @@ def local_runs(path: pathlib.Path) -> pathlib.Path:
     found = {match[1] or match[2] or "" for match in map(_RUN.fullmatch, Bucket(address).sizes()) if match}
     # A run of a model that was imported holds the configuration that was published with it.
     found = {inner for inner in found if not inner.endswith(f"{PUBLISHED}/")}
+    # The name of an object may be anything, also one that leads out of a folder.
+    found = {inner for inner in found if not {"", ".", ".."} & set(inner.rstrip("/").split("/")) or not inner}
     if not found:
         raise ValueError(f"{address}: there is no run there: check the address")
     top = copy_folder(address, "listed")

@@ -268,8 +268,11 @@ def test_several_processes_need_a_local_folder_that_all_see(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="does not see .*needs --local-folder on a file system that all"):
         start(run)
     (tmp_path / ".shared").write_text("12")
+    waited = []
+    monkeypatch.setattr("lmjax.train.mirrored.wait_for_all", waited.append)
     with mirrored(run, print) as mirror:
-        assert mirror is None
+        assert mirror is None and not waited
+    assert waited  # until the first process has copied everything
 
 
 @pytest.mark.parametrize(
@@ -349,11 +352,14 @@ def test_checkpoints_are_named_as_in_a_folder(written):
     assert split_checkpoint("runs/x/checkpoints/best") == (pathlib.Path("runs/x"), "best")
 
 
-def test_commands_list_runs_and_write_only_to_file_systems(written, capsys):
+def test_commands_list_runs_and_write_only_to_file_systems(written, capsys, tmp_path):
     runs.run([written.rpartition("/")[0], "--json"])
     with leased(Bucket(written), "is being trained"):
         runs.run([written.rpartition("/")[0], "--json"])
-    stopped, running = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    Bucket(written.rpartition("/")[0]).write("a/../../../outside/config.json", b"{}")
+    runs.run([written.rpartition("/")[0], "--json"])
+    assert not list(tmp_path.rglob("outside"))
+    stopped, running, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert stopped["train_loss"] == 1.5 and stopped["step"] == 6 and stopped["state"] == "stopped"
     assert running["state"] == "running" and running["changed_at"] == stopped["changed_at"]
     options = parse_arguments(PlotArguments, [written], command="plot", runs=("runs",), fetch=without_checkpoint)
@@ -363,6 +369,7 @@ def test_commands_list_runs_and_write_only_to_file_systems(written, capsys):
 
 
 @pytest.mark.run
+@pytest.mark.long
 def test_a_run_goes_on_from_object_storage_on_another_machine(memory, tmp_path, capsys):
     write_corpus(tmp_path / "text")
     base = with_train(config(tmp_path, checkpoint=KEEP_TWO), steps=6, eval_every=0)
