@@ -17,6 +17,7 @@ from lmjax.train.checkpoint.manifest import SAVES, visible_steps
 from lmjax.train.checkpoint.remote import (
     CHECKPOINTS,
     METRICS,
+    SAMPLES,
     best_of,
     fetch_loose,
     fetch_newest,
@@ -79,9 +80,9 @@ def local_runs(path: pathlib.Path) -> pathlib.Path:
 
 def _fetch(bucket: Bucket, folder: pathlib.Path, step: Wanted, say: Callable[[str], object]) -> None:
     visible = visible_steps(bucket.sizes(SAVES))
-    for name in (METRICS, CONFIG, LEASE):  # What an earlier command has left may be gone there.
+    for name in (METRICS, SAMPLES, CONFIG, LEASE):  # What an earlier command has left may be gone there.
         (folder / name).unlink(missing_ok=True)
-    fetch_loose(bucket, folder, (METRICS, CONFIG, LEASE))
+    fetch_loose(bucket, folder, (METRICS, SAMPLES, CONFIG, LEASE))
     if (folder / METRICS).exists():
         changed = bucket.modified(METRICS)
         os.utime(folder / METRICS, (changed, changed))

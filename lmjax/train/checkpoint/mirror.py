@@ -28,7 +28,16 @@ from lmjax.train.checkpoint.manifest import (
     manifest_name,
     visible_steps,
 )
-from lmjax.train.checkpoint.remote import AT_ONCE, BEST_TEXT, CHECKPOINTS, METRICS, best_of, digest_of, read_manifest
+from lmjax.train.checkpoint.remote import (
+    AT_ONCE,
+    BEST_TEXT,
+    CHECKPOINTS,
+    METRICS,
+    SAMPLES,
+    best_of,
+    digest_of,
+    read_manifest,
+)
 
 NEWEST = ".mirror.json"
 """The file of a run folder that says of which address it is a copy, and which save there it was last equal to."""
@@ -216,7 +225,8 @@ class Mirror:
     def _copy_loose(self) -> None:
         """Copies the metrics, and what describes a run that has no save yet."""
         self._lease.confirm()
-        paths = [self._folder / METRICS, self._folder / "config.json", *(self._folder / "tensorboard").glob("*")]
+        loose = [self._folder / name for name in (METRICS, SAMPLES, "config.json")]
+        paths = [*loose, *(self._folder / "tensorboard").glob("*")]
         for path in paths:
             name = path.relative_to(self._folder).as_posix()
             if path.is_file():

@@ -21,6 +21,7 @@ BEST_TEXT = f"{CHECKPOINTS}/best.json"
 AT_ONCE = 8
 """How many objects are copied at the same time."""
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
 
 Say = Callable[[str], object]
 
@@ -137,7 +138,7 @@ def fetch_newest(
     return None
 
 
-def fetch_loose(bucket: Bucket, folder: pathlib.Path, names: Iterable[str] = (METRICS,)) -> None:
+def fetch_loose(bucket: Bucket, folder: pathlib.Path, names: Iterable[str] = (METRICS, SAMPLES)) -> None:
     """Copies files that belong to no save, such as the metrics, to a run folder.
 
     Raises:
