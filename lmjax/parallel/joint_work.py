@@ -6,6 +6,7 @@ the lock ends with its process: what a killed process had begun is done by anoth
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -25,6 +26,14 @@ MEMBERS = "members"
 _POLL_SECONDS = 1.0
 """How often to look whether a task that another process does is done."""
 _REPORT_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where tasks are done: by processes of this machine, by default one for each core, or by a Dask cluster."""
+
+    workers: int | None = None
+    engine: str | None = None
 
 
 class Work(Protocol):
