@@ -1,4 +1,4 @@
-"""`lmjax curate RECIPE [--field value ...]`: filters raw text and removes duplicates, and says what it did; resumable."""
+"""`lmjax curate RECIPE [--field value ...]`: filters raw text, removes duplicates, and reports on it; resumable."""
 
 import ast
 import pathlib
@@ -13,7 +13,7 @@ from lmjax.curate.config import Curation
 from lmjax.curate.curate import curate
 from lmjax.curate.report import as_text
 from lmjax.field_types import check_types
-from lmjax.train.recipes import find_recipe, load_recipe
+from lmjax.train.recipes import find_recipe, load_recipe_of
 
 USAGE = "usage: lmjax curate RECIPE [--field value ...]"
 
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
     path = find_recipe(arguments[0])
     curation = tyro.cli(
         Curation,
-        default=load_recipe(path, Curation),
+        default=load_recipe_of(Curation, path),
         args=arguments[1:],
         prog=f"lmjax curate {path}",
         description=f"{ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''}\n{OPTIONS}",

@@ -42,7 +42,8 @@ class Curation:
     """Raw text, the rules it goes through in their order, and the folder of the result."""
 
     sources: dict[str, RawText]
-    """The raw text, by name; the result of each is a folder of this name below folder."""
+    """The raw text, by name; the result of each is a folder of this name below folder. Of a document that is in several
+    sources, the copy in the first of them stays."""
     folder: str
     """The folder for the result: JSON lines compressed by zstandard, and the report."""
     rules: tuple[Rule, ...] = ()

@@ -55,7 +55,7 @@ def curate(
       progress: called with the bytes of input that are done, in this stage and in those before, and the bytes in all.
 
     Raises:
-      ValueError: bad input (named), a rule that lacks something, or a folder that holds another curation or anything else.
+      ValueError: bad input (named), a rule that lacks something, or a folder that holds anything else.
       CurationError: a rule has failed on a document.
       RuntimeError: a worker died.
     """
@@ -93,7 +93,7 @@ def curate(
 
 def _units(curation: Curation) -> dict[int, Unit]:
     units: list[Unit] = []
-    for source in sorted(curation.sources):
+    for source in curation.sources:
         with naming(f"sources: {source}"):
             files = find_files(curation.reading(source))
         for number, pieces in enumerate(plan_units(files, curation.unit_bytes)):
@@ -113,7 +113,8 @@ def _plan(curation: Curation, num_units: int) -> dict[str, Any]:
         }
         for rule in curation.rules
     ]
-    source = {name: fingerprint(find_files(curation.reading(name))) for name in sorted(curation.sources)}
+    # A list, for the order of the sources decides which one of several copies stays.
+    source = [[name, fingerprint(find_files(curation.reading(name)))] for name in curation.sources]
     plan = {"settings": settings | {"rules": rules}, "source": source, "units": num_units, "libraries": _libraries()}
     return json.loads(json.dumps(plan))
 

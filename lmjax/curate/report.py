@@ -9,14 +9,22 @@ from lmjax.curate.ledger import Account, Count, Ledger
 from lmjax.curate.unit import EMPTY
 
 Row = Sequence[str]
+Table = tuple[Row, Sequence[Row]]
+"""The head of a table, and its rows."""
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem } th, td { padding: .2rem .8rem; text-align: right }
-th { border-bottom: 1px solid #999; font-weight: 600 } td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: #8881 } blockquote { border-left: 3px solid #999; margin: .4rem 0 .8rem; padding: 0 .8rem;
-white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.4 ui-monospace, monospace } details { margin: .3rem 0 }
-.bar { display: inline-block; height: .7em; background: #c44; min-width: 1px } small { color: #777 }
-@media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd } small { color: #999 } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+body { color: #222; background: #fff }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem }
+th, td { padding: .2rem .8rem; text-align: right }
+th { border-bottom: 1px solid #999; font-weight: 600 }
+td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) td { background: #8881 }
+blockquote { border-left: 3px solid #999; margin: .4rem 0 .8rem; padding: 0 .8rem; white-space: pre-wrap }
+blockquote { overflow-wrap: anywhere; font: 13px/1.4 ui-monospace, monospace }
+details { margin: .3rem 0 }
+.bar { display: inline-block; height: .7em; background: #c44; min-width: 1px }
+small { color: #777 }
+@media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd } }
 """
 
 
@@ -81,7 +89,7 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
-def source_table(report: Report) -> tuple[Row, list[Row]]:
+def source_table(report: Report) -> Table:
     """Returns the head and the rows of the table of sources, before and after."""
     head = ("source", "documents", "after", "kept", "bytes", "after", "kept", "bytes a document", "after")
     ledger = report.ledger
@@ -103,7 +111,7 @@ def source_table(report: Report) -> tuple[Row, list[Row]]:
     return head, rows
 
 
-def rule_table(report: Report) -> tuple[Row, list[Row]]:
+def rule_table(report: Report) -> Table:
     """Returns the head and the rows of the table of rules, in all sources together."""
     head = ("rule", "documents", "dropped", "share", "bytes dropped", "changed", "bytes removed")
     rows = []
@@ -117,7 +125,7 @@ def rule_table(report: Report) -> tuple[Row, list[Row]]:
     return head, rows
 
 
-def by_source_table(report: Report) -> tuple[Row, list[Row]]:
+def by_source_table(report: Report) -> Table:
     """Returns the head and the rows of the table of documents dropped by each rule from each source."""
     names = sorted(report.ledger.raw)
     rows = []
@@ -129,7 +137,7 @@ def by_source_table(report: Report) -> tuple[Row, list[Row]]:
     return ("rule", *names), rows
 
 
-def cluster_table(sizes: dict[int, int]) -> tuple[Row, list[Row]]:
+def cluster_table(sizes: dict[int, int]) -> Table:
     """Returns the head and the rows of a table of clusters, whose sizes are put together by powers of two."""
     grouped: dict[tuple[int, int], int] = {}
     for size, number in sorted(sizes.items()):

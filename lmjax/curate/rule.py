@@ -42,9 +42,9 @@ class PlugIn(Rule):
     """A rule of your own, such as a safety word list or a classifier."""
 
     function: str
-    """The function, as FILE.py:NAME or MODULE:NAME. It is called with the text and a dictionary of id, url, source and the kept
-    fields, and returns True to keep the document, or the reason to drop it (False gives none), or (text,) to replace
-    the text."""
+    """The function, as FILE.py:NAME or MODULE:NAME. It is called with the text and a dictionary of id, url, source and
+    the kept fields, and returns True to keep the document, or the reason to drop it (False gives none), or (text,) to
+    replace the text."""
 
     def judge(self) -> Judge:
         """Returns a judge that asks the function."""

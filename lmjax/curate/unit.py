@@ -112,6 +112,8 @@ class CurateUnits:
         if self.comparison is not None:
             with replacing(self.path(number, ".npy")) as file:
                 np.save(file, np.array(keys, _KEY).reshape(-1, self.comparison.num_keys))
+        if is_last and not kept.documents:
+            result.unlink()
         tally.check_unit(self.curation.reading(item.source))
         write_json(self._entry(number), {"ledger": dataclasses.asdict(ledger), "tally": dataclasses.asdict(tally)})
 
@@ -150,9 +152,8 @@ class CurateUnits:
                 yield document
 
     def _judged(self, documents: Iterator[Any], source: str, ledger: Ledger) -> Iterator[Any]:
-        judges = [
-            (n, _judge_of(rule)) for n in self._numbers if not isinstance(rule := self.curation.rules[n], Duplicates)
-        ]
+        rules = {number: self.curation.rules[number] for number in self._numbers}
+        judges = [(number, _judge_of(rule)) for number, rule in rules.items() if not isinstance(rule, Duplicates)]
         if self.stage == 0:
             judges.insert(0, (EMPTY, lambda document: None))
         for document in documents:
@@ -161,10 +162,9 @@ class CurateUnits:
                 try:
                     reason = judge(document)
                 except Exception as error:
-                    rule = self.curation.rules[number].name
                     raise CurationError(
-                        f"rule {number} ({rule}) has failed on document {document.id!r} of source {source!r}: "
-                        f"{type(error).__name__}: {error}"
+                        f"rule {number + 1} ({self.curation.rules[number].name}) has failed on document "
+                        f"{document.id!r} of source {source!r}: {type(error).__name__}: {error}"
                     ) from error
                 if reason is None and not document.text.strip():
                     reason = "no text" if number == EMPTY else "nothing is left"
@@ -197,7 +197,7 @@ def check_rules(curation: Curation) -> None:
         try:
             _keys_of(rule) if isinstance(rule, Duplicates) else _judge_of(rule)
         except ValueError as error:
-            raise ValueError(f"rule {number} ({rule.name}): {error}") from None
+            raise ValueError(f"rule {number + 1} ({rule.name}): {error}") from None
 
 
 def _compressed(file: IO[bytes]) -> Any:

@@ -60,14 +60,19 @@ def _nearest(path: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
 Config = TypeVar("Config")
 
 
-def load_recipe(path: pathlib.Path, kind: type[Config] = RunConfig) -> Config:  # type: ignore[assignment]
+def load_recipe(path: pathlib.Path) -> RunConfig:
+    """Returns the configuration of a run that a recipe returns, see :func:`load_recipe_of`."""
+    return load_recipe_of(RunConfig, path)
+
+
+def load_recipe_of(kind: type[Config], path: pathlib.Path) -> Config:
     """Returns the configuration that a recipe returns.
 
     The recipe's function is named like its file, or ``recipe``.
 
     Args:
+      kind: the class of the configuration.
       path: the recipe's path or name.
-      kind: the class of the configuration; by default that of a run.
 
     Raises:
       ValueError: there is no such file, it fails, or it does not return a valid configuration.
@@ -93,8 +98,8 @@ def load_recipe(path: pathlib.Path, kind: type[Config] = RunConfig) -> Config:  
     for chosen in chosen_classes(config):
         if chosen.__module__ == name:
             raise ValueError(
-                f"{path}: {chosen.family.__name__.lower()} {chosen.__name__} is defined in the recipe: move it to a module "
-                f"that can be imported, for {path.stem}'s config.json names it"
+                f"{path}: {chosen.family.__name__.lower()} {chosen.__name__} is defined in the recipe: move it to a "
+                f"module that can be imported, for {path.stem}'s config.json names it"
             )
     return config
 
