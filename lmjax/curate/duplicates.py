@@ -41,6 +41,11 @@ class ExactDuplicates(Duplicates):
     """Compare texts without case, punctuation, accents, the values of numbers, and the kind of white space."""
 
     @property
+    def name(self) -> str:
+        """The name in reports."""
+        return f"ExactDuplicates{' (simplified)' if self.simplified else ''}"
+
+    @property
     def num_keys(self) -> int:
         """One: a digest of the text."""
         return 1

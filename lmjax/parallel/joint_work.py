@@ -26,6 +26,7 @@ MEMBERS = "members"
 _POLL_SECONDS = 1.0
 """How often to look whether a task that another process does is done."""
 _REPORT_SECONDS = 0.2
+_ANSWER_SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,7 +216,7 @@ def _on_engine(address: str) -> Iterator[tuple[Submit, Callable[[], int]]]:
     except ImportError:
         raise ValueError(f"engine {address} needs Dask: pip install 'lmjax[dask]'") from None
     try:
-        client = distributed.Client(address, timeout=20)
+        client = distributed.Client(address, timeout=_ANSWER_SECONDS)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"engine {address}: no Dask scheduler answers there ({error}): start one, or correct it"
