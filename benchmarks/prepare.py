@@ -2,10 +2,11 @@
 
     python benchmarks/prepare.py [--megabytes 200] [--rounds 3]
 
-The corpus is JSON lines made of the standard library's sources. Both ways use the same byte-pair encoding, run by
-tiktoken, in one process. nanoGPT's way is `datasets.map` that encodes each document, and then one loop that writes
-all ids to a memory map; it is left out if `datasets` is not installed. The ways take turns, each time in a process of
-its own, so that other programs on the machine meet them alike; the best round of each counts.
+The corpus is JSON lines made of the standard library's sources. All ways use the same byte-pair encoding, in one
+process. nanoGPT's way is `datasets.map` that encodes each document, by tiktoken or by Hugging Face's own `tokenizers`,
+and then one loop that writes all ids to a memory map; it is left out if `datasets` is not installed. The ways take
+turns, each time in a process of its own, so that other programs on the machine meet them alike; the best round of each
+counts.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -45,14 +47,27 @@ def with_lmjax(folder: pathlib.Path) -> int:
         return made.total("train", "tokens")
 
 
-def with_datasets(folder: pathlib.Path) -> int:
+def with_tiktoken(folder: pathlib.Path) -> int:
+    import tiktoken
+
+    saved = load_tokenizer(folder / "tokenizer")
+    tokens = saved.token_bytes[: 256 + len(saved.merges)]
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    encoding = tiktoken.Encoding("same", pat_str=saved.pattern, mergeable_ranks=ranks, special_tokens={})
+    return with_datasets(folder, encoding.encode_ordinary, saved.vocabulary.eos_id)
+
+
+def with_tokenizers(folder: pathlib.Path) -> int:
+    saved = load_tokenizer(folder / "tokenizer")
+    tokenizer = saved.to_huggingface()
+    return with_datasets(folder, lambda text: tokenizer.encode(text).ids, saved.vocabulary.eos_id)
+
+
+def with_datasets(folder: pathlib.Path, encode_text: Callable[[str], list[int]], eos: int) -> int:
     import datasets
 
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    eos = tokenizer.vocabulary.eos_id
-
     def encode(example):
-        ids = [*tokenizer.encode(example["text"]).tolist(), eos]
+        ids = [*encode_text(example["text"]), eos]
         return {"ids": ids, "len": len(ids)}
 
     with tempfile.TemporaryDirectory(dir=folder) as cache:
@@ -70,7 +85,12 @@ def with_datasets(folder: pathlib.Path) -> int:
         return total
 
 
-WAYS = {"lmjax": with_lmjax, "datasets.map": with_datasets}
+ONE_THREAD = {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+WAYS = {
+    "lmjax": with_lmjax,
+    "datasets.map, tiktoken": with_tiktoken,
+    "datasets.map, tokenizers": with_tokenizers,
+}
 
 
 def measure(way: str, folder: pathlib.Path) -> None:
@@ -104,9 +124,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for way in WAYS:
                 command = [sys.executable, __file__, "--measure", way, scratch]
-                ended = subprocess.run(
-                    command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}
-                )
+                ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ONE_THREAD})
                 if ended.returncode:
                     print(f"{way}: left out ({ended.stderr.strip().splitlines()[-1]})")
                     continue
