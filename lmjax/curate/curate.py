@@ -179,10 +179,14 @@ def _compare(stage: CurateUnits, num_units: int) -> None:
     path = stage.folder / WORK / str(stage.stage) / _CLUSTERS
     if path.exists() or (stage.folder / REPORT).exists():
         return
-    keys = [stage.keys(number) for number in range(num_units)]
-    first_N = clusters(np.concatenate(keys))
+    assert stage.comparison is not None
+    bounds = np.cumsum([0, *(stage.keys(number).shape[1] for number in range(num_units))])
+    columns = (
+        np.concatenate([stage.keys(number)[place] for number in range(num_units)])
+        for place in range(stage.comparison.num_keys)
+    )
+    first_N = clusters(columns, int(bounds[-1]))
     drops_N = first_N != np.arange(len(first_N))
-    bounds = np.cumsum([0, *map(len, keys)])
     for number in range(num_units):
         with replacing(stage.path(number, ".drops.npy")) as file:
             np.save(file, drops_N[bounds[number] : bounds[number + 1]])

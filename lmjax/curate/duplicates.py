@@ -6,7 +6,7 @@ Axes: N documents, K keys of a document (two documents that share one are in one
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -124,18 +124,18 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
-def clusters(keys_NK: np.ndarray) -> np.ndarray:
+def clusters(columns: Iterable[np.ndarray], num_documents: int) -> np.ndarray:
     """Returns, int64 [N], the first document that each one is connected with by common keys; itself if it is alone.
 
     Documents that share a key are neighbours, and a cluster has all that can be reached from neighbour to neighbour.
-    Memory is about 60 bytes a document besides the keys, of which one column is sorted at a time.
+    One column is in memory at a time; with what sorting takes, that is about 100 bytes a document.
 
     Args:
-      keys_NK: the keys of each document, of type ``V16``; keys in different columns are never compared.
+      columns: K columns of the keys of all documents, of type ``V16`` [N]; keys of different columns are not compared.
+      num_documents: N.
     """
-    num_documents = len(keys_NK)
     label_N = np.arange(num_documents)
-    for key_N in keys_NK.T:
+    for key_N in columns:
         halves_N2 = np.ascontiguousarray(key_N).view(np.uint64).reshape(-1, 2)
         order_N = np.lexsort((halves_N2[:, 1], halves_N2[:, 0]))
         sorted_N2 = halves_N2[order_N]

@@ -75,8 +75,8 @@ class CurateUnits:
         return Ledger.from_json(content["ledger"]), Tally.from_json(content["tally"])
 
     def keys(self, number: int) -> np.ndarray:
-        """Reads the keys of a unit's documents, V16 [documents, keys]."""
-        return np.load(self.path(number, ".npy"))
+        """Returns the keys of a unit's documents, V16 [keys, documents], which are read from the disk when used."""
+        return np.load(self.path(number, ".npy"), mmap_mode="r")
 
     @property
     def _numbers(self) -> Sequence[int]:
@@ -111,7 +111,7 @@ class CurateUnits:
                 out.write(_line(document, with_source=not is_last))
         if self.comparison is not None:
             with replacing(self.path(number, ".npy")) as file:
-                np.save(file, np.array(keys, _KEY).reshape(-1, self.comparison.num_keys))
+                np.save(file, np.array(keys, _KEY).reshape(-1, self.comparison.num_keys).T.copy())
         if is_last and not kept.documents:
             result.unlink()
         tally.check_unit(self.curation.reading(item.source))

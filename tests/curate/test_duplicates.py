@@ -29,7 +29,7 @@ def test_clusters_are_what_is_connected(keys):
     width = len(keys[0]) if keys else 1
     packed = [b"%016d" % (10 * value) for row in keys for value in row]
     keys_NK = np.array(packed, "V16").reshape(len(keys), width)
-    assert clusters(keys_NK).tolist() == connected(keys)
+    assert clusters(keys_NK.T, len(keys_NK)).tolist() == connected(keys)
 
 
 def versions(num_texts: int, seed: int) -> list[str]:
@@ -81,7 +81,7 @@ def test_clusters_are_those_of_datasketch_within_one_percent():
         texts.append(" ".join(words))
     keys_of = rule.keys()
     keys_NK = np.array([key for text in texts for key in keys_of(text)], "V16").reshape(len(texts), -1)
-    ours = len(set(clusters(keys_NK).tolist()))
+    ours = len(set(clusters(keys_NK.T, len(keys_NK)).tolist()))
     index, theirs = datasketch.MinHashLSH(num_perm=112, params=(14, 8)), 0
     for number, text in enumerate(texts):
         values = datasketch.MinHash(num_perm=112, seed=5)
