@@ -11,12 +11,13 @@ BENCHMARKS ?= benchmarks/loss.py
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train check test test-parity test-tpu chaos audit lint format types docs bench release clean
+.PHONY: help train check test test-long test-parity test-tpu chaos audit lint format types docs bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
 	@echo "make check    the quick tests: layers, masks, losses, corruption, with lint; seconds"
 	@echo "make test     the tests (JOBS=$(JOBS) at a time), and the ten slowest of them"
+	@echo "make test-long    the tests that take about ten seconds or more each: every objective on eight devices, ..."
 	@echo "make test-parity  compares every model family with transformers, and tasks with lm-eval (installs torch)"
 	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
 	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS; minutes)"
@@ -62,6 +63,9 @@ check: lint
 
 test: $(VENV)/.lmjax-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
+
+test-long: $(VENV)/.lmjax-test
+	$(BIN)/python -m pytest -m long -n $(JOBS) --dist worksteal --durations=10
 
 test-parity: $(VENV)/.lmjax-parity
 	$(BIN)/python -m pytest -m parity -s tests/interop tests/evaluate
