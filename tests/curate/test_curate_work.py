@@ -92,6 +92,7 @@ def test_killed_in_each_stage_and_resumed_gives_the_same_bytes(raw, alone):
     assert contents(str(folder)) == alone
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_all_rules_on_two_workers_give_the_same_bytes(tmp_path):
     pytest.importorskip("spacy")
@@ -171,3 +172,15 @@ def test_other_text_begins_anew(tmp_path):
     with pytest.raises(ValueError, match="holds a curation from other text"):
         path.write_text('{"text": "A third."}\n')
         curate(changed, num_workers=1)
+
+
+@pytest.mark.long
+@pytest.mark.processes
+def test_a_dask_cluster_gives_the_same_bytes(raw, alone, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    root = pathlib.Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        config = curation(raw, "cluster", rules=RULES, unit_bytes=8_000)
+        curate(config, engine=cluster.scheduler_address)
+    assert contents(str(raw / "cluster")) == alone

@@ -33,6 +33,8 @@ from lmjax.curate import (
 from lmjax.curate.ledger import Ledger
 from lmjax.curate.report import as_text
 
+pytestmark = pytest.mark.long
+
 
 def curation(folder: pathlib.Path, out: str, **changes) -> Curation:
     fields = {"id_field": "id", "url_field": "url", "kept_fields": ("views",)}

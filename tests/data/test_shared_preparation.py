@@ -149,6 +149,7 @@ def load_slowly(folder: pathlib.Path) -> ByteTokenizer:
     return SlowTokenizer(saved.special_tokens)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_dask_cluster_prepares_though_a_worker_is_killed(tmp_path, config, alone, monkeypatch):
     distributed = pytest.importorskip("distributed")

@@ -16,6 +16,7 @@ from lmjax.cli.main import _run
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "how-to" / "data.md").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.run
 def test_the_commands_from_raw_files_to_a_model_run_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
