@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.dedup import MinhashDedupSignature
+from machine import described
 
 from lmjax.curate import (
     C4Quality,
@@ -82,6 +83,7 @@ def main() -> None:
                 way(f"{name} {turn} {text}")
             if turn:
                 best[name] = min(best[name], time.process_time() - begin)
+    print(described())
     for name, seconds in best.items():
         print(f"{name:24} {num_bytes / 1e6 / seconds:8.2f} MB a cpu-second")
     own = {name: best[name] - best["simplified words"] for name in ("NearDuplicates (rensa)", "MinHash of datasketch")}

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from machine import described
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.documents import texts
@@ -129,6 +130,7 @@ def main() -> None:
                     print(f"{way}: left out ({ended.stderr.strip().splitlines()[-1]})")
                     continue
                 found[way].append(json.loads(ended.stdout.splitlines()[-1]))
+    print(described())
     for way, rounds in found.items():
         if rounds:
             best = min(rounds, key=lambda one: one["seconds"])

@@ -110,7 +110,8 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"curation needs {error.name or module}: pip install 'lmjax[curate]'") from None
+        package = (error.name or module).partition(".")[0]
+        raise ValueError(f"curation needs {package}: pip install 'lmjax[curate]'") from None
 
 
 def lines_of(path: str, field: str) -> list[str]:

@@ -10,16 +10,16 @@ from lmjax.curate.ledger import Ledger
 from lmjax.curate.report import Report, as_html, as_text
 
 
-@pytest.mark.parametrize("missing", ["datatrove", "datatrove.data"])
-def test_a_missing_package_is_named(tmp_path, monkeypatch, missing):
-    monkeypatch.setitem(sys.modules, missing, None)
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    for module in ("datatrove", "datatrove.data"):
+        monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "a.txt").write_text("text")
     config = Curation(
         sources={"a": RawText(path=str(tmp_path / "a.txt"))},
         folder=str(tmp_path / "out"),
         rules=(GopherQuality(), NearDuplicates()),
     )
-    with pytest.raises(ValueError, match=r"curation needs datatrove.*: pip install 'lmjax\[curate\]'"):
+    with pytest.raises(ValueError, match=r"curation needs datatrove: pip install 'lmjax\[curate\]'"):
         curate(config)
     assert not (tmp_path / "out").exists()
 
