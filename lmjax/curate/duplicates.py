@@ -1,6 +1,6 @@
 """Documents of which there are copies: exact ones, and near ones by MinHash; the first of each cluster stays.
 
-Axes: N documents, K keys of a document (two documents that share one are in one cluster), H hash values of a key.
+Axes: N documents, H hash values. Two documents that share a key are in one cluster.
 """
 
 import abc
@@ -26,7 +26,7 @@ class Duplicates(Rule, abc.ABC):
     @property
     @abc.abstractmethod
     def num_keys(self) -> int:
-        """The number of keys of a document, K."""
+        """The number of keys of a document."""
 
     @abc.abstractmethod
     def keys(self) -> Keys:
@@ -131,7 +131,7 @@ def clusters(columns: Iterable[np.ndarray], num_documents: int) -> np.ndarray:
     One column is in memory at a time; with what sorting takes, that is about 100 bytes a document.
 
     Args:
-      columns: K columns of the keys of all documents, of type ``V16`` [N]; keys of different columns are not compared.
+      columns: the keys of all documents, of type ``V16`` [N], one kind after the other; different kinds do not meet.
       num_documents: N.
     """
     label_N = np.arange(num_documents)
