@@ -35,7 +35,7 @@ def folder_lock(folder: pathlib.Path, doing: str, *, wait: bool = False) -> Iter
     Args:
       folder: the folder; it is made if it does not exist, and removed if it is empty at the end.
       doing: what happens to the folder, such as "is being trained"; the message to other processes says it.
-      wait: wait for the other process instead of refusing.
+      wait: wait for the other process instead of refusing, and say so.
 
     Raises:
       FolderInUseError: another process holds it; the message names the process and its machine.
@@ -124,6 +124,7 @@ def _lock(descriptor: int, folder: pathlib.Path, *, wait: bool) -> None:
             raise FolderInUseError(
                 f"{folder} {holder}: wait until it is done, end it, or choose another folder"
             ) from None
+        print(f"waiting: {folder} {holder}", file=sys.stderr, flush=True)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 

@@ -184,3 +184,19 @@ def test_a_dask_cluster_gives_the_same_bytes(raw, alone, monkeypatch):
         config = curation(raw, "cluster", rules=RULES, unit_bytes=8_000)
         curate(config, engine=cluster.scheduler_address)
     assert contents(str(raw / "cluster")) == alone
+
+
+def test_damaged_and_bad_input_is_named(tmp_path):
+    make(tmp_path, clean=6, each=2)
+    path = tmp_path / "a-web.jsonl.zst"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"a-web.jsonl.zst: (truncated|damaged) zstandard file.*: fetch it again"):
+        curate(curation(tmp_path, "out", rules=RULES), num_workers=1)
+    (tmp_path / "c.jsonl").write_text('{"text": "One."}\n{"text": 3}\n{"text": "Two."}\n')
+    raw = {"c": RawText(path=str(tmp_path / "c.jsonl"))}
+    with pytest.raises(ValueError, match=r"c.jsonl, line 2: field 'text' is 3, not text"):
+        curate(Curation(sources=raw, folder=str(tmp_path / "c")), num_workers=1)
+    report = curate(Curation(sources=raw, folder=str(tmp_path / "d"), bad_records="skip"), num_workers=1)
+    assert report.ledger.kept["c"].documents == 2
+    assert len(report.notes) == 1 and "c: left out 1 records that cannot be read" in report.notes[0]
+    assert report.notes[0] in (tmp_path / "d" / "report.txt").read_text()

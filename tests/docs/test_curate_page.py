@@ -12,6 +12,7 @@ pytest.importorskip("spacy")
 pytest.importorskip("pyarrow")
 
 from lmjax.cli.main import _run
+from lmjax.curate.rule import load_function
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "how-to" / "data.md").read_text()
 
@@ -37,6 +38,7 @@ def test_the_commands_from_raw_files_to_a_model_run_as_written(tmp_path, monkeyp
     assert copies is not None and int(copies[1]) > 5
     assert "wiki: data/stages/wiki" in printed["prepare"] and "rows of 64 tokens" in printed["inspect"]
     assert pathlib.Path("clean/report.html").exists() and "valid" in printed["train"]
+    assert load_function("safety.py:safe")("strong poison here", {}) == "the word poison"
     # A field on the command line; the folder is another one, for the rules are.
     _run(shlex.split("curate clean.py --folder other --rules.1.min-words 90 --workers 1"))
     shorter, longer = (
