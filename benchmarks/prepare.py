@@ -131,16 +131,13 @@ def main() -> None:
                     continue
                 found[way].append(json.loads(ended.stdout.splitlines()[-1]))
     print(described())
-    for way, rounds in found.items():
-        if rounds:
-            best = min(rounds, key=lambda one: one["seconds"])
-            print(
-                f"{way}: {options.megabytes * 1.048576 / best['seconds']:.1f} MB a cpu-second, "
-                f"{best['peak'] / 2**20:.0f} MiB at most, {best['tokens']:,} tokens"
-            )
-    if all(found.values()):
-        ours, theirs = (min(one["seconds"] for one in rounds) for rounds in found.values())
-        print(f"ratio: {theirs / ours:.2f}")
+    best = {way: min(rounds, key=lambda one: one["seconds"]) for way, rounds in found.items() if rounds}
+    for way, one in best.items():
+        times = f", {one['seconds'] / best['lmjax']['seconds']:.2f} times the time of lmjax" if way != "lmjax" else ""
+        print(
+            f"{way}: {options.megabytes * 1.048576 / one['seconds']:.1f} MB a cpu-second, "
+            f"{one['peak'] / 2**20:.0f} MiB at most, {one['tokens']:,} tokens{times}"
+        )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def curate(
     Raises:
       ValueError: bad input (named), a rule that lacks something, or a folder that holds anything else.
       CurationError: a rule has failed on a document.
-      RuntimeError: a worker died.
+      WorkerDiedError: a worker died.
     """
     folder = pathlib.Path(curation.folder)
     units = _units(curation)

@@ -37,6 +37,10 @@ class Where:
     engine: str | None = None
 
 
+class WorkerDiedError(RuntimeError):
+    """A process that did a task has died."""
+
+
 class Work(Protocol):
     """Tasks of one kind, each with a number and an item that says what to do; it is sent to other processes."""
 
@@ -71,7 +75,7 @@ def do_all(
 
     Raises:
       ValueError: a task refuses its input; or Dask is not installed, or does not answer at the address.
-      RuntimeError: a worker died, and with an engine several for the same task.
+      WorkerDiedError: a worker died; with an engine, several have died of the same task.
     """
     total = sum(sizes.values())
     left = {number for number in items if not work.is_done(number)}
@@ -176,7 +180,7 @@ def _in_processes(num_workers: int) -> Iterator[tuple[Submit, Callable[[], int]]
     try:
         yield submit, lambda: counter.value
     except BrokenProcessPool:
-        raise RuntimeError(
+        raise WorkerDiedError(
             "a working process died (out of memory?): use fewer workers; what is done stays done"
         ) from None
     finally:
@@ -238,7 +242,7 @@ def _on_engine(address: str) -> Iterator[tuple[Submit, Callable[[], int]]]:
         try:
             yield submit, lambda: done
         except distributed.KilledWorker as error:
-            raise RuntimeError(
+            raise WorkerDiedError(
                 f"a task has ended several workers (out of memory?); what is done stays done: {error}"
             ) from None
 

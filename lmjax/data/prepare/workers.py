@@ -76,7 +76,7 @@ def do_units(
 
     Raises:
       ValueError: bad input.
-      RuntimeError: a worker died.
+      WorkerDiedError: a worker died.
     """
     items = dict(enumerate(units if engine is None else map(with_whole_paths, units)))
     sizes = {number: sum(piece.end - piece.begin for piece in unit) for number, unit in items.items()}
