@@ -6,6 +6,8 @@ JOBS ?= 2
 KILLS ?= 100
 DAMAGES ?= 100
 SIGNALS ?= 20
+FUZZ ?= 2000
+LOSSES ?= 20
 BENCHMARKS ?= benchmarks/loss.py
 
 RECIPE ?= configs/stdlib_demo.py
@@ -20,7 +22,7 @@ help:
 	@echo "make test-long    the tests that take about ten seconds or more each: every objective on eight devices, ..."
 	@echo "make test-parity  compares every model family with transformers, and tasks with lm-eval (installs torch)"
 	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
-	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS; minutes)"
+	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS, FUZZ; long)"
 	@echo "make audit    asks a public database for known faults of the packages installed here (needs the network)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
@@ -74,7 +76,8 @@ test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile
 
 chaos: $(VENV)/.lmjax-test
-	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS)
+	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS) \
+	  --losses $(LOSSES) --fuzz $(FUZZ)
 
 audit: $(VENV)/.lmjax-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'
