@@ -2,10 +2,11 @@
 
     python benchmarks/prepare.py [--megabytes 200] [--rounds 3]
 
-The corpus is JSON lines made of the standard library's sources. Both ways use the same byte-pair encoding, run by
-tiktoken, in one process. nanoGPT's way is `datasets.map` that encodes each document, and then one loop that writes
-all ids to a memory map; it is left out if `datasets` is not installed. The ways take turns, each time in a process of
-its own, so that other programs on the machine meet them alike; the best round of each counts.
+The corpus is JSON lines made of the standard library's sources. All ways use the same byte-pair encoding, in one
+process. nanoGPT's way is `datasets.map` that encodes each document, by tiktoken or by Hugging Face's own `tokenizers`,
+and then one loop that writes all ids to a memory map; it is left out if `datasets` is not installed. The ways take
+turns, each time in a process of its own, so that other programs on the machine meet them alike; the best round of each
+counts.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
+from machine import described
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.documents import texts
@@ -45,14 +48,27 @@ def with_lmjax(folder: pathlib.Path) -> int:
         return made.total("train", "tokens")
 
 
-def with_datasets(folder: pathlib.Path) -> int:
+def with_tiktoken(folder: pathlib.Path) -> int:
+    import tiktoken
+
+    saved = load_tokenizer(folder / "tokenizer")
+    tokens = saved.token_bytes[: 256 + len(saved.merges)]
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    encoding = tiktoken.Encoding("same", pat_str=saved.pattern, mergeable_ranks=ranks, special_tokens={})
+    return with_datasets(folder, encoding.encode_ordinary, saved.vocabulary.eos_id)
+
+
+def with_tokenizers(folder: pathlib.Path) -> int:
+    saved = load_tokenizer(folder / "tokenizer")
+    tokenizer = saved.to_huggingface()
+    return with_datasets(folder, lambda text: tokenizer.encode(text).ids, saved.vocabulary.eos_id)
+
+
+def with_datasets(folder: pathlib.Path, encode_text: Callable[[str], list[int]], eos: int) -> int:
     import datasets
 
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    eos = tokenizer.vocabulary.eos_id
-
     def encode(example):
-        ids = [*tokenizer.encode(example["text"]).tolist(), eos]
+        ids = [*encode_text(example["text"]), eos]
         return {"ids": ids, "len": len(ids)}
 
     with tempfile.TemporaryDirectory(dir=folder) as cache:
@@ -70,7 +86,12 @@ def with_datasets(folder: pathlib.Path) -> int:
         return total
 
 
-WAYS = {"lmjax": with_lmjax, "datasets.map": with_datasets}
+ONE_THREAD = {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+WAYS = {
+    "lmjax": with_lmjax,
+    "datasets.map, tiktoken": with_tiktoken,
+    "datasets.map, tokenizers": with_tokenizers,
+}
 
 
 def measure(way: str, folder: pathlib.Path) -> None:
@@ -104,23 +125,19 @@ def main() -> None:
         for _ in range(options.rounds):
             for way in WAYS:
                 command = [sys.executable, __file__, "--measure", way, scratch]
-                ended = subprocess.run(
-                    command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}
-                )
+                ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ONE_THREAD})
                 if ended.returncode:
                     print(f"{way}: left out ({ended.stderr.strip().splitlines()[-1]})")
                     continue
                 found[way].append(json.loads(ended.stdout.splitlines()[-1]))
-    for way, rounds in found.items():
-        if rounds:
-            best = min(rounds, key=lambda one: one["seconds"])
-            print(
-                f"{way}: {options.megabytes * 1.048576 / best['seconds']:.1f} MB a cpu-second, "
-                f"{best['peak'] / 2**20:.0f} MiB at most, {best['tokens']:,} tokens"
-            )
-    if all(found.values()):
-        ours, theirs = (min(one["seconds"] for one in rounds) for rounds in found.values())
-        print(f"ratio: {theirs / ours:.2f}")
+    print(described())
+    best = {way: min(rounds, key=lambda one: one["seconds"]) for way, rounds in found.items() if rounds}
+    for way, one in best.items():
+        times = f", {one['seconds'] / best['lmjax']['seconds']:.2f} times the time of lmjax" if way != "lmjax" else ""
+        print(
+            f"{way}: {options.megabytes * 1.048576 / one['seconds']:.1f} MB a cpu-second, "
+            f"{one['peak'] / 2**20:.0f} MiB at most, {one['tokens']:,} tokens{times}"
+        )
 
 
 if __name__ == "__main__":

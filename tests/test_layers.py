@@ -12,7 +12,7 @@ LAYERS = (
     {"features"},
     {"losses", "corruption", "tokenizers"},
     {"models", "data", "kernels"},
-    {"decode"},
+    {"decode", "curate"},
     {"objectives"},
     {"train", "interop"},
     {"runs"},

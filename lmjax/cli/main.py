@@ -12,6 +12,7 @@ from lmjax.parallel.signals import ending_at_once
 
 COMMANDS = {
     "train": "train a recipe, or go on where it stopped",
+    "curate": "filter raw text and remove duplicates, with a report",
     "prepare": "turn a recipe's text into token shards",
     "tokenizer": "train a recipe's tokenizer, and show how it cuts a text",
     "inspect": "what prepared data hold; or, of a run, the rows of a step with their losses",

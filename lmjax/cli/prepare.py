@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lmjax.cli.engine import OPTIONS, take_where
 from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
 from lmjax.data.manifest import Manifest
@@ -10,12 +11,13 @@ from lmjax.train.corpus import open_corpus
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    config = parse_recipe("prepare", arguments)
+    where, arguments = take_where(arguments)
+    config = parse_recipe("prepare", arguments, options=OPTIONS)
     if config.data.mixture:
         folders = ", ".join(config.data.mixture)
         raise ValueError(f"data.mixture names prepared folders ({folders}): prepare each from its own data.path")
     with bytes_bar("preparing") as progress:
-        corpus = open_corpus(config.data, config.tokenizer, progress=progress, current=True)
+        corpus = open_corpus(config.data, config.tokenizer, progress=progress, current=True, where=where)
     for name, source in corpus.sources.items() or (("", corpus),):
         if name:
             print(f"{name}: {source.folder}")

@@ -35,7 +35,7 @@ def folder_lock(folder: pathlib.Path, doing: str, *, wait: bool = False) -> Iter
     Args:
       folder: the folder; it is made if it does not exist, and removed if it is empty at the end.
       doing: what happens to the folder, such as "is being trained"; the message to other processes says it.
-      wait: wait for the other process instead of refusing.
+      wait: wait for the other process instead of refusing, and say so.
 
     Raises:
       FolderInUseError: another process holds it; the message names the process and its machine.
@@ -85,15 +85,16 @@ def _acquire(folder: pathlib.Path, doing: str, *, wait: bool) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         # Programs that are started from here must not inherit it: they would keep the lock.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(descriptor)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            # The process that made the folder has just removed it.
+            continue
+        try:
+            _lock(descriptor, folder, wait=wait)
+        except FolderInUseError:
             os.close(descriptor)
-            raise FolderInUseError(
-                f"{folder} {holder}: wait until it is done, end it, or choose another folder"
-            ) from None
+            raise
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
@@ -112,6 +113,19 @@ def _acquire(folder: pathlib.Path, doing: str, *, wait: bool) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, text.encode(), 0)
     return descriptor
+
+
+def _lock(descriptor: int, folder: pathlib.Path, *, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _holder(descriptor)
+        if not wait:
+            raise FolderInUseError(
+                f"{folder} {holder}: wait until it is done, end it, or choose another folder"
+            ) from None
+        print(f"waiting: {folder} {holder}", file=sys.stderr, flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _is_the_folders(path: pathlib.Path, descriptor: int) -> bool:

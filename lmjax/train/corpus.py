@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from lmjax.data.config import DataConfig
 from lmjax.data.manifest import MANIFEST, Manifest
@@ -18,6 +18,7 @@ from lmjax.naming import naming, naming_file
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
+from lmjax.parallel.joint_work import Progress, Where
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer
 from lmjax.tokenizers.folder import METADATA
 from lmjax.train.corpus_tokenizer import check_same_tokenizer, load_or_train_tokenizer
@@ -25,7 +26,7 @@ from lmjax.train.corpus_tokenizer import check_same_tokenizer, load_or_train_tok
 CACHE = pathlib.Path("data")
 LONGEST_STEM = 48
 
-Progress = Callable[[int, int], None]
+HERE = Where()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,12 @@ def prepared_corpus(data: DataConfig, folder: pathlib.Path | str, tokenizer: Tok
 
 
 def open_corpus(
-    data: DataConfig, tokenizer: TokenizerConfig, *, progress: Progress | None = None, current: bool = False
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    *,
+    progress: Progress | None = None,
+    current: bool = False,
+    where: Where = HERE,
 ) -> Corpus:
     """Opens a recipe's data, and first prepares what is not there yet.
 
@@ -155,23 +161,26 @@ def open_corpus(
       progress: called with the number of bytes of input that are done, and with that of all bytes.
       current: whether to refuse shards of ``data.prepared`` if the text has changed since they were made; if False,
         the text need not be there any more.
+      where: the processes that prepare, see :func:`lmjax.data.prepare.prepare.prepare`.
 
     Raises:
       ValueError: the input is missing or bad, or the shards were made with another tokenizer or in another way.
     """
     if not is_primary():
         wait_for_all("corpus prepared")
-    corpus = _open(data, tokenizer, progress, current)
+    corpus = _open(data, tokenizer, progress, current, where)
     if is_primary():
         wait_for_all("corpus prepared")
     return corpus
 
 
-def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None, current: bool) -> Corpus:
+def _open(
+    data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None, current: bool, where: Where
+) -> Corpus:
     if data.mixture:
         return _open_mixture(data, tokenizer)
     if data.sources:
-        return _open_sources(data, tokenizer, progress, current)
+        return _open_sources(data, tokenizer, progress, current, where)
     folder = corpus_folder(data, tokenizer)
     if data.prepared is not None and not current and (folder / MANIFEST).exists():
         manifest = Manifest.load(folder)
@@ -180,12 +189,17 @@ def _open(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | Non
         check_same_tokenizer(tokenizer, saved, folder)
         return Corpus(data, folder, manifest, saved)
     refuse_foreign(folder)
-    # A finished folder may be one that we cannot write to. The other processes of a run wait for each other.
+    # A finished folder may be one that we cannot write to. Only the tokenizer is made by one process alone.
     finished = (folder / MANIFEST).exists()
-    lock = contextlib.nullcontext() if finished else folder_lock(folder, PREPARING, wait=not is_primary())
-    with naming_file(folder), lock:
-        made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
-        return Corpus(data, folder, prepare(data, made, folder, progress=progress), made)
+    with naming_file(folder):
+        with contextlib.nullcontext() if finished else folder_lock(folder, PREPARING, wait=True):
+            made = load_or_train_tokenizer(data, tokenizer, folder / TOKENIZER)
+        return Corpus(
+            data,
+            folder,
+            prepare(data, made, folder, progress=progress, num_workers=where.workers, engine=where.engine),
+            made,
+        )
 
 
 def _open_mixture(data: DataConfig, tokenizer: TokenizerConfig) -> Corpus:
@@ -201,15 +215,17 @@ def _open_mixture(data: DataConfig, tokenizer: TokenizerConfig) -> Corpus:
     return Corpus(data, first, next(iter(manifests.values())), saved, sources)
 
 
-def _open_sources(data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None, current: bool) -> Corpus:
+def _open_sources(
+    data: DataConfig, tokenizer: TokenizerConfig, progress: Progress | None, current: bool, where: Where
+) -> Corpus:
     """Opens several sources, and first prepares those that are not there yet, all with one tokenizer."""
     parent = corpus_folder(data, tokenizer)
     _refuse_other_content(data, parent)
     parts = {name: part.single(prepared=part.prepared or str(parent / name)) for name, part in data.parts.items()}
     finished = all((pathlib.Path(part.prepared or "") / MANIFEST).exists() for part in parts.values())
-    lock = contextlib.nullcontext() if finished else folder_lock(parent, PREPARING, wait=not is_primary())
-    with naming_file(parent), lock:
-        made = _tokenizer_of_sources(data, parts, tokenizer, parent)
+    with naming_file(parent):
+        with contextlib.nullcontext() if finished else folder_lock(parent, PREPARING, wait=True):
+            made = _tokenizer_of_sources(data, parts, tokenizer, parent)
         sources = {}
         for name, part in parts.items():
             folder = pathlib.Path(part.prepared or "")
@@ -221,7 +237,9 @@ def _open_sources(data: DataConfig, tokenizer: TokenizerConfig, progress: Progre
                 elif data.sources[name].path is None:
                     raise ValueError(f"{folder} holds no prepared data: prepare it, or name the text in path")
                 else:
-                    manifest = prepare(part, made, folder, progress=progress)
+                    manifest = prepare(
+                        part, made, folder, progress=progress, num_workers=where.workers, engine=where.engine
+                    )
             sources[name] = Corpus(part, folder, manifest, made)
     manifest = sources[data.source_names[0]].manifest
     return Corpus(_with_folders(data, sources), parent, manifest, made, sources)

@@ -9,6 +9,7 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import TypeVar
 
 from lmjax.choice import chosen_classes
 from lmjax.field_types import check_types
@@ -56,10 +57,22 @@ def _nearest(path: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
     return f": there are {', '.join(found)}" if found else ": name a Python file, as in configs/stdlib_demo.py"
 
 
+Config = TypeVar("Config")
+
+
 def load_recipe(path: pathlib.Path) -> RunConfig:
+    """Returns the configuration of a run that a recipe returns, see :func:`load_recipe_of`."""
+    return load_recipe_of(RunConfig, path)
+
+
+def load_recipe_of(kind: type[Config], path: pathlib.Path) -> Config:
     """Returns the configuration that a recipe returns.
 
     The recipe's function is named like its file, or ``recipe``.
+
+    Args:
+      kind: the class of the configuration.
+      path: the recipe's path or name.
 
     Raises:
       ValueError: there is no such file, it fails, or it does not return a valid configuration.
@@ -76,17 +89,17 @@ def load_recipe(path: pathlib.Path) -> RunConfig:
         spec.loader.exec_module(module)
     recipe = getattr(module, path.stem, None) or getattr(module, "recipe", None)
     if not callable(recipe):
-        raise ValueError(f"{path} must define a function {path.stem}() (or recipe()) that returns a RunConfig")
+        raise ValueError(f"{path} must define a function {path.stem}() (or recipe()) that returns a {kind.__name__}")
     with _failures_of(path):
         config = recipe()
-    if not isinstance(config, RunConfig):
-        raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a RunConfig")
+    if not isinstance(config, kind):
+        raise ValueError(f"{path}: {path.stem}() returned {type(config).__name__}, not a {kind.__name__}")
     check_types(config, where=f"{path}: ")
-    for kind in chosen_classes(config):
-        if kind.__module__ == name:
+    for chosen in chosen_classes(config):
+        if chosen.__module__ == name:
             raise ValueError(
-                f"{path}: {kind.family.__name__.lower()} {kind.__name__} is defined in the recipe: move it to a module "
-                f"that can be imported, for {path.stem}'s config.json names it"
+                f"{path}: {chosen.family.__name__.lower()} {chosen.__name__} is defined in the recipe: move it to a "
+                f"module that can be imported, for {path.stem}'s config.json names it"
             )
     return config
 

@@ -4,7 +4,7 @@ import codecs
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from lmjax.data.config import DataConfig
@@ -27,6 +27,7 @@ def read_documents(
     advance: Callable[[int], None] = lambda count: None,
     tally: Tally | None = None,
     folder: pathlib.Path | None = None,
+    kept_fields: Sequence[str] = (),
 ) -> Iterator[Document]:
     """Yields the documents of a piece in order, including empty ones.
 
@@ -36,6 +37,7 @@ def read_documents(
       advance: called with the number of bytes of the file read since the last call.
       tally: counts replaced bytes and records that are left out.
       folder: the folder for texts that are too long for memory; by default that of temporary files.
+      kept_fields: further fields of records to keep beside the text, where a record has them.
 
     Raises:
       ValueError: a bad record (unless such are left out), a truncated or damaged archive; names the
@@ -46,7 +48,9 @@ def read_documents(
     is_text = file.format.layout == "text"
     with open_file(file.path) as raw:
         if file.format.layout in TABLES:
-            yield from table_documents(config, piece, raw, tally, advance=advance, places=has_places)
+            yield from table_documents(
+                config, piece, raw, tally, advance=advance, places=has_places, kept_fields=kept_fields
+            )
             return
         size = None
         if has_places and not (is_text and config.separator is None and not file.is_divisible):
@@ -63,7 +67,7 @@ def read_documents(
         if is_text:
             yield from text_documents(config, piece, blocks, tally, start=start, size=size, folder=folder)
         else:
-            yield from json_documents(config, piece, blocks, tally, size=size)
+            yield from json_documents(config, piece, blocks, tally, size=size, kept_fields=kept_fields)
 
 
 def _content(

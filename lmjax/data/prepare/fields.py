@@ -1,7 +1,9 @@
 """From the fields of a record to a document; every value is checked."""
 
+import contextlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from lmjax.data.config import DataConfig
@@ -41,7 +43,18 @@ def value_at(record: Any, path: str) -> Any:
     return value_at(value, rest) if dot else value
 
 
-def document_of(config: DataConfig, record: dict, name: str, *, undecodable: int = 0) -> Document:
+def kept_values(record: dict, fields: Sequence[str]) -> dict[str, Any]:
+    """Returns those of the fields that a record has."""
+    found = {}
+    for field in fields:
+        with contextlib.suppress(KeyError):
+            found[field] = value_at(record, field)
+    return found
+
+
+def document_of(
+    config: DataConfig, record: dict, name: str, *, undecodable: int = 0, kept_fields: Sequence[str] = ()
+) -> Document:
     """Returns the document that a record holds.
 
     Args:
@@ -49,6 +62,7 @@ def document_of(config: DataConfig, record: dict, name: str, *, undecodable: int
       record: the fields.
       name: the file.
       undecodable: bytes of the record that were not UTF-8 and have been replaced.
+      kept_fields: further fields to keep beside the text, where the record has them.
 
     Raises:
       ValueError: a field is missing, or its value is not what it should be.
@@ -78,6 +92,7 @@ def document_of(config: DataConfig, record: dict, name: str, *, undecodable: int
         undecodable_bytes=undecodable,
         messages=messages,
         id="" if config.id_field is None else _id_of(record, config.id_field),
+        kept=kept_values(record, kept_fields),
     )
 
 

@@ -4,7 +4,7 @@ import codecs
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lmjax.data.config import DataConfig
@@ -30,7 +30,13 @@ class _Record(NamedTuple):
 
 
 def json_documents(
-    config: DataConfig, piece: Piece, blocks: Iterator[bytes], tally: Tally, *, size: int | None = None
+    config: DataConfig,
+    piece: Piece,
+    blocks: Iterator[bytes],
+    tally: Tally,
+    *,
+    size: int | None = None,
+    kept_fields: Sequence[str] = (),
 ) -> Iterator[Document]:
     """Yields the documents of a file, or of a piece of one, in order.
 
@@ -40,6 +46,7 @@ def json_documents(
       blocks: its content; unless the piece is the first of its file, it begins one byte before the piece.
       tally: counts replaced bytes and records that are left out.
       size: size of the content; needed if documents must know their place in it.
+      kept_fields: further fields to keep beside the text.
 
     Raises:
       ValueError: a record that cannot be read, unless such are left out; or an array that is not one.
@@ -49,7 +56,7 @@ def json_documents(
         tally.content_bytes += record.end - record.begin
         problem, document = "", None
         try:
-            document = _document(config, record, piece.file.name)
+            document = _document(config, record, piece.file.name, kept_fields)
         except ValueError as error:
             problem = str(error)
         except RecursionError:
@@ -174,7 +181,7 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
 
 
-def _document(config: DataConfig, record: _Record, name: str) -> Document:
+def _document(config: DataConfig, record: _Record, name: str, kept_fields: Sequence[str]) -> Document:
     if record.content is None:
         raise ValueError(
             f"a record of {record.end - record.begin:,} bytes, over the limit data.max_record_bytes="
@@ -190,4 +197,4 @@ def _document(config: DataConfig, record: _Record, name: str) -> Document:
         raise ValueError(f"not valid JSON ({error.msg} at column {error.colno}): correct or remove it") from None
     if not isinstance(fields, dict):
         raise ValueError(f"a JSON {type(fields).__name__}, not an object with a {read_fields(config)[0]!r} field")
-    return document_of(config, fields, name, undecodable=bad)
+    return document_of(config, fields, name, undecodable=bad, kept_fields=kept_fields)

@@ -1,5 +1,5 @@
 """Preparation of token shards from text, in parallel and resumable. The output is identical however the work is
-divided.
+divided, also among several preparations of one folder that run at the same time.
 
 A unit of input (see :func:`lmjax.data.prepare.sources.plan_units`) becomes one train and one valid shard and then an
 entry in ``entries/``. A unit is done when its entry exists. A preparation that is killed and run again does the units
@@ -7,6 +7,7 @@ that have no entry, and the manifest is written last.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,9 +23,10 @@ from lmjax.data.manifest import MANIFEST, SPLITS, Manifest, read_json, token_dty
 from lmjax.data.mixing import TOKENIZER
 from lmjax.data.prepare.encode import ENTRIES, Entry, Job, Tokenizer, read_entry
 from lmjax.data.prepare.sources import SourceFile, find_files, fingerprint, plan_units
-from lmjax.data.prepare.workers import Progress, TokenizerLoader, do_units
+from lmjax.data.prepare.workers import TokenizerLoader, do_units
 from lmjax.data.tally import Tally
-from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
+from lmjax.parallel.folder_lock import LOCK_FILE, FolderInUseError, folder_lock
+from lmjax.parallel.joint_work import MEMBERS, Progress, has_members, membership
 from lmjax.parallel.signals import kept
 from lmjax.tokenizers.vocabulary import Vocabulary
 
@@ -47,8 +49,12 @@ def prepare(
     num_workers: int | None = None,
     progress: Progress | None = None,
     load_tokenizer: TokenizerLoader = load_saved_tokenizer,
+    engine: str | None = None,
 ) -> Manifest:
     """Tokenizes the corpus into shards in ``folder``; returns at once if that is already done.
+
+    Several processes, also of several machines that share the folder, may prepare the same at the same time: they
+    divide the units among themselves, and each returns when all are done.
 
     Args:
       config: says what to read and how to split it.
@@ -59,13 +65,15 @@ def prepare(
         __name__ == "__main__":``.
       progress: called with the bytes of input that are done, and the bytes in all.
       load_tokenizer: how a worker loads the saved copy (a function of a module).
+      engine: the address of a Dask scheduler (tcp://HOST:PORT), whose workers do the units in place of processes of
+        this machine; they need the same paths.
 
     Returns:
       The manifest, as it lies in the folder.
 
     Raises:
       ValueError: bad input (named), an empty corpus or split, or a folder that holds another preparation
-        or is being prepared by another process.
+        or is being prepared from other text or with other settings.
     """
     folder = pathlib.Path(folder)
     vocabulary = tokenizer.vocabulary
@@ -77,23 +85,36 @@ def prepare(
     if (manifest := _finished(folder, plan)) is not None:
         return manifest
     resumable = kept(f"what is prepared in {folder} stays: the same command goes on from there")
-    with folder_lock(folder, PREPARING), resumable:
-        if (manifest := _finished(folder, plan)) is not None:
-            return manifest
-        units = plan_units(files, config.shard_bytes)
-        # How files are cut into units may differ between versions, and then entries do not go together.
-        _begin(folder, {**plan, "units": len(units)}, tokenizer)
-        names = tuple(getattr(tokenizer, "special_tokens", ()))
-        job = Job(config=config, vocabulary=vocabulary, folder=folder, special_names=names)
-        do_units(job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer)
-        manifest = _collect(job, plan, len(units))
-        formats = collections.Counter(str(file.format) for file in files if file.size)
-        manifest = dataclasses.replace(manifest, formats=dict(formats))
-        _refuse_empty(config, manifest)
-        manifest.save(folder)
-        shutil.rmtree(folder / ENTRIES)
-        (folder / PLAN).unlink()
-        return manifest
+    units = plan_units(files, config.shard_bytes)
+    names = tuple(getattr(tokenizer, "special_tokens", ()))
+    job = Job(config=config, vocabulary=vocabulary, folder=folder, special_names=names)
+    with resumable, contextlib.ExitStack() as member:
+        with folder_lock(folder, PREPARING, wait=True):
+            if (manifest := _finished(folder, plan)) is not None:
+                return manifest
+            # How files are cut into units may differ between versions, and then entries do not go together.
+            _begin(folder, {**plan, "units": len(units)}, tokenizer)
+            member.enter_context(membership(folder / ENTRIES, PREPARING))
+        do_units(
+            job, units, tokenizer, num_workers=num_workers, progress=progress, load_tokenizer=load_tokenizer,
+            engine=engine,
+        )  # fmt: skip
+        with folder_lock(folder, PREPARING, wait=True):
+            # Another process that did units may have been first to come here.
+            return _finished(folder, plan) or _finish(job, plan, files, len(units))
+
+
+def _finish(job: Job, plan: dict[str, Any], files: Sequence[SourceFile], num_units: int) -> Manifest:
+    """Writes the manifest and removes what it makes superfluous."""
+    manifest = _collect(job, plan, num_units)
+    formats = collections.Counter(str(file.format) for file in files if file.size)
+    manifest = dataclasses.replace(manifest, formats=dict(formats))
+    _refuse_empty(job.config, manifest)
+    manifest.save(job.folder)
+    # Other processes that did units may still be leaving the folder of their locks.
+    shutil.rmtree(job.folder / ENTRIES, ignore_errors=True)
+    (job.folder / PLAN).unlink()
+    return manifest
 
 
 def prepared_key(config: DataConfig, vocabulary: Vocabulary) -> str:
@@ -163,13 +184,26 @@ def refuse_foreign(folder: pathlib.Path) -> None:
 
 
 def _begin(folder: pathlib.Path, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Prepares the folder, which is new or holds a preparation that was stopped."""
+    """Prepares the folder, which is new, or holds a preparation that was stopped or that other processes work on.
+
+    Raises:
+      FolderInUseError: other processes work on it, with another plan.
+    """
     plan_path = folder / PLAN
-    if plan_path.exists() and not _is_same(plan_path, plan):
+    same = plan_path.exists() and _is_same(plan_path, plan)
+    if has_members(folder / ENTRIES):
+        if same:
+            return
+        raise FolderInUseError(
+            f"{folder} is being prepared by other processes, from other text or with other settings: wait until they "
+            f"are done, end them, or choose another folder (data.prepared)"
+        )
+    if plan_path.exists() and not same:
         # The data or the settings were changed after it was stopped, so nothing of it can be kept.
         _remove(folder, f"{ENTRIES}/*.json", "*-[0-9]*.bin", "*-[0-9]*.idx", "*-[0-9]*.wts", "*-[0-9]*.ids")
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     _remove(folder, ".*.partial", f"{ENTRIES}/.*.partial")
+    shutil.rmtree(folder / ENTRIES / MEMBERS, ignore_errors=True)
     tokenizer.save(folder / TOKENIZER)
     (folder / ENTRIES).mkdir(exist_ok=True)
     write_json(plan_path, plan)

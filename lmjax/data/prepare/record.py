@@ -1,6 +1,7 @@
 """The record that reading returns: a document, its parts, and its source."""
 
 import dataclasses
+from typing import Any
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.long_text import Text
@@ -23,6 +24,7 @@ class Document:
         reordered.
       id: the id that its record has; empty if it has none.
       messages: the messages of a conversation, whose texts the parts are until a template has arranged them.
+      kept: the fields of its record that were asked for beside the text, if it has them.
       span: its bytes in the content of the file, as (begin, end, size of the content); ``None`` for all bytes.
     """
 
@@ -33,6 +35,7 @@ class Document:
     befores: tuple[str, ...] = ()
     id: str = ""
     messages: tuple[Message, ...] = ()
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
     span: tuple[int, int, int] | None = None
 
     @property

@@ -1,7 +1,7 @@
 """Records of tables: Parquet, Arrow (as `datasets` saves it) and ArrayRecord, a part at a time."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from lmjax.data.config import DataConfig
@@ -16,7 +16,14 @@ _RECORDS_AT_ONCE = 1 << 8
 
 
 def table_documents(
-    config: DataConfig, piece: Piece, raw: IO[bytes], tally: Tally, *, advance: Callable[[int], None], places: bool
+    config: DataConfig,
+    piece: Piece,
+    raw: IO[bytes],
+    tally: Tally,
+    *,
+    advance: Callable[[int], None],
+    places: bool,
+    kept_fields: Sequence[str] = (),
 ) -> Iterator[Document]:
     """Yields the documents of a table, or of a piece of one, in order.
 
@@ -29,6 +36,7 @@ def table_documents(
       tally: counts records that are left out.
       advance: called with the number of bytes of the file that are done since the last call.
       places: whether documents must know their place in the file; it is told in rows.
+      kept_fields: further columns to keep beside the text, where the table has them.
 
     Raises:
       ValueError: a package is not installed, the file is damaged, or a record cannot be read.
@@ -38,10 +46,10 @@ def table_documents(
     damages: tuple[type[Exception], ...] = (OSError, RuntimeError, UnicodeDecodeError, *_arrow_errors())
     done = 0
     try:
-        for number, total, row in rows(config, piece, raw):
+        for number, total, row in rows(config, piece, raw, kept_fields):
             problem, document = "", None
             try:
-                document = document_of(config, row, piece.file.name)
+                document = document_of(config, row, piece.file.name, kept_fields=kept_fields)
             except ValueError as error:
                 problem = str(error)
             share = round((piece.end - piece.begin) * min(number + 1, total) / max(total, 1))
@@ -77,8 +85,8 @@ def _arrow_errors() -> tuple[type[Exception], ...]:
     return (pyarrow.ArrowException,)
 
 
-def _columns(config: DataConfig, names: list[str], path: str) -> list[str]:
-    """Returns the columns that hold the fields of a document.
+def _columns(config: DataConfig, names: list[str], path: str, kept_fields: Sequence[str]) -> list[str]:
+    """Returns the columns that hold the fields of a document, and those to keep that are there.
 
     Raises:
       ValueError: there is none for a field.
@@ -92,15 +100,19 @@ def _columns(config: DataConfig, names: list[str], path: str) -> list[str]:
                 f"data.template"
             )
         columns.append(column)
+    for field in kept_fields:
+        columns += [column for column in (field, field.partition(".")[0]) if column in names][:1]
     return list(dict.fromkeys(columns))
 
 
-def _parquet_rows(config: DataConfig, piece: Piece, raw: IO[bytes]) -> Iterator[tuple[int, int, dict]]:
+def _parquet_rows(
+    config: DataConfig, piece: Piece, raw: IO[bytes], kept_fields: Sequence[str]
+) -> Iterator[tuple[int, int, dict]]:
     """Yields (number of the row in the file, number of its rows, its fields); memory is bounded by a row group."""
     path = piece.file.path
     # Checksums of pages are compared where the writer has made them.
     file = _arrow(path).parquet.ParquetFile(raw, page_checksum_verification=True)
-    columns = _columns(config, file.schema_arrow.names, path)
+    columns = _columns(config, file.schema_arrow.names, path, kept_fields)
     first, last, total = 0, 0, file.metadata.num_rows
     for group in range(file.metadata.num_row_groups):
         facts = file.metadata.row_group(group)
@@ -127,7 +139,9 @@ def _first_byte(column: Any) -> int:
     return column.data_page_offset if dictionary is None else min(dictionary, column.data_page_offset)
 
 
-def _arrow_rows(config: DataConfig, piece: Piece, raw: IO[bytes]) -> Iterator[tuple[int, int, dict]]:
+def _arrow_rows(
+    config: DataConfig, piece: Piece, raw: IO[bytes], kept_fields: Sequence[str]
+) -> Iterator[tuple[int, int, dict]]:
     """Yields (number, number of rows if it is known, fields) of an Arrow file or stream, batch by batch."""
     path = piece.file.path
     arrow = _arrow(path)
@@ -135,7 +149,7 @@ def _arrow_rows(config: DataConfig, piece: Piece, raw: IO[bytes]) -> Iterator[tu
     raw.seek(0)
     reader = arrow.ipc.open_file(raw) if is_file else arrow.ipc.open_stream(raw)
     batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if is_file else iter(reader)
-    columns = _columns(config, reader.schema.names, path)
+    columns = _columns(config, reader.schema.names, path, kept_fields)
     number, total = 0, 1 << 40
     if config.split == "tail":
         # A stream does not say how many rows it has.
@@ -153,9 +167,11 @@ def _arrow_rows(config: DataConfig, piece: Piece, raw: IO[bytes]) -> Iterator[tu
                 number += 1
 
 
-def _array_records(config: DataConfig, piece: Piece, raw: IO[bytes]) -> Iterator[tuple[int, int, dict]]:
+def _array_records(
+    config: DataConfig, piece: Piece, raw: IO[bytes], kept_fields: Sequence[str]
+) -> Iterator[tuple[int, int, dict]]:
     """Yields (number, number of records, fields); a record is a JSON object, or a text."""
-    del raw
+    del raw, kept_fields
     path = piece.file.path
     if is_address(path):
         raise ValueError(f"{path}: ArrayRecord is read from local files only: fetch it, and give the path it then has")

@@ -1,23 +1,56 @@
-"""The units of a preparation are encoded in this process, or in several processes at the same time."""
+"""The units of a preparation as work that several processes divide among themselves."""
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
-import multiprocessing.connection
+import functools
 import os
 import pathlib
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from lmjax.data.manifest import MANIFEST
 from lmjax.data.mixing import TOKENIZER
-from lmjax.data.prepare.encode import Job, Tokenizer, encode_unit, read_entry
+from lmjax.data.prepare.encode import ENTRIES, Job, Tokenizer, encode_unit, read_entry
 from lmjax.data.prepare.sources import Piece
+from lmjax.data.prepare.storage import is_address
+from lmjax.parallel.joint_work import Progress, do_all
 
-Progress = Callable[[int, int], None]
 TokenizerLoader = Callable[[pathlib.Path], Tokenizer]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeUnits:
+    """The work on the units of a job; in another process it loads the tokenizer that is saved in the job's folder."""
+
+    job: Job
+    load_tokenizer: TokenizerLoader
+    tokenizer: Tokenizer | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        folder = pathlib.Path(os.path.abspath(self.job.folder))
+        there = dataclasses.replace(self.job, folder=folder, num_threads=1)
+        return {**vars(self), "job": there, "tokenizer": None}
+
+    def is_done(self, number: int) -> bool:
+        """Returns whether a unit has its entry; entries are removed when there is a manifest."""
+        return read_entry(self.job.folder, number) is not None or (self.job.folder / MANIFEST).exists()
+
+    def claim(self, number: int) -> pathlib.Path:
+        """Returns the folder that is locked while a unit is being encoded."""
+        return self.job.folder / ENTRIES / f"{number:05d}.claim"
+
+    def __call__(self, number: int, item: Sequence[Piece], advance: Callable[[int], None]) -> None:
+        """Encodes a unit."""
+        wanted = self.job.vocabulary.fingerprint
+        tokenizer = self.tokenizer or _saved_tokenizer(self.job.folder / TOKENIZER, wanted, self.load_tokenizer)
+        encode_unit(self.job, tokenizer, number, item, advance)
+
+
+@functools.lru_cache(maxsize=2)
+def _saved_tokenizer(folder: pathlib.Path, wanted: str, load: TokenizerLoader) -> Tokenizer:
+    tokenizer = load(folder)
+    found = tokenizer.vocabulary.fingerprint
+    assert found == wanted, f"the tokenizer saved in {folder} loads as another ({found} for {wanted})"
+    return tokenizer
 
 
 def do_units(
@@ -28,8 +61,9 @@ def do_units(
     num_workers: int | None,
     progress: Progress | None,
     load_tokenizer: TokenizerLoader,
+    engine: str | None = None,
 ) -> None:
-    """Encodes the units that are not done yet.
+    """Encodes the units that are not done yet, together with other processes that prepare the same folder.
 
     Args:
       job: the settings of the preparation.
@@ -38,76 +72,23 @@ def do_units(
       num_workers: processes; by default one for each core, and never more than there are units to do.
       progress: called with the bytes of input that are done, and the bytes in all.
       load_tokenizer: how a worker loads the saved copy of the tokenizer.
+      engine: the address of a Dask scheduler, whose workers do the units instead.
 
     Raises:
       ValueError: bad input.
-      RuntimeError: a worker died.
+      WorkerDiedError: a worker died.
     """
-    total = sum(piece.end - piece.begin for unit in units for piece in unit)
-    missing = [n for n in range(len(units)) if read_entry(job.folder, n) is None]
-    to_do = sum(piece.end - piece.begin for n in missing for piece in units[n])
-    before = total - to_do
-    report = progress or (lambda done, total: None)
-    report(before, total)
-    num_workers = min(len(missing), num_workers or os.cpu_count() or 1)
-    if num_workers <= 1:
-        done = before
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            report(done, total)
-
-        for number in missing:
-            encode_unit(job, tokenizer, number, units[number], advance)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    counter = spawn.Value("q", before)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=spawn, initializer=_start_worker, initargs=(job, load_tokenizer, counter)
-    )
-    try:
-        # A terminal sends Ctrl-C to the workers as well. They ignore it: the parent handles it and ends them.
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        waiting = {pool.submit(_do_unit_in_worker, number, units[number]) for number in missing}
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        while waiting:
-            finished, waiting = concurrent.futures.wait(waiting, timeout=0.2, return_when="FIRST_EXCEPTION")
-            for future in finished:
-                future.result()
-            report(counter.value, total)
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "a preparing process died (out of memory?): use fewer workers; what is done stays done"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    items = dict(enumerate(units if engine is None else map(with_whole_paths, units)))
+    sizes = {number: sum(piece.end - piece.begin for piece in unit) for number, unit in items.items()}
+    work = EncodeUnits(job, load_tokenizer, tokenizer)
+    do_all(work, items, sizes, num_workers=num_workers, engine=engine, progress=progress)
 
 
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(job: Job, load_tokenizer: TokenizerLoader, counter: Any) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    # Without this, the workers would survive a killed parent and go on writing beside the next preparation.
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    tokenizer = load_tokenizer(job.folder / TOKENIZER)
-    found, wanted = tokenizer.vocabulary.fingerprint, job.vocabulary.fingerprint
-    assert found == wanted, f"the tokenizer saved in {job.folder} loads as another ({found} for {wanted})"
-    _worker.update(job=dataclasses.replace(job, num_threads=1), tokenizer=tokenizer, counter=counter)
-
-
-def _do_unit_in_worker(number: int, unit: Sequence[Piece]) -> None:
-    counter = _worker["counter"]
-
-    def advance(count: int) -> None:
-        with counter.get_lock():
-            counter.value += count
-
-    encode_unit(_worker["job"], _worker["tokenizer"], number, unit, advance)
+def with_whole_paths(unit: Sequence[Piece]) -> list[Piece]:
+    """Returns the pieces with the whole paths of their files, for a worker may have been started in another folder."""
+    return [
+        piece
+        if is_address(piece.file.path)
+        else dataclasses.replace(piece, file=dataclasses.replace(piece.file, path=os.path.abspath(piece.file.path)))
+        for piece in unit
+    ]
