@@ -111,16 +111,15 @@ def main(config: Config) -> None:
     found: dict[str, list[Result]] = {}
     for case in config.cases:
         shape = config.shape(case)
-        found[case] = race(
-            shape, config.contenders(case), rounds=config.rounds, steps=config.steps, environment=environment
-        )
-        sizes = (
-            f"{shape.layers} layers, width {shape.width}, {shape.batch} x {shape.length} tokens, {shape.vocabulary} ids"
-        )
-        versions = {result.facts["versions"] for result in found[case] if result.facts}
-        print(f"\n{case}: {sizes}, float32; {'; '.join(sorted(versions))}\n{HEADER}")
-        for result in found[case]:
+        sizes = f"{shape.layers} layers, width {shape.width}, {shape.batch} x {shape.length} tokens"
+        print(f"\n{case}: {sizes}, {shape.vocabulary} ids, float32\n{HEADER}", flush=True)
+        sides = config.contenders(case)
+        found[case] = []
+        for result in race(shape, sides, rounds=config.rounds, steps=config.steps, environment=environment):
             print(line(result) + short_of(result), flush=True)
+            found[case].append(result)
+    versions = {result.facts["versions"] for results in found.values() for result in results if result.facts}
+    print(f"\n{'; '.join(sorted(versions))}")
     if config.output is not None:
         cases = {case: [dataclasses.asdict(result) for result in results] for case, results in found.items()}
         content = {"machine": machine, "environment": environment, "config": dataclasses.asdict(config), "cases": cases}

@@ -11,7 +11,7 @@ import json
 import pathlib
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from turns import Side, SideError, ratio, take_turns
@@ -81,12 +81,14 @@ class Contender:
       python: the interpreter that runs it.
       script: one of the scripts beside this file.
       options: further arguments of the script, after the shape.
+      environment: variables of this side alone.
     """
 
     name: str
     python: str
     script: str
     options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def command(self, shape: Shape) -> list[str]:
         """Returns its command line."""
@@ -132,57 +134,59 @@ def race(
     steps: int,
     environment: Mapping[str, str] | None = None,
     together: bool = True,
-) -> list[Result]:
-    """Returns what each side does of a shape; one that cannot run is named with its reason.
+) -> Iterator[Result]:
+    """Yields what each side does of a shape, in order; one that cannot run is named with its reason.
 
     Args:
       shape: the model and its batch.
-      contenders: the sides. The first one named ``lmjax`` is compared with the others.
+      contenders: the sides. The one that is named ``lmjax`` comes first; the others are compared with it.
       rounds: turns of each side.
       steps: training steps of a turn.
       environment: variables of all sides.
       together: whether all are started first and take turns; else one after the other has its turns alone, for models
         of which the memory holds only one.
     """
-    results: dict[str, Result] = {}
-    times: dict[str, list[float]] = {}
-    groups = [list(contenders)] if together else [[one] for one in contenders]
-    for group in groups:
-        with contextlib.ExitStack() as stack:
-            sides: dict[str, Side] = {}
-            for one in group:
-                side = Side(one.command(shape), environment)
-                stack.callback(side.close)
-                try:
-                    sides[one.name] = side.wait()
-                except SideError as error:
-                    results[one.name] = Result(side=one.name, missing=str(error)[:200])
-            while sides:
-                try:
-                    times |= take_turns(sides, steps, rounds=rounds)
-                    break
-                except SideError as error:
-                    lost = next(name for name, side in sides.items() if side.ended)
-                    results[lost] = Result(side=lost, missing=str(error)[:200])
-                    del sides[lost]
-            for name, side in sides.items():
-                seconds = tuple(value / steps for value in times[name])
-                results[name] = Result(
-                    side=name,
-                    seconds=seconds,
-                    tokens_per_second=shape.batch * shape.length / statistics.median(seconds),
-                    peak_bytes=side.peak_bytes,
-                    facts=side.facts,
-                )
-    own = results.get(OURS)
-    if own is None or own.missing is not None:
-        return [results[one.name] for one in contenders]
-    return [
-        found
-        if found.missing is not None or found.side == OURS
-        else dataclasses.replace(found, ratio=ratio(found.seconds, own.seconds))
-        for found in (results[one.name] for one in contenders)
-    ]
+    own: tuple[float, ...] | None = None
+    for group in [list(contenders)] if together else [[one] for one in contenders]:
+        times, sides, missing = _turns(shape, group, rounds=rounds, steps=steps, environment=environment or {})
+        for name in (one.name for one in group):
+            if name in missing:
+                yield Result(side=name, missing=missing[name][:200])
+                continue
+            seconds = tuple(value / steps for value in times[name])
+            own = seconds if name == OURS else own
+            yield Result(
+                side=name,
+                seconds=seconds,
+                tokens_per_second=shape.batch * shape.length / statistics.median(seconds),
+                ratio=None if own is None or name == OURS else ratio(seconds, own),
+                peak_bytes=sides[name].peak_bytes,
+                facts=sides[name].facts,
+            )
+
+
+def _turns(
+    shape: Shape, group: Sequence[Contender], *, rounds: int, steps: int, environment: Mapping[str, str]
+) -> tuple[dict[str, list[float]], dict[str, Side], dict[str, str]]:
+    """Returns the seconds of each turn, the sides that had them, and the reasons of those that did not."""
+    sides: dict[str, Side] = {}
+    missing: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        for one in group:
+            side = Side(one.command(shape), {**environment, **one.environment})
+            stack.callback(side.close)
+            try:
+                sides[one.name] = side.wait()
+            except SideError as error:
+                missing[one.name] = str(error)
+        while True:
+            try:
+                return take_turns(sides, steps, rounds=rounds), sides, missing
+            except SideError as error:
+                # The others begin anew without it.
+                lost = next(name for name, side in sides.items() if side is error.side)
+                missing[lost] = str(error)
+                del sides[lost]
 
 
 HEADER = f"{'side':<28} {'tokens/s':>10} {'ms a step':>10} {'lmjax is':>9} {'memory':>10} {'parameters':>11}"

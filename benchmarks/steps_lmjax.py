@@ -96,9 +96,12 @@ def main() -> None:
     parser.add_argument("shape", type=Shape.from_json)
     parser.add_argument("--scan", action="store_true", help="scan the layers, for deep models")
     parser.add_argument("--remat", default="none", help="as model.execution.remat")
+    parser.add_argument("--low-precision", default="none", help="as model.execution.low_precision")
     options = parser.parse_args()
     shape: Shape = options.shape
-    execution = ExecutionConfig(dtype=shape.dtype, scan_layers=options.scan, remat=options.remat)
+    execution = ExecutionConfig(
+        dtype=shape.dtype, scan_layers=options.scan, remat=options.remat, low_precision=options.low_precision
+    )
     config = RunConfig(
         name="steps",
         objective=objective(shape),

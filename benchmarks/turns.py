@@ -20,7 +20,7 @@ from typing import Any
 
 
 def serve(work: Callable[[Any], object], *, facts: dict, peak: Callable[[], int] | None = None) -> None:
-    """Answers each line of standard input after the work that it asks for; called by a side when it has compiled.
+    """Answers each line of standard input after the work that it asks for; called by a side when it is ready.
 
     Args:
       work: does what a request says, and returns when it is done.
@@ -30,7 +30,12 @@ def serve(work: Callable[[Any], object], *, facts: dict, peak: Callable[[], int]
     print(json.dumps({"ready": facts}), flush=True)
     for line in sys.stdin:
         begin = time.perf_counter()
-        work(json.loads(line))
+        try:
+            work(json.loads(line))
+        except Exception as error:  # a library may refuse one request, for want of memory or of a kernel
+            lines = [part.strip() for part in str(error).splitlines() if part.strip()]
+            print(json.dumps({"refused": f"{type(error).__name__}: {' '.join(lines[:1])}"}), flush=True)
+            continue
         seconds = time.perf_counter() - begin
         print(json.dumps({"seconds": seconds, "peak_bytes": (peak or resident_peak)()}), flush=True)
 
@@ -42,7 +47,15 @@ def resident_peak() -> int:
 
 
 class SideError(Exception):
-    """A side has ended by itself; the message is the error that it wrote."""
+    """A side has ended by itself, or has refused a request; the message is the error that it wrote.
+
+    Attributes:
+      side: the side.
+    """
+
+    def __init__(self, side: "Side", message: str):
+        super().__init__(message)
+        self.side = side
 
 
 class Side:
@@ -69,11 +82,6 @@ class Side:
             stderr=self._log,
             text=True,
         )
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended by itself."""
-        return self._process.poll() is not None
 
     def wait(self) -> "Side":
         """Waits until the process has compiled, and returns this side."""
@@ -105,6 +113,8 @@ class Side:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             # Libraries print lines of their own.
+            if line.startswith('{"refused"'):
+                raise SideError(self, json.loads(line)["refused"])
             if line.startswith(f'{{"{key}"'):
                 answer = json.loads(line)
                 self.peak_bytes = answer.get("peak_bytes", self.peak_bytes)
@@ -117,7 +127,7 @@ class Side:
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
         # What follows the error of a traceback is advice.
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
-        raise SideError([*lines[-1:], *errors][-1] if lines else f"it ended with code {code}")
+        raise SideError(self, [*lines[-1:], *errors][-1] if lines else f"it ended with code {code}")
 
 
 def take_turns(sides: Mapping[str, Side], request: Any, *, rounds: int) -> dict[str, list[float]]:

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from lmjax.kernels.low_precision import check_low_precision
 from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import make_mesh, mesh_axes_of
 from lmjax.schedules.learning_rate import build_schedule
@@ -117,9 +118,10 @@ def learner_on(layout: Layout, config: RunConfig, vocabulary: Vocabulary) -> Lea
       vocabulary: the vocabulary of the tokenizer.
 
     Raises:
-      ValueError: objective, model, batch and mesh do not go together; the message names the field.
+      ValueError: objective, model, batch, mesh and devices do not go together; the message names the field.
     """
     check_average(config)
+    check_low_precision(config.model.execution.low_precision, layout.mesh.devices.flat)
     objective, model, train = config.objective, config.model, config.train
     for phase in layout.curriculum.phases:
         objective.check(model=model, vocabulary=vocabulary, sequence_length=phase.sequence_length)
