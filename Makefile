@@ -70,7 +70,7 @@ test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile
 
 chaos: $(VENV)/.lmjax-test
-	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS)
+	$(BIN)/python -m pytest -m chaos -s tests/chaos tests/benchmarks --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS)
 
 audit: $(VENV)/.lmjax-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'

@@ -10,14 +10,20 @@ import dataclasses
 import pathlib
 import statistics
 import sys
+from typing import get_args
 
 from attention_case import Case
 from report import add
 from turns import Side, SideError, ratio
 
+from lmjax.kernels.attention.dispatch import Backend
+
 PART = "speed of attention"
 HERE = pathlib.Path(__file__).parent
-SIDES = {"lmjax": ("auto", "cudnn", "chunked", "xla"), "torch": ("flex", "sdpa")}
+SIDES = {
+    "lmjax": [name for name in get_args(Backend) if name not in ("auto", "tpu")],
+    "torch": ["flex", "sdpa"],
+}
 """Backends of each side."""
 TURN = 0.2
 """Seconds of a turn."""

@@ -20,7 +20,7 @@ from lmjax.kernels.attention.dispatch import Backend, attend
 PART = "parity of attention"
 TOLERANCE = {"float32": 3e-3, "bfloat16": 2e-2}
 """Largest error: of bfloat16's rounding, and in float32 of TensorFloat-32's."""
-KINDS = ("causal", "full", "window", "packed", "packed both ways", "packed prefix", "packed window")
+KINDS = ("packed", "causal", "packed both ways", "full", "packed window", "window", "packed prefix")
 
 
 def make_mask(kind: str, length: int, rows: int) -> masks.IntervalMask:
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     length, rows, width = (64, 2, 16) if options.tiny else (1024, 2, 128)
-    kinds = ("causal", "packed") if options.tiny else KINDS
+    kinds = KINDS[: 1 if options.tiny else None]
     wrong = 0
     for dtype in ("bfloat16", "float32"):
         keys = jax.random.split(jax.random.key(0), 4)
@@ -76,11 +76,12 @@ def main() -> None:
             jax.random.normal(k, (rows, length, n, width)).astype(dtype) for k, n in zip(keys, heads, strict=True)
         )
         wide = [array.astype(jnp.float32) for array in (query, key, value)]
-        for kind in kinds:
+        # Compiling is what takes the time, so the dtype that is not trained in has two kinds.
+        for kind in kinds if dtype == "bfloat16" else kinds[:2]:
             mask = make_mask(kind, length, rows)
             with jax.default_matmul_precision("highest"):
                 wanted = outputs(wide, weight.astype(jnp.float32), mask, "xla")
-            for backend in [name for name in get_args(Backend) if name != "xla"]:
+            for backend in [name for name in get_args(Backend) if name not in ("xla", "auto")]:
                 try:
                     found = outputs((query, key, value), weight.astype(jnp.float32), mask, backend)
                 except ValueError as refusal:

@@ -37,15 +37,15 @@ mkdir -p "$output"
 output="$(cd "$output" && pwd)"
 : > "$output/results.jsonl"
 export PYTHONPATH="$here:$root/benchmarks:$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-# jax and torch share the device.
-export XLA_PYTHON_CLIENT_PREALLOCATE=false
+# jax and torch share the device, and the last part runs a program of the third one again.
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+export XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_COMPILATION_CACHE_DIR="$scratch/compiled"
 # Threads that wait for each other cost more than such small shapes.
 [ -z "$tiny" ] || export OMP_NUM_THREADS=1
 if [ -n "$wheels" ]; then
-  site="$(mktemp -d)"
-  trap 'rm -rf "$site"' EXIT
-  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl || exit 1
-  export PYTHONPATH="$site:$PYTHONPATH"
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$scratch/site" "$wheels"/*.whl || exit 1
+  export PYTHONPATH="$scratch/site:$PYTHONPATH"
 fi
 
 began=$SECONDS failed=0
@@ -69,10 +69,10 @@ part() {
 }
 
 torch=(--torch-python "${torch_python:-$python}")
-part "1 parity of attention" 90 "$here/parity.py"
-part "2 speed of attention" 110 "$here/attention_race.py" "${torch[@]}"
-part "3 decoders" 200 "$here/training.py" --part decoders "${torch[@]}" ${nanogpt:+--nanogpt "$nanogpt"}
-part "4 masked encoders" 120 "$here/training.py" --part encoders "${torch[@]}"
-part "5 8-bit products" 120 "$here/training.py" --part low_precision
+part "1 parity of attention" 60 "$here/parity.py"
+part "2 speed of attention" 90 "$here/attention_race.py" "${torch[@]}"
+part "3 decoders" 170 "$here/training.py" --part decoders "${torch[@]}" ${nanogpt:+--nanogpt "$nanogpt"}
+part "4 masked encoders" 75 "$here/training.py" --part encoders "${torch[@]}"
+part "5 8-bit products" 65 "$here/training.py" --part low_precision
 "$python" "$here/report.py" "$output/results.jsonl"
 exit "$failed"
