@@ -4,9 +4,9 @@
 
 One run is trained without checkpoints, and one with an asynchronous checkpoint in the middle of each block. Both are
 whole runs of `lmjax.train.loop.train`: data, metrics, TensorBoard, watchdog. Between two blocks of steps the loop is
-held up, and the same compiled step runs as often on rows that lie on the device, with a state of its own; so whatever else
-the machine does falls on both alike. A ratio is the median over the blocks of the ratio within a block. Goals: at most
-1.02, and 1.03 with checkpoints.
+held up, and the same compiled step runs as often on rows that lie on the device, with a state of its own; so whatever
+else the machine does falls on both alike. A ratio is the median over the blocks of the ratio within a block. Goals: at
+most 1.02, and 1.03 with checkpoints.
 
 With checkpoints both the loop and, should a save last longer than half a block, the bare steps compete with its
 threads; `--steps` has to be so large that it does not.

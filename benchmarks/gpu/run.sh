@@ -49,9 +49,9 @@ if [ -n "$wheels" ]; then
 fi
 
 began=$SECONDS failed=0
-# part NAME LIMIT SCRIPT [OPTIONS]: runs a part for at most LIMIT seconds, or what is left of all.
+# part NAME LIMIT SCRIPT [OPTIONS]: runs a part for at most LIMIT of 460 seconds, or what is left of all.
 part() {
-  local name="$1" limit="$2" left=$((seconds - (SECONDS - began)))
+  local name="$1" limit=$(($2 * seconds / 460)) left=$((seconds - (SECONDS - began)))
   shift 2
   [ "$left" -lt "$limit" ] && limit="$left"
   if [ "$limit" -le 5 ]; then

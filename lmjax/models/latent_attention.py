@@ -24,7 +24,7 @@ from lmjax.masks import IntervalMask
 from lmjax.models.attention import query_scale, rope_of
 from lmjax.models.cache import LatentCache
 from lmjax.models.config import ModelConfig
-from lmjax.models.layers import Norm, Projection, arithmetic, residual_scale
+from lmjax.models.layers import Norm, Projection, residual_scale
 from lmjax.models.rope import rotate
 from lmjax.parallel.mesh import constrain
 
@@ -36,7 +36,13 @@ class LatentAttention(nnx.Module):
         """Builds the projections."""
         self.config, sizes = config, config.latent
         bias = config.bias if config.qkv_bias is None else config.qkv_bias
-        project = partial(Projection, std=config.matrix_std, **arithmetic(config), rngs=rngs)
+        project = partial(
+            Projection,
+            std=config.matrix_std,
+            dtype=config.dtype,
+            low_precision=config.execution.low_precision,
+            rngs=rngs,
+        )
         norm = partial(Norm, kind="rmsnorm", epsilon=sizes.norm_epsilon, bias=False, offset=config.norm_scale_offset)
         embed, latent = {"embed": config.width}, {"latent": sizes.rank}
         heads = {"heads": config.num_heads}

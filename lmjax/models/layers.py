@@ -8,7 +8,6 @@ A parameter carries two facts besides its values. ``axes`` are the logical names
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,11 +118,6 @@ class Projection(nnx.Module):
         return y.reshape(*batch_shape, *out_shape)
 
 
-def arithmetic(config: ModelConfig) -> dict[str, Any]:
-    """Returns the arguments of a :class:`Projection` that say how attention and feed-forward layers multiply."""
-    return {"dtype": config.dtype, "low_precision": config.execution.low_precision}
-
-
 def turn_matrices(module: nnx.Module, *, but: str | None = None) -> None:
     """Turns all projections of a module (:meth:`Projection.turn`), except in its part of the name ``but``."""
     for path, part in list(nnx.iter_modules(module)):
@@ -214,7 +208,14 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, width: int | None = None, rngs: nnx.Rngs):
         """Builds the projections; ``width`` is the hidden width (the configuration's when unset)."""
-        project = partial(Projection, std=config.matrix_std, bias=config.bias, **arithmetic(config), rngs=rngs)
+        project = partial(
+            Projection,
+            std=config.matrix_std,
+            bias=config.bias,
+            dtype=config.dtype,
+            low_precision=config.execution.low_precision,
+            rngs=rngs,
+        )
         embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width if width is None else width}
         self.up = project(embed, mlp)
         self.gate = nnx.data(project(embed, mlp) if config.activation in GATED else None)
