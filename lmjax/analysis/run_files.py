@@ -16,6 +16,7 @@ from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.metrics_file import parsed
 from lmjax.train.record import Record, read_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG
+from lmjax.train.samples_file import Sample, read_samples
 
 State = Literal["running", "finished", "stopped", "failed"]
 """``stopped``: it ended early with all of its steps saved. ``failed``: it ended otherwise, as by a fault or a kill."""
@@ -64,6 +65,14 @@ class RunFiles:
         return one_line_a_step(
             [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
         )
+
+    @functools.cached_property
+    def samples(self) -> list[Sample]:
+        """The texts that the run's evaluations wrote."""
+        try:
+            return read_samples(self.folder)
+        except OSError:
+            return []
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 ::
 
     config.json   record.json   tokenizer/   published/   checkpoints/   metrics.jsonl   tensorboard/   loss.png
-    profile/
+    profile/   samples.jsonl
 """
 
 import contextlib

@@ -36,7 +36,7 @@ def test_unknown_and_unfinished_options_are_refused(tmp_path):
         assert ended.returncode == 2 and message in ended.stderr
 
 
-@pytest.mark.chaos
+@pytest.mark.long
 def test_it_runs_whole_with_tiny_shapes(tmp_path):
     # A python without torch: the sides of torch are left out, by name.
     ended, results = run(tmp_path, "--seconds", "3000", "--torch-python", "/bin/false")

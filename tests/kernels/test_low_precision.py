@@ -66,6 +66,7 @@ def test_zeros_give_zeros_and_dtypes_stay(kind):
 
 
 @needs_qwix
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_losses_of_training_stay_within_a_hundredth_of_bfloat16(kind):
     def losses(low_precision):
