@@ -34,14 +34,23 @@ def prepared(case: Case):
             return (query >= key) & (document[query] == document[key])
 
         block_mask = create_block_mask(visible, None, None, case.length, case.length, device=DEVICE)
-        # On a CPU only the eager form has gradients.
+        # The number of shapes that one function may be compiled for is bounded. On a CPU only the eager form has
+        # gradients.
+        torch.compiler.reset()
         attention = torch.compile(flex_attention, dynamic=False) if DEVICE == "cuda" else flex_attention
         return lambda q, k, v: attention(q, k, v, block_mask=block_mask, enable_gqa=True), inputs
     if case.documents == 1:
         return lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), inputs
     index = torch.arange(case.length, device=DEVICE)
     mask = (index[:, None] >= index[None, :]) & (document[:, None] == document[None, :])
-    return lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True), inputs
+    group = case.heads // case.kv_heads
+
+    def masked(query, key, value):
+        # The kernel that takes a mask has no grouped heads.
+        key, value = (array.repeat_interleave(group, dim=1) for array in (key, value))
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+    return masked, inputs
 
 
 def call(request: dict) -> None:

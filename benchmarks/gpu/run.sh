@@ -4,7 +4,8 @@
 #   benchmarks/gpu/run.sh [--wheels FOLDER] [--nanogpt FOLDER] [--torch-python PYTHON] [--output FOLDER] [--seconds N] [--tiny]
 #
 # It needs Python 3.12 with jax for CUDA, and no network. `--wheels` names a folder of wheels with what else lmjax needs and
-# the machine lacks; they are installed beside the machine's packages, for this run alone. Sides whose library is missing
+# the machine lacks (`pip download --python-version 3.12 --only-binary=:all: --no-deps -d FOLDER PACKAGE ...` elsewhere);
+# they are installed beside the machine's packages, for this run alone. Sides whose library is missing
 # are left out by name, and so is nanoGPT's model without `--nanogpt`, a clone of its repository.
 #
 # The parts run in the order of their use, each as a process of its own: one that fails or is cut off takes nothing from
@@ -21,7 +22,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --tiny) tiny="--tiny"; shift; continue ;;
     --wheels | --nanogpt | --output | --torch-python | --seconds) [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; } ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; echo "error: unknown option $1" >&2; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; echo "error: unknown option $1" >&2; exit 2 ;;
   esac
   case "$1" in
     --wheels) wheels="$2" ;;
