@@ -64,6 +64,7 @@ def report(output: str, case: str, part: str, result: Result, own: Result | None
         return add(output, part=part, case=case, side=result.side, missing=result.missing)
     facts = {} if own is None else own.facts
     peak, flops = facts.get("peak_flops"), facts.get("flops_per_token", 0)
+    is_own = result.side.startswith(f"{OURS},")
     add(
         output,
         part=part,
@@ -72,7 +73,8 @@ def report(output: str, case: str, part: str, result: Result, own: Result | None
         tokens_per_second=result.tokens_per_second,
         ms=1e3 * statistics.median(result.seconds),
         mfu=None if peak is None else flops * result.tokens_per_second / peak,
-        lmjax_is=result.ratio,
+        lmjax_is=None if is_own else result.ratio,
+        of_bfloat16=1 / result.ratio if is_own and result.ratio else None,
         memory_gib=result.peak_bytes / 2**30,
         parameters=result.facts["parameters"],
         versions=result.facts["versions"],

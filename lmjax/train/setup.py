@@ -47,12 +47,14 @@ def lay_out(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -
       devices: the devices to use; if not given, all devices of all processes.
 
     Raises:
-      ValueError: they do not divide, the mesh does not have as many devices as there are, the lengths of a sequence
-        warm-up do not divide each other, or the data do not suit the objective.
+      ValueError: they do not divide, the mesh does not have as many devices as there are, the devices cannot compute
+        products of 8 bits that the model asks for, the lengths of a sequence warm-up do not divide each other, or the
+        data do not suit the objective.
     """
     config.objective.check_data(config.data)
     model, train = config.model, config.train
     mesh = make_mesh(config.mesh, devices)
+    check_low_precision(model.execution.low_precision, mesh.devices.flat)
     ways = math.prod(mesh.shape[axis] for axis in mesh_axes_of("batch"))
     if train.batch_size % (ways * train.microbatches):
         raise ValueError(
@@ -118,10 +120,9 @@ def learner_on(layout: Layout, config: RunConfig, vocabulary: Vocabulary) -> Lea
       vocabulary: the vocabulary of the tokenizer.
 
     Raises:
-      ValueError: objective, model, batch, mesh and devices do not go together; the message names the field.
+      ValueError: objective, model, batch and mesh do not go together; the message names the field.
     """
     check_average(config)
-    check_low_precision(config.model.execution.low_precision, layout.mesh.devices.flat)
     objective, model, train = config.objective, config.model, config.train
     for phase in layout.curriculum.phases:
         objective.check(model=model, vocabulary=vocabulary, sequence_length=phase.sequence_length)

@@ -12,6 +12,9 @@ import tiny
 
 from lmjax.kernels.low_precision import check_low_precision, low_precision_product
 from lmjax.models.execution import ExecutionConfig
+from lmjax.runs.opened import make_learner
+from lmjax.train.config import RunConfig
+from lmjax.train.setup import lay_out
 
 needs_qwix = pytest.mark.skipif(importlib.util.find_spec("qwix") is None, reason="needs qwix")
 
@@ -124,3 +127,13 @@ def test_without_qwix_a_run_is_refused_with_the_command_that_installs_it(monkeyp
         ValueError, match=r"low_precision='int8' needs the package qwix: pip install 'lmjax\[low-precision\]'"
     ):
         check_low_precision("int8", [device("cpu", "cpu")])
+
+
+def test_training_is_refused_before_data_are_prepared_and_a_finished_run_opens_without_qwix(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    model = dataclasses.replace(tiny.MODEL, execution=ExecutionConfig(low_precision="fp8"))
+    config = RunConfig(name="low", model=model)
+    with pytest.raises(ValueError, match="needs the package qwix"):
+        lay_out(config, devices=jax.devices()[:1])
+    opened, _ = make_learner(config, types.SimpleNamespace(vocabulary=tiny.VOCABULARY))
+    assert opened.model.execution.low_precision == "none"
