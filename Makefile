@@ -7,6 +7,7 @@ KILLS ?= 100
 DAMAGES ?= 100
 SIGNALS ?= 20
 FUZZ ?= 2000
+LOSSES ?= 20
 BENCHMARKS ?= benchmarks/loss.py
 
 RECIPE ?= configs/stdlib_demo.py
@@ -75,7 +76,8 @@ test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile
 
 chaos: $(VENV)/.lmjax-test
-	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS) --fuzz $(FUZZ)
+	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS) \
+	  --losses $(LOSSES) --fuzz $(FUZZ)
 
 audit: $(VENV)/.lmjax-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'

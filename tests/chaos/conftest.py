@@ -11,6 +11,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--damages", type=int, default=100, help="damaged files (100)")
     parser.addoption("--signals", type=int, default=20, help="SIGTERMs at random moments (20)")
     parser.addoption("--fuzz", type=int, default=2000, help="commands with random values and damaged files (2000)")
+    parser.addoption("--losses", type=int, default=20, help="machines lost during runs in object storage (20)")
     parser.addoption("--storm-seed", type=int, default=0, help="seed of all random choices (0)")
 
 
