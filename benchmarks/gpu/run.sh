@@ -18,11 +18,13 @@ root="$(dirname "$(dirname "$here")")"
 python="${PYTHON:-python3}"
 torch_python="" wheels="" nanogpt="" output="gpu-results" seconds=460 tiny=""
 
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$here/run.sh"; }
 while [ $# -gt 0 ]; do
   case "$1" in
+    --help | -h) usage; exit 0 ;;
     --tiny) tiny="--tiny"; shift; continue ;;
     --wheels | --nanogpt | --output | --torch-python | --seconds) [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; } ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; echo "error: unknown option $1" >&2; exit 2 ;;
+    *) usage >&2; echo "error: unknown option $1" >&2; exit 2 ;;
   esac
   case "$1" in
     --wheels) wheels="$2" ;;
