@@ -16,15 +16,14 @@ each pass of the model, and the ratio of tokens a second. `lmjax train configs/s
 """
 
 import argparse
-import json
-import os
 import pathlib
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
+
+from machine import described
+from turns import Side, ratio, serve, take_turns
 
 WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS, PROMPT = 768, 12, 12, 50257, 1024, 32
 PROMPTS = ["import os\nimport sys\n", "def __init__(self", "    def test_", "        self.assert"]
@@ -56,7 +55,7 @@ def transformers_worker(new: int) -> None:
             )
         assert out.shape == (batch, PROMPT + new)
 
-    serve(write, f"transformers {transformers.__version__}, torch {torch.__version__}")
+    answer(write, f"transformers {transformers.__version__}, torch {torch.__version__}")
 
 
 def lmjax_worker(new: int) -> None:
@@ -77,7 +76,7 @@ def lmjax_worker(new: int) -> None:
         prompts = draw.integers(0, VOCABULARY, (batch, PROMPT)).tolist()
         generate(spec, params, prompts, vocabulary=vocabulary, max_new_tokens=new, sampling=sampling)
 
-    serve(write, f"jax {jax.__version__}")
+    answer(write, f"jax {jax.__version__}")
 
 
 def random_model(num_layers: int, width: int, vocab_size: int, positions: int):
@@ -104,63 +103,34 @@ def random_model(num_layers: int, width: int, vocab_size: int, positions: int):
     return spec, jax.jit(spec.init)(jax.random.key(0))
 
 
-def serve(write, versions: str) -> None:
-    """Answers each case on standard input with the seconds it took, the first time of each case not counted."""
+def answer(write, versions: str) -> None:
+    """Serves the cases that are asked for; the first time of each case is not counted."""
     for case in CASES:
         write(*case)
-    print(json.dumps({"versions": versions}), flush=True)
-    for line in sys.stdin:
-        begin = time.perf_counter()
-        write(*json.loads(line))
-        print(json.dumps(time.perf_counter() - begin), flush=True)
-
-
-def start(python: str, worker: str, new: int) -> tuple[subprocess.Popen, str]:
-    """A worker process that has compiled and waits, and what it runs on."""
-    process = subprocess.Popen(
-        [python, __file__, "--worker", worker, "--new", str(new)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while not (line := process.stdout.readline()).startswith('{"versions"'):
-        if process.poll() is not None:
-            sys.exit(f"error: the {worker} worker ended: {line}")
-    return process, json.loads(line)["versions"]
-
-
-def seconds(process: subprocess.Popen, case: tuple[int, float]) -> float:
-    """How long a worker takes for one case."""
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps(case) + "\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    serve(lambda case: write(*case), facts={"versions": versions})
 
 
 def beside_transformers(options: argparse.Namespace) -> None:
     """Prints tokens a second of both sides and their ratio."""
     sides = {
-        name: start(python, name, options.new)
+        name: Side([python, __file__, "--worker", name, "--new", str(options.new)]).wait()
         for name, python in (("transformers", options.torch_python), ("lmjax", sys.executable))
     }
     times: dict = {case: {name: [] for name in sides} for case in CASES}
     for _ in range(options.rounds):
         for case in CASES:
-            for name, (process, _) in sides.items():
-                times[case][name].append(seconds(process, case))
-    for process, _ in sides.values():
-        process.stdin.close()
-        process.wait()
-    print(f"{processor()}; {'; '.join(versions for _, versions in sides.values())}; load {os.getloadavg()[0]:.1f}")
+            for name, seconds in take_turns(sides, case, rounds=1).items():
+                times[case][name] += seconds
+    for side in sides.values():
+        side.close()
+    print(f"{described()}; {'; '.join(side.facts['versions'] for side in sides.values())}")
     print(f"GPT-2 124M, float32, {PROMPT} + {options.new} tokens, medians of {options.rounds} turns, tokens a second")
     for (batch, temperature), by_name in times.items():
         rates = {name: batch * options.new / statistics.median(values) for name, values in by_name.items()}
-        ratio = statistics.median(a / b for a, b in zip(by_name["transformers"], by_name["lmjax"], strict=True))
         how = "sampled" if temperature else "greedy"
         print(
             f"batch {batch}, {how:<8} transformers {rates['transformers']:8.1f}   lmjax {rates['lmjax']:8.1f}   "
-            f"ratio {ratio:5.2f}"
+            f"ratio {ratio(by_name['transformers'], by_name['lmjax']):5.2f}"
         )
 
 
@@ -197,7 +167,7 @@ def own_heads(options: argparse.Namespace) -> None:
 
     run = runs.open(options.run)
     greedy = {"max_new_tokens": options.new, "sampling": SamplingConfig(temperature=0.0)}
-    print(f"{processor()}; {options.run}, {options.new} tokens, medians of {options.rounds} turns, tokens a second")
+    print(f"{described()}; {options.run}, {options.new} tokens, medians of {options.rounds} turns, tokens a second")
     for prompt in options.prompts:
         speculation = run.speculation()
         ways: dict = {"plain": {}, "heads": {"speculation": speculation}}
@@ -210,22 +180,12 @@ def own_heads(options: argparse.Namespace) -> None:
                 begin = time.perf_counter()
                 run.sample(prompt, **greedy, **way)
                 times[name].append(time.perf_counter() - begin)
-        ratio = statistics.median(a / b for a, b in zip(times["plain"], times["heads"], strict=True))
         print(
             f"{prompt!r:<28} tokens a pass {1 + speculation.tally.kept_per_pass:5.2f}   "
             f"plain {options.new / statistics.median(times['plain']):8.1f}   "
-            f"heads {options.new / statistics.median(times['heads']):8.1f}   ratio {ratio:5.2f}"
+            f"heads {options.new / statistics.median(times['heads']):8.1f}   "
+            f"ratio {ratio(times['plain'], times['heads']):5.2f}"
         )
-
-
-def processor() -> str:
-    """The name of the processor and the number of its cores."""
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def main() -> None:

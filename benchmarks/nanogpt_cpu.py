@@ -17,11 +17,10 @@ import argparse
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import time
 
 from machine import described
+from turns import Side, ratio, serve, take_turns
 
 BATCH, CONTEXT, VOCABULARY = 12, 64, 65
 
@@ -53,7 +52,12 @@ def nanogpt_worker(folder: str, compiled: bool) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.item()
 
-    serve(lambda count: [step() for _ in range(count)])
+    def steps(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    steps(3)
+    serve(steps, facts={})
 
 
 def lmjax_worker() -> None:
@@ -91,39 +95,8 @@ def lmjax_worker() -> None:
         jax.device_get(metrics)
 
     with jax.set_mesh(learner.mesh):
-        serve(steps)
-
-
-def serve(steps) -> None:
-    """Runs as many steps as each line of standard input says, and answers with the seconds."""
-    steps(3)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        begin = time.perf_counter()
-        steps(int(line))
-        print(time.perf_counter() - begin, flush=True)
-
-
-def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    """A worker process that has compiled and waits."""
-    process = subprocess.Popen(
-        [*command[:1], __file__, *command[1:]],
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    while (line := process.stdout.readline().strip()) != "ready":
-        if process.poll() is not None:
-            sys.exit(f"error: the worker {' '.join(command)} ended: {line}")
-    return process
-
-
-def seconds(process: subprocess.Popen, steps: int) -> float:
-    """How long the worker takes for ``steps`` steps."""
-    process.stdin.write(f"{steps}\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
+        steps(3)
+        serve(steps, facts={})
 
 
 def main() -> None:
@@ -152,21 +125,17 @@ def main() -> None:
     allocators = {"glibc as it is": {TUNABLES: ""}, "large blocks": {TUNABLES: tunables or ""}}
     compiled = ["--compile"] if options.compile else []
     commands = {
-        "nanoGPT": [options.torch_python, "--worker", "nanogpt", "--nanogpt", options.nanogpt, *compiled],
-        "lmjax": [sys.executable, "--worker", "lmjax", "--nanogpt", options.nanogpt],
+        "nanoGPT": [options.torch_python, __file__, "--worker", "nanogpt", "--nanogpt", options.nanogpt, *compiled],
+        "lmjax": [sys.executable, __file__, "--worker", "lmjax", "--nanogpt", options.nanogpt],
     }
     sides = {
-        (name, allocator): start(command, environment)
+        (name, allocator): Side(command, environment).wait()
         for allocator, environment in allocators.items()
         for name, command in commands.items()
     }
-    times: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
-    for _ in range(options.blocks):
-        for side, process in sides.items():
-            times[side].append(seconds(process, options.steps))
-    for process in sides.values():
-        process.stdin.close()
-        process.wait()
+    times = take_turns(sides, options.steps, rounds=options.blocks)
+    for side in sides.values():
+        side.close()
     tokens = options.steps * BATCH * CONTEXT
     print(described())
     print(f"{options.blocks} turns of {options.steps} steps each, batch {BATCH} x {CONTEXT} tokens; medians")
@@ -177,8 +146,7 @@ def main() -> None:
         name: min((values for side, values in times.items() if side[0] == name), key=statistics.median)
         for name in commands
     }
-    ratio = statistics.median(t / o for t, o in zip(best["nanoGPT"], best["lmjax"], strict=True))
-    print(f"lmjax / nanoGPT, the better of each {ratio:>10.2f}")
+    print(f"lmjax / nanoGPT, the better of each {ratio(best['nanoGPT'], best['lmjax']):>10.2f}")
 
 
 if __name__ == "__main__":

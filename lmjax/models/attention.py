@@ -28,7 +28,14 @@ class Attention(nnx.Module):
         """Builds the projections; for cross attention ``source_width`` is the width of the other sequence."""
         self.config = config
         qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
-        project = partial(Projection, std=config.matrix_std, bias=qkv_bias, dtype=config.dtype, rngs=rngs)
+        linear = partial(
+            Projection,
+            std=config.matrix_std,
+            dtype=config.dtype,
+            low_precision=config.execution.low_precision,
+            rngs=rngs,
+        )
+        project = partial(linear, bias=qkv_bias)
         embed = {"embed": config.width}
         source = {"embed": source_width or config.width}
         heads = {"heads": config.num_heads, "head_width": config.key_width}
@@ -37,8 +44,7 @@ class Attention(nnx.Module):
         self.key = project(source, kv_heads)
         self.value = project(source, kv_heads)
         out_bias = config.bias if config.out_bias is None else config.out_bias
-        out = partial(Projection, std=config.matrix_std, bias=out_bias, dtype=config.dtype, rngs=rngs)
-        self.out = out(heads, embed, scale=residual_scale(config))
+        self.out = linear(heads, embed, scale=residual_scale(config), bias=out_bias)
         self.is_cross = source_width is not None
         own_table = config.positions == "relative" and config.relative_per_layer and not self.is_cross
         self.relative_RN = nnx.data(relative_table(config, rngs=rngs) if own_table else None)

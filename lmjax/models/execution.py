@@ -5,6 +5,7 @@ from typing import Literal
 
 from lmjax.field_types import check_literals
 from lmjax.kernels.attention.dispatch import Backend
+from lmjax.kernels.low_precision import LowPrecision
 from lmjax.models.remat import Remat
 
 
@@ -27,6 +28,10 @@ class ExecutionConfig:
     but the results of the attention kernel (`flash`), or all (`full`)."""
     attention: Backend = "auto"
     """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
+    low_precision: LowPrecision = "none"
+    """Matrix products of attention and feed-forward layers in 8 bits: floats (`fp8`, on GPUs) or integers (`int8`, on
+    TPUs); a CPU computes both, slowly. Embeddings, the head, experts and recurrences keep `dtype`. It needs the extra
+    `low-precision`."""
     mamba2_chunk: int = 64
     """Tokens that a Mamba-2 layer works on together. It changes speed and memory."""
     rwkv6_chunk: int = 16
@@ -39,5 +44,5 @@ class ExecutionConfig:
                 raise ValueError(f"model.execution.{name}={getattr(self, name)}: must be at least 1")
 
 
-INTERCHANGEABLE = ("remat", "attention", "mamba2_chunk", "rwkv6_chunk")
+INTERCHANGEABLE = ("remat", "attention", "low_precision", "mamba2_chunk", "rwkv6_chunk")
 """Fields that a run may change when it goes on from a checkpoint: the state keeps its shapes and its meaning."""

@@ -36,7 +36,13 @@ class LatentAttention(nnx.Module):
         """Builds the projections."""
         self.config, sizes = config, config.latent
         bias = config.bias if config.qkv_bias is None else config.qkv_bias
-        project = partial(Projection, std=config.matrix_std, dtype=config.dtype, rngs=rngs)
+        project = partial(
+            Projection,
+            std=config.matrix_std,
+            dtype=config.dtype,
+            low_precision=config.execution.low_precision,
+            rngs=rngs,
+        )
         norm = partial(Norm, kind="rmsnorm", epsilon=sizes.norm_epsilon, bias=False, offset=config.norm_scale_offset)
         embed, latent = {"embed": config.width}, {"latent": sizes.rank}
         heads = {"heads": config.num_heads}

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.kernels.low_precision import LowPrecision, low_precision_product
 from lmjax.models.config import GATED, ModelConfig
 from lmjax.models.remat import named
 from lmjax.parallel.mesh import constrain, flatten_tokens, unflatten_tokens
@@ -63,6 +64,7 @@ class Projection(nnx.Module):
         scale: float = 1.0,
         bias: bool,
         dtype: str,
+        low_precision: LowPrecision = "none",
         rngs: nnx.Rngs,
     ):
         """Initialises ``W ~ N(0, std)``.
@@ -74,6 +76,7 @@ class Projection(nnx.Module):
           scale: factor of the standard deviation.
           bias: whether to add a bias.
           dtype: arithmetic of the product.
+          low_precision: whether the product has 8 bits, see :mod:`lmjax.kernels.low_precision`.
           rngs: source of the initial values.
         """
         std = (1 / math.sqrt(math.prod(in_axes.values())) if std is None else std) * scale
@@ -84,7 +87,7 @@ class Projection(nnx.Module):
         self.bias = nnx.data(parameter(jnp.zeros(bias_shape), tuple(out_axes), "bias") if bias else None)
         self.num_in = len(in_axes)
         self.in_shape, self.out_shape = tuple(in_axes.values()), bias_shape
-        self.dtype = dtype
+        self.dtype, self.low_precision = dtype, low_precision
         self.turned = False
 
     def turn(self) -> None:
@@ -112,7 +115,9 @@ class Projection(nnx.Module):
         if self.turned:
             y = turned_product(rows, self.weight[...]).astype(self.dtype)
         else:
-            y = rows @ self.weight[...].astype(self.dtype).reshape(rows.shape[1], -1)
+            weight = self.weight[...].astype(self.dtype).reshape(rows.shape[1], -1)
+            is_low = self.low_precision != "none"
+            y = low_precision_product(rows, weight, self.low_precision) if is_low else rows @ weight
         if self.bias is not None:
             y = y + self.bias[...].astype(self.dtype).reshape(1, -1)
         y = unflatten_tokens(y, *batch_shape) if len(batch_shape) == 2 else y
@@ -209,7 +214,14 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, width: int | None = None, rngs: nnx.Rngs):
         """Builds the projections; ``width`` is the hidden width (the configuration's when unset)."""
-        project = partial(Projection, std=config.matrix_std, bias=config.bias, dtype=config.dtype, rngs=rngs)
+        project = partial(
+            Projection,
+            std=config.matrix_std,
+            bias=config.bias,
+            dtype=config.dtype,
+            low_precision=config.execution.low_precision,
+            rngs=rngs,
+        )
         embed, mlp = {"embed": config.width}, {"mlp": config.hidden_width if width is None else width}
         self.up = project(embed, mlp)
         self.gate = nnx.data(project(embed, mlp) if config.activation in GATED else None)

@@ -83,11 +83,15 @@ class Opened:
 def make_learner(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Learner]:
     """Returns the configuration for the first device alone, and its learner.
 
+    Products of 8 bits are for training: this device may have none, and the model is the same without them.
+
     Raises:
       ValueError: the parts of the configuration do not go together.
     """
     train = dataclasses.replace(config.train, microbatches=1, gradient_noise=False)
-    config = dataclasses.replace(config, mesh=MeshConfig(), train=train)
+    execution = dataclasses.replace(config.model.execution, low_precision="none")
+    model = dataclasses.replace(config.model, execution=execution)
+    config = dataclasses.replace(config, mesh=MeshConfig(), train=train, model=model)
     return config, build_learner(config, tokenizer.vocabulary, devices=jax.local_devices()[:1])
 
 

@@ -150,10 +150,16 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
             numbers = evaluations.run(evaluations.due(step), state.averaged, step)
             check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
         profiler = stack.enter_context(
-            Profiler(folder / "profile", train.profile, steps_left=train.steps - step, note=tools.progress.note)
+            Profiler(
+                folder / "profile",
+                train.profile,
+                steps_left=train.steps - step,
+                goodput=tools.goodput,
+                note=tools.progress.note,
+            )
         )
         while step < train.steps:
-            profiler.before_step()
+            profiler.before_step(state.step)
             with tools.goodput.spending("data"):
                 rows = next(batches)
             component, phase = turn_of(plan.config.objective, step).component, phases.at(step)

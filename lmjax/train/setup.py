@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from lmjax.kernels.low_precision import check_low_precision
 from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import make_mesh, mesh_axes_of
 from lmjax.schedules.learning_rate import build_schedule
@@ -46,12 +47,14 @@ def lay_out(config: RunConfig, *, devices: Sequence[jax.Device] | None = None) -
       devices: the devices to use; if not given, all devices of all processes.
 
     Raises:
-      ValueError: they do not divide, the mesh does not have as many devices as there are, the lengths of a sequence
-        warm-up do not divide each other, or the data do not suit the objective.
+      ValueError: they do not divide, the mesh does not have as many devices as there are, the devices cannot compute
+        products of 8 bits that the model asks for, the lengths of a sequence warm-up do not divide each other, or the
+        data do not suit the objective.
     """
     config.objective.check_data(config.data)
     model, train = config.model, config.train
     mesh = make_mesh(config.mesh, devices)
+    check_low_precision(model.execution.low_precision, mesh.devices.flat)
     ways = math.prod(mesh.shape[axis] for axis in mesh_axes_of("batch"))
     if train.batch_size % (ways * train.microbatches):
         raise ValueError(

@@ -18,6 +18,7 @@ from lmjax.cli.train import _profiled
 from lmjax.objectives import CausalLM
 from lmjax.train.config_file import flatten, to_json
 from lmjax.train.dry_run import describe_run
+from lmjax.train.goodput import Goodput
 from lmjax.train.metrics import read_metrics
 from lmjax.train.optimizers import Lion, Muon
 from lmjax.train.profile import Profiler
@@ -144,6 +145,10 @@ def test_train_says_what_it_trains_and_how_it_goes(run, trained):
 
 def test_profile_of_a_run_shorter_than_the_usual_steps_is_of_its_last_one(run, trained):
     assert f"profile of 1 steps written to {run / 'profile'}" in trained.out
+    line = (
+        r"profile: [\d.]+ ms a step; stalled [\d.]+%.*, compiling [\d.]+%, host overhead [\d.]+% \([\d.]+ ms a step\)"
+    )
+    assert re.search(line, trained.out.replace("\n", " "))
     assert list((run / "profile").rglob("*.xplane.pb"))
 
 
@@ -164,9 +169,10 @@ def test_profiler_records_the_steps_asked_for_and_ends_with_the_run(tmp_path, mo
     events = []
     monkeypatch.setattr("jax.profiler.start_trace", lambda _: events.append("["))
     monkeypatch.setattr("jax.profiler.stop_trace", lambda: events.append("]"))
-    with Profiler(tmp_path, steps, steps_left=left, note=lambda _: None) as profiler:
+    goodput = Goodput(started=0.0)
+    with Profiler(tmp_path, steps, steps_left=left, goodput=goodput, note=lambda _: None) as profiler:
         for _ in range(left):
-            profiler.before_step()
+            profiler.before_step(None)
             events.append("-")
             profiler.after_step(None)
         assert "".join(events) == expected
