@@ -48,7 +48,7 @@ def test_prefix_scalar():
 def test_packed_causal():
     mask = masks.packed(jnp.array(SEGMENTS))
     assert_dense(mask, "x..... xx.... xxx... ...x.. ...xx. .....x")
-    assert mask.kind == "interval"
+    assert mask.kind == "packed_causal"
 
 
 def test_packed_bidirectional():

@@ -8,6 +8,7 @@ scaled nor capped, that takes its share of the softmax and has no value (logit 0
 2024, section 3.3; learned: OpenAI 2025, gpt-oss model card, section 2.3).
 """
 
+import functools
 import math
 from typing import Literal, get_args
 
@@ -15,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.kernels.attention.chunked import chunked_attention
+from lmjax.kernels.attention.cudnn import cudnn_attention, cudnn_cannot
 from lmjax.kernels.attention.position_bias import PositionBias
 from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
-from lmjax.kernels.attention.xla import cudnn_attention, cudnn_cannot, xla_attention
+from lmjax.kernels.attention.xla import xla_attention
 from lmjax.masks import IntervalMask
 from lmjax.parallel.mesh import current_platform
 
@@ -52,8 +54,9 @@ def attend(
 
     - ``"xla"``: two dense products, with logits of [T, S] in memory. It supports every argument, and is fastest
       for short sequences.
-    - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
-      causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. It needs O(T) memory.
+    - ``"cudnn"``: cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats; causal (windowed or not) and full masks, also of
+      packed documents from compute capability 9.0 on; no bias, softcap, sinks or dropout. It needs O(T) memory. A
+      batch with a row of more than ``cudnn_packed.MOST_DOCUMENTS`` documents is computed as by ``"chunked"``.
     - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, sinks and grouped
       queries; no bias or dropout. They need O(T) memory; blocks of keys that no query sees are skipped.
     - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
@@ -113,27 +116,26 @@ def attend(
         num_logits = query_BTNH.shape[1] * key_BSKH.shape[1]
         blocked: Backend = "tpu" if tpu_refusal is None else "chunked"
         backend = "cudnn" if refusal is None else "xla" if num_logits <= limit else blocked
+    options = {
+        "scale": scale,
+        "softcap": softcap,
+        "position_bias": position_bias,
+        "sinks_N": sinks_N,
+        "query_index_BT": query_index_BT,
+        "dropout_rate": dropout_rate,
+        "key": key,
+    }
     if backend == "cudnn":
         if refusal is not None:
             raise ValueError(f"attention backend 'cudnn' cannot do {refusal}: use backend='chunked'")
-        return cudnn_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale)
+        otherwise = functools.partial(chunked_attention, mask=mask, **options)
+        return cudnn_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale, otherwise=otherwise)
     if backend == "tpu":
         if tpu_refusal is not None:
             raise ValueError(f"attention backend 'tpu' cannot do {tpu_refusal}: use backend='chunked'")
         return tpu_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
-    return {"xla": xla_attention, "chunked": chunked_attention}[backend](
-        query_BTNH,
-        key_BSKH,
-        value_BSKH,
-        mask,
-        scale=scale,
-        softcap=softcap,
-        position_bias=position_bias,
-        sinks_N=sinks_N,
-        query_index_BT=query_index_BT,
-        dropout_rate=dropout_rate,
-        key=key,
-    )
+    dense_or_chunked = {"xla": xla_attention, "chunked": chunked_attention}[backend]
+    return dense_or_chunked(query_BTNH, key_BSKH, value_BSKH, mask, **options)
 
 
 def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:

@@ -1,7 +1,7 @@
 """Attention on TPUs for every interval mask, in O(T) memory, forward and backward.
 
-The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`. This module converts arrays to their layout and back,
-distributes rows and heads over a mesh, and defines the gradient.
+The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`. This module converts arrays to their layout and back, and
+defines the gradient.
 
 Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
@@ -11,14 +11,13 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
 from lmjax.kernels.attention import tpu_kernels
 from lmjax.kernels.attention.block_ranges import BlockRanges, block_ranges
+from lmjax.kernels.attention.on_mesh import on_mesh
 from lmjax.kernels.attention.position_bias import PositionBias
 from lmjax.kernels.attention.tpu_kernels import HIDDEN, LOG2_E, Plan
 from lmjax.masks import IntervalMask
-from lmjax.parallel.mesh import partition_spec
 
 LANES = 128
 """Number of positions in a register; block sizes are multiples of it."""
@@ -74,10 +73,8 @@ def tpu_attention(
       key_block: number of keys in a block.
       interpret: whether to run the kernels without a TPU, step by step.
     """
-    batch, num_queries, num_heads, _ = query_BTNH.shape
-    num_keys, num_kv_heads = key_BSKH.shape[1:3]
+    num_heads, (num_keys, num_kv_heads) = query_BTNH.shape[2], key_BSKH.shape[1:3]
     groups = num_heads // num_kv_heads
-    start_BT, end_BT = jnp.broadcast_arrays(jnp.maximum(mask.start_BT, 0), jnp.minimum(mask.end_BT, num_keys))
     logits_N = jnp.full((num_heads,), HIDDEN) if sinks_N is None else sinks_N.astype(jnp.float32)
 
     def local(query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
@@ -90,22 +87,7 @@ def tpu_attention(
         )
         return _attention(plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N)
 
-    operands = (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, logits_N)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
-        return local(*operands)
-    key_spec = partition_spec(("batch", None, "kv_heads", None), key_BSKH.shape, mesh)
-    # One key-value head serves all query heads, however the query heads are split.
-    head_of = query_BTNH if num_kv_heads == 1 else key_BSKH
-    rows_axes, _, heads_axes, _ = partition_spec(("batch", None, "kv_heads", None), head_of.shape, mesh)
-    (length_axes,) = partition_spec(("length",), (num_queries,), mesh)
-    query_spec = PartitionSpec(rows_axes, length_axes, heads_axes, None)
-    bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
-    specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, PartitionSpec(heads_axes))
-    # Without vma checks the transpose sums the gradients of replicated operands, which is needed here.
-    # All axes are manual, also those of size 1: Mosaic compiles a kernel only if all are.
-    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)
-    return mapped(*operands)
+    return on_mesh(local, query_BTNH, key_BSKH, value_BSKH, mask, logits_N, splits_length=True)
 
 
 def _block(wanted: int, length: int) -> int:
