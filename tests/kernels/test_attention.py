@@ -473,20 +473,20 @@ REFUSED = [
 
 @pytest.mark.parametrize(("backend", "options", "what"), REFUSED)
 def test_refusals_name_backend_and_feature(backend, options, what, monkeypatch):
-    monkeypatch.setattr(attention_cudnn, "_nvidia_capability", lambda: 9.0)
+    monkeypatch.setattr(attention_cudnn, "nvidia_capability", lambda: 9.0)
     with pytest.raises(ValueError, match=f"attention backend '{backend}' cannot do {what}.*backend='chunked'"):
         request(backend=backend, **options)
 
 
 def test_cudnn_is_refused_without_a_gpu():
-    if attention_cudnn._nvidia_capability() is not None:
+    if attention_cudnn.nvidia_capability() is not None:
         pytest.skip("this machine has an NVIDIA GPU")
     with pytest.raises(ValueError, match="'cudnn' cannot do this platform"):
         request(backend="cudnn")
 
 
 def test_cudnn_before_hopper_takes_narrower_heads(monkeypatch):
-    monkeypatch.setattr(attention_cudnn, "_nvidia_capability", lambda: 8.0)
+    monkeypatch.setattr(attention_cudnn, "nvidia_capability", lambda: 8.0)
     with pytest.raises(ValueError, match=r"head width 136 .*at most 128"):
         request(backend="cudnn", width=136)
 
@@ -502,7 +502,7 @@ def test_cudnn_is_asked_for_the_mask_meant(case, monkeypatch):
 
     dot_product_attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
-    monkeypatch.setattr(attention_cudnn, "_nvidia_capability", lambda: 9.0)
+    monkeypatch.setattr(attention_cudnn, "nvidia_capability", lambda: 9.0)
     inputs = [array.astype(jnp.float16) for array in make_inputs(value_width=H - 3 if case == "causal" else None)]
     output = attend(*inputs, mask)
     ((implementation, arguments),) = seen
@@ -533,7 +533,7 @@ def test_auto(options, limit, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backend": "flash"}, "backend='flash': use one of auto, xla, cudnn, tpu, chunked"),
+        ({"backend": "flash"}, "backend='flash': use one of auto, xla, cudnn, mosaic, tpu, chunked"),
         ({"dropout_rate": 1.0}, "dropout_rate=1.0"),
         ({"mask": masks.causal(T - 1)}, r"mask.start_BT is \(1, 19\): must be \[2 or 1, 20\]"),
     ],

@@ -30,7 +30,7 @@ def hopper(monkeypatch):
     """A GPU that can do everything, as far as questions about it go."""
     from jax._src.cudnn import fused_attention_stablehlo as private
 
-    monkeypatch.setattr(cudnn, "_nvidia_capability", lambda: 9.0)
+    monkeypatch.setattr(cudnn, "nvidia_capability", lambda: 9.0)
     monkeypatch.setattr(private, "check_cudnn_version", lambda: 91_000)
     monkeypatch.setattr(private, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(private, "is_cuda_compute_capability_equal", lambda capability: False)
@@ -135,7 +135,7 @@ def test_what_packed_rows_need(hopper, monkeypatch):
 
     with jax.set_mesh(make_mesh(MeshConfig(data=1, context=2), jax.devices()[:2])):
         assert "rows that are split over devices (mesh.context)" in refusal()
-    monkeypatch.setattr(cudnn, "_nvidia_capability", lambda: 8.0)
+    monkeypatch.setattr(cudnn, "nvidia_capability", lambda: 8.0)
     assert "packed rows on a GPU of compute capability 8.0 (9.0 or more only)" in refusal()
     monkeypatch.setattr(jax, "__version__", "0.13.0")
     assert "packed rows with jax 0.13.0" in refusal()

@@ -24,7 +24,7 @@ def _static_mask(mask: IntervalMask, num_queries: int, num_keys: int) -> dict | 
     return None
 
 
-def _nvidia_capability() -> float | None:
+def nvidia_capability() -> float | None:
     """Returns the compute capability of this process's GPUs (9.0 is Hopper); ``None`` without an NVIDIA GPU."""
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     return float(capability) if re.fullmatch(r"\d+\.\d+", capability) else None
@@ -45,7 +45,7 @@ def cudnn_cannot(
 
     CuDNN can take a bias and a mask as [T, S] arrays, but then another backend is better.
     """
-    capability = _nvidia_capability()
+    capability = nvidia_capability()
     if capability is None or capability < 8.0:
         return "this platform (it needs an NVIDIA GPU of compute capability 8.0 or more)"
     if softcap is not None:
