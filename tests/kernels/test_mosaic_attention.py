@@ -3,6 +3,8 @@
 The kernels themselves need a GPU.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,22 @@ def test_the_intervals_are_those_of_the_mask(case, hopper, monkeypatch):
     # With both, its backward pass would visit every block of keys.
     assert seen[0].is_causal == (case in ("causal", "packed", "packed, windowed"))
     assert (seen[0].k_end is None) == seen[0].is_causal and seen[0].bool_mask is None
+
+
+def test_both_passes_are_lowered_for_cuda(hopper, monkeypatch):
+    """As Mosaic kernels, without an array of all pairs of positions."""
+    tokamax_gpu = pytest.importorskip("tokamax._src.gpu_utils")
+    for name, answer in (("has_mosaic_gpu_support", True), ("is_sm90", True), ("is_sm100", False)):
+        monkeypatch.setattr(tokamax_gpu, name, lambda *_, answer=answer: answer)
+
+    def loss(query, key, value):
+        return jnp.sum(attend(query, key, value, masks.packed(SEGMENTS), backend="mosaic").astype(jnp.float32))
+
+    with jax.numpy_rank_promotion("allow"):
+        traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*make_inputs())
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert set(re.findall(r"custom_call @(\w+)", text)) == {"mosaic_gpu_v2"}
+    assert f"{T}x{T}x" not in text
 
 
 REFUSED = [
