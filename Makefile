@@ -6,20 +6,23 @@ JOBS ?= 2
 KILLS ?= 100
 DAMAGES ?= 100
 SIGNALS ?= 20
+FUZZ ?= 2000
+LOSSES ?= 20
 BENCHMARKS ?= benchmarks/loss.py
 
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train check test test-parity test-tpu chaos audit lint format types docs bench release clean
+.PHONY: help train check test test-long test-parity test-tpu chaos audit lint format types docs bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
 	@echo "make check    the quick tests: layers, masks, losses, corruption, with lint; seconds"
 	@echo "make test     the tests (JOBS=$(JOBS) at a time), and the ten slowest of them"
+	@echo "make test-long    the tests that take about ten seconds or more each: every objective on eight devices, ..."
 	@echo "make test-parity  compares every model family with transformers, and tasks with lm-eval (installs torch)"
 	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
-	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS; minutes)"
+	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS, FUZZ; long)"
 	@echo "make audit    asks a public database for known faults of the packages installed here (needs the network)"
 	@echo "make lint     ruff; make format repairs what it can"
 	@echo "make types    mypy"
@@ -63,6 +66,9 @@ check: lint
 test: $(VENV)/.lmjax-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 
+test-long: $(VENV)/.lmjax-test
+	$(BIN)/python -m pytest -m long -n $(JOBS) --dist worksteal --durations=10
+
 test-parity: $(VENV)/.lmjax-parity
 	$(BIN)/python -m pytest -m parity -s tests/interop tests/evaluate
 
@@ -70,7 +76,8 @@ test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile
 
 chaos: $(VENV)/.lmjax-test
-	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS)
+	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS) \
+	  --losses $(LOSSES) --fuzz $(FUZZ)
 
 audit: $(VENV)/.lmjax-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Runs one command on every worker of a TPU pod slice.
 #
-#   launch/tpu_pod.sh NAME ZONE lmjax train configs/papers/gpt2_124m.py --folder /mnt/BUCKET/RUN
+#   launch/tpu_pod.sh NAME ZONE lmjax train configs/papers/gpt2_124m.py --folder gs://BUCKET/RUN
 #
-# The run folder is one that all workers see: a mounted file system. A bucket is mounted on each worker with
+# This is for slices of one worker (v5litepod-8 and smaller). Several workers need a folder that all of them see: a
+# shared file system, also for the local copy of a bucket (--folder gs://BUCKET/RUN --local-folder /shared/RUN), or the
+# bucket itself, mounted on each worker with
 #   launch/tpu_pod.sh NAME ZONE gcsfuse --implicit-dirs BUCKET /mnt/BUCKET
-# (gs:// addresses are refused).
+# and --folder /mnt/BUCKET/RUN.
 #
 # Needs gcloud, logged in, and lmjax installed on the workers, for example by
-#   launch/tpu_pod.sh NAME ZONE pip install "lmjax[tpu] @ git+URL"
+#   launch/tpu_pod.sh NAME ZONE pip install "lmjax[tpu,storage] @ git+URL"
 # DIRECTORY (default: the home directory) is where the command runs on each worker.
 set -euo pipefail
 

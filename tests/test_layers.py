@@ -7,7 +7,7 @@ import lmjax
 
 LAYERS = (
     {"atomic_files", "choice", "curves", "integers", "field_types", "naming", "rates"},
-    {"masks", "types", "schedules"},
+    {"masks", "types", "schedules", "remote"},
     {"parallel", "layout"},
     {"features"},
     {"losses", "corruption", "tokenizers"},

@@ -60,6 +60,13 @@ def loss_of(learner):
     return loss
 
 
+def rows_of(config: RunConfig, learner) -> Rows:
+    """The shapes of the rows of a step."""
+    shape = (config.train.batch_size, learner.objective.row_length(config.train.sequence_length))
+    ids = jax.ShapeDtypeStruct(shape, np.int32)
+    return Rows(tokens_BT=ids, segments_BT=None if config.data.packing in ("windows", "streams") else ids)
+
+
 def top_comment(path: pathlib.Path) -> str:
     return path.read_text().split('"""')[1]
 
@@ -76,21 +83,22 @@ def test_a_recipe_builds_as_large_as_it_says(path):
     assert size, "state the size, as in '1.6M parameters'"
     stated = float(size[1]) * {"M": 1e6, "B": 1e9}[size[2]]
     assert num_parameters(learner) == pytest.approx(stated, rel=0.04)
-    train = config.train
-    shape = (train.batch_size, learner.objective.row_length(train.sequence_length))
-    ids = jax.ShapeDtypeStruct(shape, np.int32)
-    rows = Rows(tokens_BT=ids, segments_BT=None if config.data.packing in ("windows", "streams") else ids)
+    if path.parent.name != "papers":
+        # The small recipes train with every objective. Watching slows tracing down, so there is no gradient here.
+        with jax.set_mesh(learner.mesh), watched() as misnamed:
+            assert jax.eval_shape(loss_of(learner), learner.abstract_state, rows_of(config, learner)).shape == ()
+        assert not misnamed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "papers"], ids=lambda path: path.stem)
+def test_the_whole_step_of_a_paper_is_traced(path):
+    """With its corruption, loss, gradient and optimizer, and every check of shapes."""
+    config, learner = built(load_recipe(path))
     with jax.set_mesh(learner.mesh):
-        if path.parent.name == "papers":
-            # The whole step is traced and checked, with its corruption, loss and optimizer.
-            state, metrics = jax.eval_shape(learner.train_step, learner.abstract_state, rows)
-            assert jax.tree.structure(state) == jax.tree.structure(learner.abstract_state)
-            assert metrics["loss"].shape == ()
-        else:
-            # The small recipes train with every objective. Watching slows tracing down, so there is no gradient here.
-            with watched() as misnamed:
-                assert jax.eval_shape(loss_of(learner), learner.abstract_state, rows).shape == ()
-            assert not misnamed
+        state, metrics = jax.eval_shape(learner.train_step, learner.abstract_state, rows_of(config, learner))
+    assert jax.tree.structure(state) == jax.tree.structure(learner.abstract_state)
+    assert metrics["loss"].shape == ()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

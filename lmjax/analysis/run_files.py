@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from lmjax.parallel.folder_lock import is_locked
+from lmjax.remote.lease import LEASE, looks_alive
 from lmjax.train.checkpoint.folder import steps_there
 from lmjax.train.config_file import flatten
 from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.metrics_file import parsed
 from lmjax.train.record import Record, read_record
-from lmjax.train.run_folder import CHECKPOINTS, CONFIG
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, LEASE_FILE
+from lmjax.train.samples_file import Sample, read_samples
 
 State = Literal["running", "finished", "stopped", "failed"]
 """``stopped``: it ended early with all of its steps saved. ``failed``: it ended otherwise, as by a fault or a kill."""
@@ -65,6 +67,14 @@ class RunFiles:
             [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
         )
 
+    @functools.cached_property
+    def samples(self) -> list[Sample]:
+        """The texts that the run's evaluations wrote."""
+        try:
+            return read_samples(self.folder)
+        except OSError:
+            return []
+
     @property
     def name(self) -> str:
         """The name of the recipe."""
@@ -104,12 +114,23 @@ class RunFiles:
     @property
     def state(self) -> State:
         """How the run is, as far as the files tell."""
-        if is_locked(self.folder):
+        if is_locked(self.folder) or self._is_leased:
             return "running"
         saved = -1 if self.last_saved is None else self.last_saved
         if self.total_steps is not None and saved >= self.total_steps:
             return "finished"
         return "stopped" if saved >= max(self.last_step, 1) else "failed"
+
+    @property
+    def _is_leased(self) -> bool:
+        """Whether another machine trains it, as a lease in the folder or in object storage tells."""
+        for name in (LEASE, LEASE_FILE):
+            try:
+                if looks_alive((self.folder / name).read_bytes()):
+                    return True
+            except OSError:
+                continue
+        return False
 
     @property
     def changed_at(self) -> float:

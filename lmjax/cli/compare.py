@@ -31,7 +31,7 @@ class CompareArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(CompareArguments, arguments, command="compare")
+    options = parse_arguments(CompareArguments, arguments, command="compare", runs=("before", "after"))
     folders = (options.before, options.after)
     comparisons = compare(runs.open(options.before), runs.open(options.after), options.texts, folders=folders)
     Console(highlight=False).print(table(comparisons))

@@ -41,7 +41,7 @@ class EmbedArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(EmbedArguments, arguments, command="embed")
+    options = parse_arguments(EmbedArguments, arguments, command="embed", runs=("run",))
     opened = runs.open(options.run, step=options.step)
     if options.texts is not None:
         texts = read_texts(options.texts, fields=("text",), what="text")

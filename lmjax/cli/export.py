@@ -30,7 +30,7 @@ class ExportArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(ExportArguments, arguments, command="export")
+    options = parse_arguments(ExportArguments, arguments, command="export", runs=("run",))
     opened = runs.open(options.run, step=options.step)
     exported = runs.export_hf(opened, options.folder, family=options.family, dtype=options.dtype)
     if exported.tokenizer_problem is not None:

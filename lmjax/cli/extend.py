@@ -27,7 +27,7 @@ class ExtendArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(ExtendArguments, arguments, command="extend")
+    options = parse_arguments(ExtendArguments, arguments, command="extend", runs=("run",))
     words = [line for line in _lines(options.tokens) if line.strip()]
     if not words:
         raise ValueError(f"{options.tokens} has no tokens: write one a line")

@@ -41,7 +41,7 @@ class FillMaskArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(FillMaskArguments, arguments, command="fill-mask")
+    options = parse_arguments(FillMaskArguments, arguments, command="fill-mask", runs=("run",))
     opened = runs.open(options.run, step=options.step)
     if options.texts is not None:
         texts = read_texts(options.texts, fields=("text",), what="text")

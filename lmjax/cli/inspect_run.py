@@ -10,6 +10,7 @@ import tyro
 from lmjax.cli.arguments import parse_arguments
 from lmjax.runs.data import corpus_of
 from lmjax.runs.inspecting import InspectedRow, inspect_step, open_unsaved
+from lmjax.train.remote_run import local_run, step_before
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,16 @@ class InspectArguments:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
 
 
+def _with_checkpoint_before(path: pathlib.Path, options: InspectArguments) -> pathlib.Path:
+    """Returns the local copy of a run in object storage, with the checkpoint that the step is measured with."""
+    return local_run(path, step_before(path, options.step))
+
+
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(InspectArguments, arguments, command="inspect")
+    options = parse_arguments(
+        InspectArguments, arguments, command="inspect", runs=("run",), fetch=_with_checkpoint_before
+    )
     opened = open_unsaved(options.run)
     corpus = corpus_of(opened, options.run, prepared=options.prepared)
     found = inspect_step(opened, corpus, options.step, roll_back=options.roll_back)

@@ -28,6 +28,7 @@ COMMANDS = {
     "coordinates": "train a few steps at several widths: do they train alike (muP)",
     "plot": "draw the loss curves of one or more runs",
     "report": "one HTML page about one or more runs: curves, warnings, evaluations, settings",
+    "scaling": "the scaling law of runs of several sizes: which model for which budget",
     "runs": "list runs with their losses, speeds and states",
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from lmjax.cli.arguments import parse_arguments
+from lmjax.cli.arguments import parse_arguments, without_checkpoint
 from lmjax.train.metrics import METRICS_FILE
 
 
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     from lmjax.analysis.plots import plot_loss
 
-    options = parse_arguments(PlotArguments, arguments, command="plot")
+    options = parse_arguments(PlotArguments, arguments, command="plot", runs=("runs",), fetch=without_checkpoint)
     if not options.runs:
         raise ValueError("name at least one run folder, as in `lmjax plot runs/stdlib_demo`")
     for folder in options.runs:

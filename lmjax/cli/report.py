@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from lmjax.cli.arguments import parse_arguments
+from lmjax.cli.arguments import parse_arguments, without_checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     from lmjax.analysis.report import write_report
 
-    options = parse_arguments(ReportArguments, arguments, command="report")
+    options = parse_arguments(ReportArguments, arguments, command="report", runs=("runs",), fetch=without_checkpoint)
     if not options.runs:
         raise ValueError("name at least one run folder, as in `lmjax report runs/stdlib_demo`")
     print(write_report(options.runs, options.output or options.runs[0] / "report.html"))

@@ -17,6 +17,7 @@ from lmjax.analysis.plots import shown
 from lmjax.analysis.run_files import RunFiles, find_runs
 from lmjax.cli.arguments import parse_arguments
 from lmjax.train.progress import duration, short_number
+from lmjax.train.remote_run import local_runs
 
 _STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
@@ -35,7 +36,9 @@ class RunsArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(RunsArguments, arguments, command="runs")
+    options = parse_arguments(
+        RunsArguments, arguments, command="runs", runs=("folder",), fetch=lambda path, _: local_runs(path)
+    )
     found = find_runs(options.folder)
     if not found:
         raise ValueError(f"there is no run in {options.folder}: name the folder that your runs are in")

@@ -159,7 +159,7 @@ class SampleArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(SampleArguments, arguments, command="sample")
+    options = parse_arguments(SampleArguments, arguments, command="sample", runs=("run", "amateur", "draft"))
     opened = runs.open(options.run, step=options.step)
     # Before the prompt is shown.
     check_names_tokens(opened.config.objective)

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> None:
         with bytes_bar("preparing") as progress:
             finished = train(config, progress=progress)
         if is_primary():
-            _report(finished)
+            _report(finished, config.place)
 
 
 def _supervised(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
@@ -88,11 +88,15 @@ def _supervise(config: RunConfig, arguments: Sequence[str], limit: int) -> NoRet
     sys.exit(code)
 
 
-def _report(finished: Finished) -> None:
+def _report(finished: Finished, place: str) -> None:
     if finished.stopped_by is not None:
-        print(f"{finished.stopped_by}: saved step {finished.step}; run the same command again to go on")
+        saved = finished.saved_step
+        what = f"saved step {saved}" if saved == finished.step else f"step {finished.step} is not saved"
+        goal = "to begin anew" if saved is None else "to go on"
+        where = "" if saved in (None, finished.step) else f" from step {saved}"
+        print(f"{finished.stopped_by}: {what}; run the same command again {goal}{where}")
         return
-    print(f"done: {finished.step} steps in {finished.folder}")
+    print(f"done: {finished.step} steps in {place}")
     if importlib.util.find_spec("matplotlib") is not None:
         from lmjax.analysis.plots import plot_loss
 

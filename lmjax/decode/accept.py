@@ -43,3 +43,15 @@ def accept(
     # Where p and q are equal but for rounding nothing may be left, and p is what to draw from.
     rest_BV = jnp.where(jnp.sum(rest_BV, axis=-1, keepdims=True) > 0, rest_BV, p_BV)
     return kept_B, jax.vmap(gumbel_sample)(keys_B2[:, 1], jnp.log(rest_BV))
+
+
+def accept_likeliest(proposed_BJ: jax.Array, best_BW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the same as :func:`accept` for a model that always takes its likeliest token, without random numbers.
+
+    Args:
+      proposed_BJ: int32, the proposed tokens.
+      best_BW: int32, the model's likeliest token after each number of proposed tokens from 0 to J.
+    """
+    is_kept_BJ = proposed_BJ == best_BW[:, :-1]
+    kept_B = jnp.sum(jnp.cumprod(is_kept_BJ.astype(jnp.int32), axis=1), axis=1)
+    return kept_B, jnp.take_along_axis(best_BW, kept_B[:, None], axis=1)[:, 0]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.corruption.gumbel import gumbel_sample
-from lmjax.decode.accept import accept
+from lmjax.decode.accept import accept, accept_likeliest
 from lmjax.decode.draft import Reading
 from lmjax.decode.logits import SamplingConfig, narrow, penalize, restrict
 from lmjax.decode.proposers import AnyProposer, Memory, OtherModel, ParallelHeads, Proposer, SequentialModules
@@ -34,6 +34,11 @@ class Plan:
     eos_id: int | None
     pad_id: int | None
     prefix: bool
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.sampling.temperature == 0
 
 
 @jax.tree_util.register_dataclass
@@ -83,8 +88,9 @@ def begin(
             "use models that only have attention, or write without it"
         )
     tokens_BS = jnp.pad(tokens_BT, ((0, 0), (0, room)))
-    log_p_BV = _log_p(plan, proposer.model.logits(hidden_BD)[:, None], tokens_BS, lengths_B, lengths_B[:, None])[:, 0]
-    token_B = jax.vmap(gumbel_sample)(_round_keys(keys_B, jnp.zeros_like(lengths_B))[:, 0], log_p_BV)
+    logits_BV = proposer.model.logits(hidden_BD)
+    logits_BV = _penalized(plan, logits_BV[:, None], tokens_BS, lengths_B, lengths_B[:, None])[:, 0]
+    token_B, _ = _draw(plan, _round_keys(keys_B, jnp.zeros_like(lengths_B))[:, 0], logits_BV)
     return Texts(
         tokens_BS=_put(tokens_BS, token_B[:, None], lengths_B),
         prompt_lengths_B=lengths_B,
@@ -124,9 +130,8 @@ def _round(plan: Plan, proposer: AnyProposer, texts: Texts, keys_B: jax.Array, l
 
     def draw(logits_BV: jax.Array, tokens_BS: jax.Array, number: jax.Array | int):
         lengths_B1 = lengths_B[:, None] + number
-        log_q_BV = _log_p(plan, logits_BV[:, None], tokens_BS, texts.prompt_lengths_B, lengths_B1)[:, 0]
-        own_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B2[:, 0], number)
-        token_B = jax.vmap(gumbel_sample)(own_B, log_q_BV)
+        logits_BV = _penalized(plan, logits_BV[:, None], tokens_BS, texts.prompt_lengths_B, lengths_B1)[:, 0]
+        token_B, log_q_BV = _draw(plan, jax.vmap(jax.random.fold_in, (0, None))(keys_B2[:, 0], number), logits_BV)
         return token_B, log_q_BV, _put(tokens_BS, token_B[:, None], lengths_B + number)
 
     proposed_BJ, log_q_BJV, tokens_BS, memory = proposer.propose(texts.memory, texts.tokens_BS, lengths_B, draw)
@@ -135,10 +140,13 @@ def _round(plan: Plan, proposer: AnyProposer, texts: Texts, keys_B: jax.Array, l
     last_B1 = jnp.take_along_axis(texts.tokens_BS, lengths_B[:, None] - 1, axis=1)
     tokens_BW = jnp.concatenate([last_B1, proposed_BJ], axis=1)
     states_BWD, raw_BWD, caches = proposer.run(tokens_BW, positions_BW, texts.caches, texts.reading)
-    log_p_BWV = _log_p(
+    logits_BWV = _penalized(
         plan, proposer.model.logits(states_BWD), tokens_BS, texts.prompt_lengths_B, lengths_B[:, None] + step_1W
     )
-    kept_B, token_B = accept(keys_B2[:, 1], proposed_BJ, log_q_BJV, log_p_BWV)
+    if plan.greedy:
+        kept_B, token_B = accept_likeliest(proposed_BJ, jnp.argmax(logits_BWV, axis=-1).astype(jnp.int32))
+    else:
+        kept_B, token_B = accept(keys_B2[:, 1], proposed_BJ, log_q_BJV, _log_p(plan, logits_BWV))
     goes_on_B = ~texts.done_B
     # A text gains what was kept and one token more, and never more than its limit.
     gained_B = jnp.where(goes_on_B, jnp.minimum(kept_B + 1, limits_B - texts.num_new_B), 0)
@@ -166,13 +174,26 @@ def _proposer(plan: Plan, params: tuple[Params, ...]) -> AnyProposer:
     return kind(model_of(modules[0]), extra_of(modules[0], plan.proposer), plan.length)
 
 
-def _log_p(
+def _draw(plan: Plan, keys_B: jax.Array, logits_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A token of each row, int32 [B], and the logarithms of what it was drawn from, which nobody asks for if greedy."""
+    if plan.greedy:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), logits_BV
+    log_p_BV = _log_p(plan, logits_BV)
+    return jax.vmap(gumbel_sample)(keys_B, log_p_BV), log_p_BV
+
+
+def _log_p(plan: Plan, logits: jax.Array) -> jax.Array:
+    """The logarithms of what a token is drawn from, [..., V], by penalized logits."""
+    return jax.nn.log_softmax(narrow(logits, plan.sampling), axis=-1)
+
+
+def _penalized(
     plan: Plan, logits_BWV: jax.Array, tokens_BS: jax.Array, prompt_lengths_B: jax.Array, lengths_BW: jax.Array
 ) -> jax.Array:
-    """The logarithms of what a token is drawn from, [B, W, V], after the first ``lengths_BW`` tokens of each text."""
+    """The logits [B, W, V] after the first ``lengths_BW`` tokens of each text, with what looks back applied."""
     logits_BWV = restrict(logits_BWV[..., : plan.num_ids], plan.sampling, num_ids=plan.num_ids)
     lengths_BW = jnp.broadcast_to(lengths_BW, logits_BWV.shape[:2])
-    logits_BWV = penalize(
+    return penalize(
         logits_BWV,
         plan.sampling,
         previous=jnp.broadcast_to(tokens_BS[:, None], (*logits_BWV.shape[:2], tokens_BS.shape[1])),
@@ -180,7 +201,6 @@ def _log_p(
         length=lengths_BW,
         pad_id=plan.pad_id,
     )
-    return jax.nn.log_softmax(narrow(logits_BWV, plan.sampling), axis=-1)
 
 
 def _round_keys(keys_B: jax.Array, num_new_B: jax.Array) -> jax.Array:

@@ -25,10 +25,10 @@ from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.objectives import FeatureObjective
 from lmjax.runs import Run
 from lmjax.runs.marks import text_marks
-from lmjax.runs.prompts import source_ids
 from lmjax.train.components import paired
 from lmjax.train.evaluations.evaluation import Reading
 from lmjax.train.evaluations.json_lines import check_text, read_objects
+from lmjax.train.prompts import source_ids
 from lmjax.types import make_stream
 
 STEPS = 1000
@@ -122,7 +122,9 @@ def text_features(run: Run, texts: list[str], *, batch_size: int) -> np.ndarray:
         raise ValueError(f"{type(objective).__name__} trains a model that reads vectors, not text: probe another run")
     around = [[] if mark is None else [mark] for mark in (marks.before, marks.after)]
     rows = [
-        [*around[0], *run.tokenizer.encode(text).tolist(), *around[1]] if pair is None else source_ids(run, text, pair)
+        [*around[0], *run.tokenizer.encode(text).tolist(), *around[1]]
+        if pair is None
+        else source_ids(run.config.data, run.tokenizer, text, pair)
         for text in texts
     ]
     longest = max(range(len(rows)), key=lambda number: len(rows[number]))

@@ -7,9 +7,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmjax.models.config import ModelConfig
 from lmjax.models.recurrent import Mixer
+from lmjax.parallel.mesh import current_platform
+
+FEW_TOKENS = 32
+"""The largest number of new tokens, in all rows, that a CPU writes into a cache one by one."""
 
 
 @jax.tree_util.register_dataclass
@@ -37,14 +42,10 @@ class LayerCache:
 
     def write(self, key_BTKH: jax.Array, value_BTKH: jax.Array, slots_BT: jax.Array) -> "LayerCache":
         """Returns the cache with new keys and values at ``slots_BT``; rows may have different lengths."""
-        num_rows, num_heads = self.key_BKSH.shape[:2]
-        row_B11, head_1K1 = jnp.arange(num_rows)[:, None, None], jnp.arange(num_heads)[None, :, None]
-
-        def put(buffer_BKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
-            new_BKTH = jnp.swapaxes(new_BTKH, 1, 2).astype(buffer_BKSH.dtype)
-            return buffer_BKSH.at[row_B11, head_1K1, slots_BT[:, None, :]].set(new_BKTH, mode="drop")
-
-        return LayerCache(put(self.key_BKSH, key_BTKH), put(self.value_BKSH, value_BTKH))
+        return LayerCache(
+            _written(self.key_BKSH, jnp.swapaxes(key_BTKH, 1, 2), slots_BT),
+            _written(self.value_BKSH, jnp.swapaxes(value_BTKH, 1, 2), slots_BT),
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -56,8 +57,7 @@ class LatentCache:
 
     def write(self, kept_BTX: jax.Array, slots_BT: jax.Array) -> "LatentCache":
         """Returns the cache with new tokens at ``slots_BT``; rows may have different lengths."""
-        row_B1 = jnp.arange(slots_BT.shape[0])[:, None]
-        return LatentCache(self.kept_BSX.at[row_B1, slots_BT].set(kept_BTX.astype(self.kept_BSX.dtype), mode="drop"))
+        return LatentCache(_written(self.kept_BSX, kept_BTX, slots_BT))
 
 
 @jax.tree_util.register_dataclass
@@ -98,3 +98,21 @@ def empty_cache(config: ModelConfig, *, batch_size: int, length: int) -> tuple[C
         return RecurrentCache(jnp.zeros(state, jnp.float32), jnp.zeros(last, config.dtype))
 
     return tuple(layer(config.mixers[index % len(config.mixers)]) for index in range(config.num_layers))
+
+
+def _written(buffer: jax.Array, new: jax.Array, slots_BT: jax.Array) -> jax.Array:
+    """Returns a buffer [B, ..., S, X] with new values [B, ..., T, X] at ``slots_BT``; a slot from S on is no slot.
+
+    XLA makes a loop of a scatter on CPUs, which takes ten times as long as an update for each of a few tokens.
+    """
+    new = new.astype(buffer.dtype)
+    if current_platform() != "cpu" or slots_BT.size > FEW_TOKENS:
+        put = jax.vmap(lambda one, values, slots_T: one.at[..., slots_T, :].set(values, mode="drop"))
+        return put(buffer, new, slots_BT)
+    for row, place in np.ndindex(slots_BT.shape):
+        slot, values = slots_BT[row, place], new[row : row + 1, ..., place : place + 1, :]
+        at = (row, *(0,) * (buffer.ndim - 3), slot, 0)
+        there = jax.lax.dynamic_slice(buffer, at, values.shape)
+        values = jnp.where(slot < buffer.shape[-2], values, there)
+        buffer = jax.lax.dynamic_update_slice(buffer, values, at)
+    return buffer

@@ -41,8 +41,14 @@ def split_key(key: jax.Array | None, num: int) -> Sequence[jax.Array | None]:
 
 
 def turned_product(rows: jax.Array, weight: jax.Array) -> jax.Array:
-    """Returns ``rows W^T``, [R, N], of rows [R, K] and a matrix [N, K], in the dtype of the matrix."""
-    return (weight @ rows.astype(weight.dtype).T).T
+    """Returns ``rows W^T``, [R, N], of rows [R, K] and a matrix [N, K], in the dtype of the matrix.
+
+    The few rows are laid out as columns before the product, and the result as rows after it. Without the barriers XLA
+    takes both into the product, which on a CPU then takes two to four times as long for four rows or more
+    (``benchmarks/decode.py``).
+    """
+    columns = jax.lax.optimization_barrier(rows.astype(weight.dtype).T)
+    return jax.lax.optimization_barrier(weight @ columns).T
 
 
 class Projection(nnx.Module):

@@ -5,6 +5,7 @@ come from the configuration or from the launcher: ``launch/local.py`` and ``laun
 variables below), Slurm, Open MPI, a TPU pod or a JobSet.
 """
 
+import atexit
 import collections
 import contextlib
 import dataclasses
@@ -19,10 +20,15 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import jax
+import numpy as np
+
+from lmjax.parallel.peers import Hub, Spoke, warn_not_watched
 
 COORDINATOR_VARIABLE = "LMJAX_COORDINATOR"
 NUM_PROCESSES_VARIABLE = "LMJAX_NUM_PROCESSES"
 PROCESS_ID_VARIABLE = "LMJAX_PROCESS_ID"
+PLACE_BYTES = 512
+"""The longest text in which process 0 says where it listens."""
 BARRIER_SECONDS = 7 * 24 * 3600
 
 
@@ -108,8 +114,8 @@ def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
 def start(config: DistributedConfig | None = None) -> None:
     """Joins the other processes and prints what was found; call it before the first use of jax.
 
-    A single process joins nothing. After this call an uncaught exception ends its process at once, so that the peers
-    fail within a second and do not wait for an orderly end.
+    A single process joins nothing. After this call an uncaught exception ends its process at once, and a process
+    that dies ends the others within seconds, see :mod:`lmjax.parallel.peers`.
 
     Raises:
       ValueError: processes or devices are not as many as expected.
@@ -120,6 +126,7 @@ def start(config: DistributedConfig | None = None) -> None:
     if is_launched(config, os.environ) and not jax.distributed.is_initialized():
         _join(config)
         sys.excepthook = _print_and_leave
+        _watch_peers(config)
     _check("processes", jax.process_count(), config.expected_processes)
     _check("devices", jax.device_count(), config.expected_devices)
     print(describe_processes(), flush=True)
@@ -151,6 +158,33 @@ def _join(config: DistributedConfig) -> None:
         # jax has installed its own SIGTERM handler, with which a process would not end before the training loop
         # handles signals.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if on_sigterm is None else on_sigterm)
+
+
+def _watch_peers(config: DistributedConfig) -> None:
+    """Makes this process end when another one dies, see :mod:`lmjax.parallel.peers`."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    hub, place = None, b""
+    if is_primary():
+        own = bind_address(config.coordinator)
+        host = "" if own is None else own.rpartition(":")[0].strip("[]")
+        try:
+            hub = Hub(host, num_processes=jax.process_count())
+            place = b"%s %d %s" % ((host or socket.gethostname()).encode(), hub.port, hub.token.hex().encode())
+        except OSError as error:
+            warn_not_watched(error)
+    told = multihost_utils.broadcast_one_to_all(np.frombuffer(place.ljust(PLACE_BYTES), np.uint8))
+    words = bytes(np.asarray(told, np.uint8)).split()
+    try:
+        if hub is None and words:
+            host, port, token = (word.decode() for word in words)
+            atexit.register(Spoke(host, int(port), bytes.fromhex(token), process=jax.process_index()).close)
+    except OSError as error:
+        warn_not_watched(error)
+    if hub is not None:
+        atexit.register(hub.close)
 
 
 def bind_address(coordinator: str | None) -> str | None:

@@ -5,11 +5,11 @@ from collections.abc import Generator
 from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.runs.chat_template import end_ids, find_template
 from lmjax.runs.opened import Opened
-from lmjax.runs.prompts import prompt_ids
 from lmjax.runs.request import NEW_TOKENS, Request
 from lmjax.runs.writing import stream_continuations
 from lmjax.tokenizers.chat import Message
 from lmjax.train.components import paired
+from lmjax.train.prompts import prompt_ids
 
 
 class Chat:
@@ -77,7 +77,7 @@ class Chat:
     def _ids(self, message: str) -> list[int]:
         if self._template is None:
             before = "".join(f"{said}\n{answer}\n" for said, answer in self._turns)
-            return prompt_ids(self._run, f"{before}{message}\n")
+            return prompt_ids(self._run.config.data, self._run.tokenizer, f"{before}{message}\n")
         messages = [] if self._system is None else [Message("system", self._system)]
         for said, answer in self._turns:
             messages += [Message("user", said), Message("assistant", answer)]

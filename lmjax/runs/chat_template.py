@@ -12,10 +12,10 @@ from lmjax.interop.hf_config import read_json
 from lmjax.interop.published import GENERATION
 from lmjax.naming import naming
 from lmjax.runs.opened import Opened
-from lmjax.runs.prompts import ids_with_names
 from lmjax.tokenizers import Tokenizer
 from lmjax.tokenizers.chat import Message, chat_parts, read_chat_template, render_chat
 from lmjax.tokenizers.special import names_by_role
+from lmjax.train.prompts import ids_with_names
 from lmjax.train.published import PUBLISHED
 
 _PRIVATE = range(0xE000, 0xF8FF)

@@ -8,7 +8,7 @@ from lmjax.objectives.masked_diffusion import MaskedDiffusion
 from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.marks import text_marks
 from lmjax.runs.opened import Opened
-from lmjax.runs.prompts import ids_with_names
+from lmjax.train.prompts import ids_with_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from lmjax.losses import IGNORE_INDEX, linear_token_losses
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.objectives.parts.naming_tokens import check_predicts_next
 from lmjax.runs.opened import Opened
-from lmjax.runs.prompts import context_ids
 from lmjax.train.evaluations.token_scores import TOKENS_AT_ONCE
+from lmjax.train.prompts import context_ids
 from lmjax.types import make_stream
 
 
@@ -67,7 +67,7 @@ def score(run: Opened, texts: Sequence[str]) -> list[Score]:
         longer than its learned positions.
     """
     check_predicts_next(run.config.objective)
-    before = context_ids(run)
+    before = context_ids(run.config.data, run.tokenizer)
     rows = [[*before, *run.tokenizer.encode(text).tolist()] for text in texts]
     for row in rows:
         if run.max_length is not None and len(row) - 1 > run.max_length:

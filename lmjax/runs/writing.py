@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from lmjax.corruption.diffusion import SCHEDULES
 from lmjax.decode.unmask import unmask
@@ -12,10 +12,9 @@ from lmjax.objectives.parts.naming_tokens import check_names_tokens
 from lmjax.runs.new_ids import new_ids
 from lmjax.runs.opened import Opened
 from lmjax.runs.pieces import Pieces
-from lmjax.runs.prompts import ids_with_names, prompt_ids, source_ids
 from lmjax.runs.request import NEW_TOKENS, PENALTIES, Request, changed
-from lmjax.tokenizers import Tokenizer
 from lmjax.train.components import paired
+from lmjax.train.prompts import answer_bytes, bytes_after, ids_with_names, prompt_ids, source_ids
 
 EVERY = 4
 """The number of tokens after which text that is watched is handed out."""
@@ -72,11 +71,14 @@ def stream_texts(run: Opened, prompts: Sequence[str], request: Request, *, every
         yield from _filled_in(run, prompts, request, objective)
         return
     pair = paired(objective)
-    ids = [prompt_ids(run, text) if pair is None else source_ids(run, text, pair) for text in prompts]
+    own = run.config.data, run.tokenizer
+    ids = [prompt_ids(*own, text) if pair is None else source_ids(*own, text, pair) for text in prompts]
     jobs = []
-    for text, own in zip(prompts, ids, strict=True):
-        decode = functools.partial(bytes_after, run.tokenizer, text, own) if pair is None else _answer(run.tokenizer)
-        jobs += [_Job(own, Pieces(decode, request.stop)) for _ in range(request.num_samples)]
+    for text, given in zip(prompts, ids, strict=True):
+        decode = (
+            functools.partial(bytes_after, run.tokenizer, text, given) if pair is None else answer_bytes(run.tokenizer)
+        )
+        jobs += [_Job(given, Pieces(decode, request.stop)) for _ in range(request.num_samples)]
     yield from _write_jobs(run, jobs, request, pair=pair, every=every)
 
 
@@ -160,28 +162,3 @@ def _filled_in(run: Opened, prompts: Sequence[str], request: Request, objective:
             pieces = Pieces(run.tokenizer.decode_bytes, request.stop)
             text = pieces.add(row) + pieces.finish()
             yield Piece(number * request.num_samples + sample, text, True)
-
-
-def bytes_after(tokenizer: Tokenizer, text: str, prompt: Sequence[int], ids: Sequence[int]) -> bytes:
-    """Returns the bytes that ``ids`` add to a prompt.
-
-    Args:
-      tokenizer: the tokenizer.
-      text: the prompt. Some tokenizers forget a space at its end, and the continuation's first space is then left out.
-      prompt: its ids.
-      ids: those of the continuation.
-    """
-    shown = tokenizer.decode_bytes(prompt)
-    new = tokenizer.decode_bytes([*prompt, *ids])[len(shown) :]
-    forgotten = text[-1:].isspace() and not shown.decode(errors="replace")[-1:].isspace()
-    return new.removeprefix(b" ") if forgotten else new
-
-
-def _answer(tokenizer: Tokenizer) -> Callable[[Sequence[int]], bytes]:
-    """The map from the ids a decoder writes to their bytes, with special tokens by name."""
-    bos_id = tokenizer.vocabulary.bos_id
-
-    def decode(ids: Sequence[int]) -> bytes:
-        return tokenizer.decode_bytes([token_id for token_id in ids if token_id != bos_id], skip_special=False)
-
-    return decode

@@ -16,6 +16,7 @@ from lmjax.objectives import CausalLM, Objective
 from lmjax.parallel.distributed import DistributedConfig
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.parallel.paths import refuse_address
+from lmjax.remote.address import address_of, copy_folder
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -83,7 +84,11 @@ class TrainConfig:
     """First and last step to record a jax profile of, counted from where the run starts or goes on."""
     watchdog_minutes: float | None = None
     """Ends a process that has finished no step or validation batch for so long, with all threads' stacks; a compile
-    or a save may take an hour all the same. 0 never does; None is 30 with several processes and 0 with one."""
+    or a save may take an hour all the same. 0 never does. None never does with one process; with several, it is 30,
+    and the time of 20 steps (at least 5 minutes) once steps have been measured."""
+    maintenance_notices: bool = False
+    """Ask Google Cloud's metadata server every few seconds whether this machine is about to be stopped, for
+    maintenance or because it is preempted, and then save and stop as after SIGTERM."""
     recompute_every: int = 0
     """Steps between checks for hardware that computes wrong: a step is computed twice, without effect, and must be the
     same bit for bit. A check takes the time of two steps. 0 never checks."""
@@ -94,7 +99,9 @@ class TrainConfig:
 
     def __post_init__(self):
         check_literals(self, "train.")
-        refuse_address("train.init_from", self.init_from)
+        for name in ("init_from", "branch_from"):
+            if address_of(getattr(self, name)) is None:
+                refuse_address(f"train.{name}", getattr(self, name))
         for name in ("steps", "batch_size", "sequence_length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
@@ -153,7 +160,10 @@ class RunConfig:
     name: str
     """Name of the run."""
     folder: str | None = None
-    """Where the run is kept; `runs/NAME` when unset."""
+    """Where the run is kept; `runs/NAME` when unset. It may be in object storage: `s3://BUCKET/RUN`, `gs://BUCKET/RUN`."""
+    local_folder: str | None = None
+    """Where a run in object storage works, and keeps a copy; a folder in the user's cache when unset. Several processes
+    need one that all of them see."""
     objective: Objective = CausalLM()
     """What is predicted from what."""
     model: ModelConfig = ModelConfig()
@@ -182,7 +192,14 @@ class RunConfig:
     """Several processes."""
 
     def __post_init__(self):
-        refuse_address("folder", self.folder)
+        refuse_address("local_folder", self.local_folder)
+        if self.address is None:
+            refuse_address("folder", self.folder)
+            if self.local_folder is not None:
+                raise ValueError(
+                    f"local_folder={self.local_folder}: folder={self.folder} is no address of object storage, so that "
+                    f"the run works there: set local_folder to None"
+                )
         names = [evaluation.name for evaluation in self.evaluations]
         for name in names:
             if names.count(name) > 1 or name in RESERVED:
@@ -203,6 +220,19 @@ class RunConfig:
                 )
 
     @property
+    def address(self) -> str | None:
+        """The address of a run in object storage; None for a folder."""
+        return address_of(self.folder)
+
+    @property
     def run_folder(self) -> pathlib.Path:
-        """The folder of the run."""
+        """The folder in which the run works: its own, or the local copy of a run in object storage."""
+        if self.address is not None:
+            given = self.local_folder
+            return copy_folder(self.address, "written") if given is None else pathlib.Path(given)
         return pathlib.Path(self.folder) if self.folder is not None else pathlib.Path("runs") / self.name
+
+    @property
+    def place(self) -> str:
+        """Where the run is, for people."""
+        return str(self.run_folder) if self.address is None else f"{self.address} (with a copy in {self.run_folder})"

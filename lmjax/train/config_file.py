@@ -1,12 +1,13 @@
 """Writes and reads the configuration of a run as JSON: the ``config.json`` of a run folder."""
 
 import dataclasses
+import json
 import pathlib
 import types
 import typing
 from typing import Any
 
-from lmjax.atomic_files import write_json
+from lmjax.atomic_files import write_file
 from lmjax.choice import Choice, class_name, named_class
 from lmjax.field_types import check_type
 from lmjax.naming import naming
@@ -104,9 +105,14 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def config_text(config: RunConfig) -> str:
+    """Returns ``config`` as the text of a ``config.json``."""
+    return json.dumps(to_json(config), indent=2) + "\n"
+
+
 def write_config(config: RunConfig, path: pathlib.Path) -> None:
     """Writes ``config`` as JSON; an interruption never leaves a part of the file."""
-    write_json(path, to_json(config), indent=2)
+    write_file(path, config_text(config))
 
 
 def read_config(path: pathlib.Path) -> RunConfig:

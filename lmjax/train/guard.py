@@ -1,5 +1,6 @@
 """Ends a run before its last step: after a signal, or when a step never returns."""
 
+import collections
 import contextlib
 import faulthandler
 import itertools
@@ -22,7 +23,14 @@ from lmjax.parallel.signals import SHOW_CURSOR
 from lmjax.train.faults.fault import StepFault
 
 WATCHDOG_MINUTES = 30.0
-"""How many minutes the watchdog waits if there are several processes and the recipe does not say."""
+"""How many minutes the watchdog waits if there are several processes, the recipe does not say, and steps have not been
+measured yet."""
+MEASURED_STEPS = 64
+"""How many of the last steps a measured limit follows from; a quarter of them is enough for the first."""
+SLOWEST_STEPS = 20
+"""A measured limit is the time of so many steps, each as long as the slowest of the last ``MEASURED_STEPS``."""
+SHORTEST_MINUTES = 5.0
+"""The shortest measured limit: storage may keep a step waiting for a while."""
 SIGN_SECONDS = 30.0
 """How often each of several processes leaves a sign of life."""
 LONG_MINUTES = 60.0
@@ -40,11 +48,17 @@ class GracefulExit:
     thread it leaves signals as they are. On exit it restores the previous handlers.
     """
 
-    def __init__(self, *, vote_every: int = 4):
-        """Makes several processes vote every ``vote_every`` steps; they stop at most twice that many steps later."""
+    def __init__(self, *, vote_every: int = 4, saves: bool = True):
+        """Makes several processes vote every ``vote_every`` steps; they stop at most twice that many steps later.
+
+        Args:
+          vote_every: the steps between votes.
+          saves: whether the run is saved when it stops, for the message.
+        """
         if vote_every < 1:
             raise ValueError(f"vote_every={vote_every}: must be at least 1")
         self._vote_every = vote_every
+        self._then = "saving after this step, then stopping" if saves else "stopping after this step, without a save"
         self._previous: dict[int, object] = {}
         self._ballot: jax.Array | None = None
         self._agreed = False
@@ -65,9 +79,11 @@ class GracefulExit:
             # A handler that was not set from Python is None, and Python cannot put it back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._previous.clear()
-        if kind is not None and issubclass(kind, StepFault) and self.signal_name is not None:
+        if kind is not None and issubclass(kind, StepFault):
             # The run may roll back now and go on; the signal must not be forgotten.
-            os.kill(os.getpid(), signal.Signals[self.signal_name])
+            asked = signal.Signals.__members__.get(self.signal_name or "")
+            if asked is not None:
+                os.kill(os.getpid(), asked)
 
     def should_stop(self, step: int) -> bool:
         """Returns whether to save and stop after ``step``; every process must call this, with the same steps."""
@@ -80,9 +96,20 @@ class GracefulExit:
             self._ballot = self._cast(self.signal_name is not None)
         return self._agreed
 
+    def ask(self, reason: str) -> None:
+        """Asks the run to stop, as a signal does; another thread may call it.
+
+        Args:
+          reason: what is said in place of the name of a signal.
+        """
+        if self.signal_name is None:
+            self.signal_name = reason
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{reason}: {self._then}\n".encode())
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        text = f"\n{name}: saving after this step, then stopping"
+        text = f"\n{name}: {self._then}"
         self.signal_name = self.signal_name or name
         if number == signal.SIGINT:
             # From now on the system handles Ctrl-C, because a Python handler never runs while the main thread
@@ -114,19 +141,25 @@ class Watchdog:
     """
 
     def __init__(self, timeout_minutes: float | None, *, signs: pathlib.Path | None = None):
-        """Sets the limit. 0 switches the watchdog off; None means ``WATCHDOG_MINUTES``, or 0 for a single process.
+        """Sets the limit. 0 switches the watchdog off, and None is 0 for a single process.
+
+        For several processes, None means ``WATCHDOG_MINUTES`` at first and during evaluations. Between two steps it
+        means the time of ``SLOWEST_STEPS`` steps as soon as steps have been measured, at least ``SHORTEST_MINUTES``.
 
         Args:
           timeout_minutes: the limit.
           signs: a folder that all processes see, in which each leaves signs of life; without it, the message does not
             say which processes are absent.
         """
+        self._step_seconds: collections.deque[float] | None = None
         if timeout_minutes is None:
+            self._step_seconds = collections.deque(maxlen=MEASURED_STEPS)
             timeout_minutes = WATCHDOG_MINUTES if jax.process_count() > 1 else 0.0
         if timeout_minutes < 0:
             raise ValueError(f"watchdog timeout_minutes={timeout_minutes}: must be 0 (off) or more")
         self._timeout_seconds = 60.0 * timeout_minutes
         self._is_long = False
+        self._between_steps = False
         self._last_touch = time.monotonic()
         self._step: int | None = None
         self._roll_call: RollCall | None = None
@@ -155,15 +188,23 @@ class Watchdog:
             self._roll_call.leave()
 
     def touch(self, step: int | None = None) -> None:
-        """Tells the watchdog that the run is alive. It is called after each step, validation batch and save."""
-        self._last_touch = time.monotonic()
+        """Tells the watchdog that the run is alive. It is called after each step, validation batch and save.
+
+        Args:
+          step: the number of steps done; None within an evaluation.
+        """
+        now = time.monotonic()
+        if self._step_seconds is not None and self._between_steps and self._step is not None and step == self._step + 1:
+            self._step_seconds.append(now - self._last_touch)
+        self._between_steps = step is not None
+        self._last_touch = now
         self._is_long = False
         self._step = self._step if step is None else step
 
     def expect_long(self) -> None:
         """Allows at least ``LONG_MINUTES`` until the next sign of life. Call it when a compile or a save begins."""
         self._last_touch = time.monotonic()
-        self._is_long = True
+        self._is_long, self._between_steps = True, False
 
     def _watch(self) -> None:
         # It waits no longer than the usual limit, because work that was expected to be long may end early.
@@ -178,10 +219,15 @@ class Watchdog:
         return self._last_touch + self._limit_seconds() - time.monotonic()
 
     def _limit_seconds(self) -> float:
-        return max(self._timeout_seconds, 60.0 * LONG_MINUTES) if self._is_long else self._timeout_seconds
+        if self._is_long:
+            return max(self._timeout_seconds, 60.0 * LONG_MINUTES)
+        if self._between_steps and self._step_seconds and len(self._step_seconds) >= MEASURED_STEPS // 4:
+            measured = SLOWEST_STEPS * max(self._step_seconds)
+            return min(max(measured, 60.0 * SHORTEST_MINUTES), self._timeout_seconds)
+        return self._timeout_seconds
 
     def _bark(self) -> None:
-        minutes = f"{self._limit_seconds() / 60:g}"
+        minutes = f"{self._limit_seconds() / 60:.3g}"
         last = "no step has finished" if self._step is None else f"step {self._step} was the last to finish"
         print(
             f"error: process {jax.process_index()}: no sign of life for {minutes} minutes; {last}. "

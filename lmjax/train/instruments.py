@@ -8,6 +8,7 @@ from lmjax.train.config import RunConfig
 from lmjax.train.config_file import flatten, to_json
 from lmjax.train.goodput import Goodput
 from lmjax.train.guard import GracefulExit, Watchdog
+from lmjax.train.maintenance import Notices
 from lmjax.train.metrics import MetricWriters, Throughput
 from lmjax.train.progress import ProgressReport
 
@@ -69,9 +70,12 @@ def open_instruments(config: RunConfig, *, first_step: int, goodput: Goodput) ->
             tracker=config.tracker,
             settings=flatten(to_json(config)),
         )
+        graceful = GracefulExit(saves=config.checkpoint.on_signal)
+        if train.maintenance_notices:
+            stack.enter_context(Notices(graceful.ask))
         yield Instruments(
             writers=stack.enter_context(writers),
-            graceful=GracefulExit(),
+            graceful=graceful,
             watchdog=stack.enter_context(Watchdog(train.watchdog_minutes, signs=config.run_folder / SIGNS)),
             progress=stack.enter_context(ProgressReport(train.steps, first_step=first_step)),
             throughput=Throughput(goodput.waited),

@@ -29,6 +29,7 @@ from lmjax.train.goodput import Goodput
 from lmjax.train.initial import check_initial
 from lmjax.train.instruments import open_instruments
 from lmjax.train.integrity import Integrity
+from lmjax.train.mirrored import mirrored
 from lmjax.train.other_run import check_same_model
 from lmjax.train.plan import Plan, make_plan
 from lmjax.train.profile import Profiler
@@ -51,12 +52,14 @@ class Finished:
       folder: the run folder.
       step: the number of steps done.
       stopped_by: the signal that ended the run early, or None.
+      saved_step: the step of the newest checkpoint; None if there is none.
       evaluated: the numbers that the evaluations found for the last state, by the names of the evaluations.
     """
 
     folder: pathlib.Path
     step: int
     stopped_by: str | None
+    saved_step: int | None
     evaluated: Mapping[str, Mapping[str, float]]
 
     @property
@@ -81,9 +84,12 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
     distributed.start(config.distributed)
     say = say if distributed.is_primary() else lambda _: None
     check_name(config.run_folder)
-    go_on = has_checkpoint(config.run_folder)
-    stays = f"{config.run_folder} is as it was: the same command goes on from its last checkpoint"
-    with held(config.run_folder), kept(stays if go_on else "no step was done: the same command begins anew"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held(config.run_folder))
+        mirror = stack.enter_context(mirrored(config, say))
+        go_on = has_checkpoint(config.run_folder)
+        stays = f"{config.place} is as it was: the same command goes on from its last checkpoint"
+        stack.enter_context(kept(stays if go_on else "no step was done: the same command begins anew"))
         # All of this comes before the folder is claimed, so that an unusable configuration leaves no run behind.
         plan = make_plan(config, progress=progress)
         config = plan.config
@@ -95,7 +101,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
                 say(line)
         with naming_file(config.run_folder):
             folder = claim(config, plan.corpus.tokenizer)
-            with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say) as checkpoints:
+            with Checkpoints(folder / CHECKPOINTS, config.checkpoint, notify=say, mirror=mirror) as checkpoints:
                 while isinstance(ended := _train(plan, origin, record, checkpoints, say, started), Record):
                     record, origin = ended, find_origin(config, plan.corpus.tokenizer)
                     # A profile counts its steps from the start of the process.
@@ -176,7 +182,8 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         if first_step < step == train.steps:
             numbers = {**numbers, **evaluations.run(evaluations.missing(numbers), state.averaged, step)}
         check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
-        saves.save(step, state, numbers, tools, ends=True)
+        if step >= train.steps or plan.config.checkpoint.on_signal:
+            saves.save(step, state, numbers, tools, ends=True)
         tools.watchdog.expect_long()
         saves.checkpoints.wait()
         if step > first_step:
@@ -184,7 +191,7 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
             tools.progress.note(tools.goodput.summary())
     # The signal may have reached only another process.
     stopped_by = None if step >= train.steps else tools.graceful.signal_name or "a signal to another process"
-    return Finished(folder, step, stopped_by, numbers)
+    return Finished(folder, step, stopped_by, saves.saved_step, numbers)
 
 
 def _begin_saves(plan: Plan, origin: Origin | None, record: Record, checkpoints: Checkpoints, first_step: int) -> Saves:
@@ -225,4 +232,4 @@ def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -
     for one in corpus.each():
         for note in one.manifest.notes:
             say(f"data: {note}")
-    say(f"run: {plan.config.run_folder}, {steps} steps")
+    say(f"run: {plan.config.place}, {steps} steps")

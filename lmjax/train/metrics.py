@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -20,6 +20,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from lmjax.parallel import distributed
 from lmjax.train.metrics_file import JsonLines, read_lines
+from lmjax.train.samples_file import Written, append_samples, drop_samples_from
 from lmjax.train.trackers import Session, Tracker
 
 METRICS_FILE = "metrics.jsonl"
@@ -67,7 +68,7 @@ class MetricWriters:
         tracker: Tracker | None = None,
         settings: Mapping[str, Any] | None = None,
     ):
-        folder = pathlib.Path(folder)
+        self._folder = folder = pathlib.Path(folder)
         self._file: JsonLines | None = None
         self.earlier: list[dict[str, float]] = []
         self._tensorboard: EventFile | None = None
@@ -80,6 +81,7 @@ class MetricWriters:
             self._session = tracker.open(folder, settings or {})
         folder.mkdir(parents=True, exist_ok=True)
         self._file = JsonLines(folder / METRICS_FILE, first_step=first_step)
+        drop_samples_from(folder, first_step)
         self.earlier = read_metrics(folder)
         if tensorboard:
             self._tensorboard = EventFile(folder / "tensorboard", first_step=first_step)
@@ -98,6 +100,11 @@ class MetricWriters:
             self._tensorboard.write(step, numbers)
         if self._session is not None:
             self._session.write(step, numbers)
+
+    def write_texts(self, step: int, evaluation: str, texts: Sequence[Written]) -> None:
+        """Keeps the texts that an evaluation has written, in ``samples.jsonl``."""
+        if self._file is not None:
+            append_samples(self._folder, step, evaluation, texts)
 
     def close(self) -> None:
         """Flushes and closes all files and connections."""

@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from lmjax.atomic_files import write_json
+from lmjax.atomic_files import write_file
 from lmjax.data.manifest import Manifest
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json
@@ -171,6 +171,11 @@ def read_record(folder: pathlib.Path) -> Record | None:
     return record
 
 
+def record_text(record: Record) -> str:
+    """Returns the record as the text of a ``record.json``."""
+    return json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+
+
 def write_record(folder: pathlib.Path, record: Record) -> None:
     """Writes ``record.json``; an interruption never leaves a part of the file."""
-    write_json(folder / RECORD, dataclasses.asdict(record))
+    write_file(folder / RECORD, record_text(record))

@@ -4,6 +4,7 @@ If the folder has no checkpoint, the run begins, or branches off another run; it
 If the folder has one, the run goes on, with the same data unless ``train.change_on_resume`` names ``data``.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -26,6 +27,7 @@ from lmjax.train.initial import initial_state
 from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.record import Record, data_changes, data_facts, read_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
+from lmjax.train.samples_file import SAMPLES_FILE
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner
 
@@ -198,6 +200,8 @@ def keep_metrics_aside(folder: pathlib.Path, say: Say) -> None:
     while (aside := path.with_name(f"metrics.{number}.jsonl")).exists():
         number += 1
     os.replace(path, aside)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder / SAMPLES_FILE, folder / f"samples.{number}.jsonl")
     say(
         f"an earlier start came to step {int(max(past))} and had saved nothing: beginning anew; its metrics are "
         f"kept in {aside}"

@@ -11,6 +11,7 @@ from lmjax.train.faults import RollBack, StepFault
 from lmjax.train.record import PassedOver, Record, write_record
 from lmjax.train.resume import Say
 from lmjax.train.run_folder import CONFIG
+from lmjax.train.saves import texts_of
 
 
 def roll_back(
@@ -72,6 +73,9 @@ def roll_back(
         # The weights of a mixture that the configuration has decide which rows the record passes over.
         write_config(config, config.run_folder / CONFIG)
         write_record(config.run_folder, record)
+    if checkpoints.mirror is not None and steps:
+        checkpoints.mirror.describe(target, texts_of(config, record))
+        checkpoints.mirror.push(target)
     say(
         f"step {fault.step}: {fault.reason}: going back to step {target} and passing over rows {rows[0]} to "
         f"{rows[1] - 1} (roll-back {len(record.passed_over)} of at most {policy.limit})"

@@ -3,7 +3,7 @@
 ::
 
     config.json   record.json   tokenizer/   published/   checkpoints/   metrics.jsonl   tensorboard/   loss.png
-    profile/
+    profile/   samples.jsonl
 """
 
 import contextlib
@@ -15,16 +15,25 @@ from typing import Literal
 from lmjax.atomic_files import is_partial
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import LOCK_FILE, folder_lock
+from lmjax.parallel.mounts import locks_reach
+from lmjax.remote.bucket import Folder
+from lmjax.remote.lease import leased, warn
 from lmjax.tokenizers import Tokenizer, load_tokenizer
 from lmjax.train.changes import check_same_run
 from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.checkpoint.mirror import NEWEST
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config, write_config
 from lmjax.train.published import PUBLISHED, hand_on_published
+from lmjax.train.remote_run import local_run
 
 CONFIG = "config.json"
+DOING = "is being trained"
+LEASE_FILE = ".lmjax-lease"
 TOKENIZER = "tokenizer"
 CHECKPOINTS = "checkpoints"
+SHARED = ".shared"
+"""A file by which several processes make sure that they see the same run folder."""
 
 
 def check_name(folder: pathlib.Path) -> None:
@@ -48,10 +57,19 @@ def check_name(folder: pathlib.Path) -> None:
 def held(folder: pathlib.Path) -> Iterator[None]:
     """Locks the folder for this run until the block ends; the run's first process does so for all of them.
 
+    If a lock does not reach the other machines that see the folder, the run also holds a lease there.
+
     Raises:
       ValueError: another process trains in this folder.
     """
-    with folder_lock(folder, "is being trained") if is_primary() else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if is_primary():
+            stack.enter_context(folder_lock(folder, DOING))
+            if not locks_reach(folder):
+                try:
+                    stack.enter_context(leased(Folder(folder), DOING, name=LEASE_FILE, notify=warn))
+                except OSError as error:
+                    warn(f"warning: no lease can be held in {folder} ({error}): see that no other machine writes there")
         yield
 
 
@@ -75,7 +93,8 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
         if not (folder / CONFIG).exists():
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder / TOKENIZER)
-            hand_on_published(config.train.init_from, folder)
+            source = config.train.init_from
+            hand_on_published(None if source is None else split_checkpoint(source)[0], folder)
             write_config(config, folder / CONFIG)
     wait_for_all("run folder claimed")
     return folder
@@ -84,7 +103,7 @@ def claim(config: RunConfig, tokenizer: Tokenizer) -> pathlib.Path:
 def _check_ours(folder: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> None:
     if not (folder / CONFIG).exists():
         # A run that was killed while it claimed the folder may have left these.
-        ours = {LOCK_FILE, TOKENIZER, PUBLISHED}
+        ours = {LOCK_FILE, TOKENIZER, PUBLISHED, NEWEST, SHARED, LEASE_FILE}
         if folder.exists() and any(path.name not in ours and not is_partial(path.name) for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run folder: choose another --folder")
         return
@@ -102,11 +121,18 @@ BestOrStep = int | Literal["best"] | None
 
 
 def split_checkpoint(path: pathlib.Path | str) -> tuple[pathlib.Path, BestOrStep]:
-    """Returns the run's folder and the checkpoint of ``RUN``, ``RUN/checkpoints/STEP`` or ``RUN/checkpoints/best``."""
+    """Returns the run's folder and the checkpoint of ``RUN``, ``RUN/checkpoints/STEP`` or ``RUN/checkpoints/best``.
+
+    Of a run in object storage, it returns a local copy with this checkpoint.
+
+    Raises:
+      ValueError, CheckpointError, RemoteError: the run in object storage cannot be read.
+    """
     path = pathlib.Path(path)
-    if path.parent.name != CHECKPOINTS or not (path.name.isdecimal() or path.name == "best"):
-        return path, None
-    return path.parent.parent, "best" if path.name == "best" else int(path.name)
+    step: BestOrStep = None
+    if path.parent.name == CHECKPOINTS and (path.name.isdecimal() or path.name == "best"):
+        path, step = path.parent.parent, "best" if path.name == "best" else int(path.name)
+    return local_run(path, step), step
 
 
 def find_step(checkpoints: Checkpoints, step: BestOrStep) -> int | None:

@@ -6,11 +6,11 @@ import math
 from lmjax.parallel.distributed import is_primary
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig
-from lmjax.train.config_file import write_config
+from lmjax.train.config_file import config_text, write_config
 from lmjax.train.evaluations.round import Numbers, deciding_value, not_finite_losses
 from lmjax.train.faults.watch import to_json
 from lmjax.train.instruments import Instruments
-from lmjax.train.record import Record, write_record
+from lmjax.train.record import RECORD, Record, record_text, write_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG
 from lmjax.train.state import TrainState
 
@@ -58,6 +58,9 @@ class Saves:
             # The watch is not among the arrays, so that a run may go on with another policy.
             data = {"step": step, "watch": to_json(state.watch), "seconds": instruments.goodput.to_json(ends=ends)}
             state = dataclasses.replace(state, watch=None)
+            if self.checkpoints.mirror is not None:
+                record = dataclasses.replace(self.record, last_saved=step)
+                self.checkpoints.mirror.describe(step, texts_of(self.config, record))
             if self.checkpoints.save(step, state, data, value=self._deciding(numbers)):
                 instruments.progress.note(f"step {step}: saving to {self.config.run_folder / CHECKPOINTS / str(step)}")
                 # The save before this one is complete now.
@@ -75,3 +78,8 @@ class Saves:
         if is_primary():
             write_config(self.config, self.config.run_folder / CONFIG)
             write_record(self.config.run_folder, self.record)
+
+
+def texts_of(config: RunConfig, record: Record) -> dict[str, str]:
+    """Returns the files that describe a save in object storage."""
+    return {CONFIG: config_text(config), RECORD: record_text(record)}

@@ -10,6 +10,7 @@ import tiny_run
 from lmjax.analysis.coordinates import Coordinates, at_width, check_coordinates, plot_coordinates, table
 
 
+@pytest.mark.long
 def test_widths_that_follow_mup_change_alike_and_others_do_not(tmp_path, one_device):
     tiny_run.write_corpus(tmp_path / "text")
     base = tiny_run.config(tmp_path, objective_name="CausalLM")

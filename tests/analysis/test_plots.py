@@ -88,7 +88,8 @@ def test_a_name_is_drawn_as_it_is_written(name, tmp_path, recwarn):
     else:
         assert shown[:3] == name[:3] and len(shown) < 60 and shown.isprintable()
     plot_loss(runs[:1], tmp_path / "one.png")
-    assert not recwarn.list
+    # An object of an earlier test may be collected here and complain.
+    assert not [said for said in recwarn if not issubclass(said.category, pytest.PytestWarning)]
 
 
 def test_a_single_point_is_seen_and_numbers_that_are_none_are_passed_over(tmp_path):

@@ -11,6 +11,7 @@ from lmjax.analysis.report.page import render, write_report
 from lmjax.analysis.report.thinning import thinned
 from lmjax.analysis.run_files import find_runs, read_run
 from lmjax.parallel.folder_lock import folder_lock
+from lmjax.train.samples_file import Written, append_samples
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'\"\u2028\x1b[31m"
 
@@ -94,6 +95,19 @@ def test_faults_and_goodput_are_shown(tmp_path):
     assert "Step 101 was faulty (loss is &lt;NaN&gt;): rows 800 to 899 were passed over." in said
     assert "<b>87.5%</b>" in said and "<span>skipped updates</span><b>3</b>" in said
     assert ">87.5%<" in render([run, make_run(tmp_path / "other")])
+
+
+def test_texts_are_shown_by_prompt_and_most_are_folded_away(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert "Texts over time" not in render([run])
+    for step in range(0, 400, 20):
+        append_samples(
+            run, step, "texts", [Written(prompt="def ", text=f"<b>{step}</b>"), Written(prompt="", text="z")]
+        )
+    said = render([run])
+    assert said.count("after “def ”") == 1 and said.count("from the beginning") == 1
+    assert said.count("&lt;b&gt;0&lt;/b&gt;") == 2 and said.count("&lt;b&gt;20&lt;/b&gt;") == 1
+    assert said.count("all 20 texts") == 2 and "<b>0</b>" not in said
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing_of_the_files(tmp_path):

@@ -10,6 +10,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=100, help="SIGKILLs at random moments (100)")
     parser.addoption("--damages", type=int, default=100, help="damaged files (100)")
     parser.addoption("--signals", type=int, default=20, help="SIGTERMs at random moments (20)")
+    parser.addoption("--fuzz", type=int, default=2000, help="commands with random values and damaged files (2000)")
+    parser.addoption("--losses", type=int, default=20, help="machines lost during runs in object storage (20)")
     parser.addoption("--storm-seed", type=int, default=0, help="seed of all random choices (0)")
 
 

@@ -1,8 +1,9 @@
-"""Two processes of one run: one is stopped or killed, and the other ends and names it."""
+"""Two processes of one run, without a launcher: one is stopped or killed, and the other ends and names it."""
 
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,40 +33,50 @@ def recipe():
 """
 
 
-def children_of(process: int) -> list[int]:
-    text = pathlib.Path(f"/proc/{process}/task/{process}/children").read_text()
-    return [int(word) for word in text.split()]
+def start(folder: pathlib.Path, number: int, port: int, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir), "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1", "LMJAX_COORDINATOR": f"127.0.0.1:{port}", "LMJAX_NUM_PROCESSES": "2",
+        "LMJAX_PROCESS_ID": str(number),
+    }  # fmt: skip
+    with open(folder / f"output{number}", "w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lmjax", "train", "recipe.py", *arguments],
+            env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
 
-def number_of(process: int) -> str | None:
-    """The number of a process of the run, None for another program."""
-    variables = pathlib.Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    found = [value for value in variables if value.startswith(b"LMJAX_PROCESS_ID=")]
-    return found[0].decode().partition("=")[2] if found else None
-
-
-@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_peer_that_is_stopped_or_killed_ends_the_run(tmp_path, sent):
+@pytest.mark.parametrize(
+    ("sent", "number", "limit"), [(signal.SIGKILL, 1, 5), (signal.SIGKILL, 0, 5), (signal.SIGSTOP, 1, 40)]
+)
+def test_a_peer_that_is_killed_or_stopped_ends_the_run(tmp_path, sent, number, limit):
     write_corpus(tmp_path / "text")
     (tmp_path / "recipe.py").write_text(RECIPE.format(tests=str(ROOT / "tests")))
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
-    command = [sys.executable, "-m", "lmjax", "train", "recipe.py", "--train.watchdog-minutes", "0.3"]
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--", *command],
-        env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    ) as launcher:  # fmt: skip
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start(tmp_path, one, port, "--train.watchdog-minutes", "0.3") for one in (0, 1)]
+
+    def outputs() -> str:
+        return "\n".join((tmp_path / f"output{one}").read_text() for one in (0, 1))
+
+    try:
         metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
         while not (metrics.exists() and any(line["step"] >= 20 for line in read_metrics(metrics))):
-            assert launcher.poll() is None and time.monotonic() < deadline, launcher.communicate()[0]
+            assert not any(process.poll() for process in processes) and time.monotonic() < deadline, outputs()
             time.sleep(0.1)
-        (second,) = (child for child in children_of(launcher.pid) if number_of(child) == "1")
-        os.kill(second, sent)
+        other = processes[1 - number]
+        os.kill(processes[number].pid, sent)
         begin = time.monotonic()
-        output = launcher.communicate(timeout=120)[0]
-        print(f"\n{sent.name}: the run ended after {time.monotonic() - begin:.1f} s")
-        assert launcher.returncode not in (0, 2), output
-    if sent == signal.SIGSTOP:
-        assert "process 0: no sign of life for 0.3 minutes" in output
-        assert "process 1 is gone or stopped" in output
-    else:
-        assert "process 1 failed with -9: ending the others" in output
+        code = other.wait(timeout=120)
+        seconds = time.monotonic() - begin
+        print(f"\n{sent.name} of process {number}: the other ended after {seconds:.1f} s with code {code}")
+        output = (tmp_path / f"output{1 - number}").read_text()
+        assert code == 1, output
+        words = "is gone or stopped" if sent == signal.SIGSTOP else "has ended"
+        assert f"process {number} {words}" in output
+        assert seconds < limit
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

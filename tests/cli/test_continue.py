@@ -66,6 +66,7 @@ def extended(lmjax, workspace, tmp_path_factory):
     return folder, result, options
 
 
+@pytest.mark.long
 def test_old_rows_are_kept_to_the_bit_and_new_ones_are_means(extended):
     folder, result, _ = extended
     before, after = open_run(folder / "before"), open_run(folder / "extended")

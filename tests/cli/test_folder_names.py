@@ -7,6 +7,7 @@ import pytest
 NAME = "s3:[1e-3]* ?{a,b}\\n\n'\"$x %~é"
 
 
+@pytest.mark.long
 def test_a_strange_name_for_every_folder(lmjax, workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = f"{NAME}/run"

@@ -13,9 +13,9 @@ from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.objectives import Denoising, SpanCorruption
 from lmjax.runs import Run
-from lmjax.runs.prompts import source_ids
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.prompts import source_ids
 from lmjax.train.setup import build_learner, resolve
 
 pytestmark = pytest.mark.run
@@ -64,7 +64,7 @@ def opened(objective, *, positions="rope", **data) -> Run:
 def test_a_prompt_is_read_as_documents_were(objective, data, expected):
     run = opened(objective, **data)
     ids = [run.tokenizer.special_tokens.get(name, ord(name[0])) for name in expected]
-    assert source_ids(run, "a<extra_id_0>b", objective) == ids
+    assert source_ids(run.config.data, run.tokenizer, "a<extra_id_0>b", objective) == ids
 
 
 def test_the_command_shows_what_the_decoder_writes(monkeypatch, capsys):

@@ -44,15 +44,15 @@ def test_work_goes_on_whatever_becomes_of_its_output(tmp_path, how):
 def test_commands_tell_of_addresses_and_help_ends_quietly(lmjax, workspace, tmp_path):
     recipe = workspace / "tiny.py"
     for arguments in (
-        ("train", recipe, "--folder", "gs://bucket/run"),
+        ("train", recipe, "--folder", "az://bucket/run"),
         ("prepare", recipe, "--data.prepared", "gs://bucket/data"),
         ("train", recipe, "--tokenizer.path", "https://host/tokenizer.json"),
-        ("train", recipe, "--train.init-from", "gs://bucket/run"),
+        ("train", recipe, "--train.init-from", "az://bucket/run"),
         ("export", workspace / "tiny", "gs://bucket/export"),
         ("import", "hf://gpt2", tmp_path / "run"),
-        ("sample", "gs://bucket/run"),
+        ("sample", "az://bucket/run"),
         ("evaluate", workspace / "tiny", "--prepared", "gs://bucket/data"),
-        ("plot", "gs://bucket/run"),
+        ("plot", workspace / "tiny", "--output", "gs://bucket/run.png"),
         ("tokenizer", "gs://bucket/run"),
     ):
         result = lmjax(*arguments)

@@ -39,6 +39,7 @@ def test_prompts_come_from_a_file_and_texts_go_to_json_lines(lmjax, folder, tmp_
     assert objects[2]["prompt"] == "three\nlines"
 
 
+@pytest.mark.long
 def test_ways_to_write_are_options(lmjax, folder):
     def shown(*options):
         result = lmjax("sample", folder / "decoder", "--prompt", "ab", "--max-new-tokens", 4, *options)

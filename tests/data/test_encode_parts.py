@@ -11,9 +11,8 @@ import sentencepiece
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.prepare import prepare
 from lmjax.data.rows.shard_reader import open_shards
-from lmjax.runs.prompts import ids_with_names
-from lmjax.runs.writing import bytes_after
 from lmjax.tokenizers.sentence_piece import SentencePieceTokenizer
+from lmjax.train.prompts import bytes_after, ids_with_names
 
 CODE = "def add(a, b):\n    return a + b\n"
 NAMES = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<mask>")

@@ -28,6 +28,7 @@ def search(name="rope_gqa", prompts=PROMPTS, *, vocabulary=NO_EOS, new=NEW, opti
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["rope_gqa", "hybrid", "encoder_decoder"])
 def test_a_beam_of_width_one_is_greedy(name):
     options = {"start_id": START} if MODELS[name].encoder_layers else {}
@@ -82,6 +83,7 @@ def test_several_texts_of_a_prompt_come_best_first_and_a_wide_beam_finds_all_of_
     assert texts[:4] == best and len(texts) == 8
 
 
+@pytest.mark.long
 def test_rows_have_their_own_limits_and_penalties():
     alone = [search(prompts=[prompt], new=new, beams=3)[0] for prompt, new in zip(PROMPTS, (1, 5, 3, 2), strict=True)]
     assert search(new=[1, 5, 3, 2], beams=3) == alone

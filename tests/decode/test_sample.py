@@ -111,6 +111,7 @@ def test_the_seed_decides_the_text():
     assert first[0] != first[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["rope_gqa", "hybrid"])
 def test_a_prompts_text_is_the_same_whatever_the_batch(name):
     flat = SamplingConfig(temperature=2.0, repetition_penalty=1.5)
@@ -179,6 +180,7 @@ def test_sampling_follows_the_models_probabilities():
     assert (np.abs(share - probability) <= 4 * np.sqrt(probability * (1 - probability) / 4000) + 1e-3).all()
 
 
+@pytest.mark.long
 def test_penalties_see_prompt_and_text_of_their_own_row():
     # All logits are alike: what is chosen is the lowest id that no penalty touches.
     silent = jax.tree.map(jnp.zeros_like, built("rope_gqa")[1])

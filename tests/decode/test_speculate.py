@@ -54,6 +54,7 @@ def by_other(name, *, length=3):
     return Speculation(proposer="model", length=length, spec=spec, params=other, tally=Tally())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["alibi_windows", "encoder_decoder"])
 def test_greedy_text_is_that_of_the_model_alone_whatever_another_model_proposes(name):
     start = {"start_id": START} if name == "encoder_decoder" else {}
@@ -80,6 +81,7 @@ def test_greedy_text_is_that_of_the_model_alone_whatever_its_heads_propose(propo
     assert limited == [text[:limit] for text, limit in zip(alone, limits, strict=True)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("proposer", OBJECTIVES)
 def test_heads_with_caches_say_what_they_say_without(proposer):
     """After rounds in which other numbers of tokens were kept in each row."""
@@ -126,6 +128,7 @@ def test_heads_with_caches_say_what_they_say_without(proposer):
     np.testing.assert_allclose(said, without(params, tokens_BS), atol=3e-4)
 
 
+@pytest.mark.long
 def test_short_texts_come_up_as_often_as_the_model_says():
     """Chi-square over all texts of three tokens out of three, with a temperature, a penalty and a nucleus."""
     name, prompt, ids = "learned", PROMPTS[1], (3, 8, 20)

@@ -24,6 +24,7 @@ def shown():
     return variables, printed
 
 
+@pytest.mark.long
 def test_it_trains_and_the_loss_falls(shown):
     variables, printed = shown
     assert f"{STEPS} steps" in printed

@@ -219,6 +219,7 @@ def test_as_int32():
         as_int32(np.float32([1.5]), "labels")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [0, 1])
 def test_empty_batches_and_single_tokens(rows):
     ids, logits, hidden = np.full((rows, 1), 2), values(rows, 1, V), values(rows, 1, D)

@@ -250,6 +250,7 @@ def experts_of(params):
     return params["model"]["stacks"]["001"]["experts"]
 
 
+@pytest.mark.long
 def test_devices_and_microbatches_equal_one_device_in_loss_and_gradient():
     _, _, expected, expected_metrics = step()
     built, _, after, metrics = step(MESH, 8, 2)

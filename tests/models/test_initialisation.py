@@ -112,6 +112,7 @@ def sizes(width: int, width_base: int | None, *, is_latent: bool = False, steps:
     return jax.tree.map(np.asarray, train(jax.random.key(0)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_latent", [False, True])
 def test_coordinates_do_not_grow_with_the_width(is_latent):
     """The coordinate check of Yang et al. 2022, appendix D.1: eight times the width, the same sizes at every step."""

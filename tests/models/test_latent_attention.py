@@ -98,6 +98,7 @@ def test_backends_agree_in_value_and_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *found)
 
 
+@pytest.mark.long
 def test_scanned_layers_equal_unrolled_ones():
     config = dataclasses.replace(MODEL, num_layers=3)
     scanned, unrolled = (

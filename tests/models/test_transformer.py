@@ -168,6 +168,7 @@ def test_cached_decoding_equals_the_full_forward_pass(name):
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1), full, atol=1e-4)
 
 
+@pytest.mark.long
 def test_rows_of_different_length_decode_side_by_side():
     spec, params = built("rope_gqa")
     caches = empty_cache(VARIANTS["rope_gqa"], batch_size=2, length=T)

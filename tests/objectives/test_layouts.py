@@ -52,6 +52,7 @@ from lmjax.objectives import (
     WholeWordMaskedLM,
 )
 from lmjax.objectives.parts.objective import all_terms
+from lmjax.objectives.parts.token_objective import TokenObjective
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.schedules.ramp import Ramp, at_step, extremes
 from lmjax.train.step import Learner
@@ -183,7 +184,19 @@ def name_of(case: Case) -> str:
     return case.name or type(case.objective).__name__
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+def only_corrupts(case: Case) -> bool:
+    """Whether the objective differs from others in what it makes of rows alone: the loss is that of all tokens."""
+    kind = type(case.objective)
+    return issubclass(kind, TokenObjective) and kind.terms is TokenObjective.terms
+
+
+WHOLE = ("CausalLM", "CausalLMOfDeepSeek", "MaskedLM", "SpanCorruptionEncoderDecoder")
+"""Of the objectives that only corrupt, those of which whole steps are compared: each mask, and both stacks."""
+CORRUPTING = [case for case in CASES if only_corrupts(case) and name_of(case) not in WHOLE]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", [case for case in CASES if case not in CORRUPTING], ids=name_of)
 def test_eight_devices_and_four_parts_and_a_resume_change_nothing(case, tmp_path):
     """Three steps on ragged rows: a mean of microbatches' or devices' means would be off, as would lost moments.
 
@@ -205,15 +218,20 @@ def test_eight_devices_and_four_parts_and_a_resume_change_nothing(case, tmp_path
     assert tiny.train_metrics(split, batches, start=start, saved_in=tmp_path) == found
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_corruption_is_the_same_jitted_and_not_and_repeats_with_its_key(case):
-    corrupt = functools.partial(case.objective.corrupt, vocabulary=VOCABULARY)
-    rows = case.batch(0)
-    plain, jitted = corrupt(jax.random.key(3), rows), jax.jit(corrupt)(jax.random.key(3), rows)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), plain, jitted)
+@pytest.mark.parametrize("case", CORRUPTING, ids=name_of)
+def test_eight_devices_corrupt_rows_as_one_does(case):
+    """A step corrupts the whole batch before it cuts it into parts; the rest is the same for all of these."""
+    learner = case.learner(mesh=MeshConfig(fsdp=2, tensor=4), num_devices=8)
+    corrupt = jax.jit(functools.partial(case.objective.corrupt, vocabulary=VOCABULARY))
+    key, rows = jax.random.key(3), case.batch(0)
+    alone = corrupt(key, rows)
+    assert int(jnp.sum(alone.weights["loss"] > 0)) > 0
+    with jax.set_mesh(learner.mesh):
+        spread = corrupt(key, jax.device_put(rows, learner.row_sharding))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), spread, alone)
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in CORRUPTING], ids=name_of)
 def test_experts_are_balanced_in_every_layer_and_row(case):
     objective = case.objective
     model = dataclasses.replace(case.model, experts=ExpertsConfig(number=4, per_token=2, width=8))

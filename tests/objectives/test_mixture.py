@@ -47,6 +47,7 @@ def learner(objective: Objective, **options):
     return tiny.learner(objective, model=MODEL, vocabulary=VOCABULARY, **options)
 
 
+@pytest.mark.long
 def test_gradient_is_the_weighted_sum_of_each_objectives_own_on_its_rows():
     shares = {"masked": 0.75, "unlike": 0.25}
     objective = mixture(**shares)

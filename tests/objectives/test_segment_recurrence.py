@@ -83,6 +83,7 @@ def trained(built, steps: int):
     return losses, state
 
 
+@pytest.mark.long
 def test_the_state_carries_the_memory_of_each_row_from_step_to_step():
     losses, state = trained(learner(), 2)
     fresh = learner().init(0)

@@ -37,6 +37,7 @@ def test_attention_is_that_of_one_device_in_value_and_gradient(backend):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), alone, split)
 
 
+@pytest.mark.long
 def test_training_is_that_of_one_device():
     model = dataclasses.replace(MODEL, execution=ExecutionConfig(attention="chunked"))
     reference = tiny.train_losses(tiny.learner(PrefixLM(), model=model), steps=4)

@@ -98,6 +98,7 @@ def losses(folder: pathlib.Path) -> np.ndarray:
     return np.array([[line.get(name, -1) for name in names] for line in read_metrics(folder)])
 
 
+@pytest.mark.long
 def test_one_process_then_two_then_one_train_as_one(tmp_path):
     folder = tmp_path / "two"
     write_corpus(folder / "text")

@@ -176,6 +176,7 @@ def test_a_folder_is_opened_and_its_parameters_are_read_when_they_are_needed(run
         lmjax.runs.open(tmp_path / "nothing")
 
 
+@pytest.mark.long
 def test_an_encoder_decoder_answers_many_prompts():
     model = ModelConfig(width=16, num_layers=1, encoder_layers=1, num_heads=2, feedforward_width=32)
     run = untrained(SpanCorruption(form="encoder_decoder"), model=model, add_eos=False)

@@ -105,6 +105,7 @@ def mixed_run(folder) -> RunConfig:
     return dataclasses.replace(base, objective=Mixture(parts=parts, by="step"), model=model, train=train)
 
 
+@pytest.mark.long
 def test_a_run_in_turns_at_two_lengths_compiles_once_for_each_and_resumes_to_the_last_bit(tmp_path, monkeypatch):
     learners = []
     build = plan.learner_on

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from lmjax.parallel.mesh import MeshConfig
@@ -29,6 +30,7 @@ def trained(learner, state, first):
     return state, numbers
 
 
+@pytest.mark.long
 def test_eight_devices_with_whole_parameters_then_four_with_parts_then_one(tmp_path):
     learners = {number: tiny.learner(model=MODEL, mesh=mesh, num_devices=number) for number, mesh in LEGS.items()}
     found, expected = [], []

@@ -17,12 +17,14 @@ from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading, Subject
 from lmjax.train.evaluations.round import Evaluations, deciding_value, not_finite_losses
+from lmjax.train.evaluations.samples import Samples
 from lmjax.train.evaluations.text_files import TextFiles
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.faults import NonFiniteLoss
 from lmjax.train.guard import StoppedError, Watchdog, signs_of_life
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
+from lmjax.train.samples_file import read_samples
 from lmjax.train.validate import means
 
 pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]
@@ -91,9 +93,10 @@ def test_another_number_decides_which_step_is_the_best_and_its_checkpoint_measur
     write_corpus(tmp_path / "text")
     (tmp_path / "new.txt").write_text("alpha gamma zeta")
     files = TextFiles(name="new", files=(str(tmp_path / "new.txt"),), every_steps=1, batch_size=8)
+    texts = Samples(name="texts", prompts=("alpha", "be"), max_new_tokens=4, every_steps=2)
     base = dataclasses.replace(
         quick(tmp_path, steps=3, eval_every=0),
-        evaluations=(files, Norm(name="norm", every_steps=1)),
+        evaluations=(files, Norm(name="norm", every_steps=1), texts),
         checkpoint=CheckpointConfig(
             every_steps=None, keep_last=1, keep_best=True, best_by="norm/norm", best_is="highest"
         ),
@@ -107,6 +110,10 @@ def test_another_number_decides_which_step_is_the_best_and_its_checkpoint_measur
     (line,) = [line for line in read_metrics(finished.folder) if line["step"] == best]
     for name, value in run.evaluate(files).numbers.items():
         assert line[f"new/{name}"] == pytest.approx(value, rel=1e-5), name
+    written = read_samples(tmp_path / "run")
+    assert [(one.step, one.prompt) for one in written] == [(step, text) for step in (0, 2, 3) for text in texts.prompts]
+    last = open_run(finished.folder, step=3).sample(list(texts.prompts), max_new_tokens=4, sampling=texts.sampling)
+    assert [one.text for one in written[-2:]] == last and "texts/tokens" in line
 
 
 def test_a_state_that_an_evaluation_finds_broken_is_not_saved(tmp_path):
@@ -184,6 +191,8 @@ def test_perplexity_and_bits_are_made_of_the_term_that_is_text():
     [
         (lambda: Norm(name="a/b"), "evaluations: name='a/b': use letters"),
         (lambda: Norm(name="a", every_steps=-1), "evaluations: a: every_steps=-1: must not be negative"),
+        (lambda: Samples(name="a", prompts=()), r"evaluations: a: prompts=\(\): give at least one"),
+        (lambda: Samples(name="a", max_new_tokens=0), "evaluations: a: max_new_tokens=0: must be at least 1"),
         (lambda: Validation(name="a", batches=-1), "evaluations: a: batches=-1"),
         (lambda: Validation(name="a", split="test"), "evaluations.a.split='test': use one of valid, train"),
         (lambda: CheckpointConfig(best_by="loss"), "checkpoint.best_by='loss': name a number of an evaluation"),

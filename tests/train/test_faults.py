@@ -55,6 +55,7 @@ def last(result):
     return [line["train/loss"], line["grad_norm"], line["valid/loss"]]
 
 
+@pytest.mark.long
 def test_skipped_updates_leave_no_trace_and_are_counted(text, tmp_path, without, monkeypatch):
     """The run is also stopped between the two bad batches, and goes on."""
     monkeypatch.setattr("lmjax.train.guard.GracefulExit.should_stop", lambda self, step: step == 11)

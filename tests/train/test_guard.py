@@ -143,6 +143,35 @@ def test_the_watchdog_is_on_by_default_for_several_processes(monkeypatch):
     assert Watchdog(None)._timeout_seconds == 30 * 60
 
 
+def test_measured_steps_shorten_the_time_between_steps_but_not_that_of_evaluations(monkeypatch):
+    clock = iter(range(0, 10**9, 40))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("lmjax.train.guard.time.monotonic", lambda: float(next(clock)))
+    watchdog, asked = Watchdog(None), Watchdog(7)
+    for step in range(17):  # each 40 s after the one before
+        assert watchdog._limit_seconds() == 30 * 60
+        watchdog.touch(step)
+    assert watchdog._limit_seconds() == 20 * 40
+    watchdog.touch()
+    assert watchdog._limit_seconds() == 30 * 60
+    watchdog.touch(17)  # the end of the evaluation, which is no step
+    watchdog.expect_long()
+    assert watchdog._limit_seconds() == 60 * 60
+    watchdog.touch(18)
+    assert watchdog._limit_seconds() == 20 * 40
+    for step in range(40):
+        asked.touch(step)
+    assert asked._limit_seconds() == 7 * 60
+
+
+def test_a_measured_limit_is_never_below_five_minutes(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    watchdog = Watchdog(None)
+    for step in range(100):
+        watchdog.touch(step)
+    assert watchdog._limit_seconds() == 5 * 60
+
+
 def test_zero_minutes_switch_the_watchdog_off():
     before = threading.active_count()
     with Watchdog(0):

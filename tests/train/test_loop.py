@@ -128,7 +128,8 @@ def test_sigterm_saves_and_exits_with_0_saying_how_to_go_on(tmp_path):
     assert saved == read_metrics(tmp_path / "run")[-1]["step"]
 
 
-def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of_life(tmp_path, monkeypatch):
+@pytest.mark.parametrize("on_signal", [True, False])
+def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of_life(tmp_path, monkeypatch, on_signal):
     write_corpus(tmp_path / "text")
     touches = []
     monkeypatch.setattr("lmjax.train.guard.Watchdog.touch", lambda self, step=None: touches.append(step))
@@ -139,9 +140,10 @@ def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of
         return measure(learner, params, rows, *others, **options)
 
     monkeypatch.setattr("lmjax.train.evaluations.validation.measure", signalled)
-    result = train(config(tmp_path))
+    result = train(config(tmp_path, checkpoint=CheckpointConfig(every_steps=5, on_signal=on_signal)))
     assert (result.step, result.stopped_by, result.valid) == (8, "SIGTERM", {})
-    assert touches[0] is None and (tmp_path / "run" / "checkpoints" / "8").is_dir()
+    assert result.saved_step == (8 if on_signal else 5)
+    assert touches[0] is None and (tmp_path / "run" / "checkpoints" / "8").is_dir() == on_signal
     assert [line["step"] for line in read_metrics(tmp_path / "run") if "valid/loss" in line] == [0]
 
 

@@ -168,6 +168,7 @@ def test_all_else_is_updated_as_by_adamw():
 MODEL = dataclasses.replace(tiny.MODEL, experts=ExpertsConfig(number=2))
 
 
+@pytest.mark.long
 def test_its_state_lies_as_the_parameters_and_devices_change_nothing():
     optimizer = Muon(learning_rate=1e-2, normalize_neurons=True)
     alone = tiny.learner(optimizer=optimizer, model=MODEL)

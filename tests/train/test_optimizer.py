@@ -105,6 +105,7 @@ def test_lion_and_sgd_by_hand():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updates, expected)
 
 
+@pytest.mark.long
 def test_adafactor_treats_each_layer_as_optax_treats_an_unstacked_one():
     params, grads = random_like(0), [random_like(1), random_like(2)]
     grads[0]["blocks"]["up"] = grads[0]["blocks"]["up"].at[1].multiply(100.0)

@@ -54,6 +54,7 @@ def render(folders: Sequence[str | os.PathLike]) -> str:
         "summary": tables.tiles(runs[0]) if len(runs) == 1 else tables.overview(runs),
         "warnings": tables.warnings(runs),
         "evaluations": tables.evaluations(runs) or "<p>There are none.</p>",
+        "samples": tables.samples(runs),
         "laws": tables.laws(runs),
         "settings": tables.settings(runs),
         "data": _in_script({"runs": [run.name for run in runs], "charts": charts(runs)}),

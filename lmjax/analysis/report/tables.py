@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from lmjax.analysis.plots import column, printable
 from lmjax.analysis.report.charts import Shown, evaluated_numbers
 from lmjax.curves.power_law import Estimate
 from lmjax.train.progress import short_number
+from lmjax.train.samples_file import Sample
 
 _LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "bits_per_character")
 _HIGHER_IS_BETTER = ("accuracy", "recall", "mrr", "bleu", "rouge")
@@ -119,6 +120,33 @@ def _last_and_best(name: str, steps: np.ndarray, values: np.ndarray) -> str:
     if best is None or best == len(values) - 1:
         return last
     return f"{last}<br><small>best {number(values[best])} at {int(steps[best]):,}</small>"
+
+
+MOST_SAMPLES = 8
+"""How many texts of a prompt are shown at once; the others are folded away."""
+
+
+def samples(runs: Sequence[Shown]) -> str:
+    """Returns a section with the texts that the runs wrote while they trained, by prompt; empty if there are none."""
+    parts = []
+    for run in runs:
+        by_prompt: dict[tuple[str, str], list[Sample]] = {}
+        for sample in run.files.samples:
+            by_prompt.setdefault((sample.evaluation, sample.prompt), []).append(sample)
+        for (evaluation, prompt), own in by_prompt.items():
+            beginning = f"after “{text(prompt)}”" if prompt else "from the beginning"
+            caption = " · ".join([text(run.name)] * (len(runs) > 1) + [text(evaluation), beginning])
+            shown = {round(place) for place in np.linspace(0, len(own) - 1, min(len(own), MOST_SAMPLES))}
+            parts.append(table(("step", "text"), _texts(own[place] for place in sorted(shown)), caption=caption))
+            if len(shown) < len(own):
+                everything = table(("step", "text"), _texts(own))
+                parts.append(f"<details><summary>all {len(own)} texts</summary>{everything}</details>")
+    return f'<section class="card"><h2>Texts over time</h2>{"".join(parts)}</section>' if parts else ""
+
+
+def _texts(samples: Iterable[Sample]) -> Iterator[tuple[str, str]]:
+    for sample in samples:
+        yield f"{sample.step:,}", f'<span class="written">{text(sample.text)}</span>'
 
 
 def laws(runs: Sequence[Shown]) -> str:

@@ -42,16 +42,11 @@ def top_p(logits: jax.Array, p: float, *, keep: int = 1, most: int | None = None
         check_value("top_p_most", most)
         if most < keep:
             raise ValueError(f"top_p_most={most}: must be at least top_p_least={keep}")
-    descending = jnp.flip(jnp.argsort(logits, axis=-1), axis=-1)
-    ordered = jnp.take_along_axis(logits, descending, axis=-1)
-    probability = jax.nn.softmax(ordered, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    rank = jnp.arange(logits.shape[-1]).reshape((1,) * (logits.ndim - 1) + (-1,))
-    excluded_ordered = (before >= p) & (rank >= keep)
-    if most is not None:
-        excluded_ordered |= rank >= most
-    excluded = jnp.take_along_axis(excluded_ordered, jnp.argsort(descending, axis=-1), axis=-1)
-    return jnp.where(excluded, -jnp.inf, logits)
+    kept = _likeliest(logits, jax.nn.softmax(logits, axis=-1), jnp.asarray(p))
+    if (keep, most) != (1, None):
+        count = jnp.clip(jnp.sum(kept, axis=-1, keepdims=True), keep, most)
+        kept = _likeliest(logits, jnp.ones_like(logits), count)
+    return jnp.where(kept, logits, -jnp.inf)
 
 
 def min_p(logits: jax.Array, p: float, *, keep: int = 1) -> jax.Array:
@@ -77,12 +72,9 @@ def typical_p(logits: jax.Array, p: float, *, keep: int = 1) -> jax.Array:
     probability = jnp.exp(log_probability)
     terms = jnp.where(probability > 0, probability * log_probability, 0.0)
     entropy = -jnp.sum(terms, axis=-1, keepdims=True)
-    distance = jnp.abs(-log_probability - entropy)
-    order = jnp.argsort(distance, axis=-1)
-    mass = jnp.cumsum(jnp.take_along_axis(probability, order, axis=-1), axis=-1)
-    last = jnp.clip(jnp.sum(mass < p, axis=-1, keepdims=True), min(keep, logits.shape[-1]) - 1, logits.shape[-1] - 1)
-    furthest = jnp.take_along_axis(distance, jnp.take_along_axis(order, last, axis=-1), axis=-1)
-    return jnp.where(distance > furthest, -jnp.inf, logits)
+    near = -jnp.abs(-log_probability - entropy)
+    last = jnp.minimum(_threshold(_order(near), probability, jnp.asarray(p)), _order(_kth_largest(near, keep)))
+    return jnp.where(_order(near) < last, -jnp.inf, logits)
 
 
 def epsilon_cutoff(logits: jax.Array, epsilon: float, *, keep: int = 1) -> jax.Array:
@@ -93,4 +85,39 @@ def epsilon_cutoff(logits: jax.Array, epsilon: float, *, keep: int = 1) -> jax.A
 
 
 def _kth_largest(logits: jax.Array, k: int) -> jax.Array:
-    return jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
+    # Not the last of them by its index: XLA would sort the whole vocabulary for that.
+    return jnp.min(jax.lax.top_k(logits, min(k, logits.shape[-1]))[0], axis=-1, keepdims=True)
+
+
+def _likeliest(logits: jax.Array, mass: jax.Array, needed: jax.Array) -> jax.Array:
+    """Whether a token is in the smallest set of largest logits [..., V] whose ``mass`` reaches ``needed`` [..., 1]."""
+    order = _order(logits)
+    last = _threshold(order, mass, needed)
+    above, at = order > last, order == last
+    before = jnp.sum(jnp.where(above, mass, 0), axis=-1, keepdims=True) + (jnp.cumsum(at, axis=-1) - 1) * mass
+    return above | (at & (before < needed))
+
+
+def _threshold(order: jax.Array, mass: jax.Array, needed: jax.Array) -> jax.Array:
+    """The largest number [..., 1] such that the ``mass`` of those not below it reaches ``needed``.
+
+    Halving an interval 32 times finds it, which takes a small part of the time of sorting a vocabulary. It is the
+    smallest number there is if all mass together is not enough.
+    """
+    least, greatest = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
+    low = jnp.full((*order.shape[:-1], 1), least)
+
+    def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        # The mean of both, rounded down, without their sum, which may be too large for 32 bits.
+        middle = (low & high) + ((low ^ high) >> 1)
+        reached = jnp.sum(jnp.where(order >= middle, mass, 0), axis=-1, keepdims=True) >= needed
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+    return jax.lax.fori_loop(0, 32, halve, (low, jnp.full_like(low, greatest)))[0]
+
+
+def _order(values: jax.Array) -> jax.Array:
+    """Integers, int32, that are in the same order as the float32 values."""
+    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

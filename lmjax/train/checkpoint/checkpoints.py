@@ -20,6 +20,7 @@ from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first
 from lmjax.train.checkpoint.folder import BEST, Best, delete_steps, read_best, set_aside, write_best
 from lmjax.train.checkpoint.format import FORMAT
 from lmjax.train.checkpoint.load import from_primary
+from lmjax.train.checkpoint.mirror import Mirror
 from lmjax.train.checkpoint.reader import Reader
 from lmjax.train.checkpoint.storage import CONTENTS, Storage, Writing, clear_unfinished, missing_file
 from lmjax.train.leaves import by_part, described, is_key, not_finite
@@ -42,6 +43,7 @@ class Checkpoints(Reader):
         *,
         read_only: bool = False,
         notify: Callable[[str], object] = print,
+        mirror: Mirror | None = None,
     ):
         """Opens the folder, and makes it first if needed, unless ``read_only``.
 
@@ -50,12 +52,14 @@ class Checkpoints(Reader):
           config: when to save, and what to keep.
           read_only: whether only to read: nothing is created, and a damaged step is skipped, not renamed.
           notify: receives notices of one line (about a damaged or an unverified step), in the first process only.
+          mirror: copies each step that is complete to object storage; in the first process only.
 
         Raises:
           CheckpointError: the folder cannot be made or written to.
         """
         super().__init__(pathlib.Path(folder).absolute(), notify)
         self.config = config or CheckpointConfig()
+        self.mirror = mirror
         self._saved_at = time.monotonic()
         self._saving: tuple[int, threading.Thread] | None = None
         self._seal_error: Exception | None = None
@@ -221,6 +225,8 @@ class Checkpoints(Reader):
                 write_sums(self.folder / str(step))
                 if self._next_best is not None:
                     write_best(self.folder, self._next_best)
+                if self.mirror is not None:
+                    self.mirror.push(step)
                 self._delete_old()
             except (OSError, CheckpointError) as error:
                 self._seal_error = error
@@ -228,11 +234,19 @@ class Checkpoints(Reader):
     def _delete_old(self) -> None:
         steps = self.steps()
         kept = self.config.kept(steps, best=[one.step for one in (self._best, self._next_best) if one is not None])
+        if self.mirror is not None:
+            kept |= self.mirror.pending()
         self._not_deleted = delete_steps(self.folder, [step for step in steps if step not in kept])
 
     def delete_after(self, step: int) -> None:
-        """Deletes the checkpoints of all steps after ``step``; no save may be under way."""
+        """Deletes the checkpoints of all steps after ``step``, also in object storage; no save may be under way.
+
+        Raises:
+          CheckpointError: object storage does not allow it.
+        """
         assert self._files is not None and self._saving is None, "opened read-only, closed, or saving"
+        if self.mirror is not None:
+            self.mirror.delete_after(step)
         if jax.process_index() == 0:
             for problem in delete_steps(self.folder, [later for later in self.steps() if later > step]):
                 self._notify(problem)
@@ -246,6 +260,8 @@ class Checkpoints(Reader):
             self._best = best
             if jax.process_index() == 0:
                 write_best(self.folder, best)
+            if self.mirror is not None:
+                self.mirror.push(best.step)
 
     def wait(self) -> None:
         """Waits until no save is under way.

@@ -26,6 +26,9 @@ class CheckpointConfig:
     """The number that decides which checkpoint is the best, as `EVALUATION/NUMBER`."""
     best_is: Literal["lowest", "highest"] = "lowest"
     """Whether the best is the lowest (losses, perplexities) or the highest (accuracies, recall)."""
+    on_signal: bool = True
+    """Save when a signal or a maintenance notice ends the run; without it the run goes on from the checkpoint before,
+    and ends at once, which suits a grace period that is too short for a save."""
 
     def __post_init__(self):
         check_literals(self, "checkpoint.")

@@ -13,6 +13,8 @@ from lmjax.atomic_files import write_json
 BEST = "best.json"
 DELETED = ".deleted"
 """The ending of a step's name while the step is being deleted."""
+FETCHED = ".fetched"
+"""The ending of a step's name while its files arrive from object storage."""
 SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?")
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from orbax.checkpoint import v1 as ocp
 
-from lmjax.train.checkpoint.folder import DELETED
+from lmjax.train.checkpoint.folder import DELETED, FETCHED
 
 CONTENTS = "contents"
 Writing: TypeAlias = ocp.AsyncResponse
@@ -96,6 +96,6 @@ def missing_file(step_folder: pathlib.Path, parts: Iterable[str]) -> str | None:
 
 def clear_unfinished(folder: pathlib.Path) -> None:
     """Deletes the remains of steps whose writing or deletion failed or was killed; Orbax overlooks some of them."""
-    for pattern in ("*.orbax-checkpoint-tmp*", f"*{DELETED}"):
+    for pattern in ("*.orbax-checkpoint-tmp*", f"*{DELETED}", f"*{FETCHED}"):
         for unfinished in folder.glob(pattern):
             shutil.rmtree(unfinished, ignore_errors=True)

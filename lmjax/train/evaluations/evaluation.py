@@ -14,6 +14,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import Params
 from lmjax.tokenizers import Tokenizer
 from lmjax.train.corpus import Corpus
+from lmjax.train.samples_file import Written
 from lmjax.train.step import Learner
 
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -58,12 +59,14 @@ class Reading:
       notes: sentences for a person; the training loop shows each of them once in a run.
       tables: the same numbers of parts of what was measured: a table's name ("file"), a part, a number's name. The
         training loop does not write them.
+      written: texts that the model wrote; the training loop keeps them in ``samples.jsonl``.
     """
 
     numbers: dict[str, float]
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     tables: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
+    written: tuple[Written, ...] = ()
 
 
 Measure = Callable[[Params, Callable[[], object]], Reading]

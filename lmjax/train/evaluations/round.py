@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from lmjax.models.parameters import Params
-from lmjax.train.evaluations.evaluation import Evaluation, Measure
+from lmjax.train.evaluations.evaluation import Evaluation, Measure, Reading
 from lmjax.train.guard import StoppedError, signs_of_life
 from lmjax.train.instruments import Instruments
 from lmjax.train.scored import NothingScored
@@ -71,7 +71,7 @@ class Evaluations:
             tools.watchdog.touch(step)
             numbers[evaluation.name] = reading.numbers
             self._check_decides(step, evaluation.name, reading.numbers)
-            self._show(step, evaluation.name, reading.numbers, reading.notes)
+            self._show(step, evaluation.name, reading)
         return numbers
 
     def _check_decides(self, step: int, name: str, numbers: Mapping[str, float]) -> None:
@@ -93,9 +93,11 @@ class Evaluations:
             self.instruments.progress.note(text)
             self.said.add(text)
 
-    def _show(self, step: int, name: str, numbers: Mapping[str, float], notes: Collection[str]) -> None:
-        for note in notes:
+    def _show(self, step: int, name: str, reading: Reading) -> None:
+        numbers = reading.numbers
+        for note in reading.notes:
             self._note(note)
+        self.instruments.writers.write_texts(step, name, reading.written)
         self.instruments.writers.write(step, {f"{name}/{number}": value for number, value in numbers.items()})
         self.instruments.progress.note(f"step {step}: " + ", ".join(f"{name}/{n} {v:.4f}" for n, v in numbers.items()))
         bad = not_finite_losses({name: numbers})
