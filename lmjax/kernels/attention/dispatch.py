@@ -109,7 +109,10 @@ def attend(
         "sinks_N": sinks_N,
         "dropout_rate": dropout_rate,
     }
-    cannot = functools.partial(_cannot, *arrays, mask, **asked)
+
+    def cannot(name: Backend) -> str | None:
+        return _cannot(*arrays, mask, name, **asked)
+
     if backend == "auto":
         backend = _chosen(query_BTNH.shape[1] * key_BSKH.shape[1], cannot)
     refusal = cannot(backend)
