@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from lmjax.integers import as_int32
 
-Kind = Literal["causal", "full", "interval"]
+Kind = Literal["causal", "full", "packed_causal", "packed_full", "interval"]
 
 
 @jax.tree_util.register_dataclass
@@ -29,9 +29,10 @@ class IntervalMask:
       start_BT: int32, first visible key of each query; the leading axis is 1 or the batch size.
       end_BT: int32, one past the last visible key.
       kind: what a backend may assume without reading the arrays: ``"causal"`` is ``[0, t + 1)``, ``"full"`` is ``[0,
-        S)``, ``"interval"`` is any interval.
-      window: with kind ``"causal"`` only, a static sliding window: the interval is
-        ``[t + 1 - window, t + 1)``.
+        S)``. Where a row holds documents ``[first, end)``, ``"packed_causal"`` is ``[first, t + 1)`` and
+        ``"packed_full"`` is ``[first, end)``; both then show every query to itself. ``"interval"`` is any interval.
+      window: with the causal kinds only, a static sliding window: the interval begins no earlier than
+        ``t + 1 - window``.
     """
 
     start_BT: jax.Array
@@ -175,15 +176,14 @@ def packed(
     start_BT, document_end_BT = document_bounds(segments_BT)
     causal_end_BT = jnp.broadcast_to(_indices(segments_BT.shape[1]) + 1, segments_BT.shape)
     if kind == "causal":
-        end_BT = causal_end_BT
-    elif kind == "bidirectional":
-        end_BT = document_end_BT
-    elif kind == "prefix":
+        return IntervalMask(start_BT=start_BT, end_BT=causal_end_BT, kind="packed_causal")
+    if kind == "bidirectional":
+        return IntervalMask(start_BT=start_BT, end_BT=document_end_BT, kind="packed_full")
+    if kind == "prefix":
         assert prefix_end_BT is not None
         end_BT = jnp.minimum(jnp.maximum(as_int32(prefix_end_BT, "prefix_end_BT"), causal_end_BT), document_end_BT)
-    else:
-        raise ValueError(f"masks.packed: kind={kind!r}: use 'causal', 'bidirectional' or 'prefix'")
-    return IntervalMask(start_BT=start_BT, end_BT=end_BT)
+        return IntervalMask(start_BT=start_BT, end_BT=end_BT)
+    raise ValueError(f"masks.packed: kind={kind!r}: use 'causal', 'bidirectional' or 'prefix'")
 
 
 def cross(query_segments_BT: jax.Array, key_segments_BS: jax.Array) -> IntervalMask:
@@ -241,7 +241,7 @@ def windowed(mask: IntervalMask, window: int, *, index_BT: jax.Array | None = No
     if index_BT is None:
         index_BT = _indices(mask.start_BT.shape[1])
     start_BT = jnp.maximum(*jnp.broadcast_arrays(mask.start_BT, index_BT - window + 1))
-    if mask.kind == "causal" and mask.window is None and is_row:
-        return IntervalMask(start_BT=start_BT, end_BT=mask.end_BT, kind="causal", window=window)
+    if mask.kind in ("causal", "packed_causal") and mask.window is None and is_row:
+        return IntervalMask(start_BT=start_BT, end_BT=mask.end_BT, kind=mask.kind, window=window)
     end_BT = jnp.minimum(*jnp.broadcast_arrays(mask.end_BT, index_BT + window))
     return IntervalMask(start_BT=start_BT, end_BT=end_BT)

@@ -48,7 +48,7 @@ def test_prefix_scalar():
 def test_packed_causal():
     mask = masks.packed(jnp.array(SEGMENTS))
     assert_dense(mask, "x..... xx.... xxx... ...x.. ...xx. .....x")
-    assert mask.kind == "interval"
+    assert mask.kind == "packed_causal"
 
 
 def test_packed_bidirectional():
@@ -67,6 +67,16 @@ def test_windowed_causal_stays_static():
     mask = masks.windowed(masks.causal(4), 2)
     assert_dense(mask, "x... xx.. .xx. ..xx")
     assert (mask.kind, mask.window) == ("causal", 2)
+
+
+def test_packed_rows_say_so_to_backends():
+    """Of what cuts a row on both sides, or a second time, they must read the arrays."""
+    causal, both = masks.packed(jnp.array(SEGMENTS)), masks.packed(jnp.array(SEGMENTS), "bidirectional")
+    windowed = masks.windowed(causal, 2)
+    assert_dense(windowed, "x..... xx.... .xx... ...x.. ...xx. .....x")
+    assert (windowed.kind, windowed.window) == ("packed_causal", 2)
+    assert both.kind == "packed_full"
+    assert masks.windowed(windowed, 3).kind == masks.windowed(both, 2).kind == "interval"
 
 
 def test_windowed_twice_is_the_smaller_window():

@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from lmjax.cli.recipe import parse_recipe
+from lmjax.compile.gpu import GPUS, estimate, prepare_devices
 from lmjax.compile.prediction import predict
-from lmjax.compile.report import comparison, tables
+from lmjax.compile.report import comparison, gpu_tables, tables
 from lmjax.compile.step import compile_step
 from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import KINDS_TEXT, Topology, open_topology, prepare_environment
@@ -22,6 +23,7 @@ WIDTH = 160
 
 OPTIONS = f"""
   --topology NAME   the chips: {KINDS_TEXT}, ...
+  --device NAME     GPUs instead, as h100:8 ({", ".join(GPUS)}): memory and time by a stated estimate, not compiled
   --slices N        slices of these, joined by the data centre's network
   --compare OTHER   beside another recipe, or other fields: train.microbatches=8,model.execution.remat=dots
   --sweep AXES      mesh,microbatches,remat: try the layouts, the fastest first; mesh=8/16 tries these sizes of fsdp
@@ -32,9 +34,14 @@ OPTIONS = f"""
 def run(arguments: Sequence[str]) -> None:
     """Runs the command, which ends with exit code 1 if the step does not fit."""
     options, rest = _options(arguments)
+    if options.device is not None:
+        _run_gpus(options, rest)
+        return
     if options.topology is None:
         parse_recipe("compile", rest, options=OPTIONS)  # which also answers --help
-        raise ValueError(f"name the chips to compile for, as in --topology v5e:8x8; known: {KINDS_TEXT}")
+        raise ValueError(
+            f"name the chips to compile for, as in --topology v5e:8x8; known: {KINDS_TEXT}; or --device h100:8"
+        )
     if options.sweep is not None and options.compare is not None:
         raise ValueError("--sweep and --compare: choose one; a sweep compares its layouts with each other")
     log_folder = prepare_environment()
@@ -54,9 +61,27 @@ def run(arguments: Sequence[str]) -> None:
         sys.exit(1)
 
 
+def _run_gpus(options: argparse.Namespace, rest: list[str]) -> None:
+    for name in ("topology", "compare", "sweep"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--device and --{name}: choose one; nothing is compiled for GPUs that are not here")
+    prepare_devices(options.device)
+    with _told(options.json):
+        config = parse_recipe("compile", rest, options=OPTIONS)
+    figures = estimate(config, options.device)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        for item in gpu_tables(figures):
+            _print(item)
+    if not figures["fits"]:
+        sys.exit(1)
+
+
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="lmjax compile RECIPE", add_help=False, allow_abbrev=False)
     parser.add_argument("--topology")
+    parser.add_argument("--device")
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--compare")
     parser.add_argument("--sweep")

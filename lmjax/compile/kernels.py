@@ -8,26 +8,29 @@ from lmjax.compile.hlo import Instruction, Program, array_sizes
 TARGET = "tpu_custom_call"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Efficiency:
-    """How near the peak a kernel comes.
+PRODUCTS = {"interval_attention_forward": 2, "interval_attention_backward": 5}
+"""Matrix products that a kernel makes of a pair of blocks, by its name."""
 
-    Attributes:
-      products: matrix products it makes of a pair of blocks.
-      share: of the peak, by the schedule of its inner loop without stalls of memory.
-      width: head width it was counted at.
-    """
-
-    products: int
-    share: float
-    width: int
-
-
-EFFICIENCIES = {
-    "interval_attention_forward": Efficiency(products=2, share=0.44, width=64),
-    "interval_attention_backward": Efficiency(products=5, share=0.80, width=64),
+SHARES = {
+    "interval_attention_forward": {
+        "v5e": {64: 0.37, 128: 0.62},
+        "v5p": {64: 0.37, 128: 0.62},
+        "v6e": {64: 0.13, 128: 0.25},
+    },
+    "interval_attention_backward": {
+        "v5e": {64: 0.66, 128: 0.94},
+        "v5p": {64: 0.65, 128: 0.94},
+        "v6e": {64: 0.25, 128: 0.49},
+    },
 }
-"""By name of the kernel; counted on a v5e."""
+"""Share of the peak by kernel, kind of chip and head width.
+
+The compiler's static schedule of a pair of blocks of 512 keys and 1,024 query rows that see each other whole was
+counted, in cycles and with those in which nothing is issued; stalls of memory are not in it. On a v5p each of the two
+cores runs half of the grid, forward and backward.
+"""
+NEAREST = {"v4": "v5p"}
+"""Kinds of chips whose kernels were not counted, and the kind with matrix units of the same size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ def is_kernel(one: Instruction) -> bool:
 
 
 def kernel_cost(
-    program: Program, computation: str, one: Instruction, *, peak_flops: float, visible_share: float, is_v5e: bool
+    program: Program, computation: str, one: Instruction, *, peak_flops: float, visible_share: float, kind: str
 ) -> KernelCost:
     """Returns the estimate of a call of a kernel.
 
@@ -63,14 +66,13 @@ def kernel_cost(
       one: the call.
       peak_flops: of the chip, a second.
       visible_share: of all pairs of query and key, those the mask shows.
-      is_v5e: whether the chip is the one that the efficiencies were counted on.
+      kind: of the chip, as ``v5e``.
     """
-    name = next((known for known in EFFICIENCIES if known in one.text), "")
+    name = next((known for known in PRODUCTS if known in one.text), "")
     if not name:
         return KernelCost(
             name=_label(one), flops=None, seconds=0.0, assumed="a kernel that is not known counts nothing"
         )
-    efficiency = EFFICIENCIES[name]
     shapes = {other.name: other.shape for other in program.computations[computation]}
     arrays = [sizes for operand in one.operands for _, sizes in array_sizes(shapes.get(operand, ""))]
     query = next(sizes for sizes in arrays if len(sizes) == 5)
@@ -79,14 +81,16 @@ def kernel_cost(
     num_keys = key[3]
     mean_width = (width + value[2]) / 2
     # Blocks are worked on whole, so that at the edge of the mask half a block more is.
-    share = min(visible_share + 0.5 * min(512, num_keys) / num_keys, 1.0)
-    pairs = batch * kv_heads * num_blocks * rows * num_keys * share
-    flops = 2 * efficiency.products * pairs * mean_width
-    same = is_v5e and width == efficiency.width
-    assumed = f"{name}: {efficiency.share:.0%} of the peak" + (
-        "" if same else f", as counted on v5e at head width {efficiency.width}, not here"
+    visible = min(visible_share + 0.5 * min(512, num_keys) / num_keys, 1.0)
+    pairs = batch * kv_heads * num_blocks * rows * num_keys * visible
+    flops = 2 * PRODUCTS[name] * pairs * mean_width
+    counted = NEAREST.get(kind, kind)
+    shares = SHARES[name][counted]
+    near = min(shares, key=lambda known: abs(known - mean_width))
+    assumed = f"{name}: {shares[near]:.0%} of the peak, as counted on {counted} at head width {near}" + (
+        "" if counted == kind and near == mean_width else f", not on {kind} at {mean_width:g}"
     )
-    return KernelCost(name=name, flops=flops, seconds=flops / (efficiency.share * peak_flops), assumed=assumed)
+    return KernelCost(name=name, flops=flops, seconds=flops / (shares[near] * peak_flops), assumed=assumed)
 
 
 def _label(one: Instruction) -> str:

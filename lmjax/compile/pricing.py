@@ -123,7 +123,7 @@ class _Pricer:
                 one,
                 peak_flops=chip.peak_flops,
                 visible_share=self.visible_share,
-                is_v5e=self.topology.name.startswith("v5e"),
+                kind=self.topology.name.partition(":")[0],
             )
             self.assumed[cost.assumed + (f" ({cost.name})" if cost.flops is None else "")] = None
             return cost.seconds * chip.clock, "kernel", cost.flops

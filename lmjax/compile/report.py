@@ -35,6 +35,27 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
     yield "assumed:\n" + "\n".join(f"  - {line}" for line in figures["assumed"])
 
 
+def gpu_tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
+    """Returns what there is to print of the figures of :func:`lmjax.compile.gpu.estimate`, in order."""
+    mesh = " x ".join(f"{axis}={size}" for axis, size in figures["mesh"].items() if size > 1) or "one GPU"
+    yield (
+        f"{figures['recipe']} on {figures['device']}: {mesh}, {figures['batch_size']} rows of "
+        f"{figures['sequence_length']} in {figures['microbatches']} microbatches, remat {figures['remat']}; "
+        f"{figures['parameters']:,} parameters, {figures['flops_per_token']:,} FLOPs a token"
+    )
+    rows = _table("memory of a device, estimated", "GB")
+    for name, size in figures["memory"].items():
+        rows.add_row(name, f"{size / 1e9:.2f}")
+    rows.add_row("fits" if figures["fits"] else "does not fit", "")
+    yield rows
+    (best, worst), (high, low) = figures["seconds_per_step"], figures["mfu"]
+    yield (
+        f"estimated: {best:.4g} to {worst:.4g} s a step ({figures['computing_seconds']:.4g} of computation, "
+        f"{figures['exchanging_seconds']:.4g} of exchange), MFU {low:.0%} to {high:.0%}"
+    )
+    yield "how:\n" + "\n".join(f"  - {line}" for line in figures["assumed"])
+
+
 def _table(title: str, *columns: str) -> Table:
     rows = Table(title, box=box.SIMPLE_HEAD, pad_edge=False)
     rows.columns[0].no_wrap = True

@@ -18,12 +18,13 @@ from lmjax.compile.topology import open_topology, prepare_environment
 pytestmark = pytest.mark.tpu
 
 ROOT = pathlib.Path(__file__).parents[2]
+PAPERS = ROOT / "configs" / "papers"
 COMMANDS = {
-    path.stem: found[1].split()
-    for path in sorted((ROOT / "configs" / "papers").glob("*.py"))
+    path.stem: [str(path), *found[1].split()[1:]]
+    for path in sorted(PAPERS.glob("*.py"))
     if (found := re.search(r"\n    lmjax compile (.*)", path.read_text()))
 }
-SMALL = ["configs/stdlib_demo.py", "--topology", "v5e:2x2"]
+SMALL = [str(ROOT / "configs" / "stdlib_demo.py"), "--topology", "v5e:2x2"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def log_folder():
 def test_a_recipe_fits_its_chips_and_splits_what_it_should(name, log_folder):
     recipe, option, topology, *changes = COMMANDS.get(name, SMALL)
     assert option == "--topology"
-    config = parse_recipe("compile", [str(ROOT / recipe), *changes])
+    config = parse_recipe("compile", [recipe, *changes])
     step = compile_step(config, open_topology(topology), log_folder=log_folder)
     assert faults(step) == []
     figures, _ = predict(step)

@@ -98,26 +98,32 @@ ENTRY %main (q: bf16[2,8,4,64,1024], k: bf16[2,8,64,1024], v: bf16[2,8,64,1024])
 
 
 @pytest.mark.parametrize(
-    ("name", "products", "share"), [("interval_attention_forward", 2, 0.44), ("interval_attention_backward", 5, 0.8)]
+    ("name", "products", "share"), [("interval_attention_forward", 2, 0.37), ("interval_attention_backward", 5, 0.66)]
 )
 def test_a_kernel_takes_its_flops_over_a_share_of_the_peak(name, products, share):
     program = parse(KERNEL.replace("NAME", name))
     call = program.computations["main"][-1]
-    cost = kernel_cost(program, "main", call, peak_flops=197e12, visible_share=0.5, is_v5e=True)
+    cost = kernel_cost(program, "main", call, peak_flops=197e12, visible_share=0.5, kind="v5e")
     # Half the pairs, and half a block of 512 keys of the 1,024 more.
     pairs = 2 * 8 * 4 * 1024 * 1024 * 0.75
     assert cost.flops == 2 * products * pairs * 64
     assert cost.seconds == pytest.approx(cost.flops / (share * 197e12))
-    assert "not here" not in cost.assumed
-    elsewhere = kernel_cost(program, "main", call, peak_flops=459e12, visible_share=0.5, is_v5e=False)
-    assert "not here" in elsewhere.assumed
+    assert cost.assumed == f"{name}: {share:.0%} of the peak, as counted on v5e at head width 64"
+    elsewhere = kernel_cost(program, "main", call, peak_flops=275e12, visible_share=0.5, kind="v4")
+    assert elsewhere.assumed.endswith("as counted on v5p at head width 64, not on v4 at 64")
+
+
+def test_wide_heads_take_the_share_of_the_width_that_is_nearest():
+    program = parse(KERNEL.replace("NAME", "interval_attention_forward").replace(",64,1024]", ",96,1024]"))
+    call = program.computations["main"][-1]
+    cost = kernel_cost(program, "main", call, peak_flops=459e12, visible_share=1.0, kind="v5p")
+    assert cost.assumed.endswith("as counted on v5p at head width 64, not on v5p at 96")
+    assert cost.seconds == pytest.approx(cost.flops / (0.37 * 459e12))
 
 
 def test_a_kernel_that_is_not_known_is_said_to_count_nothing():
     program = parse(KERNEL.replace("NAME", "another"))
-    cost = kernel_cost(
-        program, "main", program.computations["main"][-1], peak_flops=1.0, visible_share=1.0, is_v5e=True
-    )
+    cost = kernel_cost(program, "main", program.computations["main"][-1], peak_flops=1.0, visible_share=1.0, kind="v5e")
     assert (cost.name, cost.flops, cost.seconds) == ("another", None, 0.0)
     assert "counts nothing" in cost.assumed
 

@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax import masks
 from lmjax.kernels import AlibiBias, attend
+from lmjax.kernels.attention import cudnn as attention_cudnn
 from lmjax.kernels.attention import dispatch as attention
-from lmjax.kernels.attention import xla as attention_xla
 from lmjax.kernels.attention.chunked import chunked_attention
 from lmjax.kernels.attention.key_blocks import KeyBlocks
 from lmjax.kernels.attention.position_bias import alibi_slopes
@@ -461,8 +461,9 @@ REFUSED = [
     ("cudnn", {"dropout_rate": 0.1, "key": jax.random.key(0)}, "attention dropout"),
     ("cudnn", {"position_bias": alibi()}, "a position bias"),
     ("cudnn", {"sinks_N": jnp.zeros(N)}, "attention sinks"),
-    ("cudnn", {"mask": masks.packed(SEGMENTS)}, r"masks other than .* \(kind='interval'\)"),
-    ("cudnn", {"num_keys": 24}, r"masks other than causal with T = S"),
+    ("cudnn", {"mask": masks.prefix(T, 3)}, r"masks other than .* \(kind='interval'\)"),
+    ("cudnn", {"mask": masks.windowed(masks.packed(SEGMENTS, "bidirectional"), 2)}, "masks other than .*'interval'"),
+    ("cudnn", {"num_keys": 24}, r"masks other than causal and packed with T = S"),
     ("cudnn", {"dtype": jnp.float32}, "dtype float32"),
     ("cudnn", {"width": 12}, "head width 12"),
     ("cudnn", {"value_width": 2 * H}, "values wider than keys"),
@@ -472,20 +473,20 @@ REFUSED = [
 
 @pytest.mark.parametrize(("backend", "options", "what"), REFUSED)
 def test_refusals_name_backend_and_feature(backend, options, what, monkeypatch):
-    monkeypatch.setattr(attention_xla, "_nvidia_capability", lambda: 9.0)
+    monkeypatch.setattr(attention_cudnn, "nvidia_capability", lambda: 9.0)
     with pytest.raises(ValueError, match=f"attention backend '{backend}' cannot do {what}.*backend='chunked'"):
         request(backend=backend, **options)
 
 
 def test_cudnn_is_refused_without_a_gpu():
-    if attention_xla._nvidia_capability() is not None:
+    if attention_cudnn.nvidia_capability() is not None:
         pytest.skip("this machine has an NVIDIA GPU")
     with pytest.raises(ValueError, match="'cudnn' cannot do this platform"):
         request(backend="cudnn")
 
 
 def test_cudnn_before_hopper_takes_narrower_heads(monkeypatch):
-    monkeypatch.setattr(attention_xla, "_nvidia_capability", lambda: 8.0)
+    monkeypatch.setattr(attention_cudnn, "nvidia_capability", lambda: 8.0)
     with pytest.raises(ValueError, match=r"head width 136 .*at most 128"):
         request(backend="cudnn", width=136)
 
@@ -501,7 +502,7 @@ def test_cudnn_is_asked_for_the_mask_meant(case, monkeypatch):
 
     dot_product_attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
-    monkeypatch.setattr(attention_xla, "_nvidia_capability", lambda: 9.0)
+    monkeypatch.setattr(attention_cudnn, "nvidia_capability", lambda: 9.0)
     inputs = [array.astype(jnp.float16) for array in make_inputs(value_width=H - 3 if case == "causal" else None)]
     output = attend(*inputs, mask)
     ((implementation, arguments),) = seen
@@ -532,7 +533,7 @@ def test_auto(options, limit, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backend": "flash"}, "backend='flash': use one of auto, xla, cudnn, tpu, chunked"),
+        ({"backend": "flash"}, "backend='flash': use one of auto, xla, cudnn, mosaic, tpu, chunked"),
         ({"dropout_rate": 1.0}, "dropout_rate=1.0"),
         ({"mask": masks.causal(T - 1)}, r"mask.start_BT is \(1, 19\): must be \[2 or 1, 20\]"),
     ],

@@ -8,20 +8,24 @@ scaled nor capped, that takes its share of the softmax and has no value (logit 0
 2024, section 3.3; learned: OpenAI 2025, gpt-oss model card, section 2.3).
 """
 
+import functools
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from lmjax.kernels.attention.chunked import chunked_attention
+from lmjax.kernels.attention.cudnn import cudnn_attention, cudnn_cannot, nvidia_capability
+from lmjax.kernels.attention.mosaic_gpu import mosaic_attention, mosaic_cannot
 from lmjax.kernels.attention.position_bias import PositionBias
 from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
-from lmjax.kernels.attention.xla import cudnn_attention, cudnn_cannot, xla_attention
+from lmjax.kernels.attention.xla import xla_attention
 from lmjax.masks import IntervalMask
 from lmjax.parallel.mesh import current_platform
 
-Backend = Literal["auto", "xla", "cudnn", "tpu", "chunked"]
+Backend = Literal["auto", "xla", "cudnn", "mosaic", "tpu", "chunked"]
 
 DENSE_LIMIT = {"cpu": 128 * 128, "tpu": 256 * 256, "other": 1024 * 1024}
 """By platform, the number of logits of a head (T * S) above which ``"auto"`` uses a blocked backend, not the dense one.
@@ -52,14 +56,18 @@ def attend(
 
     - ``"xla"``: two dense products, with logits of [T, S] in memory. It supports every argument, and is fastest
       for short sequences.
-    - ``"cudnn"``: ``jax.nn.dot_product_attention`` on cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats,
-      causal (windowed or not) and full masks only; no bias, softcap, sinks or dropout. It needs O(T) memory.
+    - ``"cudnn"``: cuDNN's flash kernel. NVIDIA GPUs, 16-bit floats; causal (windowed or not) and full masks, also of
+      packed documents from compute capability 9.0 on; no bias, softcap, sinks or dropout. It needs O(T) memory. A
+      batch with a row of more than ``cudnn_packed.MOST_DOCUMENTS`` documents is computed as by ``"chunked"``.
+    - ``"mosaic"``: tokamax's kernels for NVIDIA GPUs of compute capability 9 and 10, of the extra ``mosaic``: 16-bit
+      floats, every mask, with softcap and grouped queries; no bias, sinks or dropout. They need O(T) memory.
     - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, sinks and grouped
       queries; no bias or dropout. They need O(T) memory; blocks of keys that no query sees are skipped.
     - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
       key blocks outside every query's interval are skipped.
     - ``"auto"``: ``"cudnn"`` if it can do what is asked; else ``"xla"`` if the logits of a head are few
-      (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. The platform is that of the mesh
+      (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. It never takes ``"mosaic"``, whose speed
+      has not been measured. The platform is that of the mesh
       that is set, so a program that is compiled for a TPU on another machine uses the TPU's kernels.
 
     Args:
@@ -94,46 +102,64 @@ def attend(
     if query_index_BT is None:
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
 
-    platform = current_platform()
-    tpu_refusal = tpu_cannot(
-        platform=platform, position_bias=position_bias, dropout_rate=dropout_rate, width=query_BTNH.shape[-1]
-    )
-    refusal = cudnn_cannot(
-        query_BTNH,
-        key_BSKH,
-        value_BSKH,
-        mask,
-        softcap=softcap,
-        position_bias=position_bias,
-        sinks_N=sinks_N,
-        dropout_rate=dropout_rate,
-    )
+    arrays = (query_BTNH, key_BSKH, value_BSKH)
+    asked: dict[str, Any] = {
+        "softcap": softcap,
+        "position_bias": position_bias,
+        "sinks_N": sinks_N,
+        "dropout_rate": dropout_rate,
+    }
+
+    def cannot(name: Backend) -> str | None:
+        return _cannot(*arrays, mask, name, **asked)
+
     if backend == "auto":
-        limit = DENSE_LIMIT.get(platform, DENSE_LIMIT["other"])
-        num_logits = query_BTNH.shape[1] * key_BSKH.shape[1]
-        blocked: Backend = "tpu" if tpu_refusal is None else "chunked"
-        backend = "cudnn" if refusal is None else "xla" if num_logits <= limit else blocked
-    if backend == "cudnn":
-        if refusal is not None:
-            raise ValueError(f"attention backend 'cudnn' cannot do {refusal}: use backend='chunked'")
-        return cudnn_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale)
+        backend = _chosen(query_BTNH.shape[1] * key_BSKH.shape[1], cannot)
+    refusal = cannot(backend)
+    if refusal is not None:
+        raise ValueError(f"attention backend {backend!r} cannot do {refusal}: use backend='chunked'")
     if backend == "tpu":
-        if tpu_refusal is not None:
-            raise ValueError(f"attention backend 'tpu' cannot do {tpu_refusal}: use backend='chunked'")
-        return tpu_attention(query_BTNH, key_BSKH, value_BSKH, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
-    return {"xla": xla_attention, "chunked": chunked_attention}[backend](
-        query_BTNH,
-        key_BSKH,
-        value_BSKH,
-        mask,
-        scale=scale,
-        softcap=softcap,
-        position_bias=position_bias,
-        sinks_N=sinks_N,
-        query_index_BT=query_index_BT,
-        dropout_rate=dropout_rate,
-        key=key,
-    )
+        return tpu_attention(*arrays, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
+    if backend == "mosaic":
+        return mosaic_attention(*arrays, mask, scale=scale, softcap=softcap)
+    options = {"scale": scale, "query_index_BT": query_index_BT, "key": key, **asked}
+    if backend == "cudnn":
+        otherwise = functools.partial(chunked_attention, mask=mask, **options)
+        return cudnn_attention(*arrays, mask, scale=scale, otherwise=otherwise)
+    return {"xla": xla_attention, "chunked": chunked_attention}[backend](*arrays, mask, **options)
+
+
+def _chosen(num_logits: int, cannot: Callable[[Backend], str | None]) -> Backend:
+    platform = current_platform()
+    if cannot("cudnn") is None:
+        return "cudnn"
+    if num_logits <= DENSE_LIMIT.get(platform, DENSE_LIMIT["other"]):
+        return "xla"
+    return "tpu" if cannot("tpu") is None else "chunked"
+
+
+def _cannot(
+    query_BTNH: jax.Array,
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: IntervalMask,
+    backend: Backend,
+    *,
+    softcap: float | None,
+    position_bias: PositionBias | None,
+    sinks_N: jax.Array | None,
+    dropout_rate: float,
+) -> str | None:
+    """Returns the name of something in a request that a backend does not support, or None if it supports it all."""
+    arrays = (query_BTNH, key_BSKH, value_BSKH)
+    common: dict[str, Any] = {"position_bias": position_bias, "dropout_rate": dropout_rate}
+    if backend == "cudnn":
+        return cudnn_cannot(*arrays, mask, softcap=softcap, sinks_N=sinks_N, **common)
+    if backend == "mosaic":
+        return mosaic_cannot(*arrays, capability=nvidia_capability(), sinks_N=sinks_N, **common)
+    if backend == "tpu":
+        return tpu_cannot(platform=current_platform(), width=query_BTNH.shape[-1], **common)
+    return None
 
 
 def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:

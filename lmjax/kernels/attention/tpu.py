@@ -1,7 +1,7 @@
 """Attention on TPUs for every interval mask, in O(T) memory, forward and backward.
 
-The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`. This module converts arrays to their layout and back,
-distributes rows and heads over a mesh, and defines the gradient.
+The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`. This module converts arrays to their layout and back, and
+defines the gradient.
 
 Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
@@ -11,14 +11,13 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
 from lmjax.kernels.attention import tpu_kernels
 from lmjax.kernels.attention.block_ranges import BlockRanges, block_ranges
+from lmjax.kernels.attention.on_mesh import on_mesh
 from lmjax.kernels.attention.position_bias import PositionBias
 from lmjax.kernels.attention.tpu_kernels import HIDDEN, LOG2_E, Plan
 from lmjax.masks import IntervalMask
-from lmjax.parallel.mesh import partition_spec
 
 LANES = 128
 """Number of positions in a register; block sizes are multiples of it."""
@@ -74,10 +73,8 @@ def tpu_attention(
       key_block: number of keys in a block.
       interpret: whether to run the kernels without a TPU, step by step.
     """
-    batch, num_queries, num_heads, _ = query_BTNH.shape
-    num_keys, num_kv_heads = key_BSKH.shape[1:3]
+    num_heads, (num_keys, num_kv_heads) = query_BTNH.shape[2], key_BSKH.shape[1:3]
     groups = num_heads // num_kv_heads
-    start_BT, end_BT = jnp.broadcast_arrays(jnp.maximum(mask.start_BT, 0), jnp.minimum(mask.end_BT, num_keys))
     logits_N = jnp.full((num_heads,), HIDDEN) if sinks_N is None else sinks_N.astype(jnp.float32)
 
     def local(query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
@@ -90,22 +87,7 @@ def tpu_attention(
         )
         return _attention(plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N)
 
-    operands = (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, logits_N)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
-        return local(*operands)
-    key_spec = partition_spec(("batch", None, "kv_heads", None), key_BSKH.shape, mesh)
-    # One key-value head serves all query heads, however the query heads are split.
-    head_of = query_BTNH if num_kv_heads == 1 else key_BSKH
-    rows_axes, _, heads_axes, _ = partition_spec(("batch", None, "kv_heads", None), head_of.shape, mesh)
-    (length_axes,) = partition_spec(("length",), (num_queries,), mesh)
-    query_spec = PartitionSpec(rows_axes, length_axes, heads_axes, None)
-    bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
-    specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, PartitionSpec(heads_axes))
-    # Without vma checks the transpose sums the gradients of replicated operands, which is needed here.
-    # All axes are manual, also those of size 1: Mosaic compiles a kernel only if all are.
-    mapped = jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)
-    return mapped(*operands)
+    return on_mesh(local, query_BTNH, key_BSKH, value_BSKH, mask, logits_N, splits_length=True)
 
 
 def _block(wanted: int, length: int) -> int:
@@ -119,30 +101,29 @@ def _attention(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, s
 
 
 def _forward(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
-    num_kv_heads = key_BSKH.shape[2]
-    ranges, bounds = _bounds(plan, start_BT, end_BT, key_BSKH.shape, groups=len(sinks_N) // num_kv_heads)
+    num_keys, num_kv_heads = key_BSKH.shape[1:3]
+    ranges, bounds = _bounds(plan, start_BT, end_BT, num_keys, groups=len(sinks_N) // num_kv_heads)
     sinks_K1R = jnp.repeat(sinks_N.reshape(num_kv_heads, 1, -1), plan.query_block, axis=2)
+    # A rematerialisation policy that saves these three need not bring them into the kernels' layout once more.
+    query_BKIHR = checkpoint_name(_to_blocks(query_BTNH, num_kv_heads, plan.query_block), "query")
+    key_BKHS = checkpoint_name(_to_lanes(key_BSKH, plan.key_block), "key")
+    value_BKHS = checkpoint_name(_to_lanes(value_BSKH, plan.key_block), "value")
     output_BKIHR, log_sum_BKI1R = tpu_kernels.forward(
-        plan,
-        ranges,
-        _to_blocks(query_BTNH, num_kv_heads, plan.query_block),
-        _to_lanes(key_BSKH, plan.key_block),
-        _to_lanes(value_BSKH, plan.key_block),
-        *bounds,
-        sinks_K1R,
+        plan, ranges, query_BKIHR, key_BKHS, value_BKHS, *bounds, sinks_K1R
     )
-    # If a rematerialisation policy saves these two arrays, the kernel need not run again in the backward pass.
+    # If a policy saves these two, the kernel need not run again in the backward pass.
     output_BTNH = checkpoint_name(_from_blocks(output_BKIHR, plan.query_block, query_BTNH.shape[1]), "attention_output")
     log_sum_BKI1R = checkpoint_name(log_sum_BKI1R, "attention_log_sum")
-    return output_BTNH, (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N, output_BTNH, log_sum_BKI1R)
+    keys_1S = jnp.zeros((1, num_keys), jnp.bool_)  # says how many of the keys are not padding
+    inputs = (query_BKIHR, key_BKHS, value_BKHS, start_BT, end_BT, sinks_N, keys_1S)
+    return output_BTNH, (*inputs, output_BTNH, log_sum_BKI1R)
 
 
 def _backward(plan: Plan, residuals, grad_output_BTNH):
-    query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N, output_BTNH, log_sum_BKI1R = residuals
-    num_kv_heads = key_BSKH.shape[2]
+    query_BKIHR, key_BKHS, value_BKHS, start_BT, end_BT, sinks_N, keys_1S, output_BTNH, log_sum_BKI1R = residuals
+    num_keys, num_kv_heads = keys_1S.shape[1], key_BKHS.shape[1]
     groups = len(sinks_N) // num_kv_heads
-    ranges, bounds = _bounds(plan, start_BT, end_BT, key_BSKH.shape, groups=groups)
-    query_BKIHR = _to_blocks(query_BTNH, num_kv_heads, plan.query_block)
+    ranges, bounds = _bounds(plan, start_BT, end_BT, num_keys, groups=groups)
     grad_output_BKIHR = _to_blocks(grad_output_BTNH, num_kv_heads, plan.query_block)
     mean_BTN1 = jnp.sum(output_BTNH.astype(jnp.float32) * grad_output_BTNH, axis=-1, keepdims=True)
     mean_BKI1R = _to_blocks(mean_BTN1, num_kv_heads, plan.query_block)
@@ -154,7 +135,6 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
     num_blocks, width, rows = query_BKIHR.shape[2:]
     parts = -(-num_blocks * width * rows * 4 // QUERY_GRADIENT_BYTES)
     size = -(-num_blocks // parts)
-    key_BKHS, value_BKHS = _to_lanes(key_BSKH, plan.key_block), _to_lanes(value_BSKH, plan.key_block)
     grads_query, grads_key, grads_value = [], [], []
     for first in range(0, num_blocks, size):
         part = slice(first, min(first + size, num_blocks))
@@ -168,16 +148,16 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
             value_BKHS,
             *part_bounds,
             *(array[:, :, part] for array in by_query),
-            key_dtype=key_BSKH.dtype if parts == 1 else jnp.float32,
+            key_dtype=key_BKHS.dtype if parts == 1 else jnp.float32,
         )
         grads_query.append(grad_query)
         grads_key.append(grad_key)
         grads_value.append(grad_value)
-    grad_query_BTNH = _from_blocks(jnp.concatenate(grads_query, axis=2), plan.query_block, query_BTNH.shape[1])
+    grad_query_BTNH = _from_blocks(jnp.concatenate(grads_query, axis=2), plan.query_block, output_BTNH.shape[1])
     return (
         grad_query_BTNH,
-        _from_lanes(sum(grads_key[1:], grads_key[0]), key_BSKH),
-        _from_lanes(sum(grads_value[1:], grads_value[0]), value_BSKH),
+        _from_lanes(sum(grads_key[1:], grads_key[0]), num_keys).astype(key_BKHS.dtype),
+        _from_lanes(sum(grads_value[1:], grads_value[0]), num_keys).astype(value_BKHS.dtype),
         None,
         None,
         grad_sinks_N,
@@ -187,11 +167,13 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
 _attention.defvjp(_forward, _backward)
 
 
-def _bounds(plan: Plan, start_BT, end_BT, key_shape, *, groups: int) -> tuple[BlockRanges, tuple[jax.Array, jax.Array]]:
+def _bounds(
+    plan: Plan, start_BT, end_BT, num_keys: int, *, groups: int
+) -> tuple[BlockRanges, tuple[jax.Array, jax.Array]]:
     """Returns the ranges of blocks, and the bounds of each query, repeated for its heads, int32 [B, I, 1, R]."""
     # Queries that padding adds have the empty interval [0, 0).
     padded = tuple(_pad(bound_BT, plan.query_block) for bound_BT in (start_BT, end_BT))
-    num_keys = key_shape[1] + -key_shape[1] % plan.key_block
+    num_keys += -num_keys % plan.key_block
     ranges = block_ranges(*padded, num_keys=num_keys, query_block=plan.query_block, key_block=plan.key_block)
     blocks = (bound_BT.reshape(bound_BT.shape[0], -1, 1, plan.query_block) for bound_BT in padded)
     start_BI1R, end_BI1R = (jnp.tile(bound_BI1T, (1, 1, 1, groups)) for bound_BI1T in blocks)
@@ -232,8 +214,9 @@ def _to_lanes(array_BSKH: jax.Array, block: int) -> jax.Array:
     return _pad(array_BSKH, block).transpose(0, 2, 3, 1)
 
 
-def _from_lanes(array_BKHS: jax.Array, like_BSKH: jax.Array) -> jax.Array:
-    return array_BKHS.transpose(0, 3, 1, 2)[:, : like_BSKH.shape[1]].astype(like_BSKH.dtype)
+def _from_lanes(array_BKHS: jax.Array, length: int) -> jax.Array:
+    """Converts [B, K, H, S] to [B, S, K, H]."""
+    return array_BKHS.transpose(0, 3, 1, 2)[:, :length]
 
 
 def _by_head(array_BKI1R: jax.Array, groups: int) -> jax.Array:

@@ -1,0 +1,53 @@
+"""Attention kernels on a mesh: each device computes its own rows and heads, since nothing else crosses between them."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lmjax.masks import IntervalMask
+from lmjax.parallel.mesh import partition_spec
+
+
+def on_mesh(
+    local: Callable,
+    query_BTNH: jax.Array,
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: IntervalMask,
+    *by_head_N: jax.Array,
+    splits_length: bool,
+) -> jax.Array:
+    """Returns ``local(query, key, value, start_BT, end_BT, *by_head_N)`` [B, T, N, H], computed part by part.
+
+    If a mesh is set, ``local`` is called on each device with its own batch rows and heads, where the mesh divides them.
+
+    Args:
+      local: the attention of one device.
+      query_BTNH: queries.
+      key_BSKH: keys.
+      value_BSKH: values.
+      mask: which keys each query sees; its bounds are brought into [0, S].
+      *by_head_N: arrays with one value for each query head.
+      splits_length: whether a device may also be given a part of the queries of long rows, with all their keys.
+    """
+    batch, num_queries = query_BTNH.shape[:2]
+    num_keys, num_kv_heads = key_BSKH.shape[1:3]
+    start_BT, end_BT = jnp.broadcast_arrays(jnp.maximum(mask.start_BT, 0), jnp.minimum(mask.end_BT, num_keys))
+    operands = (query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, *by_head_N)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        return local(*operands)
+    key_spec = partition_spec(("batch", None, "kv_heads", None), key_BSKH.shape, mesh)
+    # One key-value head serves all query heads, however the query heads are split.
+    head_of = query_BTNH if num_kv_heads == 1 else key_BSKH
+    rows_axes, _, heads_axes, _ = partition_spec(("batch", None, "kv_heads", None), head_of.shape, mesh)
+    length_axes = partition_spec(("length",), (num_queries,), mesh)[0] if splits_length else None
+    query_spec = PartitionSpec(rows_axes, length_axes, heads_axes, None)
+    bound_spec = PartitionSpec(rows_axes if start_BT.shape[0] == batch else None, length_axes)
+    by_head_specs = (PartitionSpec(heads_axes),) * len(by_head_N)
+    specs = (query_spec, key_spec, key_spec, bound_spec, bound_spec, *by_head_specs)
+    # Without vma checks the transpose sums the gradients of replicated operands, which is needed here.
+    # All axes are manual, also those of size 1: Mosaic compiles a kernel only if all are.
+    return jax.shard_map(local, in_specs=specs, out_specs=query_spec, check_vma=False)(*operands)
