@@ -14,7 +14,7 @@ from lmjax.data.prepare.prepare import PREPARING, TOKENIZER, prepare, refuse_for
 from lmjax.data.prepare.sources import find_files, fingerprint
 from lmjax.data.rows.pipeline import open_rows
 from lmjax.data.rows.source import RowSource
-from lmjax.data.stored import local_folder
+from lmjax.data.stored import local_folder, place_of
 from lmjax.naming import naming, naming_file
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
@@ -290,8 +290,8 @@ def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathli
     for name in {**wanted, **found}:
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"{folder} was prepared with data.{name}={found.get(name)!r}, here it is {wanted.get(name)!r}: set it "
-                f"to that, or prepare into another folder (data.prepared)"
+                f"{place_of(folder)} was prepared with data.{name}={found.get(name)!r}, here it is "
+                f"{wanted.get(name)!r}: set it to that, or prepare into another folder (data.prepared)"
             )
 
 

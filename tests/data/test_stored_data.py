@@ -29,6 +29,7 @@ from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.corpus import open_corpus
 
+TOKENIZER = TokenizerConfig(kind="bytes", special_tokens=("<pad>", "<eos>"))
 CONTENT = {f"file{number}": bytes([number]) * 1000 for number in range(6)}
 KEYS = {name: {"sha256": hashlib.sha256(content).hexdigest(), "size": 1000} for name, content in CONTENT.items()}
 
@@ -118,7 +119,7 @@ def test_rows_are_those_of_the_folder(prepared, stored, packing):
 
 def test_rows_on_a_server(prepared, address):  # noqa: F811
     publish(pathlib.Path(prepared.prepared), address)
-    corpus = open_corpus(dataclasses.replace(prepared, prepared=address), TokenizerConfig(kind="bytes"))
+    corpus = open_corpus(dataclasses.replace(prepared, prepared=address), TOKENIZER)
     expected = open_rows(prepared, "valid", row_length=32, seed=None).rows(range(6))
     found = corpus.rows("valid", row_length=32, seed=None).rows(range(6))
     np.testing.assert_array_equal(found.tokens_BT, expected.tokens_BT)
@@ -258,7 +259,7 @@ def test_a_folder_is_published_once_and_manifest_last(prepared, tmp_path, monkey
 
 def test_addresses_that_cannot_be_used(prepared):
     with pytest.raises(ValueError, match=r"memory://bucket/nothing/manifest.json: not found"):
-        open_corpus(dataclasses.replace(prepared, prepared="memory://bucket/nothing"), TokenizerConfig())
+        open_corpus(dataclasses.replace(prepared, prepared="memory://bucket/nothing"), TOKENIZER)
     Bucket("memory://bucket/broken").write(MANIFEST, b"{")
     with contextlib.suppress(FileNotFoundError):
         Bucket("memory://bucket/broken").write("tokenizer/lmjax_tokenizer.json", b"{}")
@@ -275,7 +276,7 @@ def test_sources_at_addresses_mix_as_folders_do(prepared, stored):
     def mixed(**sources):
         data = DataConfig(sources={name: Source(prepared=place) for name, place in sources.items()},
                           weights={"a": 1, "b": 3}, document_separator="|")  # fmt: skip
-        corpus = open_corpus(data, TokenizerConfig(kind="bytes"))
+        corpus = open_corpus(data, TOKENIZER)
         return corpus.rows("train", row_length=32, seed=1).rows(range(12)).tokens_BT
 
     np.testing.assert_array_equal(

@@ -23,7 +23,7 @@ from lmjax.data.rows.shard_reader import TokenShards, open_shards
 from lmjax.data.rows.source import RowSource
 from lmjax.data.rows.streams import StreamRows
 from lmjax.data.rows.whole import WholePackedRows, WholeRows, WholeStreamRows
-from lmjax.data.stored import local_folder
+from lmjax.data.stored import local_folder, place_of
 from lmjax.types import Rows
 
 
@@ -104,8 +104,8 @@ def _open_checked(config: DataConfig, folder: pathlib.Path | str, split: str, fi
     )
     if shards.members != config.members:
         raise ValueError(
-            f"{folder} was prepared with data.members={shards.members}, here it is {config.members}: set it to that "
-            f"(and data.packing to examples, if it names any), or use another folder"
+            f"{place_of(shards.folder)} was prepared with data.members={shards.members}, here it is {config.members}: "
+            f"set it to that (and data.packing to examples, if it names any), or use another folder"
         )
     return shards
 

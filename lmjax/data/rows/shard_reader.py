@@ -19,7 +19,7 @@ import numpy as np
 
 from lmjax.data.config import CACHE_GIGABYTES
 from lmjax.data.manifest import BOUND_DTYPE, WEIGHT_DTYPE, Manifest, Shard
-from lmjax.data.stored import StoredFiles, local_folder, origin_of
+from lmjax.data.stored import StoredFiles, local_folder, origin_of, place_of
 from lmjax.data.verification import Verify, verify_files
 
 OPEN_FILES = 128
@@ -200,14 +200,15 @@ def open_shards(
     made_by = manifest.tokenizer_fingerprint
     if tokenizer_fingerprint is not None and made_by != tokenizer_fingerprint:
         raise ValueError(
-            f"{folder}: the shards were made with another tokenizer (fingerprint {made_by[:12]}; the one in "
+            f"{place_of(folder)}: the shards were made with another tokenizer (fingerprint {made_by[:12]}; the one in "
             f"use has {tokenizer_fingerprint[:12]}): use {folder / 'tokenizer'}, or prepare the data again"
         )
     shards = [shard for shard in manifest.shards if shard.split == split]
     if not shards:
         there = sorted({shard.split for shard in manifest.shards})
         raise ValueError(
-            f"{folder}: no {split!r} data, only {', '.join(there)}: prepare it again with data.valid_fraction above 0"
+            f"{place_of(folder)}: no {split!r} data, only {', '.join(there)}: prepare it again with "
+            f"data.valid_fraction above 0"
         )
     address = origin_of(folder)
     if address is not None:
