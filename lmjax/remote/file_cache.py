@@ -103,9 +103,11 @@ class FileCache:
             if sha256 in self._checked or self._check_bytes <= 0:
                 return True
             self._check_bytes -= size
-            self._checked.add(sha256)
         whole = hashlib.file_digest(file, "sha256").hexdigest() == sha256
         file.seek(0)
+        if whole:
+            with self._mutex:
+                self._checked.add(sha256)
         return whole
 
     def _fetch(self, bucket: Bucket, name: str, sha256: str, size: int) -> BufferedReader:
