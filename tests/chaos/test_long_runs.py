@@ -1,4 +1,4 @@
-"""A run of many steps holds no more memory, files or threads at its end than after its first tenth."""
+"""A run of many steps holds no more memory, files or threads at its end than in its middle."""
 
 import dataclasses
 import os
@@ -16,8 +16,8 @@ from lmjax.train.metrics import read_metrics
 
 pytestmark = pytest.mark.chaos
 
-GROWTH = 1.05
-"""How much larger the memory may be at the end."""
+GROWTH = 1.03
+"""How much larger the memory may be at the end; saves leave a little behind in orbax and in the allocator."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def test_memory_files_and_threads_stay_flat(tmp_path, request):
     lines = [line for line in read_metrics(tmp_path / "run") if "held/memory" in line]
     for name in ("memory", "files", "threads", "arrays"):
         print(f"\n{name}: " + ", ".join(f"{line[f'held/{name}']:.0f} at {line['step']:.0f}" for line in lines[::4]))
-    early, last = lines[2], lines[-1]
-    assert last["held/memory"] < GROWTH * early["held/memory"]
+    middle, last = lines[len(lines) // 2], lines[-1]
+    assert last["held/memory"] < GROWTH * middle["held/memory"]
     for name in ("files", "threads", "arrays"):
-        assert last[f"held/{name}"] <= early[f"held/{name}"] + 2
+        assert last[f"held/{name}"] <= middle[f"held/{name}"] + 2
