@@ -1,7 +1,8 @@
-"""A decoder of the shapes of Llama 3.2 1B (Llama Team 2024, "The Llama 3 Herd of Models") on web text.
+r"""A decoder of the shapes of Llama 3.2 1B (Llama Team 2024, "The Llama 3 Herd of Models") on web text.
 
     lmjax train configs/papers/llama_1b.py --data.path "data/web/**/*.jsonl.zst" --mesh.fsdp 8
-    lmjax compile llama_1b --topology v5e:8x8 --mesh.fsdp 64 --train.microbatches 4 --model.execution.remat products
+    lmjax compile configs/papers/llama_1b.py --topology v5e:8x8 --mesh.fsdp 64 --train.microbatches 4 \
+      --model.execution.remat products
 
 Data: documents as JSON lines with a field "text" (DCLM, FineWeb-Edu, Dolma, ...), 100B tokens or more. A
 byte-level BPE tokenizer of Llama's size is trained on them first. Documents do not see each other.

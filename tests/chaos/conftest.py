@@ -12,6 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--signals", type=int, default=20, help="SIGTERMs at random moments (20)")
     parser.addoption("--fuzz", type=int, default=2000, help="commands with random values and damaged files (2000)")
     parser.addoption("--losses", type=int, default=20, help="machines lost during runs in object storage (20)")
+    parser.addoption("--steps", type=int, default=10_000, help="steps of the run that must not grow (10000)")
     parser.addoption("--storm-seed", type=int, default=0, help="seed of all random choices (0)")
 
 

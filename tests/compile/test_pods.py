@@ -20,9 +20,9 @@ pytestmark = pytest.mark.tpu
 ROOT = pathlib.Path(__file__).parents[2]
 PAPERS = ROOT / "configs" / "papers"
 COMMANDS = {
-    path.stem: [str(path), *found[1].split()[1:]]
+    path.stem: [str(path), *found[1].replace("\\\n", " ").split()[1:]]
     for path in sorted(PAPERS.glob("*.py"))
-    if (found := re.search(r"\n    lmjax compile (.*)", path.read_text()))
+    if (found := re.search(r"\n    lmjax compile ((?:.*\\\n)*.*)", path.read_text()))
 }
 SMALL = [str(ROOT / "configs" / "stdlib_demo.py"), "--topology", "v5e:2x2"]
 

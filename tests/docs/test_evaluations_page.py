@@ -21,7 +21,7 @@ def test_the_evaluations_of_the_page_can_be_used(tmp_path, monkeypatch):
         largest = page.LargestWeight(name="largest", every_steps=10)
         config = RunConfig(name="x", evaluations=(*page.evaluations, largest), checkpoint=page.checkpoint)
         assert from_json(RunConfig, to_json(config)) == config
-        assert [one.is_due(500) for one in config.evaluations] == [True, False, True, True]
+        assert [one.is_due(500) for one in config.evaluations] == [True, False, True, True, True]
         parts = []
         params = {"a": np.array([1.0, -3.0]), "b": np.array([[2.0]])}
         reading = largest.begin(None)(params, lambda: parts.append(1))

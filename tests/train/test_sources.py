@@ -85,7 +85,7 @@ def test_a_run_on_several_sources_goes_on_with_other_weights_and_sources(root, c
 
 def test_sources_are_prepared_together_with_one_tokenizer(root, tmp_path, monkeypatch, capsys):
     base = recipe(root, prepared=str(tmp_path / "data"))
-    monkeypatch.setattr(prepare_command, "parse_recipe", lambda *_: base)
+    monkeypatch.setattr(prepare_command, "parse_recipe", lambda *_, **__: base)
     prepare_command.run(["recipe"])
     printed = capsys.readouterr().out
     assert "code: " in printed and "web: " in printed and printed.count("  train: ") == 2

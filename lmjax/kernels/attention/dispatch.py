@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.kernels.attention.chunked import chunked_attention
-from lmjax.kernels.attention.cudnn import cudnn_attention, cudnn_cannot, nvidia_capability
+from lmjax.kernels.attention.cudnn import PACKED, cudnn_attention, cudnn_cannot, nvidia_capability
+from lmjax.kernels.attention.cudnn_check import packed_is_right
 from lmjax.kernels.attention.mosaic_gpu import mosaic_attention, mosaic_cannot
 from lmjax.kernels.attention.position_bias import PositionBias
 from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
@@ -65,7 +66,8 @@ def attend(
       queries; no bias or dropout. They need O(T) memory; blocks of keys that no query sees are skipped.
     - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
       key blocks outside every query's interval are skipped.
-    - ``"auto"``: ``"cudnn"`` if it can do what is asked; else ``"xla"`` if the logits of a head are few
+    - ``"auto"``: ``"cudnn"`` if it can do what is asked (for packed rows also if it agrees with dense attention on this
+      machine, see :mod:`~lmjax.kernels.attention.cudnn_check`); else ``"xla"`` if the logits of a head are few
       (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. It never takes ``"mosaic"``, whose speed
       has not been measured. The platform is that of the mesh
       that is set, so a program that is compiled for a TPU on another machine uses the TPU's kernels.
@@ -114,7 +116,7 @@ def attend(
         return _cannot(*arrays, mask, name, **asked)
 
     if backend == "auto":
-        backend = _chosen(query_BTNH.shape[1] * key_BSKH.shape[1], cannot)
+        backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
     refusal = cannot(backend)
     if refusal is not None:
         raise ValueError(f"attention backend {backend!r} cannot do {refusal}: use backend='chunked'")
@@ -129,10 +131,15 @@ def attend(
     return {"xla": xla_attention, "chunked": chunked_attention}[backend](*arrays, mask, **options)
 
 
-def _chosen(num_logits: int, cannot: Callable[[Backend], str | None]) -> Backend:
-    platform = current_platform()
+def _chosen(
+    query_BTNH: jax.Array, key_BSKH: jax.Array, mask: IntervalMask, cannot: Callable[[Backend], str | None]
+) -> Backend:
+    platform, num_logits = current_platform(), query_BTNH.shape[1] * key_BSKH.shape[1]
     if cannot("cudnn") is None:
-        return "cudnn"
+        heads, width = (query_BTNH.shape[2], key_BSKH.shape[2]), query_BTNH.shape[3]
+        asked = {"heads": heads, "width": width, "dtype": str(query_BTNH.dtype), "kind": mask.kind}
+        if mask.kind not in PACKED or packed_is_right(**asked, window=mask.window):
+            return "cudnn"
     if num_logits <= DENSE_LIMIT.get(platform, DENSE_LIMIT["other"]):
         return "xla"
     return "tpu" if cannot("tpu") is None else "chunked"
