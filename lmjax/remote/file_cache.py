@@ -144,7 +144,7 @@ class FileCache:
                         f"{self._folder}: the disk is full: no room for {place} ({size:,} bytes): delete something, "
                         f"set a smaller data.cache_gigabytes, or name a folder on another disk in XDG_CACHE_HOME"
                     ) from None
-                if isinstance(cause, FileNotFoundError):
+                if isinstance(error, RemoteError) and isinstance(cause, FileNotFoundError):
                     raise FetchError(
                         f"{place}: is missing: copy the file there again, or prepare the data again"
                     ) from None

@@ -223,7 +223,7 @@ def batches(
       process_index: h; with ``process_count``, see :func:`process_share`.
       process_count: H.
       num_threads: Grain's reading threads; 0 reads in the calling thread, which is best for local files.
-      prefetch: number of batches that the threads may read ahead.
+      prefetch: number of batches that the threads may read ahead; at least one each.
 
     Raises:
       ValueError: the processes do not divide the batch.
@@ -240,7 +240,11 @@ def batches(
     )
     num_steps = len(source) if num_rows is None else -(-num_rows // global_batch_size)
     steps = grain.MapDataset.source(source)[start_step:num_steps]
-    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)))
+    return iter(
+        steps.to_iter_dataset(
+            grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(prefetch, num_threads))
+        )
+    )
 
 
 def process_share(sharding: jax.sharding.Sharding, global_batch_size: int) -> tuple[int, int]:
