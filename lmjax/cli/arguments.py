@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import tyro
 
+from lmjax.data.stored import local_folder
 from lmjax.parallel.paths import refuse_address
-from lmjax.remote.address import address_of
+from lmjax.remote.address import address_of, stored_address
 
 Arguments = TypeVar("Arguments")
 
@@ -20,17 +21,19 @@ def parse_arguments(
     *,
     command: str,
     runs: Collection[str] = (),
+    data: Collection[str] = (),
     fetch: Callable[[pathlib.Path, Any], pathlib.Path] | None = None,
 ) -> Arguments:
     """Reads a command's arguments, and returns them as the dataclass ``kind``.
 
-    Addresses of runs in object storage become the paths of local copies.
+    Addresses of runs and of prepared data in object storage become the paths of local copies.
 
     Args:
       kind: the dataclass of the command's options.
       arguments: the words after the command.
       command: the command's name, for messages.
-      runs: the fields that name runs to read; no other path may be an address.
+      runs: the fields that name runs to read; no other path may be an address, but for those of ``data``.
+      data: the fields that name prepared data to read; they hold one path each.
       fetch: returns the local copy of a run, by its path and the options; by default with the checkpoint that the
         options name.
 
@@ -44,6 +47,9 @@ def parse_arguments(
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         paths = [path for path in (value if isinstance(value, tuple) else (value,)) if isinstance(path, pathlib.Path)]
+        if field.name in data and stored_address(value) is not None:
+            local[field.name] = local_folder(value)
+            continue
         remote = [path for path in paths if field.name in runs and address_of(path) is not None]
         for path in paths:
             if path not in remote:

@@ -135,7 +135,7 @@ class EvaluateArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    options = parse_arguments(EvaluateArguments, arguments, command="evaluate", runs=("run",))
+    options = parse_arguments(EvaluateArguments, arguments, command="evaluate", runs=("run",), data=("prepared",))
     opened = {str(folder): runs.open(folder, step=options.step) for folder in options.run}
     first = opened[str(options.run[0])]
     match options.way:

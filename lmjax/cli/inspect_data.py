@@ -26,7 +26,7 @@ class InspectDataArguments:
     """Show what prepared data hold: counts, lengths, figures of each packing, duplicates, some rows as text."""
 
     folder: tyro.conf.Positional[pathlib.Path]
-    """A folder that `lmjax prepare` made; of several sources, their common folder."""
+    """A folder that `lmjax prepare` made, or the address of a copy; of several sources, their common folder."""
     split: Literal["train", "valid"] = "train"
     """Which documents."""
     sequence_length: int = 1024
@@ -48,7 +48,7 @@ class InspectDataArguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
-    inspect_prepared(parse_arguments(InspectDataArguments, arguments, command="inspect"))
+    inspect_prepared(parse_arguments(InspectDataArguments, arguments, command="inspect", data=("folder",)))
 
 
 def inspect_prepared(options: InspectDataArguments) -> None:

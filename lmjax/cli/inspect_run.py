@@ -44,7 +44,7 @@ def _with_checkpoint_before(path: pathlib.Path, options: InspectArguments) -> pa
 def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(
-        InspectArguments, arguments, command="inspect", runs=("run",), fetch=_with_checkpoint_before
+        InspectArguments, arguments, command="inspect", runs=("run",), data=("prepared",), fetch=_with_checkpoint_before
     )
     opened = open_unsaved(options.run)
     corpus = corpus_of(opened, options.run, prepared=options.prepared)

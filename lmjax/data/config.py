@@ -11,9 +11,13 @@ from lmjax.data.template import template_parts
 from lmjax.field_types import check_literals
 from lmjax.naming import naming
 from lmjax.parallel.paths import refuse_address
+from lmjax.remote.address import stored_address
 from lmjax.tokenizers.chat import read_chat_template
 
 STDLIB = "stdlib"
+CACHE_GIGABYTES = 100.0
+FETCH_THREADS = 8
+"""Threads that read rows ahead of the step where their shards are fetched."""
 
 # The backslash of a longer name, such as \newpage, stays a backslash.
 _TYPED_ESCAPE = re.compile(r"\\([nrt])(?![A-Za-z])")
@@ -88,12 +92,16 @@ class DataConfig:
     shard_bytes: int = 1 << 26
     """Bytes of input for each pair of shards: the unit of parallel work and of resuming."""
     prepared: str | None = None
-    """The folder of the token shards; preparation makes it if it is not there."""
+    """The folder of the token shards; preparation makes it if it is not there. It may be the address of a copy of such
+    a folder (s3://BUCKET/DATA, gs://, ...), which is read only."""
+    cache_gigabytes: float = CACHE_GIGABYTES
+    """Shards at an address: the most that the local cache keeps of all of them, in 10^9 bytes."""
     verify: Literal["sample", "always", "never"] = "sample"
     """Checksums of the shards at each start: of all files that are new or changed, and of others picked at random, up
     to 1 GiB of each split (a smaller split is read whole, every time); of all files; or only the files' sizes."""
     read_threads: int = 0
-    """Threads that read rows ahead of the step; 0 reads in one thread, which is best for local disks."""
+    """Threads that read rows ahead of the step; 0 reads in one thread, which is best for local disks, and shards at an
+    address in 8."""
     mixture: tuple[str, ...] = ()
     """Several prepared folders to draw rows from, in place of path and prepared."""
     mixture_weights: tuple[float, ...] = ()
@@ -120,8 +128,7 @@ class DataConfig:
         check_literals(self, "data.")
         if not self.path:
             raise ValueError('data.path="": name a file, a folder or a glob, or "stdlib"')
-        for name, path in (("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
-            refuse_address(f"data.{name}", path)
+        self._check_addresses()
         if not 0.0 <= self.valid_fraction < 1.0:
             raise ValueError(f"data.valid_fraction={self.valid_fraction}: must be at least 0 and below 1")
         if self.shard_bytes < 1:
@@ -130,6 +137,8 @@ class DataConfig:
             raise ValueError(f"data.max_undecodable={self.max_undecodable}: must be from 0 to 1")
         if self.read_threads < 0:
             raise ValueError(f"data.read_threads={self.read_threads}: must not be negative")
+        if not self.cache_gigabytes > 0:
+            raise ValueError(f"data.cache_gigabytes={self.cache_gigabytes}: must be above 0")
         if self.max_record_bytes < 1:
             raise ValueError(f"data.max_record_bytes={self.max_record_bytes}: must be at least 1")
         if not self.max_expansion >= 1.0:
@@ -149,6 +158,16 @@ class DataConfig:
         for name, source in self.sources.items():
             with naming(f"data.sources: {name}"):
                 self._of_source(source)
+
+    def _check_addresses(self):
+        for name, path in (("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
+            if stored_address(path) is None:
+                refuse_address(f"data.{name}", path)
+        if self.sources and stored_address(self.prepared) is not None:
+            raise ValueError(
+                f"data.prepared={self.prepared} is an address, and there are several sources: give each of "
+                f"data.sources the address of its own prepared data"
+            )
 
     def _check_document_glob(self):
         parts = pathlib.PurePath(self.document_glob).parts
@@ -218,6 +237,12 @@ class DataConfig:
     def record_template(self) -> str | None:
         """The template; typed line ends and tabs are replaced, as in :attr:`separator`."""
         return None if self.template is None else _unescaped(self.template)
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that read rows ahead: ``read_threads``, or what is best for where the shards are."""
+        folders = (self.prepared, *self.mixture, *(source.prepared for source in self.sources.values()))
+        return self.read_threads or FETCH_THREADS * any(stored_address(folder) is not None for folder in folders)
 
     @property
     def weighted(self) -> bool:

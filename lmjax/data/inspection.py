@@ -9,6 +9,7 @@ from lmjax.data.duplicates import Duplicates, estimate_duplicates
 from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.rows.packing import best_fit_decreasing, stretches
 from lmjax.data.rows.shard_reader import TokenShards, open_shards
+from lmjax.data.stored import place_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def prepared_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
       ValueError: there is none.
     """
     if (folder / MANIFEST).exists():
-        return {folder.name: folder}
+        return {pathlib.PurePath(place_of(folder)).name: folder}
     if found := {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))}:
         return found
     raise ValueError(f"{folder} holds no prepared data: it has no {MANIFEST}: name a folder that lmjax prepare made")
@@ -96,7 +97,7 @@ def inspect_data(folder: pathlib.Path, split: str, *, sequence_length: int) -> I
     manifest = Manifest.load(folder)
     lengths, median = _histogram(shards)
     return Inspection(
-        folder=str(folder),
+        folder=place_of(folder),
         split=split,
         documents=shards.num_documents,
         tokens=shards.num_tokens,

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from lmjax.parallel.paths import refuse_address
+from lmjax.remote.address import stored_address
 
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer in prepared data; no source may have this name."""
@@ -26,7 +27,7 @@ class Source:
     path: str | None = None
     """The source's files, as data.path; may be unset if prepared names a finished folder."""
     prepared: str | None = None
-    """The folder of its shards; a folder with its name below data.prepared when unset."""
+    """The folder of its shards, or their address; a folder with its name below data.prepared when unset."""
     document_glob: str | None = None
     """See data.document_glob."""
     document_separator: str | None = None
@@ -49,7 +50,8 @@ class Source:
     """See data.valid_fraction."""
 
     def __post_init__(self):
-        refuse_address("data.sources: prepared", self.prepared)
+        if stored_address(self.prepared) is None:
+            refuse_address("data.sources: prepared", self.prepared)
         if self.path is None and self.prepared is None:
             raise ValueError("data.sources: a source needs a path, or the prepared folder of its shards")
 

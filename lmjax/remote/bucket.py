@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from lmjax.remote.address import PACKAGES
+from lmjax.remote.address import PACKAGES, READ_PACKAGES
 
 SETTLE_SECONDS = 2.0
 """How long a writer waits before it looks who has written last, where the storage has no conditional writes."""
@@ -39,8 +39,8 @@ class Bucket:
                 self._files: Any = fsspec.filesystem(self._scheme, use_listings_cache=False)
         except ImportError as error:
             raise ValueError(
-                f"{address}: such addresses need the package {PACKAGES[self._scheme]} ({error}): "
-                f"pip install 'lmjax[storage]'"
+                f"{address}: such addresses need the package {READ_PACKAGES[self._scheme]} ({error}): pip install "
+                + ("'lmjax[storage]'" if self._scheme in PACKAGES else READ_PACKAGES[self._scheme])
             ) from None
         self._root = self._files._strip_protocol(address).rstrip("/")
 

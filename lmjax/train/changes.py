@@ -13,7 +13,7 @@ FREE_ON_RESUME = (
     "train.eval_every", "train.eval_batches", "train.profile", "train.watchdog_minutes", "train.maintenance_notices",
     "train.recompute_every", "train.compare_replicas_every", "train.tensorboard", "train.microbatches",
     "train.gradient_noise", "train.change_on_resume", "evaluations", "tracker", "on_fault", "data.max_epochs",
-    "data.read_threads",
+    "data.read_threads", "data.cache_gigabytes",
     *(f"model.execution.{name}" for name in INTERCHANGEABLE),
 )  # fmt: skip
 """Fields that may differ when a run goes on: they change no result, or the user clearly wants it (``train.steps``)."""

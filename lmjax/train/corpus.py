@@ -14,11 +14,13 @@ from lmjax.data.prepare.prepare import PREPARING, TOKENIZER, prepare, refuse_for
 from lmjax.data.prepare.sources import find_files, fingerprint
 from lmjax.data.rows.pipeline import open_rows
 from lmjax.data.rows.source import RowSource
+from lmjax.data.stored import local_folder, place_of
 from lmjax.naming import naming, naming_file
 from lmjax.objectives import Objective
 from lmjax.parallel.distributed import is_primary, wait_for_all
 from lmjax.parallel.folder_lock import folder_lock
 from lmjax.parallel.joint_work import Progress, Where
+from lmjax.remote.address import stored_address
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer
 from lmjax.tokenizers.folder import METADATA
 from lmjax.train.corpus_tokenizer import check_same_tokenizer, load_or_train_tokenizer
@@ -132,13 +134,13 @@ def prepared_corpus(data: DataConfig, folder: pathlib.Path | str, tokenizer: Tok
 
     Args:
       data: the data configuration of the run, which says how rows are cut.
-      folder: a folder that ``lmjax prepare`` has made.
+      folder: a folder that ``lmjax prepare`` has made, or the address of a copy.
       tokenizer: the tokenizer of the run.
 
     Raises:
       ValueError: the folder holds no prepared data.
     """
-    folder = pathlib.Path(folder)
+    folder = local_folder(folder)
     return Corpus(data.single(prepared=str(folder)), folder, Manifest.load(folder), tokenizer)
 
 
@@ -182,7 +184,8 @@ def _open(
     if data.sources:
         return _open_sources(data, tokenizer, progress, current, where)
     folder = corpus_folder(data, tokenizer)
-    if data.prepared is not None and not current and (folder / MANIFEST).exists():
+    stored = stored_address(data.prepared) is not None
+    if data.prepared is not None and (stored or (not current and (folder / MANIFEST).exists())):
         manifest = Manifest.load(folder)
         _check_same_preparation(data, manifest, folder)
         saved = load_tokenizer(folder / TOKENIZER)
@@ -204,14 +207,12 @@ def _open(
 
 def _open_mixture(data: DataConfig, tokenizer: TokenizerConfig) -> Corpus:
     """Opens prepared folders; nothing is prepared."""
-    manifests = {name: Manifest.load(part.prepared or "") for name, part in data.parts.items()}
-    first = pathlib.Path(data.mixture[0])
+    folders = {name: local_folder(part.prepared or "") for name, part in data.parts.items()}
+    manifests = {name: Manifest.load(folder) for name, folder in folders.items()}
+    first = local_folder(data.mixture[0])
     saved = load_tokenizer(first / TOKENIZER)
     check_same_tokenizer(tokenizer, saved, first)
-    sources = {
-        name: Corpus(part, pathlib.Path(part.prepared or ""), manifests[name], saved)
-        for name, part in data.parts.items()
-    }
+    sources = {name: Corpus(part, folders[name], manifests[name], saved) for name, part in data.parts.items()}
     return Corpus(data, first, next(iter(manifests.values())), saved, sources)
 
 
@@ -221,7 +222,10 @@ def _open_sources(
     """Opens several sources, and first prepares those that are not there yet, all with one tokenizer."""
     parent = corpus_folder(data, tokenizer)
     _refuse_other_content(data, parent)
-    parts = {name: part.single(prepared=part.prepared or str(parent / name)) for name, part in data.parts.items()}
+    parts = {
+        name: part.single(prepared=str(local_folder(part.prepared or parent / name)))
+        for name, part in data.parts.items()
+    }
     finished = all((pathlib.Path(part.prepared or "") / MANIFEST).exists() for part in parts.values())
     with naming_file(parent):
         with contextlib.nullcontext() if finished else folder_lock(parent, PREPARING, wait=True):
@@ -230,6 +234,11 @@ def _open_sources(
         for name, part in parts.items():
             folder = pathlib.Path(part.prepared or "")
             with naming(f"data.sources: {name}"):
+                if current and data.sources[name].path is not None and stored_address(data.sources[name].prepared):
+                    raise ValueError(
+                        f"prepared={data.sources[name].prepared} is an address: prepare the source by itself, with "
+                        f"that data.prepared, or into a folder"
+                    )
                 if (folder / MANIFEST).exists() and (not current or data.sources[name].path is None):
                     manifest = Manifest.load(folder)
                     if data.sources[name].path is not None:
@@ -281,15 +290,15 @@ def _check_same_preparation(data: DataConfig, manifest: Manifest, folder: pathli
     for name in {**wanted, **found}:
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"{folder} was prepared with data.{name}={found.get(name)!r}, here it is {wanted.get(name)!r}: set it "
-                f"to that, or prepare into another folder (data.prepared)"
+                f"{place_of(folder)} was prepared with data.{name}={found.get(name)!r}, here it is "
+                f"{wanted.get(name)!r}: set it to that, or prepare into another folder (data.prepared)"
             )
 
 
 def corpus_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:
     """Returns the folder of a recipe's data: the one it names, or :func:`automatic_folder`."""
     given = data.mixture[0] if data.mixture else data.prepared
-    return pathlib.Path(given) if given is not None else automatic_folder(data, tokenizer)
+    return local_folder(given) if given is not None else automatic_folder(data, tokenizer)
 
 
 def automatic_folder(data: DataConfig, tokenizer: TokenizerConfig) -> pathlib.Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.documents import texts
 from lmjax.data.prepare.prepare import PREPARING, refuse_foreign
+from lmjax.data.stored import place_of
 from lmjax.naming import naming
 from lmjax.parallel.folder_lock import folder_lock
 from lmjax.parallel.signals import kept
@@ -68,7 +69,7 @@ def check_same_tokenizer(config: TokenizerConfig, saved: Tokenizer, folder: path
         differs = kinds_differ or sizes_differ or names_differ
     if differs:
         raise ValueError(
-            f"{folder} holds data made with another tokenizer ({saved.kind}, {saved.vocabulary.size} ids, special "
-            f"tokens {' '.join(saved.special_tokens)}) than the recipe's: change the recipe's tokenizer to that, "
-            f"or prepare into another folder (data.prepared)"
+            f"{place_of(folder)} holds data made with another tokenizer ({saved.kind}, {saved.vocabulary.size} ids, "
+            f"special tokens {' '.join(saved.special_tokens)}) than the recipe's: change the recipe's tokenizer "
+            f"to that, or prepare into another folder (data.prepared)"
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 from lmjax.data.mixing import described
+from lmjax.data.stored import place_of
 from lmjax.models.summary import ModelSummary, describe
 from lmjax.naming import naming_file
 from lmjax.parallel import distributed
@@ -229,7 +230,7 @@ def _announce(plan: Plan, phases: Curriculum, summary: ModelSummary, say: Say) -
     tokens = corpus.total("train", "tokens")
     epochs = phases.at(steps).consumed(steps) / tokens
     say(describe(summary))
-    say(f"data: {corpus.folder}, {short_number(tokens)} training tokens, {epochs:.2f} epochs in all")
+    say(f"data: {place_of(corpus.folder)}, {short_number(tokens)} training tokens, {epochs:.2f} epochs in all")
     for name, times in epochs_at(plan.rows, phases, steps).items():
         own = corpus.sources[name].manifest.total("train", "tokens")
         say(f"data: {name}: {short_number(own)} training tokens, {times:.2f} epochs in all")

@@ -50,7 +50,7 @@ class Plan:
           start_step: number of updates done before the first batch.
         """
         sharding = self.learner.row_sharding
-        threads = self.config.data.read_threads
+        threads = self.config.data.threads
         local = curriculum.batches(self.rows, start_step=start_step, sharding=sharding, num_threads=threads)
         return device_batches(local, sharding)
 

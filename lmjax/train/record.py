@@ -7,6 +7,7 @@ from typing import Any
 
 from lmjax.atomic_files import write_file
 from lmjax.data.manifest import Manifest
+from lmjax.data.stored import place_of
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json
 from lmjax.train.corpus import Corpus
@@ -105,7 +106,7 @@ def data_facts(corpus: Corpus) -> tuple[DataFacts, ...]:
 def _facts(folder: pathlib.Path, manifest: Manifest, source: str | None) -> DataFacts:
     files = manifest.source.get("files")
     return DataFacts(
-        folder=str(folder),
+        folder=place_of(folder),
         fingerprint=manifest.fingerprint,
         files=files if isinstance(files, int) else None,
         documents=manifest.total("train", "documents"),

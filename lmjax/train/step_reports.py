@@ -218,7 +218,7 @@ class StepReports:
         if throughput.num_steps < STEPS_TO_JUDGE:
             return
         self._warned = True
-        threads = self.plan.config.data.read_threads
+        threads = self.plan.config.data.threads
         self.instruments.progress.note(
             f"steps wait for their rows {share:.0%} of the time: put the prepared data on a local disk, or read ahead "
             f"with more threads (--data.read-threads {max(2 * threads, 4)}, now {threads}); a host that does other "

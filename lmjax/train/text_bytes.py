@@ -54,7 +54,7 @@ def text_bytes(corpus: Corpus, split: str) -> TextBytes:
     vocabulary = corpus.tokenizer.vocabulary
     if vocabulary.exact_bytes:
         return TextBytes()
-    shards = open_shards(corpus.folder, split, verify="never")
+    shards = open_shards(corpus.folder, split, verify="never", cache_gigabytes=corpus.config.cache_gigabytes)
     if _table_bytes(shards, vocabulary) == shards.text_bytes:
         return TextBytes()
     return TextBytes(exact_table=False, num_tokens=_text_tokens(shards), num_bytes=shards.text_bytes)

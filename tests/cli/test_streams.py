@@ -45,13 +45,14 @@ def test_commands_tell_of_addresses_and_help_ends_quietly(lmjax, workspace, tmp_
     recipe = workspace / "tiny.py"
     for arguments in (
         ("train", recipe, "--folder", "az://bucket/run"),
-        ("prepare", recipe, "--data.prepared", "gs://bucket/data"),
+        ("prepare", recipe, "--data.prepared", "az://bucket/data"),
+        ("train", recipe, "--data.prepared", "ftp://host/data"),
         ("train", recipe, "--tokenizer.path", "https://host/tokenizer.json"),
         ("train", recipe, "--train.init-from", "az://bucket/run"),
         ("export", workspace / "tiny", "gs://bucket/export"),
         ("import", "hf://gpt2", tmp_path / "run"),
         ("sample", "az://bucket/run"),
-        ("evaluate", workspace / "tiny", "--prepared", "gs://bucket/data"),
+        ("evaluate", workspace / "tiny", "--prepared", "ftp://host/data"),
         ("plot", workspace / "tiny", "--output", "gs://bucket/run.png"),
         ("tokenizer", "gs://bucket/run"),
     ):

@@ -7,11 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from lmjax.remote.address import READ_PACKAGES
+
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_PACKAGES = {
-    "gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp",
-    "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
-}  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -103,7 +101,7 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        package = _PACKAGES.get(path.partition(":")[0].lower())
+        package = READ_PACKAGES.get(path.partition(":")[0].lower())
         remedy = f"pip install {package}" if package else "install the package for it"
         raise ValueError(f"{path}: reading such addresses needs another package ({error}): {remedy}") from None
     except ValueError as error:

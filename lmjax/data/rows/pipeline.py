@@ -23,6 +23,7 @@ from lmjax.data.rows.shard_reader import TokenShards, open_shards
 from lmjax.data.rows.source import RowSource
 from lmjax.data.rows.streams import StreamRows
 from lmjax.data.rows.whole import WholePackedRows, WholeRows, WholeStreamRows
+from lmjax.data.stored import local_folder, place_of
 from lmjax.types import Rows
 
 
@@ -94,11 +95,17 @@ def open_rows(
 
 
 def _open_checked(config: DataConfig, folder: pathlib.Path | str, split: str, fingerprint: str | None) -> TokenShards:
-    shards = open_shards(folder, split, tokenizer_fingerprint=fingerprint, verify=config.verify)
+    shards = open_shards(
+        folder,
+        split,
+        tokenizer_fingerprint=fingerprint,
+        verify=config.verify,
+        cache_gigabytes=config.cache_gigabytes,
+    )
     if shards.members != config.members:
         raise ValueError(
-            f"{folder} was prepared with data.members={shards.members}, here it is {config.members}: set it to that "
-            f"(and data.packing to examples, if it names any), or use another folder"
+            f"{place_of(shards.folder)} was prepared with data.members={shards.members}, here it is {config.members}: "
+            f"set it to that (and data.packing to examples, if it names any), or use another folder"
         )
     return shards
 
@@ -111,7 +118,9 @@ def _mixed_rows(config: DataConfig, split: str, *, num_streams: int, seed: int |
         own_seed = None if seed is None else seed + (_number_of(config, name) << 32)
         return open_rows(parts[name], split, num_streams=num_streams, seed=own_seed, **options)
 
-    tokens = {name: Manifest.load(part.prepared or "").total("train", "tokens") for name, part in parts.items()}
+    tokens = {
+        name: Manifest.load(local_folder(part.prepared or "")).total("train", "tokens") for name, part in parts.items()
+    }
     (_, first), *later = weights_by_step(config, tokens)
     if config.packing == "streams":
         return StreamMixtureRows(
