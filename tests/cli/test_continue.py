@@ -83,6 +83,7 @@ def test_old_rows_are_kept_to_the_bit_and_new_ones_are_means(extended):
     assert not new[273:].any()
 
 
+@pytest.mark.long
 def test_training_goes_on_and_is_compared(extended, lmjax, workspace):
     folder, _, options = extended
     again = [*options, "--tokenizer.kind", None, "--tokenizer.vocab-size", None, "--data.prepared", folder / "new"]

@@ -67,6 +67,7 @@ def test_each_token_is_the_best_candidate_by_the_formula(name):
     assert wanted != sample(name, new=NEW)
 
 
+@pytest.mark.long
 def test_without_a_choice_or_a_penalty_it_is_greedy():
     greedy = sample("rope_gqa", new=NEW)
     assert searched("rope_gqa", candidates=1, degeneration=0.9) == greedy

@@ -9,6 +9,8 @@ import pytest
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "first-half-hour.md"
 STEPS = 12
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def shown():
@@ -24,7 +26,6 @@ def shown():
     return variables, printed
 
 
-@pytest.mark.long
 def test_it_trains_and_the_loss_falls(shown):
     variables, printed = shown
     assert f"{STEPS} steps" in printed

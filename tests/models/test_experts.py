@@ -261,6 +261,7 @@ def test_devices_and_microbatches_equal_one_device_in_loss_and_gradient():
     assert up.shard_shape((1, 4, 16, 32)) == (1, 2, 8, 16)
 
 
+@pytest.mark.long
 def test_a_step_moves_biases_against_the_load_and_reports_it():
     built, before, after, metrics = step()
     batch = built.objective.corrupt(None, tiny.random_rows(17), tiny.VOCABULARY)

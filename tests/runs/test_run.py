@@ -27,6 +27,7 @@ def run():
     return untrained(add_eos=False)
 
 
+@pytest.mark.long
 def test_many_prompts_of_different_lengths_get_the_text_each_gets_alone(run):
     options = {"max_new_tokens": 5, "sampling": TEXT_ONLY, "seed": 3}
     together = run.sample(PROMPTS, **options)
