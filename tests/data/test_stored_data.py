@@ -159,7 +159,11 @@ def test_a_small_cache_gives_the_same_batches_and_stays_small(prepared, stored, 
     )
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one.tokens_BT, other.tokens_BT)
-    assert len(downloads.names) > len(files) / 2 and max(seen) <= most
+    assert len(downloads.names) > len(files) / 2
+    # The sizes are of different moments: one file may have taken the place of another in between.
+    assert (
+        max(seen) <= most + max(files) and sum(p.stat().st_size for p in cache.iterdir() if len(p.name) == 64) <= most
+    )
 
 
 def test_what_was_read_longest_ago_is_deleted_and_what_is_read_stays(objects, tmp_path, downloads):
