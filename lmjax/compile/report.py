@@ -13,7 +13,7 @@ MEANINGFUL_SECONDS = 1e-6
 
 def tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
     """Returns what there is to print of the figures of :func:`lmjax.compile.prediction.predict`, in order."""
-    mesh = " x ".join(f"{axis}={size}" for axis, size in figures["mesh"].items() if size > 1) or "one chip"
+    mesh = _mesh(figures["mesh"]) or "one chip"
     yield (
         f"{figures['recipe']} on {figures['topology']} ({figures['chips']} devices): {mesh}, "
         f"{figures['batch_size']} rows of {figures['sequence_length']} in {figures['microbatches']} microbatches, "
@@ -37,7 +37,7 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
 
 def gpu_tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
     """Returns what there is to print of the figures of :func:`lmjax.compile.gpu.estimate`, in order."""
-    mesh = " x ".join(f"{axis}={size}" for axis, size in figures["mesh"].items() if size > 1) or "one GPU"
+    mesh = _mesh(figures["mesh"]) or "one GPU"
     yield (
         f"{figures['recipe']} on {figures['device']}: {mesh}, {figures['batch_size']} rows of "
         f"{figures['sequence_length']} in {figures['microbatches']} microbatches, remat {figures['remat']}; "
@@ -54,6 +54,10 @@ def gpu_tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
         f"{figures['exchanging_seconds']:.4g} of exchange), MFU {low:.0%} to {high:.0%}"
     )
     yield "how:\n" + "\n".join(f"  - {line}" for line in figures["assumed"])
+
+
+def _mesh(sizes: Mapping[str, int]) -> str:
+    return " x ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
 
 
 def _table(title: str, *columns: str) -> Table:

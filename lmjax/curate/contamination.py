@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from lmjax.curate.rule import Judge, Rule
+from lmjax.curate.rule import Judge, JudgingRule
 from lmjax.curate.words import make_words
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.documents import texts
@@ -14,7 +14,7 @@ from lmjax.data.prepare.sources import find_files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Decontaminate(Rule):
+class Decontaminate(JudgingRule):
     """Drops documents that share a sequence of words with an evaluation text (Brown et al. 2020, appendix C)."""
 
     path: str

@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from lmjax.curate.rule import Judge, Rule, lines_of, load_function, require
+from lmjax.curate.rule import Judge, JudgingRule, lines_of, load_function, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pages(Rule):
+class Pages(JudgingRule):
     """Drops pages by their address (``url_field`` of the source), as FineWeb does (datatrove's ``URLFilter``).
 
     A document without an address stays.
@@ -53,7 +53,7 @@ class Pages(Rule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Language(Rule):
+class Language(JudgingRule):
     """Keeps texts in some languages."""
 
     languages: tuple[str, ...] = ("en",)

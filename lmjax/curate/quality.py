@@ -3,11 +3,12 @@
 Words are those of spaCy's rules for the language (``spacy.blank``), which need no download.
 """
 
+import abc
 import dataclasses
 import functools
 from typing import Any
 
-from lmjax.curate.rule import Judge, Rule, require
+from lmjax.curate.rule import Judge, JudgingRule, require
 
 
 def _judge_of(step: Any) -> Judge:
@@ -35,7 +36,7 @@ def _check_language(language: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Quality(Rule):
+class _Quality(JudgingRule, abc.ABC):
     language: str = "eng"
     """The language of the texts, by its code in ISO 639-3."""
 

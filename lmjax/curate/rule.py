@@ -1,5 +1,6 @@
 """What a rule of a curation is: a configuration that makes a judge of documents."""
 
+import abc
 import dataclasses
 import functools
 import importlib
@@ -19,14 +20,6 @@ Judge = Callable[[Any], str | None]
 class Rule(Choice, home="lmjax.curate"):
     """Base class of the rules; a rule is a dataclass whose fields are its limits."""
 
-    def judge(self) -> Judge:
-        """Returns the function that judges documents one by one; each process makes its own.
-
-        Raises:
-          ValueError: a package or a file that the rule needs is not there.
-        """
-        raise NotImplementedError
-
     def files(self) -> tuple[str, ...]:
         """Returns the files that the rule reads; a curation begins anew if their content changes."""
         return ()
@@ -38,7 +31,20 @@ class Rule(Choice, home="lmjax.curate"):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlugIn(Rule):
+class JudgingRule(Rule, abc.ABC):
+    """Base class of the rules that judge each document by itself."""
+
+    @abc.abstractmethod
+    def judge(self) -> Judge:
+        """Returns the function that judges documents one by one; each process makes its own.
+
+        Raises:
+          ValueError: a package or a file that the rule needs is not there.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlugIn(JudgingRule):
     """A rule of your own, such as a safety word list or a classifier."""
 
     function: str

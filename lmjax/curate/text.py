@@ -4,12 +4,12 @@ import dataclasses
 import unicodedata
 from typing import Any, Literal
 
-from lmjax.curate.rule import Judge, Rule, require
+from lmjax.curate.rule import Judge, JudgingRule, require
 from lmjax.field_types import check_literals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Normalize(Rule):
+class Normalize(JudgingRule):
     """Brings texts to one of Unicode's normal forms, so that the same characters are the same bytes."""
 
     form: Literal["NFC", "NFKC", "NFD", "NFKD"] = "NFC"
@@ -29,7 +29,7 @@ class Normalize(Rule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PersonalData(Rule):
+class PersonalData(JudgingRule):
     """Replaces e-mail addresses and public IP addresses, as FineWeb does (datatrove's ``PIIFormatter``)."""
 
     emails: bool = True

@@ -18,7 +18,7 @@ from lmjax.atomic_files import replacing, write_json
 from lmjax.curate.config import Curation
 from lmjax.curate.duplicates import KEY_BYTES, Duplicates, Keys
 from lmjax.curate.ledger import Count, Ledger
-from lmjax.curate.rule import Judge, Rule, require
+from lmjax.curate.rule import Judge, JudgingRule, require
 from lmjax.data.manifest import read_json
 from lmjax.data.prepare.archives import decompressed
 from lmjax.data.prepare.documents import read_documents
@@ -153,7 +153,7 @@ class CurateUnits:
 
     def _judged(self, documents: Iterator[Any], source: str, ledger: Ledger) -> Iterator[Any]:
         rules = {number: self.curation.rules[number] for number in self._numbers}
-        judges = [(number, _judge_of(rule)) for number, rule in rules.items() if not isinstance(rule, Duplicates)]
+        judges = [(number, _judge_of(rule)) for number, rule in rules.items() if isinstance(rule, JudgingRule)]
         if self.stage == 0:
             judges.insert(0, (EMPTY, lambda document: None))
         for document in documents:
@@ -176,7 +176,7 @@ class CurateUnits:
 
 
 @functools.lru_cache(maxsize=64)
-def _judge_of(rule: Rule) -> Judge:
+def _judge_of(rule: JudgingRule) -> Judge:
     return rule.judge()
 
 
@@ -195,7 +195,10 @@ def check_rules(curation: Curation) -> None:
     require("zstandard")
     for number, rule in enumerate(curation.rules):
         try:
-            _keys_of(rule) if isinstance(rule, Duplicates) else _judge_of(rule)
+            if isinstance(rule, Duplicates):
+                _keys_of(rule)
+            elif isinstance(rule, JudgingRule):
+                _judge_of(rule)
         except ValueError as error:
             raise ValueError(f"rule {number + 1} ({rule.name}): {error}") from None
 

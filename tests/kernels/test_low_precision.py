@@ -118,7 +118,7 @@ def test_devices_without_such_products_are_refused(kind, where, message, monkeyp
 )
 def test_devices_that_have_them_are_taken(kind, where, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    check_low_precision(kind, [where])
+    assert check_low_precision(kind, [where]) is None
 
 
 def test_without_qwix_a_run_is_refused_with_the_command_that_installs_it(monkeypatch):

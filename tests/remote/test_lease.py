@@ -54,8 +54,11 @@ def test_nobody_waits_for_a_dead_process_of_this_machine(store):
         facts = json.loads(lease._content)
     # 2**22 is above any process's number.
     store.write(LEASE, json.dumps(facts | {"owner": "other", "pid": 2**22 + 1, "seconds": 500}).encode())
-    with hold(store, seconds=500):
-        pass
+    told = []
+    with hold(store, seconds=500, notify=told.append) as lease:
+        lease.confirm()
+        assert json.loads(store.read(LEASE))["owner"] != "other"
+    assert not any("waiting" in text for text in told)
 
 
 def test_who_has_lost_the_lease_is_told_and_does_not_delete_it(store):
