@@ -6,7 +6,7 @@ from lmjax.curate.curate import curate
 from lmjax.curate.duplicates import Duplicates, ExactDuplicates, NearDuplicates
 from lmjax.curate.origin import Language, Pages
 from lmjax.curate.quality import C4Quality, FineWebQuality, GopherQuality, GopherRepetition
-from lmjax.curate.rule import PlugIn, Rule
+from lmjax.curate.rule import JudgingRule, PlugIn, Rule
 from lmjax.curate.text import Normalize, PersonalData
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "FineWebQuality",
     "GopherQuality",
     "GopherRepetition",
+    "JudgingRule",
     "Language",
     "NearDuplicates",
     "Normalize",
