@@ -21,6 +21,9 @@ import threading
 import time
 from typing import TextIO
 
+SETTLE_SECONDS = 0.3
+"""How long we wait after the first failure before we say which process it was."""
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; everything after ``--`` is the command."""
@@ -122,17 +125,27 @@ def signal_all(processes: list[subprocess.Popen], number: int) -> None:
                 os.killpg(process.pid, number)
 
 
+def first_to_fail(codes: list[int | None]) -> int:
+    """The number of the process that failed by itself, of several that have ended at about the same time.
+
+    A process that another one brings down ends with 1, or is aborted by jax's runtime, so any other code is the
+    cause. Otherwise it is the lowest number: process 0 holds the coordinator, so its end brings down all others.
+    """
+    failed = [i for i, code in enumerate(codes) if code]
+    return next((i for i in failed if codes[i] not in (1, -signal.SIGABRT)), failed[0])
+
+
 def wait(processes: list[subprocess.Popen], grace: float) -> int:
     """Waits for all, ends the others when one fails, and returns the first failure's code or 0."""
-    failed = None
+    failed: int | None = None
     deadline = float("inf")
     while any(process.poll() is None for process in processes):
         codes = [process.poll() for process in processes]
         if failed is None and any(codes):
-            # Process 0 holds the coordinator, and its end can bring another down before it is seen itself.
-            time.sleep(0.1)
+            # One end brings others down within milliseconds, and we may see theirs before its own.
+            time.sleep(SETTLE_SECONDS)
             codes = [process.poll() for process in processes]
-            failed = next(i for i, code in enumerate(codes) if code)
+            failed = first_to_fail(codes)
             write_line(sys.stderr, f"process {failed} failed with {codes[failed]}: ending the others")
             signal_all(processes, signal.SIGTERM)
             deadline = time.monotonic() + grace

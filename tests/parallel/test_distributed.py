@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import os
 import pathlib
 import signal
@@ -234,3 +235,21 @@ pathlib.Path({str(tmp_path)!r}, os.environ["LMJAX_PROCESS_ID"]).touch()
 def test_the_launcher_says_what_it_cannot_do(arguments, message):
     done = subprocess.run([sys.executable, str(LAUNCHER), *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("codes", "first"),
+    [
+        ([1, 2], 1),  # Process 1 refused its settings, and process 0 noticed that it had gone.
+        ([-6, 2, None], 1),
+        ([-9, 1], 0),
+        ([1, 1], 0),
+        ([None, 0, 1], 2),
+        ([1, -6], 0),
+    ],
+)
+def test_the_process_that_failed_by_itself_is_named(codes, first):
+    specification = importlib.util.spec_from_file_location("local", LAUNCHER)
+    local = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(local)
+    assert local.first_to_fail(codes) == first
