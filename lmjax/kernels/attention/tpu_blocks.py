@@ -8,7 +8,7 @@ The exponentials have base 2: logits are multiplied by log2(e) once (FlashAttent
 and 4; the online softmax is Milakov and Gimelshein 2018). A block of which every query sees every key is computed
 without a mask. A block of which no query sees a key costs a grid step, but no memory traffic.
 
-Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
+Axes: R queries of a block times the query heads of a key-value head.
 """
 
 import dataclasses
