@@ -39,7 +39,7 @@ JOIN = "sign('came'); wait_for_all('came'); sign('joined'); wait_for_all('joined
 
 def launched(folder: pathlib.Path, body: str, *options: str) -> tuple[int, list[dict[int, str]], str]:
     """The exit code, who took part in each start, by place, and what was said."""
-    command = [sys.executable, str(LAUNCHER), "--grace", "1", *options, "--", sys.executable, "-c"]
+    command = [sys.executable, str(LAUNCHER), "--grace", "1", *options, "--", sys.executable, "-S", "-c"]
     done = subprocess.run(
         [*command, PROGRAM.format(body=body)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -94,7 +94,17 @@ def test_with_too_few_all_are_tried_again_until_the_restarts_are_used_up(tmp_pat
 
 def test_who_is_told_to_stop_is_not_started_again(tmp_path):
     body = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); print('ready'); time.sleep(30)"
-    command = [sys.executable, str(LAUNCHER), "--restarts", "5", "--", sys.executable, "-c", PROGRAM.format(body=body)]
+    command = [
+        sys.executable,
+        str(LAUNCHER),
+        "--restarts",
+        "5",
+        "--",
+        sys.executable,
+        "-S",
+        "-c",
+        PROGRAM.format(body=body),
+    ]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert [process.stdout.readline()[3:] for _ in range(2)] == [" ready\n"] * 2
         process.send_signal(signal.SIGTERM)
