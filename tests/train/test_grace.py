@@ -14,6 +14,8 @@ def test_a_save_fits_if_it_is_done_before_the_kill():
     grace.saved(6.0)
     assert grace.expected() == "the last save took 6.0 s, there are 10 s"
     assert grace.fits(None) and grace.fits(time.monotonic() - 3) and not grace.fits(time.monotonic() - 5)
+    grace.begun_at = time.monotonic() - 4  # Another save is under way, which takes 2 s more.
+    assert grace.fits(time.monotonic() - 1) and not grace.fits(time.monotonic() - 3)
     unknown = Grace(None, notify=pytest.fail)
     unknown.saved(1e6)
     assert unknown.fits(time.monotonic() - 1e6) and unknown.expected() == "the last save took 1000000.0 s"

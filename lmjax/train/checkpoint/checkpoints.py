@@ -193,6 +193,7 @@ class Checkpoints(Reader):
         sealer = threading.Thread(
             target=self._seal, args=(step, writing, [CONTENTS, *parts], began), name=f"checksums of step {step}"
         )
+        self.grace.begun_at = began
         sealer.start()
         self._saving, self._saved_at = (step, sealer), time.monotonic()
         return True

@@ -29,11 +29,13 @@ class Grace:
         self.seconds = _of_the_launcher() if seconds is None else seconds
         self.save_seconds: float | None = None
         """How long the last save took until it was complete, with its copy in object storage; None before the first."""
+        self.begun_at: float | None = None
+        """When the save under way began, by ``time.monotonic()``; None if there is none."""
         self._notify, self._warned = notify, False
 
     def saved(self, seconds: float) -> None:
         """Notes how long a save took; another thread may call it."""
-        self.save_seconds = seconds
+        self.save_seconds, self.begun_at = seconds, None
         if self.seconds is not None and seconds > self.seconds and not self._warned:
             self._warned = True
             self._notify(
@@ -49,17 +51,20 @@ class Grace:
         return ", ".join(part for part in (took, left) if part)
 
     def fits(self, asked_at: float | None) -> bool:
-        """Returns whether a save that begins now would be done in time, in every process; all of them must call this.
+        """Returns whether another save would be done in time, in every process; all of them must call this.
 
-        It would if nothing is known of saves or of the grace period.
+        It begins when the one under way is done. It counts as one that fits if nothing is known of saves or of the
+        grace period.
 
         Args:
           asked_at: when the signal came to this process, by ``time.monotonic()``; None if it came to another one.
         """
         share = 0.0
         if self.seconds is not None and self.save_seconds is not None:
-            passed = 0.0 if asked_at is None else time.monotonic() - asked_at
-            share = (passed + self.save_seconds) / self.seconds
+            now, begun_at = time.monotonic(), self.begun_at
+            passed = 0.0 if asked_at is None else now - asked_at
+            waiting = 0.0 if begun_at is None else max(self.save_seconds - (now - begun_at), 0.0)
+            share = (passed + waiting + self.save_seconds) / self.seconds
         if jax.process_count() > 1:
             share = float(np.max(multihost_utils.process_allgather(np.float32(share))))
         return share <= 1
