@@ -21,7 +21,6 @@ from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.components import turn_of
 from lmjax.train.config import VALID, RunConfig
-from lmjax.train.corpus import Progress
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.epochs import check_epochs, epochs_at
 from lmjax.train.evaluations.round import Evaluations, Numbers, not_finite_losses
@@ -31,6 +30,7 @@ from lmjax.train.initial import check_initial
 from lmjax.train.instruments import open_instruments
 from lmjax.train.integrity import Integrity
 from lmjax.train.mirrored import mirrored
+from lmjax.train.open_corpus import Progress
 from lmjax.train.other_run import check_same_model
 from lmjax.train.plan import Plan, make_plan
 from lmjax.train.profile import Profiler
@@ -74,7 +74,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
 
     Args:
       config: the configuration of the run.
-      progress: called while data are prepared, see :func:`lmjax.train.corpus.open_corpus`.
+      progress: called while data are prepared, see :func:`lmjax.train.open_corpus.open_corpus`.
       say: called with each line of text for a person.
 
     Raises:

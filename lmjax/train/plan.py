@@ -7,11 +7,12 @@ from lmjax.data.rows.pipeline import device_batches
 from lmjax.data.rows.source import RowSource
 from lmjax.tokenizers import Tokenizer
 from lmjax.train.config import VALID, RunConfig
-from lmjax.train.corpus import Corpus, Progress, open_corpus
+from lmjax.train.corpus import Corpus
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.epochs import check_epochs
 from lmjax.train.evaluations.evaluation import Evaluation, Measure, Subject
 from lmjax.train.evaluations.validation import Validation
+from lmjax.train.open_corpus import Progress, open_corpus
 from lmjax.train.setup import lay_out, learner_on, resolve
 from lmjax.train.step import Learner
 from lmjax.types import Rows
@@ -60,7 +61,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
 
     Args:
       config: the configuration of the run.
-      progress: called during the preparation, see :func:`lmjax.train.corpus.open_corpus`.
+      progress: called during the preparation, see :func:`lmjax.train.open_corpus.open_corpus`.
 
     Raises:
       ValueError: the user has to change something; nothing but prepared data was written.

@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
 
 
 def test_opened_run_has_the_average_it_was_validated_with(finished):
-    from lmjax.train.corpus import open_corpus
+    from lmjax.train.open_corpus import open_corpus
     from lmjax.train.validate import fixed_batches, validate
 
     _, result = finished

@@ -120,11 +120,28 @@ def attend(
     refusal = cannot(backend)
     if refusal is not None:
         raise ValueError(f"attention backend {backend!r} cannot do {refusal}: use backend='chunked'")
+    return _computed(backend, *arrays, mask, scale=scale, query_index_BT=query_index_BT, key=key, **asked)
+
+
+def _computed(
+    backend: Backend,
+    query_BTNH: jax.Array,
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: IntervalMask,
+    *,
+    scale: float,
+    softcap: float | None,
+    sinks_N: jax.Array | None,
+    **others: Any,
+) -> jax.Array:
+    """Returns what a backend computes, which is given those arguments of :func:`attend` that it supports."""
+    arrays = (query_BTNH, key_BSKH, value_BSKH)
     if backend == "tpu":
         return tpu_attention(*arrays, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
     if backend == "mosaic":
         return mosaic_attention(*arrays, mask, scale=scale, softcap=softcap)
-    options = {"scale": scale, "query_index_BT": query_index_BT, "key": key, **asked}
+    options = {"scale": scale, "softcap": softcap, "sinks_N": sinks_N, **others}
     if backend == "cudnn":
         otherwise = functools.partial(chunked_attention, mask=mask, **options)
         return cudnn_attention(*arrays, mask, scale=scale, otherwise=otherwise)
