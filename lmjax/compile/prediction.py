@@ -19,7 +19,7 @@ ASSUMED = (
     "two memories run beside other work",
     f"collectives: ring algorithms over the torus links of a group at {LINK_EFFICIENCY:.0%} of their published "
     "bandwidth, without latency; one that does not block is hidden by the computation between its start and its end",
-    "attention kernels: pairs of blocks of one unbroken document a row; rows of shorter documents take less",
+    "attention: pairs of blocks of one unbroken document a row; rows of shorter documents take less",
     "nothing for the input pipeline, checkpoints, validation, or waiting for the slowest chip",
 )
 

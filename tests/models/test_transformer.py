@@ -243,6 +243,28 @@ def test_scanned_layers_equal_unrolled_layers_in_value_and_gradient(remat):
     )
 
 
+def test_offload_keeps_in_the_hosts_memory_what_products_keeps_on_the_device():
+    stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
+
+    def kept(remat):
+        execution = ExecutionConfig(remat=remat, attention="chunked")
+        spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, execution=execution))
+        run = jax.make_jaxpr(lambda params: jax.vjp(lambda p: spec.bind(p)(stream).states_BTD, params)[1])
+        found = run(spec.shapes).out_avals
+        return sorted((aval.shape, aval.memory_space.name) for aval in found)
+
+    hosted, on_device = kept("offload"), kept("products")
+    assert {space for _, space in on_device} == {"Device"}
+    assert [shape for shape, _ in hosted] == [shape for shape, _ in on_device]
+    # Of both layers: queries, keys, values; and the output of attention, by blocks of queries and groups of heads.
+    (rows, length), layers = TOKENS.shape, (2,)
+    by_position, by_block = (rows, length, 2, 8), (1, rows, 2, 1, length, 8)
+    assert [shape for shape, space in hosted if space == "Host"] == [
+        (*layers, *by_block),
+        *[(*layers, *by_position)] * 3,
+    ]
+
+
 def test_attention_backends_give_the_same_hidden_states():
     _, params = built("rope_gqa")
     stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
