@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.compile.step import abstract_rows
+from lmjax.compile.step import abstract_rows, tokens_of
 from lmjax.losses.linear import default_chunk_size
-from lmjax.models.summary import summarize
 from lmjax.objectives.parts.objective import all_terms
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.planned import planned_vocabulary
-from lmjax.train.components import decoder_length
 from lmjax.train.config import RunConfig
+from lmjax.train.costs import summary_of
 from lmjax.train.optimizers import with_frozen
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import Learner
@@ -117,11 +116,10 @@ def estimate(config: RunConfig, name: str) -> dict[str, Any]:
     config = resolve(config, vocabulary)
     learner = build_learner(config, vocabulary, devices=jax.devices()[:number])
     state, train = learner.abstract_state, config.train
-    summary = summarize(
+    summary = summary_of(
+        config,
         learner.spec,
-        config.model,
         sequence_length=train.sequence_length,
-        decoder_length=decoder_length(config.objective, train.sequence_length),
         held={"parameters": state.params, "optimizer": state.opt_state, "average": state.ema},
     )
     memory = {
@@ -130,7 +128,7 @@ def estimate(config: RunConfig, name: str) -> dict[str, Any]:
         "kept for the backward pass": _kept_bytes(learner, config),
         "working space": _working_bytes(learner, config),
     }
-    tokens = train.batch_size * train.sequence_length
+    tokens = tokens_of(config)
     flops = tokens * summary.flops_per_token / number
     computing = flops * (1 + RECOMPUTED[config.model.execution.remat]) / (PRODUCT_SHARE * gpu.peak_flops)
     exchanging = _exchange_seconds(learner, gpu, summary.parameters, train.microbatches)

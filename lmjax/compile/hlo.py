@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import math
 import re
-import types
 from collections.abc import Iterator, Mapping
 
 _HEADER = re.compile(r"(ENTRY )?%?(\S+) \(.*\{$")
@@ -93,7 +92,7 @@ class Program:
     computations: dict[str, tuple[Instruction, ...]]
     entry: str
     frames: dict[int, tuple[Frame, int | None]]
-    rounds: Mapping[str, int] = types.MappingProxyType({})
+    rounds: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def stack(self, frame: int | None) -> list[Frame]:
         """Returns the frames an instruction came from, the innermost first."""

@@ -12,11 +12,11 @@ import numpy as np
 from lmjax.compile.hlo import Program, parse
 from lmjax.compile.kernels import attention_rounds
 from lmjax.compile.topology import Topology
-from lmjax.models.summary import ModelSummary, summarize
+from lmjax.models.summary import ModelSummary
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.planned import planned_vocabulary
-from lmjax.train.components import decoder_length
 from lmjax.train.config import RunConfig
+from lmjax.train.costs import summary_of
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import Learner
 from lmjax.types import Rows
@@ -73,7 +73,7 @@ class CompiledStep:
     @property
     def tokens(self) -> int:
         """Of a step."""
-        return self.config.train.batch_size * self.config.train.sequence_length
+        return tokens_of(self.config)
 
 
 def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | None = None) -> CompiledStep:
@@ -106,11 +106,10 @@ def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | Non
         config=config,
         topology=topology,
         learner=learner,
-        summary=summarize(
+        summary=summary_of(
+            config,
             learner.spec,
-            config.model,
             sequence_length=config.train.sequence_length,
-            decoder_length=decoder_length(config.objective, config.train.sequence_length),
             held={"parameters": state.params, "optimizer": state.opt_state, "average": state.ema},
         ),
         visible_share=share,
@@ -138,6 +137,11 @@ def lower(config: RunConfig, learner: Learner) -> jax.stages.Lowered:
     state, rows = learner.abstract_state, abstract_rows(config, learner)
     with jax.set_mesh(learner.mesh):
         return learner.train_step.lower(state, rows)
+
+
+def tokens_of(config: RunConfig) -> int:
+    """Returns the tokens of a step of the recipe, of all texts of its examples."""
+    return config.train.batch_size * config.objective.traits.num_members * config.train.sequence_length
 
 
 def abstract_rows(config: RunConfig, learner: Learner) -> Rows:

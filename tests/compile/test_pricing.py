@@ -1,19 +1,24 @@
 """Prices worked out by hand of a small program that libtpu made, and of kernels and checks."""
 
 import dataclasses
+import functools
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmjax.compile import prediction
 from lmjax.compile.collectives import find_collectives, num_links, seconds
-from lmjax.compile.hlo import parse
-from lmjax.compile.kernels import kernel_cost
+from lmjax.compile.hlo import parse, trip_count
+from lmjax.compile.kernels import attention_rounds, kernel_cost
 from lmjax.compile.pricing import price
 from lmjax.compile.report import tables
 from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import CHIPS, Topology, open_topology
+from lmjax.kernels.attention.dispatch import attend
+from lmjax.masks import causal
 from lmjax.models.execution import ExecutionConfig
 from lmjax.train.config import RunConfig, TrainConfig
 
@@ -111,6 +116,20 @@ def test_a_kernel_takes_its_flops_over_a_share_of_the_peak(name, products, share
     assert cost.assumed == f"{name}: {share:.0%} of the peak, as counted on v5e at head width 64"
     elsewhere = kernel_cost(program, "main", call, peak_flops=275e12, visible_share=0.5, kind="v4")
     assert elsewhere.assumed.endswith("as counted on v5p at head width 64, not on v4 at 64")
+
+
+def test_a_loop_over_blocks_of_keys_runs_as_often_as_a_block_of_queries_sees_one():
+    """Of four blocks of a causal row: one, two, three and four, on average two and a half."""
+    query = jnp.zeros((1, 512, 1, 8))
+    run = jax.jit(functools.partial(attend, mask=causal(512), backend="chunked"))
+    program = parse(run.lower(query, query, query).compile().as_text())
+    rounds = attention_rounds(program, 0.5)
+    assert list(rounds.values()) == [3]
+    (loop,) = [
+        one for lines in program.computations.values() for one in lines if one.opcode == "while" and one.name in rounds
+    ]
+    assert trip_count(program, loop) is None
+    assert trip_count(dataclasses.replace(program, rounds=rounds), loop) == 3
 
 
 def test_wide_heads_take_the_share_of_the_width_that_is_nearest():
