@@ -71,6 +71,11 @@ def predict(step: CompiledStep) -> tuple[dict[str, Any], Pricing | None]:
         "cycles_per_token_by_part": {part: n / tokens_of_chip for part, n in pricing.cycles_by_part.items()},
         "dearest": dearest(pricing, tokens_of_chip),
         "collectives": collective_rows(pricing),
+        "host": {
+            "bytes": sum(one.num_bytes for one in pricing.host),
+            "seconds": sum(one.seconds for one in pricing.host),
+            "exposed_seconds": sum(one.exposed for one in pricing.host),
+        },
         "assumed": [*ASSUMED, *pricing.assumed],
     }
     return figures, pricing

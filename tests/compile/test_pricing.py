@@ -118,6 +118,29 @@ def test_a_kernel_takes_its_flops_over_a_share_of_the_peak(name, products, share
     assert elsewhere.assumed.endswith("as counted on v5p at head width 64, not on v4 at 64")
 
 
+HOSTED = """ENTRY %main (x: bf16[1,512,1024], host: bf16[8,512,1024], at: s32[]) -> bf16[8,512,1024] {
+  %x = bf16[1,512,1024]{2,1,0:T(8,128)} parameter(0)
+  %host = bf16[8,512,1024]{2,1,0:T(8,128)S(5)} parameter(1)
+  %at = s32[] parameter(2)
+  %start = (bf16[8,512,1024]{2,1,0:T(8,128)S(5)}, u32[]) dynamic-update-slice-start(%host, %x, %at, %at, %at)
+  %y = bf16[1,512,1024]{2,1,0:T(8,128)} fusion(%x), backend_config={"estimated_cycles":"CYCLES"}
+  ROOT %done = bf16[8,512,1024]{2,1,0:T(8,128)S(5)} dynamic-update-slice-done(%start)
+}
+"""
+
+
+@pytest.mark.parametrize(("cycles", "exposed"), [(1, 2**20 / 15e9 - 1 / 1.5e9), (10**6, 0.0)])
+def test_a_slice_that_is_copied_to_the_host_takes_its_bytes_beside_computation(cycles, exposed):
+    topology = Topology(name="v5e:2x2", chip=CHIPS["v5e"], extents=(2, 2), devices=[])
+    program = parse(HOSTED.replace("CYCLES", str(cycles)))
+    found = price(program, topology=topology, mesh={"x": 1}, devices=np.empty(1, object), visible_share=1.0)
+    (one,) = found.host
+    assert one.num_bytes == 2**20
+    assert one.exposed == pytest.approx(exposed, abs=1e-12)
+    assert found.seconds == pytest.approx(cycles / 1.5e9 + exposed)
+    assert sum(found.cycles_by_part.values()) == pytest.approx(found.seconds * 1.5e9)
+
+
 def test_a_loop_over_blocks_of_keys_runs_as_often_as_a_block_of_queries_sees_one():
     """Of four blocks of a causal row: one, two, three and four, on average two and a half."""
     query = jnp.zeros((1, 512, 1, 8))
