@@ -137,7 +137,8 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
-        tools = stack.enter_context(open_instruments(plan.config, first_step=first_step, goodput=goodput))
+        grace = saves.checkpoints.grace
+        tools = stack.enter_context(open_instruments(plan.config, first_step=first_step, goodput=goodput, grace=grace))
         integrity = Integrity(train, tools)
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
@@ -189,7 +190,7 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         if first_step < step == train.steps:
             numbers = {**numbers, **evaluations.run(evaluations.missing(numbers), state.averaged, step)}
         check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
-        if step >= train.steps or plan.config.checkpoint.on_signal:
+        if step >= train.steps or (plan.config.checkpoint.on_signal and saves.fits(step, tools.graceful, say)):
             saves.save(step, state, numbers, tools, ends=True)
         tools.watchdog.expect_long()
         saves.checkpoints.wait()
