@@ -97,18 +97,16 @@ def attend(
     _check_shapes(query_BTNH, key_BSKH, value_BSKH, mask)
     _check_options(dropout_rate, backend)
     scale = 1.0 / math.sqrt(query_BTNH.shape[-1]) if scale is None else scale
-    dropout_rate = 0.0 if key is None else dropout_rate
     if query_index_BT is None:
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
 
     arrays = (query_BTNH, key_BSKH, value_BSKH)
-    asked: dict[str, Any] = {
-        "softcap": softcap,
-        "position_bias": position_bias,
-        "sinks_N": sinks_N,
-        "dropout_rate": dropout_rate,
-    }
-    cannot = functools.partial(_cannot, *arrays, mask, **asked)
+    asked: dict[str, Any] = {"softcap": softcap, "position_bias": position_bias, "sinks_N": sinks_N}
+    asked["dropout_rate"] = 0.0 if key is None else dropout_rate
+
+    def cannot(name: Backend) -> str | None:
+        return _cannot(*arrays, mask, name, **asked)
+
     if backend == "auto":
         backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
     refusal = cannot(backend)
