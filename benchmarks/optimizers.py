@@ -119,6 +119,8 @@ def curve(config: Config, optimizer: Optimizer, *, seed: int, folder: pathlib.Pa
     """The validation losses of a run from its beginning to its end."""
     train(recipe(config, optimizer, seed=seed, folder=str(folder)), say=lambda line: None)
     lines = read_metrics(folder)
+    if lines[-1]["step"] < config.steps:
+        raise SystemExit(f"stopped at step {lines[-1]['step']:g} of {folder}")
     tokens = config.batch_size * config.sequence_length
     return [(round(line["step"]) * tokens, line["valid/loss"]) for line in lines if "valid/loss" in line]
 

@@ -9,12 +9,11 @@ from turns import resident_peak, serve
 
 from lmjax.models.config import ModelConfig
 from lmjax.models.execution import ExecutionConfig
-from lmjax.models.summary import summarize
 from lmjax.objectives import CausalLM, MaskedLM, Objective, SpanCorruption
 from lmjax.schedules import ScheduleConfig
 from lmjax.tokenizers.vocabulary import Vocabulary
-from lmjax.train.components import decoder_length
 from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.costs import summary_of
 from lmjax.train.metrics import peak_flops
 from lmjax.train.optimizers import AdamW
 from lmjax.train.setup import build_learner
@@ -129,12 +128,7 @@ def main() -> None:
         jax.device_get(metrics)
 
     device = jax.devices()[0]
-    summary = summarize(
-        learner.spec,
-        config.model,
-        sequence_length=shape.length,
-        decoder_length=decoder_length(config.objective, shape.length),
-    )
+    summary = summary_of(config, learner.spec, sequence_length=shape.length)
     facts = {
         "parameters": summary.parameters,
         "flops_per_token": summary.flops_per_token,

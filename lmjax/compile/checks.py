@@ -1,12 +1,15 @@
 """What must not be in the compiled step of a large recipe."""
 
+import dataclasses
 import math
+import re
 
 import jax
 
 from lmjax.compile.hlo import array_sizes, num_bytes, uses
-from lmjax.compile.step import CompiledStep
+from lmjax.compile.step import CompiledStep, lower, resolved_learner
 from lmjax.kernels.attention.dispatch import DENSE_LIMIT
+from lmjax.models.config import ModelConfig
 
 SMALL = 2**20
 """Bytes below which a layout is nobody's concern."""
@@ -43,20 +46,14 @@ def replicated_moments(step: CompiledStep) -> list[str]:
 def pair_arrays(step: CompiledStep) -> list[str]:
     """Returns the arrays [T, T] of the program, of masks or logits; none for rows so short that they are meant to be.
 
-    Raises:
-      ValueError: T is also a width of the model, so that an array of that size says nothing.
+    Where T is also a width of the model, an array of that size says nothing. The step is then lowered once more, for
+    rows of another length, and the program before its optimisation is searched.
     """
-    length, model = step.config.train.sequence_length, step.config.model
+    length = step.config.train.sequence_length
     if length**2 <= DENSE_LIMIT["tpu"]:
         return []
-    of_heads = {
-        model.num_heads * model.key_width,
-        model.num_heads * model.value_width,
-        model.kv_heads * model.key_width,
-    }
-    widths = {model.width, model.hidden_width, model.vocab_size} | of_heads
-    if length in widths:
-        raise ValueError(f"train.sequence_length={length} is a width of the model too: check at another length")
+    if length in widths_of(step.config.model):
+        return pair_arrays_of_text(*lowered_at_another_length(step))
     if step.program is None:
         return []
     found = {
@@ -64,5 +61,38 @@ def pair_arrays(step: CompiledStep) -> list[str]:
         for use in uses(step.program)
         for kind, sizes in array_sizes(use.instruction.shape)
         if sum(size == length for size in sizes) > 1
+    }
+    return sorted(found)
+
+
+def widths_of(model: ModelConfig) -> set[int]:
+    """Returns the sizes of the model's arrays that a length of rows may be mistaken for."""
+    heads, widths = (model.num_heads, model.kv_heads), (model.key_width, model.value_width)
+    of_heads = {number * width for number in heads for width in widths}
+    expert = model.experts.width or model.hidden_width
+    return {model.width, model.hidden_width, model.vocab_size, expert, model.experts.shared * expert} | of_heads
+
+
+def lowered_at_another_length(step: CompiledStep) -> tuple[str, int]:
+    """Returns the step as jax hands it to the compiler, for rows whose length is no width of the model, and the length.
+
+    Raises:
+      ValueError: there is no such length below that of the recipe.
+    """
+    length, widths = step.config.train.sequence_length, widths_of(step.config.model)
+    parts = 128 * dict(step.learner.mesh.shape)["context"]
+    shortest = math.isqrt(DENSE_LIMIT["tpu"])  # up to which all pairs are meant to be there
+    other = next((shorter for shorter in range(length - parts, shortest, -parts) if shorter not in widths), None)
+    if other is None:
+        raise ValueError(f"train.sequence_length={length} is a width of the model too: check at another length")
+    train = dataclasses.replace(step.config.train, sequence_length=other)
+    lowered = lower(*resolved_learner(dataclasses.replace(step.config, train=train), step.topology))
+    return lowered.as_text(), other
+
+
+def pair_arrays_of_text(text: str, length: int) -> list[str]:
+    """Returns the arrays [T, T] of a program in the form that jax hands to the compiler."""
+    found = {
+        shape for shape in re.findall(r"tensor<([\dx]+x[a-z]\w*)>", text) if shape.split("x").count(str(length)) > 1
     }
     return sorted(found)

@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.compile.step import abstract_rows
+from lmjax.compile.step import abstract_rows, tokens_of
 from lmjax.losses.linear import default_chunk_size
-from lmjax.models.summary import summarize
 from lmjax.objectives.parts.objective import all_terms
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.planned import planned_vocabulary
-from lmjax.train.components import decoder_length
 from lmjax.train.config import RunConfig
+from lmjax.train.costs import summary_of
 from lmjax.train.optimizers import with_frozen
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import Learner
@@ -32,7 +31,7 @@ PRODUCT_SHARE = 0.6
 """Share of the peak that a step reaches without waiting for other GPUs; assumed."""
 NETWORK_BANDWIDTH = 50e9
 """Bytes a second of a GPU to other nodes, in one direction (400 Gbit/s); assumed."""
-RECOMPUTED = {"none": 0.0, "dots": 0.0, "products": 0.0, "flash": 1 / 3, "full": 1 / 3}
+RECOMPUTED = {"none": 0.0, "dots": 0.0, "products": 0.0, "offload": 0.0, "flash": 1 / 3, "full": 1 / 3}
 """What the backward pass computes again, as a share of the model's FLOPs, by ``model.execution.remat``; rounded up."""
 
 
@@ -64,6 +63,7 @@ ASSUMED = (
     "estimated: one copy of the gradients, a second one with microbatches; two gathered layers in 16 bits; the head, "
     "its gradient, and the logits of a chunk twice",
     f"computation: model FLOPs and what remat computes again, at {PRODUCT_SHARE:.0%} of the peak; no kernel was timed",
+    "copies to the host and back (remat offload): hidden by computation",
     f"exchange: bytes over NVLink within {NODE} GPUs, else {NETWORK_BANDWIDTH / 1e9:g} GB/s a GPU; the best case hides "
     "it behind computation, the worst case hides none",
     "nothing for the input pipeline, checkpoints, validation, or fragments of memory",
@@ -116,11 +116,10 @@ def estimate(config: RunConfig, name: str) -> dict[str, Any]:
     config = resolve(config, vocabulary)
     learner = build_learner(config, vocabulary, devices=jax.devices()[:number])
     state, train = learner.abstract_state, config.train
-    summary = summarize(
+    summary = summary_of(
+        config,
         learner.spec,
-        config.model,
         sequence_length=train.sequence_length,
-        decoder_length=decoder_length(config.objective, train.sequence_length),
         held={"parameters": state.params, "optimizer": state.opt_state, "average": state.ema},
     )
     memory = {
@@ -129,7 +128,7 @@ def estimate(config: RunConfig, name: str) -> dict[str, Any]:
         "kept for the backward pass": _kept_bytes(learner, config),
         "working space": _working_bytes(learner, config),
     }
-    tokens = train.batch_size * train.sequence_length
+    tokens = tokens_of(config)
     flops = tokens * summary.flops_per_token / number
     computing = flops * (1 + RECOMPUTED[config.model.execution.remat]) / (PRODUCT_SHARE * gpu.peak_flops)
     exchanging = _exchange_seconds(learner, gpu, summary.parameters, train.microbatches)
@@ -179,10 +178,11 @@ def _kept_bytes(learner: Learner, config: RunConfig) -> int:
         jax.eval_shape(learner.new_carry),
     )
     with jax.set_mesh(learner.mesh):
-        kept = jax.eval_shape(backward, state.params, rows, carry, jax.eval_shape(lambda: jax.random.key(0)))
+        traced = jax.make_jaxpr(backward)(state.params, rows, carry, jax.eval_shape(lambda: jax.random.key(0)))
+    kept = [leaf for leaf in traced.out_avals if leaf.memory_space.name == "Device"]  # and not of the host
     weights = {leaf.shape for leaf in jax.tree.leaves(state.params)}
     weights |= {shape[::-1] for shape in weights}  # a tied head is the table, transposed
-    arrays = [leaf for leaf in jax.tree.leaves(kept) if leaf.shape not in weights]
+    arrays = [leaf for leaf in kept if leaf.shape not in weights]
     return sum(math.prod(leaf.shape) * _item_bytes(leaf.dtype) for leaf in arrays) // _batch_ways(learner)
 
 

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 _HEADER = re.compile(r"(ENTRY )?%?(\S+) \(.*\{$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
@@ -85,11 +85,14 @@ class Program:
       computations: instructions, by name of the computation.
       entry: name of the computation that the program begins with.
       frames: by number, each with the number of the frame that called it, or None.
+      rounds: by the name of the loop, of those whose number of rounds the program computes but that is known
+        otherwise.
     """
 
     computations: dict[str, tuple[Instruction, ...]]
     entry: str
     frames: dict[int, tuple[Frame, int | None]]
+    rounds: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def stack(self, frame: int | None) -> list[Frame]:
         """Returns the frames an instruction came from, the innermost first."""
@@ -253,7 +256,7 @@ def _branches(one: Instruction) -> list[str]:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """Returns how often the body of a loop runs; None where the program computes it.
+    """Returns how often the body of a loop runs; None where the program computes it and ``program.rounds`` lacks it.
 
     The compiler may say so itself. Else the condition is a comparison of a counter with a constant, and the
     counter, which begins at 0, grows by a constant, or by 1.
@@ -261,6 +264,8 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
     known = _KNOWN_TRIPS.search(loop.text)
     if known:
         return int(known[1])
+    if loop.name in program.rounds:
+        return program.rounds[loop.name]
     lines = list(inside(program, loop.calls("condition") or ""))
     comparisons = [one for one in lines if one.opcode == "compare"]
     limits = [_constant(one) for one in lines if one.opcode == "constant" and one.shape.startswith(("s", "u"))]

@@ -1,6 +1,8 @@
 """What kernels written by hand (Pallas) take, of which the compiler knows nothing: FLOPs over a share of the peak."""
 
 import dataclasses
+import itertools
+import math
 import re
 
 from lmjax.compile.hlo import Instruction, Program, array_sizes
@@ -91,6 +93,26 @@ def kernel_cost(
         "" if counted == kind and near == mean_width else f", not on {kind} at {mean_width:g}"
     )
     return KernelCost(name=name, flops=flops, seconds=flops / (shares[near] * peak_flops), assumed=assumed)
+
+
+def attention_rounds(program: Program, visible_share: float) -> dict[str, int]:
+    """Returns the rounds of the loops of chunked attention over blocks of keys, by the name of the loop.
+
+    A loop takes as many rounds as its block of queries sees blocks of keys. Its name says how many there are in all
+    (:meth:`lmjax.kernels.attention.key_blocks.KeyBlocks.scope`).
+
+    Args:
+      program: the program.
+      visible_share: of all pairs of query and key, those the mask shows.
+    """
+    rounds = {}
+    for one in itertools.chain.from_iterable(program.computations.values()):
+        found = re.search(r"/key_blocks_(\d+)/[^/]*$", one.op_name) if one.opcode == "while" else None
+        if found is not None:
+            number = int(found[1])
+            # At the edge of the mask half a block more is seen on average.
+            rounds[one.name] = math.ceil(min(visible_share * number + 0.5, number))
+    return rounds
 
 
 def _label(one: Instruction) -> str:

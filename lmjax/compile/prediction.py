@@ -19,7 +19,7 @@ ASSUMED = (
     "two memories run beside other work",
     f"collectives: ring algorithms over the torus links of a group at {LINK_EFFICIENCY:.0%} of their published "
     "bandwidth, without latency; one that does not block is hidden by the computation between its start and its end",
-    "attention kernels: pairs of blocks of one unbroken document a row; rows of shorter documents take less",
+    "attention: pairs of blocks of one unbroken document a row; rows of shorter documents take less",
     "nothing for the input pipeline, checkpoints, validation, or waiting for the slowest chip",
 )
 
@@ -71,6 +71,11 @@ def predict(step: CompiledStep) -> tuple[dict[str, Any], Pricing | None]:
         "cycles_per_token_by_part": {part: n / tokens_of_chip for part, n in pricing.cycles_by_part.items()},
         "dearest": dearest(pricing, tokens_of_chip),
         "collectives": collective_rows(pricing),
+        "host": {
+            "bytes": sum(one.num_bytes for one in pricing.host),
+            "seconds": sum(one.seconds for one in pricing.host),
+            "exposed_seconds": sum(one.exposed for one in pricing.host),
+        },
         "assumed": [*ASSUMED, *pricing.assumed],
     }
     return figures, pricing

@@ -8,7 +8,7 @@ import numpy as np
 
 from lmjax.compile import kernels
 from lmjax.compile.collectives import KINDS, Collective, find_collectives, seconds
-from lmjax.compile.hlo import Frame, Instruction, Program, num_bytes, trip_count, uses
+from lmjax.compile.hlo import Frame, Instruction, Program, array_sizes, num_bytes, trip_count, uses
 from lmjax.compile.parts import part_of, source_of
 from lmjax.compile.topology import Topology
 
@@ -17,10 +17,20 @@ Basis = Literal["compiler", "kernel", "bytes"]
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "async-start",
     "async-done", "async-update", "after-all", "partition-id", "replica-id", "optimization-barrier", "domain",
-    "copy-start", "copy-done", "slice-start", "slice-done", "dynamic-slice-start", "dynamic-slice-done", "send", "recv",
+    "copy-start", "copy-done", "slice-start", "slice-done", "dynamic-slice-start", "dynamic-slice-done",
+    "dynamic-update-slice-start", "dynamic-update-slice-done", "send", "recv",
     "send-done", "recv-done", "iota", "add-dependency", "get-dimension-size",
 }  # fmt: skip
 """What moves nothing, or moves it beside other work (copies between the chip's two memories)."""
+
+
+_HANDS_ON = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "async-start"}
+"""What passes arrays on, or stands for the instructions that work on them."""
+
+HOST_SPACE = "S(5)"
+"""In the layout of an array, that it is in the memory of the host."""
+HOST_BANDWIDTH = 15e9
+"""Bytes a second between a chip and its host, each way; assumed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,29 +78,46 @@ class CollectiveCost:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HostCost:
+    """What copies to the host's memory and from there take in a step, those of one computation together.
+
+    Attributes:
+      num_bytes: of all times.
+      seconds: of all times.
+      exposed: of these, what the instructions of the computation do not run beside.
+    """
+
+    num_bytes: int
+    seconds: float
+    exposed: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pricing:
     """The estimate of a program.
 
     Attributes:
       costs: by instruction, the dearest first.
       collectives: the longest first.
+      host: copies to the memory of the host and from there.
       assumed: what the estimate takes for granted, a sentence each.
       clock: cycles a second.
     """
 
     costs: tuple[Cost, ...]
     collectives: tuple[CollectiveCost, ...]
+    host: tuple[HostCost, ...]
     assumed: tuple[str, ...]
     clock: float
 
     @property
     def seconds(self) -> float:
         """Of a whole step."""
-        return self.computing + sum(one.exposed for one in self.collectives)
+        return self.computing + sum(one.exposed for one in (*self.collectives, *self.host))
 
     @property
     def computing(self) -> float:
-        """Without collectives."""
+        """Without collectives, and without copies to the host."""
         return sum(cost.cycles for cost in self.costs) / self.clock
 
     @property
@@ -100,6 +127,8 @@ class Pricing:
         for cost in self.costs:
             parts[cost.part if cost.flops is None else "attention kernels"] += cost.cycles  # type: ignore[assignment]
         parts["collectives"] += sum(one.exposed for one in self.collectives) * self.clock  # type: ignore[assignment]
+        if self.host:
+            parts["copies to the host"] += sum(one.exposed for one in self.host) * self.clock  # type: ignore[assignment]
         return dict(parts.most_common())
 
 
@@ -115,6 +144,8 @@ class _Pricer:
         """Returns the cycles of an instruction, once, and whose estimate they are; None where it is free."""
         if one.cycles is not None:
             return one.cycles, "compiler", None
+        if self.host_bytes(computation, one):
+            return None
         if kernels.is_kernel(one):
             chip = self.topology.chip
             cost = kernels.kernel_cost(
@@ -134,6 +165,31 @@ class _Pricer:
             return None
         moved = num_bytes(one.shape) + sum(num_bytes(self.shape(computation, name)) for name in one.operands)
         return moved / self.topology.chip.hbm_bandwidth * self.topology.chip.clock, "bytes", None
+
+    def host_bytes(self, computation: str, one: Instruction) -> int:
+        """Returns how many bytes an instruction copies to the memory of the host, or from there; 0 for most."""
+        if one.opcode in _HANDS_ON or one.opcode.endswith("-done"):
+            return 0
+        shapes = (one.shape, *(self.shape(computation, name) for name in one.operands))
+        if not any(HOST_SPACE in shape for shape in shapes):
+            return 0
+        # A slice of an array of the host is copied: the smallest of the arrays that are more than an index.
+        arrays = (array for shape in shapes for array in array_sizes(shape))
+        return min((num_bytes(f"{kind}[{','.join(map(str, sizes))}]") for kind, sizes in arrays if sizes), default=0)
+
+    def host_costs(self) -> list[HostCost]:
+        """Returns the copies to the host and from there, by computation."""
+        found: collections.Counter[tuple[str, int]] = collections.Counter()
+        for use in uses(self.program):
+            found[use.computation, use.times] += self.host_bytes(use.computation, use.instruction)
+        costs = []
+        for (computation, times), size in found.items():
+            once, beside = size / HOST_BANDWIDTH, sum(self.line_seconds(computation))
+            if size:
+                costs.append(
+                    HostCost(num_bytes=size * times, seconds=once * times, exposed=max(once - beside, 0.0) * times)
+                )
+        return costs
 
     def shape(self, computation: str, name: str) -> str:
         if computation not in self.shapes:
@@ -216,12 +272,19 @@ def price(
             )
         )
     found = [pricer.collective(one) for one in find_collectives(program, mesh)]
+    host = pricer.host_costs()
     assumed = list(pricer.assumed)
+    if host:
+        assumed.append(
+            f"copies to the host's memory and from there: bytes over {HOST_BANDWIDTH / 1e9:g} GB/s, all beside the "
+            "computation of their loop"
+        )
     if unknown:
         assumed.append(f"{unknown} loops whose number of rounds is computed count as one round")
     return Pricing(
         costs=tuple(sorted(costs, key=lambda cost: -cost.cycles)),
         collectives=tuple(sorted(found, key=lambda one: -one.seconds)),
+        host=tuple(host),
         assumed=tuple(assumed),
         clock=topology.chip.clock,
     )

@@ -26,6 +26,12 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table | str]:
         return
     yield _memory(figures["memory"], fits=figures["fits"])
     yield _collectives(figures["collectives"], figures["seconds_per_step"])
+    host = figures["host"]
+    if host["bytes"]:
+        yield (
+            f"copies to the host's memory and from there: {host['bytes'] / GIB:,.1f} GiB a step, "
+            f"{host['seconds']:.3g} s, of which {host['exposed_seconds']:.3g} s are not hidden\n"
+        )
     yield _parts(figures)
     yield _dearest(figures["dearest"], figures["cycles_per_token"])
     yield (

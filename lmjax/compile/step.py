@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.compile.hlo import Program, parse
+from lmjax.compile.kernels import attention_rounds
 from lmjax.compile.topology import Topology
-from lmjax.models.summary import ModelSummary, summarize
+from lmjax.models.summary import ModelSummary
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.planned import planned_vocabulary
-from lmjax.train.components import decoder_length
 from lmjax.train.config import RunConfig
+from lmjax.train.costs import summary_of
 from lmjax.train.setup import build_learner, resolve
 from lmjax.train.step import Learner
 from lmjax.types import Rows
@@ -72,7 +73,7 @@ class CompiledStep:
     @property
     def tokens(self) -> int:
         """Of a step."""
-        return self.config.train.batch_size * self.config.train.sequence_length
+        return tokens_of(self.config)
 
 
 def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | None = None) -> CompiledStep:
@@ -86,22 +87,10 @@ def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | Non
     Raises:
       ValueError: objective, model, batch and mesh do not go together; the message names the field.
     """
-    vocabulary = planned_vocabulary(config.tokenizer)
-    config = resolve(config, vocabulary)
-    learner = build_learner(config, vocabulary, devices=topology.devices)
+    config, learner = resolved_learner(config, topology)
     share = visible_share(learner, config)
-    # Before the mesh is set: with it, jax would try to make a key on chips that are not here.
-    state, rows = learner.abstract_state, abstract_rows(config, learner)
-    summary = summarize(
-        learner.spec,
-        config.model,
-        sequence_length=config.train.sequence_length,
-        decoder_length=decoder_length(config.objective, config.train.sequence_length),
-        held={"parameters": state.params, "optimizer": state.opt_state, "average": state.ema},
-    )
     known = _warnings(log_folder)
-    with jax.set_mesh(learner.mesh):
-        lowered = learner.train_step.lower(state, rows)
+    lowered = lower(config, learner)
     memory, program, refusal = None, None, ""
     try:
         compiled = lowered.compile()
@@ -111,17 +100,48 @@ def compile_step(config: RunConfig, topology: Topology, *, log_folder: str | Non
         refusal = str(error)
     else:
         memory, program = _memory(compiled.memory_analysis()), parse(compiled.as_text() or "")
+        program = dataclasses.replace(program, rounds=attention_rounds(program, share))
+    state = learner.abstract_state
     return CompiledStep(
         config=config,
         topology=topology,
         learner=learner,
-        summary=summary,
+        summary=summary_of(
+            config,
+            learner.spec,
+            sequence_length=config.train.sequence_length,
+            held={"parameters": state.params, "optimizer": state.opt_state, "average": state.ema},
+        ),
         visible_share=share,
         memory=memory,
         program=program,
         refusal=refusal,
         involuntary=tuple(line for line in _warnings(log_folder) if line not in known),
     )
+
+
+def resolved_learner(config: RunConfig, topology: Topology) -> tuple[RunConfig, Learner]:
+    """Returns the resolved recipe, and what would train it on these chips.
+
+    Raises:
+      ValueError: objective, model, batch and mesh do not go together; the message names the field.
+    """
+    vocabulary = planned_vocabulary(config.tokenizer)
+    config = resolve(config, vocabulary)
+    return config, build_learner(config, vocabulary, devices=topology.devices)
+
+
+def lower(config: RunConfig, learner: Learner) -> jax.stages.Lowered:
+    """Returns the training step before the compiler has optimised it."""
+    # Before the mesh is set: with it, jax would try to make a key on chips that are not here.
+    state, rows = learner.abstract_state, abstract_rows(config, learner)
+    with jax.set_mesh(learner.mesh):
+        return learner.train_step.lower(state, rows)
+
+
+def tokens_of(config: RunConfig) -> int:
+    """Returns the tokens of a step of the recipe, of all texts of its examples."""
+    return config.train.batch_size * config.objective.traits.num_members * config.train.sequence_length
 
 
 def abstract_rows(config: RunConfig, learner: Learner) -> Rows:

@@ -77,11 +77,7 @@ def fill_in_middle(
       [[ 1 10 11 12 13 14  2  3 15]]
     """
     check_rate("fill_in_middle", rate=rate, spm_fraction=spm_fraction)
-    if len({prefix_id, suffix_id, middle_id}) < 3:
-        raise ValueError(
-            f"fill_in_middle: prefix_id={prefix_id}, suffix_id={suffix_id}, middle_id={middle_id}: "
-            f"the three must differ"
-        )
+    _check_markers(prefix_id, suffix_id, middle_id)
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     shape = tokens_BT.shape
     length = shape[1] + 3 if length is None else length
@@ -96,17 +92,15 @@ def fill_in_middle(
     opens_BT = applies_BT & (where.index_BT == where.start_BT)
     earlier_BT = 3 * where.shared(running_count(opens_BT) - opens_BT.astype(jnp.int32))
     position_BT = first_BT + earlier_BT + jnp.where(applies_BT, moved_BT, index_BT)
-    # The three markers of a document are written by its first token.
     markers = ((prefix_id, 0), (suffix_id, suffix_marker_BT), (middle_id, middle_marker_BT))
+    # The three markers of a document are written by its first token.
     values = [tokens_BT, *(jnp.full_like(tokens_BT, marker_id) for marker_id, _ in markers)]
     positions = [position_BT, *(first_BT + earlier_BT + offset_BT for _, offset_BT in markers)]
-    number_BT = segment_numbers(segments_BT, tokens_BT.shape)
-    position_BN = jnp.concatenate(positions, axis=1)
     keep_BN = jnp.concatenate([where.real_BT, opens_BT, opens_BT, opens_BT], axis=1)
-    lay_out = arrangement(position_BN, keep_BN, length=length)
+    lay_out = arrangement(jnp.concatenate(positions, axis=1), keep_BN, length=length)
     return Rows(
         tokens_BT=lay_out(jnp.concatenate(values, axis=1), pad_id),
-        segments_BT=lay_out(jnp.tile(number_BT, (1, 4)), 0),
+        segments_BT=lay_out(jnp.tile(segment_numbers(segments_BT, shape), (1, 4)), 0),
     )
 
 
@@ -124,6 +118,14 @@ def ended_documents(tokens_BT: jax.Array, eos_id: int) -> jax.Array:
     """
     ends_BT = (as_int32(tokens_BT, "tokens_BT") == eos_id).astype(jnp.int32)
     return 1 + jnp.cumsum(ends_BT, axis=1) - ends_BT
+
+
+def _check_markers(prefix_id: int, suffix_id: int, middle_id: int) -> None:
+    if len({prefix_id, suffix_id, middle_id}) < 3:
+        raise ValueError(
+            f"fill_in_middle: prefix_id={prefix_id}, suffix_id={suffix_id}, middle_id={middle_id}: "
+            f"the three must differ"
+        )
 
 
 def _bodies(

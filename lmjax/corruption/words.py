@@ -170,17 +170,12 @@ def mask_spans(
       [[9 9 9 4 5 6]] [[1 1 1 0 0 0]]
     """
     check_rate("mask_spans", rate=rate)
-    if not 0 < length_p < 1:
-        raise ValueError(f"mask_spans: length_p={length_p}: must be above 0 and below 1")
-    if max_words < 1:
-        raise ValueError(f"mask_spans: max_words={max_words}: must be at least 1")
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     specials = (*special_ids, mask_id)
     eligible_BT, starts_BT = _words("mask_spans", tokens_BT, where, vocab_size, word_start_V, word_end_V, specials)
     length_key, place_key, fate_key, replace_key = jax.random.split(key, 4)
-    probabilities = length_p * (1 - length_p) ** np.arange(max_words)
-    lengths_BT = draw_lengths(length_key, tokens_BT.shape, probabilities, least=1)
+    lengths_BT = draw_lengths(length_key, tokens_BT.shape, _geometric(length_p, max_words), least=1)
     span_BT = _spans_of_words(place_key, lengths_BT, eligible_BT, starts_BT, rate)
     fate_BT = jnp.take_along_axis(jax.random.uniform(fate_key, tokens_BT.shape), span_BT, axis=1, mode="clip")
     inputs_BT = hide(
@@ -245,6 +240,15 @@ def _chosen_words(
         # Words with draws below that of the first token over the budget fit into it.
         chosen_BT &= draw_BT < jnp.sort(draw_BT, axis=1)[:, budget : budget + 1]
     return chosen_BT
+
+
+def _geometric(length_p: float, max_words: int) -> np.ndarray:
+    """Returns numbers in proportion to the probabilities of the lengths 1 .. ``max_words`` of a span."""
+    if not 0 < length_p < 1:
+        raise ValueError(f"mask_spans: length_p={length_p}: must be above 0 and below 1")
+    if max_words < 1:
+        raise ValueError(f"mask_spans: max_words={max_words}: must be at least 1")
+    return length_p * (1 - length_p) ** np.arange(max_words)
 
 
 def _spans_of_words(

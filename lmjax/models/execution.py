@@ -24,8 +24,9 @@ class ExecutionConfig:
     faster to run. The parameters of scanned blocks are stacked in one array, so a checkpoint depends on this field."""
     remat: Remat = "full"
     """What the backward pass computes again of a block: nothing (`none`), all but the results of matrix products
-    (`dots`; `products` also keeps those of the attention kernel and keeps queries and keys after their rotation), all
-    but the results of the attention kernel (`flash`), or all (`full`)."""
+    (`dots`; `products` also keeps those of the attention kernel and keeps queries and keys after their rotation;
+    `offload` keeps the same, but queries, keys, values and the kernel's output in the memory of the host), all but the
+    results of the attention kernel (`flash`), or all (`full`)."""
     attention: Backend = "auto"
     """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
     low_precision: LowPrecision = "none"

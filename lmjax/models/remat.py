@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-Remat = Literal["none", "dots", "products", "flash", "full"]
+Remat = Literal["none", "dots", "products", "offload", "flash", "full"]
 
 KERNEL = ("attention_output", "attention_log_sum")
 """Names of the results that the blocked attention backends need for their gradients
@@ -14,9 +14,19 @@ KERNEL = ("attention_output", "attention_log_sum")
 PRODUCTS = ("query", "key", "value", "attention_projection", "up", "gate")
 """Names of the results of a block's matrix products; queries and keys are taken after their rotation."""
 
+HOSTED = ("query", "key", "value", "attention_output")
+"""Names of the results that ``offload`` keeps in the memory of the host. The backward pass needs them only after that
+of the feed-forward layer, during which they can come back."""
+
 _POLICIES: dict[str, Callable[..., Any] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "products": jax.checkpoint_policies.save_only_these_names(*KERNEL, *PRODUCTS),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[name for name in (*KERNEL, *PRODUCTS) if name not in HOSTED],
+        names_which_can_be_offloaded=list(HOSTED),
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
     "flash": jax.checkpoint_policies.save_only_these_names(*KERNEL),
     "full": None,
 }

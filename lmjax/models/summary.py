@@ -117,10 +117,14 @@ def _flops_per_token(
 
 
 def _attention_flops(config: ModelConfig, length: int) -> int:
+    return sum(layer_attention_flops(config, length, layer) for layer in range(config.num_layers))
+
+
+def layer_attention_flops(config: ModelConfig, length: int, layer: int) -> int:
     """Returns the FLOPs of a token's products with keys and values of its own sequence, forward and backward."""
-    windows = (config.windows[layer % len(config.windows)] for layer in range(config.num_layers))
+    window = config.windows[layer % len(config.windows)]
     widths = config.attention_width + config.value_width
-    return 6 * config.num_heads * widths * sum(min(length, window or length) for window in windows)
+    return 6 * config.num_heads * widths * min(length, window or length)
 
 
 def _without_root(path: tuple[str, ...]) -> tuple[str, ...]:

@@ -124,6 +124,11 @@ class Contrastive(Objective):
         """M, the number of texts of an example that are compared with each other."""
         return max(self.traits.num_members, 2)
 
+    def flops_per_token(self, once: int, *, model: ModelConfig, sequence_length: int) -> int:
+        """Counts every text that is encoded: where a text is compared with itself, it is encoded twice."""
+        del model, sequence_length
+        return once * self.num_texts // self.traits.num_members
+
     def row_length(self, sequence_length: int) -> int:
         """Returns T tokens for each text of an example."""
         return self.traits.num_members * sequence_length

@@ -19,6 +19,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
 from lmjax.models.routing import joined
+from lmjax.models.summary import layer_attention_flops
 from lmjax.models.transformer import Transformer
 from lmjax.models.with_extras import extra_of, model_of, with_extras
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
@@ -95,6 +96,12 @@ class TokensAhead(Objective):
     def row_length(self, sequence_length: int) -> int:
         """Returns T inputs and the tokens to be predicted at the last of them."""
         return sequence_length + self.num_heads
+
+    def flops_per_token(self, once: int, *, model: ModelConfig, sequence_length: int) -> int:
+        """Counts the output layer, and the attention of a layer, once for each token that is predicted."""
+        output = 6 * model.vocab_size * model.table_width
+        attention = layer_attention_flops(model, sequence_length, model.num_layers - 1)
+        return once + (self.num_heads - 1) * (output + attention)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Shifts the rows once for each head. A target counts if it is in the same document as the input."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from lmjax.models.summary import ModelSummary, summarize
-from lmjax.train.components import Component, decoder_length, turn_of
+from lmjax.models.summary import ModelSummary
+from lmjax.train.components import Component, turn_of
+from lmjax.train.costs import summary_of
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.epochs import epochs_at
 from lmjax.train.faults import StepFault, WatchfulPolicy, check_finite
@@ -43,13 +44,7 @@ def summaries_of(plan: Plan, curriculum: Curriculum, state: TrainState) -> dict[
         "average": state.ema,
     }
     return {
-        length: summarize(
-            learner.spec,
-            config.model,
-            sequence_length=length,
-            decoder_length=decoder_length(config.objective, length),
-            held=held,
-        )
+        length: summary_of(config, learner.spec, sequence_length=length, held=held)
         for length in {phase.sequence_length for phase in curriculum.phases}
     }
 

@@ -1,15 +1,18 @@
 """What must not be in a compiled step is found where it is, and only there."""
 
 import types
+from typing import Any
 
+import jax
 import jax.numpy as jnp
-import pytest
 
-from lmjax.compile.checks import faults, pair_arrays, replicated_moments
+from lmjax.compile.checks import faults, lowered_at_another_length, pair_arrays, pair_arrays_of_text, replicated_moments
 from lmjax.compile.hlo import parse
-from lmjax.compile.step import Memory, _warnings
+from lmjax.compile.step import Memory, _warnings, resolved_learner
 from lmjax.compile.topology import CHIPS
 from lmjax.models.config import ModelConfig
+from lmjax.models.execution import ExecutionConfig
+from lmjax.train.config import RunConfig, TrainConfig
 
 LOGITS = """ENTRY %main (p: f32[2,512,512]) -> bf16[1024,512] {
   %p = f32[2,512,512] parameter(0)
@@ -57,10 +60,22 @@ def test_an_array_of_all_pairs_is_found_in_long_rows_only():
     assert pair_arrays(step(length=1024)) == []
     # Rows this short are dense on purpose.
     assert pair_arrays(step(length=256)) == []
-    wide = step(length=512)
-    wide.config.model = ModelConfig(vocab_size=64, width=512, num_layers=1, num_heads=2)
-    with pytest.raises(ValueError, match="sequence_length=512 is a width of the model"):
-        pair_arrays(wide)
+
+
+def test_where_the_length_is_a_width_rows_of_another_length_are_searched():
+    config = RunConfig(
+        name="small",
+        model=ModelConfig(width=640, num_layers=1, num_heads=4, execution=ExecutionConfig(attention="xla")),
+        train=TrainConfig(batch_size=2, sequence_length=640),
+    )
+    chips: Any = types.SimpleNamespace(devices=jax.devices()[:2])
+    config, learner = resolved_learner(config, chips)
+    text, length = lowered_at_another_length(types.SimpleNamespace(config=config, learner=learner, topology=chips))
+    assert length == 512
+    assert "tensor<2x512x640xf32>" in text
+    # Of a row, a head and a group, all logits at once.
+    assert "2x4x1x512x512xf32" in pair_arrays_of_text(text, length)
+    assert pair_arrays_of_text("tensor<2x512x640xf32> tensor<512xi32>", length) == []
 
 
 def test_the_compilers_warnings_are_read_from_its_log(tmp_path):

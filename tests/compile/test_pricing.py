@@ -1,19 +1,24 @@
 """Prices worked out by hand of a small program that libtpu made, and of kernels and checks."""
 
 import dataclasses
+import functools
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmjax.compile import prediction
 from lmjax.compile.collectives import find_collectives, num_links, seconds
-from lmjax.compile.hlo import parse
-from lmjax.compile.kernels import kernel_cost
+from lmjax.compile.hlo import parse, trip_count
+from lmjax.compile.kernels import attention_rounds, kernel_cost
 from lmjax.compile.pricing import price
 from lmjax.compile.report import tables
 from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import CHIPS, Topology, open_topology
+from lmjax.kernels.attention.dispatch import attend
+from lmjax.masks import causal
 from lmjax.models.execution import ExecutionConfig
 from lmjax.train.config import RunConfig, TrainConfig
 
@@ -111,6 +116,43 @@ def test_a_kernel_takes_its_flops_over_a_share_of_the_peak(name, products, share
     assert cost.assumed == f"{name}: {share:.0%} of the peak, as counted on v5e at head width 64"
     elsewhere = kernel_cost(program, "main", call, peak_flops=275e12, visible_share=0.5, kind="v4")
     assert elsewhere.assumed.endswith("as counted on v5p at head width 64, not on v4 at 64")
+
+
+HOSTED = """ENTRY %main (x: bf16[1,512,1024], host: bf16[8,512,1024], at: s32[]) -> bf16[8,512,1024] {
+  %x = bf16[1,512,1024]{2,1,0:T(8,128)} parameter(0)
+  %host = bf16[8,512,1024]{2,1,0:T(8,128)S(5)} parameter(1)
+  %at = s32[] parameter(2)
+  %start = (bf16[8,512,1024]{2,1,0:T(8,128)S(5)}, u32[]) dynamic-update-slice-start(%host, %x, %at, %at, %at)
+  %y = bf16[1,512,1024]{2,1,0:T(8,128)} fusion(%x), backend_config={"estimated_cycles":"CYCLES"}
+  ROOT %done = bf16[8,512,1024]{2,1,0:T(8,128)S(5)} dynamic-update-slice-done(%start)
+}
+"""
+
+
+@pytest.mark.parametrize(("cycles", "exposed"), [(1, 2**20 / 15e9 - 1 / 1.5e9), (10**6, 0.0)])
+def test_a_slice_that_is_copied_to_the_host_takes_its_bytes_beside_computation(cycles, exposed):
+    topology = Topology(name="v5e:2x2", chip=CHIPS["v5e"], extents=(2, 2), devices=[])
+    program = parse(HOSTED.replace("CYCLES", str(cycles)))
+    found = price(program, topology=topology, mesh={"x": 1}, devices=np.empty(1, object), visible_share=1.0)
+    (one,) = found.host
+    assert one.num_bytes == 2**20
+    assert one.exposed == pytest.approx(exposed, abs=1e-12)
+    assert found.seconds == pytest.approx(cycles / 1.5e9 + exposed)
+    assert sum(found.cycles_by_part.values()) == pytest.approx(found.seconds * 1.5e9)
+
+
+def test_a_loop_over_blocks_of_keys_runs_as_often_as_a_block_of_queries_sees_one():
+    """Of four blocks of a causal row: one, two, three and four, on average two and a half."""
+    query = jnp.zeros((1, 512, 1, 8))
+    run = jax.jit(functools.partial(attend, mask=causal(512), backend="chunked"))
+    program = parse(run.lower(query, query, query).compile().as_text())
+    rounds = attention_rounds(program, 0.5)
+    assert list(rounds.values()) == [3]
+    (loop,) = [
+        one for lines in program.computations.values() for one in lines if one.opcode == "while" and one.name in rounds
+    ]
+    assert trip_count(program, loop) is None
+    assert trip_count(dataclasses.replace(program, rounds=rounds), loop) == 3
 
 
 def test_wide_heads_take_the_share_of_the_width_that_is_nearest():

@@ -118,7 +118,7 @@ def used_calls(jaxpr) -> int:
     return count
 
 
-@pytest.mark.parametrize(("remat", "calls"), [("full", 3), ("flash", 2), ("products", 2)])
+@pytest.mark.parametrize(("remat", "calls"), [("full", 3), ("flash", 2), ("products", 2), ("offload", 2)])
 def test_a_policy_that_keeps_the_kernels_results_runs_the_forward_kernel_once(remat, calls):
     query = jnp.zeros((1, 128, 2, 16))
 

@@ -16,6 +16,7 @@ from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
+from lmjax.models.layers import rows_of_table
 from lmjax.models.remat import Remat
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
@@ -243,6 +244,28 @@ def test_scanned_layers_equal_unrolled_layers_in_value_and_gradient(remat):
     )
 
 
+def test_offload_keeps_in_the_hosts_memory_what_products_keeps_on_the_device():
+    stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
+
+    def kept(remat):
+        execution = ExecutionConfig(remat=remat, attention="chunked")
+        spec = tiny.model_spec(dataclasses.replace(tiny.MODEL, execution=execution))
+        run = jax.make_jaxpr(lambda params: jax.vjp(lambda p: spec.bind(p)(stream).states_BTD, params)[1])
+        found = run(spec.shapes).out_avals
+        return sorted((aval.shape, aval.memory_space.name) for aval in found)
+
+    hosted, on_device = kept("offload"), kept("products")
+    assert {space for _, space in on_device} == {"Device"}
+    assert [shape for shape, _ in hosted] == [shape for shape, _ in on_device]
+    # Of both layers: queries, keys, values; and the output of attention, by blocks of queries and groups of heads.
+    (rows, length), layers = TOKENS.shape, (2,)
+    by_position, by_block = (rows, length, 2, 8), (1, rows, 2, 1, length, 8)
+    assert [shape for shape, space in hosted if space == "Host"] == [
+        (*layers, *by_block),
+        *[(*layers, *by_position)] * 3,
+    ]
+
+
 def test_attention_backends_give_the_same_hidden_states():
     _, params = built("rope_gqa")
     stream = make_stream(jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal")
@@ -416,3 +439,19 @@ def test_scanned_depth_adds_nothing_to_compile():
         return len(jax.jit(loss).lower(spec.shapes, tokens).as_text())
 
     assert program(48) < 1.02 * program(12)
+
+
+def test_the_gradient_of_a_table_is_summed_in_its_own_dtype():
+    """300 times 1 is 300; sums in bfloat16 end at 256, whose successor is 258."""
+    table_VD = jnp.array([[1.0, 1 / 3], [2.0, 4.0]])
+    ids = jnp.array([0] * 300 + [1, 7, -1])
+
+    def total(table_VD):
+        rows = rows_of_table(table_VD, ids, "bfloat16")
+        assert rows.dtype == jnp.bfloat16
+        return jnp.sum(rows.astype(jnp.float32))
+
+    np.testing.assert_array_equal(jax.grad(total)(table_VD), [[301.0, 301.0], [2.0, 2.0]])
+    np.testing.assert_array_equal(
+        rows_of_table(table_VD, ids[-3:], "float32"), [[2.0, 4.0], [2.0, 4.0], [1.0, np.float32(1 / 3)]]
+    )

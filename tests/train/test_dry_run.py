@@ -44,6 +44,7 @@ def changed(**changes) -> RunConfig:
     ("changes", "message"),
     [
         ({"model": FP8}, "model.execution.low_precision='fp8' needs the package qwix"),
+        ({"train": train(profile=(9, 12))}, r"train.profile=\(9, 12\): only 4 steps are left"),
         ({"tracker": WandB()}, "tracker=WandB needs the package wandb"),
         ({"objective": Contrastive(), "train": train(microbatches=2)}, "train.microbatches=2: Contrastive compares"),
         (

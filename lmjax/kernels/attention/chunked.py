@@ -197,7 +197,8 @@ def _attention_forward(plan, query_QBKGTH, key_BKSH, value_BKSH, position_bias, 
         else:
             # A sink acts as if every query had already seen a key with this logit and the value 0.
             carry = (total_BKGTH, sum_BKGT + 1, jnp.broadcast_to(sinks_KG[None, :, :, None], sum_BKGT.shape))
-        total_BKGTH, sum_BKGT, max_BKGT = lax.fori_loop(0, walk.num_steps, add_key_block, carry)
+        with walk.scope():
+            total_BKGTH, sum_BKGT, max_BKGT = lax.fori_loop(0, walk.num_steps, add_key_block, carry)
         # Queries that see no key have total 0 and sum 0. Their output is 0, and any finite log-sum-exp will do.
         sees_key_BKGT = sum_BKGT > 0
         sum_BKGT = jnp.where(sees_key_BKGT, sum_BKGT, 1.0)
@@ -248,7 +249,8 @@ def _attention_backward(plan, residuals, grad_output_QBKGTH):
             )
 
         grad_query_BKGTH = jnp.zeros(query_BKGTH.shape, jnp.float32)
-        grad_query_BKGTH, *carry = lax.fori_loop(0, walk.num_steps, add_key_block, (grad_query_BKGTH, *carry))
+        with walk.scope():
+            grad_query_BKGTH, *carry = lax.fori_loop(0, walk.num_steps, add_key_block, (grad_query_BKGTH, *carry))
         return (*carry, grad_sinks_KG), grad_query_BKGTH.astype(query_BKGTH.dtype)
 
     zeros = (

@@ -95,10 +95,7 @@ def attend(
       ValueError: shapes do not fit, or the backend cannot do what is asked.
     """
     _check_shapes(query_BTNH, key_BSKH, value_BSKH, mask)
-    if not 0.0 <= dropout_rate < 1.0:
-        raise ValueError(f"attend: dropout_rate={dropout_rate}: must be at least 0 and below 1")
-    if backend not in get_args(Backend):
-        raise ValueError(f"attend: backend={backend!r}: use one of {', '.join(get_args(Backend))}")
+    _check_options(dropout_rate, backend)
     scale = 1.0 / math.sqrt(query_BTNH.shape[-1]) if scale is None else scale
     dropout_rate = 0.0 if key is None else dropout_rate
     if query_index_BT is None:
@@ -111,10 +108,7 @@ def attend(
         "sinks_N": sinks_N,
         "dropout_rate": dropout_rate,
     }
-
-    def cannot(name: Backend) -> str | None:
-        return _cannot(*arrays, mask, name, **asked)
-
+    cannot = functools.partial(_cannot, *arrays, mask, **asked)
     if backend == "auto":
         backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
     refusal = cannot(backend)
@@ -201,3 +195,10 @@ def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Ar
     for name, bound_BT in (("start_BT", mask.start_BT), ("end_BT", mask.end_BT)):
         if bound_BT.shape not in ((batch, num_queries), (1, num_queries)):
             raise ValueError(f"attend: mask.{name} is {bound_BT.shape}: must be [{batch} or 1, {num_queries}]")
+
+
+def _check_options(dropout_rate: float, backend: str) -> None:
+    if not 0.0 <= dropout_rate < 1.0:
+        raise ValueError(f"attend: dropout_rate={dropout_rate}: must be at least 0 and below 1")
+    if backend not in get_args(Backend):
+        raise ValueError(f"attend: backend={backend!r}: use one of {', '.join(get_args(Backend))}")

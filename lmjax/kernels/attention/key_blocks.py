@@ -5,6 +5,7 @@ of key blocks. The ranges of rows differ, because their documents do. Each row t
 block, and the walk has as many steps as the longest of the ranges.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -75,6 +76,13 @@ class KeyBlocks:
         """The number of steps, an int32 scalar; 0 or less when no query sees a key."""
         first_B, end_B = self._bounds
         return jnp.max(end_B - first_B)
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Returns a context in which operations are named by the most steps there can be, as ``key_blocks_32``.
+
+        The number of steps depends on the mask. In a profile, and for ``lmjax compile``, the name says its bound.
+        """
+        return jax.named_scope(f"key_blocks_{self.num_keys // self.size}")
 
     def at(self, step: jax.Array) -> KeyBlock:
         """Returns the blocks of one step."""

@@ -8,11 +8,12 @@ The exponentials have base 2: logits are multiplied by log2(e) once (FlashAttent
 and 4; the online softmax is Milakov and Gimelshein 2018). A block of which every query sees every key is computed
 without a mask. A block of which no query sees a key costs a grid step, but no memory traffic.
 
-Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
+Axes: R queries of a block times the query heads of a key-value head.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,6 @@ def hide(logits_SR: jax.Array, start_1R: jax.Array, end_1R: jax.Array, first_key
     return jnp.where((index_SR >= start_1R) & (index_SR < end_1R), logits_SR, HIDDEN)
 
 
-def row_of_mask(row: jax.Array, ranges_ref) -> jax.Array:
+def row_of_mask(row: jax.Array, ranges_ref: Any) -> jax.Array:
     """Returns the row of the mask's ranges that belongs to a row of the batch; ranges of one row belong to all."""
     return jnp.minimum(row, ranges_ref.shape[0] - 1)

@@ -106,6 +106,17 @@ class Objective(Choice, abc.ABC, home="lmjax.objectives"):
         """Returns how many tokens a row must hold for the model to see ``sequence_length`` of them."""
         return sequence_length
 
+    def flops_per_token(self, once: int, *, model: ModelConfig, sequence_length: int) -> int:
+        """Returns the FLOPs of one of the ``sequence_length`` tokens of a text, forward and backward.
+
+        Args:
+          once: those of a token that every parameter is applied to once, see :func:`lmjax.models.summary.summarize`.
+          model: the model.
+          sequence_length: tokens of a row, or of each text of an example.
+        """
+        del model, sequence_length
+        return once
+
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses, before anything is compiled, a model or a tokenizer that this objective cannot use.
 
