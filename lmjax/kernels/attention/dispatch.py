@@ -108,7 +108,7 @@ def attend(
         "sinks_N": sinks_N,
         "dropout_rate": dropout_rate,
     }
-    cannot = functools.partial(_cannot, *arrays, mask, **asked)
+    cannot = functools.partial(_cannot, arrays=arrays, mask=mask, **asked)
     if backend == "auto":
         backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
     refusal = cannot(backend)
@@ -157,26 +157,23 @@ def _chosen(
 
 
 def _cannot(
-    query_BTNH: jax.Array,
-    key_BSKH: jax.Array,
-    value_BSKH: jax.Array,
-    mask: IntervalMask,
     backend: Backend,
     *,
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    mask: IntervalMask,
     softcap: float | None,
     position_bias: PositionBias | None,
     sinks_N: jax.Array | None,
     dropout_rate: float,
 ) -> str | None:
-    """Returns the name of something in a request that a backend does not support, or None if it supports it all."""
-    arrays = (query_BTNH, key_BSKH, value_BSKH)
+    """Returns what of a request a backend does not support, or None; ``arrays`` are queries, keys and values."""
     common: dict[str, Any] = {"position_bias": position_bias, "dropout_rate": dropout_rate}
     if backend == "cudnn":
         return cudnn_cannot(*arrays, mask, softcap=softcap, sinks_N=sinks_N, **common)
     if backend == "mosaic":
         return mosaic_cannot(*arrays, capability=nvidia_capability(), sinks_N=sinks_N, **common)
     if backend == "tpu":
-        return tpu_cannot(platform=current_platform(), width=query_BTNH.shape[-1], **common)
+        return tpu_cannot(platform=current_platform(), width=arrays[0].shape[-1], **common)
     return None
 
 
