@@ -108,7 +108,10 @@ def attend(
         "sinks_N": sinks_N,
         "dropout_rate": dropout_rate,
     }
-    cannot = functools.partial(_cannot, arrays=arrays, mask=mask, **asked)
+
+    def cannot(backend: Backend) -> str | None:
+        return _cannot(backend, arrays=arrays, mask=mask, **asked)
+
     if backend == "auto":
         backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
     refusal = cannot(backend)
