@@ -113,7 +113,8 @@ class Pricing:
     @property
     def seconds(self) -> float:
         """Of a whole step."""
-        return self.computing + sum(one.exposed for one in (*self.collectives, *self.host))
+        collectives, host = sum(one.exposed for one in self.collectives), sum(one.exposed for one in self.host)
+        return self.computing + collectives + host
 
     @property
     def computing(self) -> float:

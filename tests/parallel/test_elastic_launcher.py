@@ -117,6 +117,7 @@ def test_who_is_told_to_stop_is_not_started_again(tmp_path):
         ([-9, 1], {0, 1}, {0, 1}, set()),  # It had come up.
         ([None, 1], {0}, set(), {1}),
         ([None, 1, None, 127], {0, 2}, set(), {1, 3}),
+        ([None, 1, None], {0}, set(), {1}),  # Process 2 is only slow.
         ([1, None], {0}, set(), {1}),  # Process 1 hangs, and process 0 has waited in vain.
         ([None, 1], {0, 1}, set(), {1}),  # It came, and did not find its devices.
         ([1, 1], {0, 1}, set(), {0}),

@@ -104,8 +104,8 @@ def attend(
     asked: dict[str, Any] = {"softcap": softcap, "position_bias": position_bias, "sinks_N": sinks_N}
     asked["dropout_rate"] = 0.0 if key is None else dropout_rate
 
-    def cannot(name: Backend) -> str | None:
-        return _cannot(*arrays, mask, name, **asked)
+    def cannot(backend: Backend) -> str | None:
+        return _cannot(backend, arrays=arrays, mask=mask, **asked)
 
     if backend == "auto":
         backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
@@ -155,26 +155,23 @@ def _chosen(
 
 
 def _cannot(
-    query_BTNH: jax.Array,
-    key_BSKH: jax.Array,
-    value_BSKH: jax.Array,
-    mask: IntervalMask,
     backend: Backend,
     *,
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    mask: IntervalMask,
     softcap: float | None,
     position_bias: PositionBias | None,
     sinks_N: jax.Array | None,
     dropout_rate: float,
 ) -> str | None:
-    """Returns the name of something in a request that a backend does not support, or None if it supports it all."""
-    arrays = (query_BTNH, key_BSKH, value_BSKH)
+    """Returns what of a request a backend does not support, or None; ``arrays`` are queries, keys and values."""
     common: dict[str, Any] = {"position_bias": position_bias, "dropout_rate": dropout_rate}
     if backend == "cudnn":
         return cudnn_cannot(*arrays, mask, softcap=softcap, sinks_N=sinks_N, **common)
     if backend == "mosaic":
         return mosaic_cannot(*arrays, capability=nvidia_capability(), sinks_N=sinks_N, **common)
     if backend == "tpu":
-        return tpu_cannot(platform=current_platform(), width=query_BTNH.shape[-1], **common)
+        return tpu_cannot(platform=current_platform(), width=arrays[0].shape[-1], **common)
     return None
 
 
