@@ -10,6 +10,7 @@ and the mean of them over AdamW's. The text is the standard library's source cod
 prepared on first use.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -77,6 +78,8 @@ class Config:
     """Its vocabulary: with the defaults it has ten million parameters."""
     output: pathlib.Path | None = None
     """Where to write all curves as JSON."""
+    folder: pathlib.Path | None = None
+    """Where to keep the runs: with the same folder, finished runs are read, and unfinished ones go on."""
 
     def __post_init__(self):
         unknown = [name for name in self.optimizers if name not in OPTIMIZERS]
@@ -112,11 +115,12 @@ def recipe(config: Config, optimizer: Optimizer, *, seed: int, folder: str) -> R
     )
 
 
-def curve(config: Config, optimizer: Optimizer, *, seed: int) -> Curve:
+def curve(config: Config, optimizer: Optimizer, *, seed: int, folder: pathlib.Path) -> Curve:
     """The validation losses of a run from its beginning to its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        train(recipe(config, optimizer, seed=seed, folder=folder), say=lambda line: None)
-        lines = read_metrics(pathlib.Path(folder))
+    train(recipe(config, optimizer, seed=seed, folder=str(folder)), say=lambda line: None)
+    lines = read_metrics(folder)
+    if lines[-1]["step"] < config.steps:
+        raise SystemExit(f"stopped at step {lines[-1]['step']:g} of {folder}")
     tokens = config.batch_size * config.sequence_length
     return [(round(line["step"]) * tokens, line["valid/loss"]) for line in lines if "valid/loss" in line]
 
@@ -134,21 +138,26 @@ def tokens_to(curve: Curve, target: float) -> float | None:
     return None
 
 
-def curves_of(config: Config, name: str, console: Console) -> tuple[float, list[Curve]]:
+def curves_of(config: Config, name: str, folder: pathlib.Path, console: Console) -> tuple[float, list[Curve]]:
     """The learning rate that ends lowest with the first seed, and the curves of all seeds at that rate."""
-    first: dict[float, Curve] = {}
-    for rate in config.learning_rates:
-        first[rate] = curve(config, dataclasses.replace(OPTIMIZERS[name], learning_rate=rate), seed=0)
-        console.print(f"{name}, learning rate {rate:g}: {first[rate][-1][1]:.4f} at the end")
+
+    def of_run(rate: float, seed: int) -> Curve:
+        optimizer = dataclasses.replace(OPTIMIZERS[name], learning_rate=rate)
+        found = curve(config, optimizer, seed=seed, folder=folder / f"{name}-{rate:g}-{seed}")
+        console.print(f"{name}, learning rate {rate:g}, seed {seed}: {found[-1][1]:.4f} at the end")
+        return found
+
+    first = {rate: of_run(rate, 0) for rate in config.learning_rates}
     best = min(first, key=lambda rate: first[rate][-1][1])
-    optimizer = dataclasses.replace(OPTIMIZERS[name], learning_rate=best)
-    return best, [first[best], *(curve(config, optimizer, seed=seed) for seed in range(1, config.seeds))]
+    return best, [first[best], *(of_run(best, seed) for seed in range(1, config.seeds))]
 
 
 def main(config: Config) -> None:
     """Trains all of them and prints the table."""
     console = Console(width=120)
-    found = {name: curves_of(config, name, console) for name in config.optimizers}
+    with contextlib.ExitStack() as stack:
+        folder = config.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = {name: curves_of(config, name, folder, console) for name in config.optimizers}
     target = max(curve[-1][1] for curve in found[BASELINE][1])
     needed = {name: [tokens_to(curve, target) for curve in curves] for name, (_, curves) in found.items()}
     base = _mean(needed[BASELINE])

@@ -130,7 +130,10 @@ def _pod(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _environment(options: argparse.Namespace) -> list[dict[str, Any]]:
-    variables: list[dict[str, Any]] = [{"name": "PYTHONUNBUFFERED", "value": "1"}]
+    variables: list[dict[str, Any]] = [
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+        {"name": "LMJAX_GRACE_SECONDS", "value": str(options.grace)},
+    ]
     if options.nodes > 1:
         coordinator = f"{options.name}-workers-0-0.{options.name}:{PORT}"
         variables += [

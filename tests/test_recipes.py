@@ -17,7 +17,7 @@ from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json, to_json
-from lmjax.train.corpus import open_corpus
+from lmjax.train.open_corpus import open_corpus
 from lmjax.train.recipes import find_recipe, load_recipe
 from lmjax.train.setup import build_learner, resolve
 from lmjax.types import Rows

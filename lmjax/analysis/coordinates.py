@@ -27,7 +27,8 @@ from lmjax.models.transformer import Transformer
 from lmjax.models.with_extras import MODEL, model_of
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.train.config import RunConfig
-from lmjax.train.corpus import Corpus, open_corpus
+from lmjax.train.corpus import Corpus
+from lmjax.train.open_corpus import open_corpus
 from lmjax.train.plan import Plan
 from lmjax.train.setup import lay_out, learner_on, resolve
 from lmjax.train.step import Learner, step_keys

@@ -13,9 +13,10 @@ from lmjax.objectives import Objective
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers import Tokenizer, Vocabulary, build_tokenizer
 from lmjax.train.config import RunConfig
-from lmjax.train.corpus import TOKENIZER, Corpus, corpus_folder
+from lmjax.train.corpus import Corpus
 from lmjax.train.corpus_tokenizer import load_or_train_tokenizer
 from lmjax.train.curriculum import curriculum
+from lmjax.train.open_corpus import TOKENIZER, corpus_folder
 from lmjax.train.setup import resolve
 from lmjax.train.step import run_keys, step_keys
 from lmjax.types import Batch, Rows

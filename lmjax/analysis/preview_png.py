@@ -14,8 +14,8 @@ import numpy as np
 from rich.cells import cell_len
 
 from lmjax.analysis.picture import new_figure, save_picture
-from lmjax.analysis.preview import Preview, StreamView
 from lmjax.analysis.preview_text import number_label, short, stream_heading
+from lmjax.analysis.preview_views import Preview, StreamView
 
 WIDTH = 10.0
 MARGIN = 0.3

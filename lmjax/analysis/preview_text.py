@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from lmjax.analysis.preview import Preview, RowView, StreamView
+from lmjax.analysis.preview_views import Preview, RowView, StreamView
 
 LONGEST = 18
 """Most terminal cells that a token may take; a longer one is cut."""

@@ -10,7 +10,7 @@ import tyro
 
 from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
-from lmjax.cli.shown_text import read_input, read_texts
+from lmjax.cli.shown_text import given_texts
 from lmjax.runs.embedding import Role
 from lmjax.train.run_folder import BestOrStep
 
@@ -43,10 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(EmbedArguments, arguments, command="embed", runs=("run",))
     opened = runs.open(options.run, step=options.step)
-    if options.texts is not None:
-        texts = read_texts(options.texts, fields=("text",), what="text")
-    else:
-        texts = [read_input(options.text or "")]
+    texts = given_texts(options.text, options.texts)
     vectors = opened.embed(texts, role=options.role)
     lines = (
         json.dumps({"text": t, "embedding": v.tolist()}, ensure_ascii=False)

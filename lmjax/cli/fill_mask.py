@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lmjax import runs
 from lmjax.cli.arguments import parse_arguments
-from lmjax.cli.shown_text import read_input, read_texts
+from lmjax.cli.shown_text import given_texts
 from lmjax.train.run_folder import BestOrStep
 
 
@@ -43,10 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the command."""
     options = parse_arguments(FillMaskArguments, arguments, command="fill-mask", runs=("run",))
     opened = runs.open(options.run, step=options.step)
-    if options.texts is not None:
-        texts = read_texts(options.texts, fields=("text",), what="text")
-    else:
-        texts = [read_input(options.text or "")]
+    texts = given_texts(options.text, options.texts)
     console = Console(highlight=False, markup=False, emoji=False)
     for text, masks in zip(texts, opened.fill_mask(texts, top=options.top), strict=True):
         if options.format == "jsonl":

@@ -14,7 +14,7 @@ from lmjax.naming import naming
 from lmjax.tokenizers import Tokenizer, TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.compression import Compression, compression
 from lmjax.tokenizers.corpus import sample_corpus
-from lmjax.train.corpus import TOKENIZER
+from lmjax.train.open_corpus import TOKENIZER
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from lmjax.data.manifest import Manifest
 from lmjax.data.publish import check_publishable, publish
 from lmjax.parallel.paths import refuse_address
 from lmjax.remote.address import address_of, copy_folder
-from lmjax.train.corpus import open_corpus
+from lmjax.train.open_corpus import open_corpus
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from lmjax.cli.progress_bar import bytes_bar
 from lmjax.cli.recipe import parse_recipe
 from lmjax.parallel.paths import refuse_address
 from lmjax.train.components import components_of
-from lmjax.train.corpus import open_corpus
+from lmjax.train.open_corpus import open_corpus
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -41,6 +41,15 @@ def read_texts(path: pathlib.Path, *, fields: Sequence[str], what: str) -> list[
     return [_text_of(line, where, fields) for where, line in lines]
 
 
+def given_texts(text: str | None, file: pathlib.Path | None) -> list[str]:
+    """Returns the texts of a file (see :func:`read_texts`), or the one text of the command line.
+
+    Raises:
+      ValueError: they cannot be read.
+    """
+    return [read_input(text or "")] if file is None else read_texts(file, fields=("text",), what="text")
+
+
 def _text_of(line: str, where: str, fields: Sequence[str]) -> str:
     content = parse(line, where)
     if isinstance(content, dict):

@@ -12,8 +12,8 @@ from lmjax.cli.inspect_tokenizer import saved_tokenizer
 from lmjax.cli.recipe import parse_recipe
 from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers import describe
-from lmjax.train.corpus import TOKENIZER, corpus_folder
 from lmjax.train.corpus_tokenizer import load_or_train_tokenizer
+from lmjax.train.open_corpus import TOKENIZER, corpus_folder
 
 EXAMPLE = "def greet(name: str) -> None:\n    print(f'Hello, {name}!')  # naïve café 😀"
 

@@ -8,6 +8,7 @@ Axes: N places of a row, several for each position: what may come before the tok
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,13 @@ class DenoiseConfig:
                 f"noise: mask={self.mask}, delete={self.delete} and replace={self.replace} sum to more "
                 f"than 1: lower one of them"
             )
+
+
+class _Ids(TypedDict):
+    """The size of the vocabulary, and the ids in it that noise leaves alone and never draws."""
+
+    vocab_size: int
+    special_ids: tuple[int, ...]
 
 
 def denoise(
@@ -114,35 +122,49 @@ def denoise(
         )
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
-    order_key, infill_key, noise_key, replace_key, insert_key = jax.random.split(key, 5)
-
-    def special(tokens_BT: jax.Array) -> jax.Array:
-        return is_special(tokens_BT, vocab_size=vocab_size, special_ids=(*special_ids, mask_id))
-
+    ids: _Ids = {"vocab_size": vocab_size, "special_ids": (*special_ids, mask_id)}
+    order_key, *noise_keys = jax.random.split(key, 5)
     if config.permute_sentences or config.rotate > 0:
-        source_BT = _reorder(order_key, config, where, special(tokens_BT), sentences_BT)
+        source_BT = _reorder(order_key, config, where, is_special(tokens_BT, **ids), sentences_BT)
         tokens_BT = jnp.take_along_axis(tokens_BT, source_BT, axis=1)
-    eligible_BT = where.real_BT & ~special(tokens_BT)
+    values, keep = _with_noise(noise_keys, config, tokens_BT, where, mask_id=mask_id, ids=ids)
+    return _emit(values, keep, segments_BT, length=length or tokens_BT.shape[1], pad_id=pad_id)
+
+
+def _with_noise(
+    keys: Sequence[jax.Array], config: DenoiseConfig, tokens_BT: jax.Array, where: Documents, *, mask_id: int, ids: _Ids
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Infills spans and puts noise on single tokens.
+
+    Returns:
+      The tokens that each position may emit, in order, and whether it does.
+    """
+    infill_key, noise_key, replace_key, insert_key = keys
+    eligible_BT = where.real_BT & ~is_special(tokens_BT, **ids)
     infilled = _infill(infill_key, config, eligible_BT)
-    before_BT = jnp.pad(infilled.span_BT[:, :-1], ((0, 0), (1, 0)))
     covered_BT = infilled.span_BT > 0
+    before_BT = jnp.pad(infilled.span_BT[:, :-1], ((0, 0), (1, 0)))
     span_start_BT = covered_BT & ((infilled.span_BT != before_BT) | where.first)
-    fate_BT = jnp.where(eligible_BT & ~covered_BT, jax.random.uniform(noise_key, tokens_BT.shape), 2.0)
-    deleted_BT = fate_BT < config.delete
-    masked_BT = ~deleted_BT & (fate_BT < config.delete + config.mask)
-    replaced_BT = ~deleted_BT & ~masked_BT & (fate_BT < config.delete + config.mask + config.replace)
+    masked_BT, deleted_BT, replaced_BT = _fates(noise_key, config, eligible_BT & ~covered_BT)
     tokens_BT = jnp.where(span_start_BT | masked_BT, mask_id, tokens_BT)
-    ordinary = {"vocab_size": vocab_size, "special_ids": (*special_ids, mask_id)}
     if config.replace > 0:
-        drawn_BT = random_ids(replace_key, tokens_BT.shape, **ordinary)  # type: ignore[arg-type]
-        tokens_BT = jnp.where(replaced_BT, drawn_BT, tokens_BT)
+        tokens_BT = jnp.where(replaced_BT, random_ids(replace_key, tokens_BT.shape, **ids), tokens_BT)
     values = [jnp.full_like(tokens_BT, mask_id), tokens_BT]
     keep = [infilled.empty_BT, where.real_BT & ~deleted_BT & (~covered_BT | span_start_BT)]
     if config.insert > 0:
         place_key, id_key = jax.random.split(insert_key)
-        values.insert(0, random_ids(id_key, tokens_BT.shape, **ordinary))  # type: ignore[arg-type]
+        values.insert(0, random_ids(id_key, tokens_BT.shape, **ids))
         keep.insert(0, eligible_BT & (jax.random.uniform(place_key, tokens_BT.shape) < config.insert))
-    return _emit(values, keep, segments_BT, length=length or tokens_BT.shape[1], pad_id=pad_id)
+    return values, keep
+
+
+def _fates(key: jax.Array, config: DenoiseConfig, eligible_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns which of the eligible tokens are masked, deleted and replaced; a token has at most one fate."""
+    fate_BT = jnp.where(eligible_BT, jax.random.uniform(key, eligible_BT.shape), 2.0)
+    deleted_BT = fate_BT < config.delete
+    masked_BT = ~deleted_BT & (fate_BT < config.delete + config.mask)
+    replaced_BT = ~deleted_BT & ~masked_BT & (fate_BT < config.delete + config.mask + config.replace)
+    return masked_BT, deleted_BT, replaced_BT
 
 
 def _emit(
@@ -195,13 +217,7 @@ def _reorder(
     source_BT = where.index_BT
     if config.permute_sentences:
         assert sentences_BT is not None
-        change_BT = jnp.pad(sentences_BT[:, 1:] != sentences_BT[:, :-1], ((0, 0), (1, 0)))
-        begins_BT = change_BT | (where.index_BT == where.start_BT) | (where.index_BT == first_BT)
-        begin_BT = jax.lax.cummax(jnp.where(begins_BT, where.index_BT, 0), axis=1)
-        draw_BT = jnp.take_along_axis(jax.random.uniform(permute_key, shape), begin_BT, axis=1)
-        draw_BT = jnp.where(body_BT, draw_BT, jnp.where(where.index_BT < first_BT, -1.0, 2.0))
-        keys = (where.number_BT, draw_BT, begin_BT)
-        *_, source_BT = jax.lax.sort((*keys, source_BT), dimension=1, num_keys=3, is_stable=True)
+        source_BT = _permuted(permute_key, where, sentences_BT, first_BT, body_BT)
     if config.rotate > 0:
         size_BT = jnp.maximum(end_BT - first_BT, 1)
         bits_BT = where.shared(jax.random.bits(amount_key, shape, jnp.uint32))
@@ -210,4 +226,22 @@ def _reorder(
         rotated_BT = first_BT + (where.index_BT - first_BT + amount_BT) % size_BT
         from_BT = jnp.where(turns_BT, rotated_BT, where.index_BT)
         source_BT = jnp.take_along_axis(source_BT, from_BT, axis=1)
+    return source_BT
+
+
+def _permuted(
+    key: jax.Array, where: Documents, sentences_BT: jax.Array, first_BT: jax.Array, body_BT: jax.Array
+) -> jax.Array:
+    """Returns the position from which each position takes its token, if the sentences of each document are shuffled.
+
+    A sort by a random number, which the tokens of a sentence share, shuffles them. Tokens outside of a document's body
+    (``body_BT``, from ``first_BT`` on) stay where they are.
+    """
+    change_BT = jnp.pad(sentences_BT[:, 1:] != sentences_BT[:, :-1], ((0, 0), (1, 0)))
+    begins_BT = change_BT | (where.index_BT == where.start_BT) | (where.index_BT == first_BT)
+    begin_BT = jax.lax.cummax(jnp.where(begins_BT, where.index_BT, 0), axis=1)
+    draw_BT = jnp.take_along_axis(jax.random.uniform(key, body_BT.shape), begin_BT, axis=1)
+    draw_BT = jnp.where(body_BT, draw_BT, jnp.where(where.index_BT < first_BT, -1.0, 2.0))
+    keys = (where.number_BT, draw_BT, begin_BT)
+    *_, source_BT = jax.lax.sort((*keys, where.index_BT), dimension=1, num_keys=3, is_stable=True)
     return source_BT

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.integers import as_int32
-from lmjax.layout import arrangement, documents, running_count, segment_numbers
+from lmjax.layout import Documents, arrangement, documents, running_count, segment_numbers
 from lmjax.rates import check_rate
 from lmjax.types import Rows
 
@@ -77,53 +77,30 @@ def fill_in_middle(
       [[ 1 10 11 12 13 14  2  3 15]]
     """
     check_rate("fill_in_middle", rate=rate, spm_fraction=spm_fraction)
-    if len({prefix_id, suffix_id, middle_id}) < 3:
-        raise ValueError(
-            f"fill_in_middle: prefix_id={prefix_id}, suffix_id={suffix_id}, middle_id={middle_id}: "
-            f"the three must differ"
-        )
+    _check_markers(prefix_id, suffix_id, middle_id)
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     shape = tokens_BT.shape
     length = shape[1] + 3 if length is None else length
     where = documents(segments_BT, shape)
-    first_BT, end_BT = where.start_BT, where.end_BT
-    if bos_id is not None:
-        first_BT = first_BT + where.shared((tokens_BT == bos_id).astype(jnp.int32))
-    if eos_id is not None:
-        ends_BT = jnp.take_along_axis(tokens_BT == eos_id, where.end_BT - 1, axis=1)
-        end_BT = jnp.maximum(end_BT - ends_BT.astype(jnp.int32), first_BT)
-    size_BT = end_BT - first_BT
+    first_BT, size_BT = _bodies(tokens_BT, where, bos_id=bos_id, eos_id=eos_id)
     apply_key, order_key, cut_key = jax.random.split(key, 3)
     applies_BT = where.real_BT & (size_BT > 0) & (where.shared(jax.random.uniform(apply_key, shape)) < rate)
     is_spm_BT = where.shared(jax.random.uniform(order_key, shape)) < spm_fraction
-    low_BT, high_BT = _cuts(cut_key, where.shared, size_BT)
-    # Where parts and markers begin, counted from the body's first token.
-    suffix_size_BT = size_BT - high_BT
-    suffix_marker_BT = jnp.where(is_spm_BT, 1, 1 + low_BT)
-    middle_marker_BT = suffix_marker_BT + 1 + suffix_size_BT
+    cuts = _cuts(cut_key, where.shared, size_BT)
     index_BT = where.index_BT - first_BT
-    prefix_place_BT = jnp.where(is_spm_BT, middle_marker_BT + 1, 1) + index_BT
-    suffix_place_BT = suffix_marker_BT + 1 + index_BT - high_BT
-    # In both orders a middle token comes after prefix, suffix, three markers, and the earlier part of the middle.
-    middle_place_BT = 3 + suffix_size_BT + index_BT
-    moved_BT = jnp.where(
-        index_BT < low_BT, prefix_place_BT, jnp.where(index_BT < high_BT, middle_place_BT, suffix_place_BT)
-    )
-    moved_BT = jnp.where(index_BT < 0, index_BT, jnp.where(index_BT >= size_BT, index_BT + 3, moved_BT))
+    moved_BT, suffix_marker_BT, middle_marker_BT = _places(index_BT, size_BT, cuts, is_spm_BT)
     opens_BT = applies_BT & (where.index_BT == where.start_BT)
     earlier_BT = 3 * where.shared(running_count(opens_BT) - opens_BT.astype(jnp.int32))
     position_BT = first_BT + earlier_BT + jnp.where(applies_BT, moved_BT, index_BT)
-    # The three markers of a document are written by its first token.
     markers = ((prefix_id, 0), (suffix_id, suffix_marker_BT), (middle_id, middle_marker_BT))
+    # The three markers of a document are written by its first token.
     values = [tokens_BT, *(jnp.full_like(tokens_BT, marker_id) for marker_id, _ in markers)]
     positions = [position_BT, *(first_BT + earlier_BT + offset_BT for _, offset_BT in markers)]
-    number_BT = segment_numbers(segments_BT, tokens_BT.shape)
-    position_BN = jnp.concatenate(positions, axis=1)
     keep_BN = jnp.concatenate([where.real_BT, opens_BT, opens_BT, opens_BT], axis=1)
-    lay_out = arrangement(position_BN, keep_BN, length=length)
+    lay_out = arrangement(jnp.concatenate(positions, axis=1), keep_BN, length=length)
     return Rows(
         tokens_BT=lay_out(jnp.concatenate(values, axis=1), pad_id),
-        segments_BT=lay_out(jnp.tile(number_BT, (1, 4)), 0),
+        segments_BT=lay_out(jnp.tile(segment_numbers(segments_BT, shape), (1, 4)), 0),
     )
 
 
@@ -143,9 +120,59 @@ def ended_documents(tokens_BT: jax.Array, eos_id: int) -> jax.Array:
     return 1 + jnp.cumsum(ends_BT, axis=1) - ends_BT
 
 
+def _check_markers(prefix_id: int, suffix_id: int, middle_id: int) -> None:
+    if len({prefix_id, suffix_id, middle_id}) < 3:
+        raise ValueError(
+            f"fill_in_middle: prefix_id={prefix_id}, suffix_id={suffix_id}, middle_id={middle_id}: "
+            f"the three must differ"
+        )
+
+
+def _bodies(
+    tokens_BT: jax.Array, where: Documents, *, bos_id: int | None, eos_id: int | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns where the body of each position's document begins, and its size: the document without BOS and EOS."""
+    first_BT, end_BT = where.start_BT, where.end_BT
+    if bos_id is not None:
+        first_BT = first_BT + where.shared((tokens_BT == bos_id).astype(jnp.int32))
+    if eos_id is not None:
+        ends_BT = jnp.take_along_axis(tokens_BT == eos_id, where.end_BT - 1, axis=1)
+        end_BT = jnp.maximum(end_BT - ends_BT.astype(jnp.int32), first_BT)
+    return first_BT, end_BT - first_BT
+
+
 def _cuts(key: jax.Array, shared, size_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draws two cuts of each document, each uniform over 0 .. size, and returns them in ascending order."""
     bits = (shared(jax.random.bits(k, size_BT.shape, jnp.uint32)) for k in jax.random.split(key))
     choices_BT = (size_BT + 1).astype(jnp.uint32)
     first_BT, second_BT = ((bits_BT % choices_BT).astype(jnp.int32) for bits_BT in bits)
     return jnp.minimum(first_BT, second_BT), jnp.maximum(first_BT, second_BT)
+
+
+def _places(
+    index_BT: jax.Array, size_BT: jax.Array, cuts: tuple[jax.Array, jax.Array], is_spm_BT: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns where the tokens of a rearranged document go, and where its suffix and middle markers are.
+
+    All places are counted from the body's first token. The prefix marker is at 0; BOS, before it, stays, and EOS moves
+    back by the three markers.
+
+    Args:
+      index_BT: the place of each token before; negative for BOS, ``size_BT`` for EOS.
+      size_BT: the size of the body.
+      cuts: where the middle begins, and one past its end.
+      is_spm_BT: whether the document is written in SPM order.
+    """
+    low_BT, high_BT = cuts
+    suffix_size_BT = size_BT - high_BT
+    suffix_marker_BT = jnp.where(is_spm_BT, 1, 1 + low_BT)
+    middle_marker_BT = suffix_marker_BT + 1 + suffix_size_BT
+    prefix_place_BT = jnp.where(is_spm_BT, middle_marker_BT + 1, 1) + index_BT
+    suffix_place_BT = suffix_marker_BT + 1 + index_BT - high_BT
+    # In both orders a middle token comes after prefix, suffix, three markers, and the earlier part of the middle.
+    middle_place_BT = 3 + suffix_size_BT + index_BT
+    moved_BT = jnp.where(
+        index_BT < low_BT, prefix_place_BT, jnp.where(index_BT < high_BT, middle_place_BT, suffix_place_BT)
+    )
+    moved_BT = jnp.where(index_BT < 0, index_BT, jnp.where(index_BT >= size_BT, index_BT + 3, moved_BT))
+    return moved_BT, suffix_marker_BT, middle_marker_BT

@@ -83,14 +83,7 @@ def mask_words(
     specials = (*special_ids, mask_id)
     eligible_BT, starts_BT = _words("mask_words", tokens_BT, where, vocab_size, word_start_V, word_end_V, specials)
     word_key, fate_key, replace_key = jax.random.split(key, 3)
-    draw_BT = jax.random.uniform(word_key, tokens_BT.shape)
-    begin_BT = jax.lax.cummax(jnp.where(starts_BT, where.index_BT, 0), axis=1)
-    draw_BT = jnp.where(eligible_BT, jnp.take_along_axis(draw_BT, begin_BT, axis=1), 1.0)
-    chosen_BT = eligible_BT & (draw_BT < rate)
-    if budget is not None and budget < tokens_BT.shape[1]:
-        # The tokens of a word share its draw, so words with draws below that of the first token over the budget fit
-        # into it.
-        chosen_BT &= draw_BT < jnp.sort(draw_BT, axis=1)[:, budget : budget + 1]
+    chosen_BT = _chosen_words(word_key, where, eligible_BT, starts_BT, rate=rate, budget=budget)
     inputs_BT = hide(
         replace_key,
         tokens_BT,
@@ -177,21 +170,13 @@ def mask_spans(
       [[9 9 9 4 5 6]] [[1 1 1 0 0 0]]
     """
     check_rate("mask_spans", rate=rate)
-    if not 0 < length_p < 1:
-        raise ValueError(f"mask_spans: length_p={length_p}: must be above 0 and below 1")
-    if max_words < 1:
-        raise ValueError(f"mask_spans: max_words={max_words}: must be at least 1")
     tokens_BT = as_int32(tokens_BT, "tokens_BT")
     where = documents(segments_BT, tokens_BT.shape)
     specials = (*special_ids, mask_id)
     eligible_BT, starts_BT = _words("mask_spans", tokens_BT, where, vocab_size, word_start_V, word_end_V, specials)
     length_key, place_key, fate_key, replace_key = jax.random.split(key, 4)
-    probabilities = length_p * (1 - length_p) ** np.arange(max_words)
-    lengths_BT = draw_lengths(length_key, tokens_BT.shape, probabilities, least=1)
-    word_BT = running_count(starts_BT)
-    placed = place_spans(place_key, lengths_BT, word_BT[:, -1:], rate)
-    word_span_BT = jnp.take_along_axis(placed.span_BT, jnp.maximum(word_BT - 1, 0), axis=1)
-    span_BT = jnp.where(eligible_BT, word_span_BT, 0)
+    lengths_BT = draw_lengths(length_key, tokens_BT.shape, _geometric(length_p, max_words), least=1)
+    span_BT = _spans_of_words(place_key, lengths_BT, eligible_BT, starts_BT, rate)
     fate_BT = jnp.take_along_axis(jax.random.uniform(fate_key, tokens_BT.shape), span_BT, axis=1, mode="clip")
     inputs_BT = hide(
         replace_key,
@@ -235,6 +220,45 @@ def _words(
         ends_BT = jnp.asarray(word_end_V, bool)[tokens_BT]
         opens_BT |= jnp.pad(ends_BT[:, :-1], ((0, 0), (1, 0)))
     return eligible_BT, eligible_BT & opens_BT
+
+
+def _chosen_words(
+    key: jax.Array,
+    where: Documents,
+    eligible_BT: jax.Array,
+    starts_BT: jax.Array,
+    *,
+    rate: float | jax.Array,
+    budget: int | None,
+) -> jax.Array:
+    """Returns which tokens belong to chosen words (bool [B, T]). The tokens of a word share one draw."""
+    draw_BT = jax.random.uniform(key, eligible_BT.shape)
+    begin_BT = jax.lax.cummax(jnp.where(starts_BT, where.index_BT, 0), axis=1)
+    draw_BT = jnp.where(eligible_BT, jnp.take_along_axis(draw_BT, begin_BT, axis=1), 1.0)
+    chosen_BT = eligible_BT & (draw_BT < rate)
+    if budget is not None and budget < eligible_BT.shape[1]:
+        # Words with draws below that of the first token over the budget fit into it.
+        chosen_BT &= draw_BT < jnp.sort(draw_BT, axis=1)[:, budget : budget + 1]
+    return chosen_BT
+
+
+def _geometric(length_p: float, max_words: int) -> np.ndarray:
+    """Returns numbers in proportion to the probabilities of the lengths 1 .. ``max_words`` of a span."""
+    if not 0 < length_p < 1:
+        raise ValueError(f"mask_spans: length_p={length_p}: must be above 0 and below 1")
+    if max_words < 1:
+        raise ValueError(f"mask_spans: max_words={max_words}: must be at least 1")
+    return length_p * (1 - length_p) ** np.arange(max_words)
+
+
+def _spans_of_words(
+    key: jax.Array, lengths_BT: jax.Array, eligible_BT: jax.Array, starts_BT: jax.Array, rate: float | jax.Array
+) -> jax.Array:
+    """Returns the number of the span that each token is in, 0 for none; ``lengths_BT`` are spans in words."""
+    word_BT = running_count(starts_BT)
+    placed = place_spans(key, lengths_BT, word_BT[:, -1:], rate)
+    word_span_BT = jnp.take_along_axis(placed.span_BT, jnp.maximum(word_BT - 1, 0), axis=1)
+    return jnp.where(eligible_BT, word_span_BT, 0)
 
 
 def _pieces(span_BT: jax.Array, where: Documents) -> tuple[jax.Array, jax.Array, jax.Array]:

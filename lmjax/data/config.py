@@ -2,15 +2,12 @@
 
 import collections
 import dataclasses
-import pathlib
 import re
 from typing import Any, Literal
 
-from lmjax.data.mixing import Source, Stage, check_mixing
-from lmjax.data.template import template_parts
-from lmjax.field_types import check_literals
+from lmjax.data.config_checks import check_data_config
+from lmjax.data.mixing import Source, Stage
 from lmjax.naming import naming
-from lmjax.parallel.paths import refuse_address
 from lmjax.remote.address import stored_address
 from lmjax.tokenizers.chat import read_chat_template
 
@@ -125,108 +122,10 @@ class DataConfig:
     """
 
     def __post_init__(self):
-        check_literals(self, "data.")
-        if not self.path:
-            raise ValueError('data.path="": name a file, a folder or a glob, or "stdlib"')
-        self._check_addresses()
-        if not 0.0 <= self.valid_fraction < 1.0:
-            raise ValueError(f"data.valid_fraction={self.valid_fraction}: must be at least 0 and below 1")
-        if self.shard_bytes < 1:
-            raise ValueError(f"data.shard_bytes={self.shard_bytes}: must be at least 1")
-        if not 0.0 <= self.max_undecodable <= 1.0:
-            raise ValueError(f"data.max_undecodable={self.max_undecodable}: must be from 0 to 1")
-        if self.read_threads < 0:
-            raise ValueError(f"data.read_threads={self.read_threads}: must not be negative")
-        if not self.cache_gigabytes > 0:
-            raise ValueError(f"data.cache_gigabytes={self.cache_gigabytes}: must be above 0")
-        if self.max_record_bytes < 1:
-            raise ValueError(f"data.max_record_bytes={self.max_record_bytes}: must be at least 1")
-        if not self.max_expansion >= 1.0:
-            raise ValueError(f"data.max_expansion={self.max_expansion}: must be at least 1")
-        if self.document_separator == "":
-            raise ValueError('data.document_separator="": give some text, or None for one document a file')
-        if self.cut_files and self.document_separator is not None:
-            raise ValueError("data.cut_files is for text without data.document_separator: keep one of them")
-        self._check_document_glob()
-        if self.split == "tail" and self.weighted:
-            raise ValueError("data.split=tail cannot divide prompts from responses: use data.split=document")
-        self._check_fill_in_middle()
-        self._check_template()
-        self._check_messages()
-        self._check_members()
-        check_mixing(self)
+        check_data_config(self)
         for name, source in self.sources.items():
             with naming(f"data.sources: {name}"):
                 self._of_source(source)
-
-    def _check_addresses(self):
-        for name, path in (("prepared", self.prepared), *(("mixture", p) for p in self.mixture)):
-            if stored_address(path) is None:
-                refuse_address(f"data.{name}", path)
-        if self.sources and stored_address(self.prepared) is not None:
-            raise ValueError(
-                f"data.prepared={self.prepared} is an address, and there are several sources: give each of "
-                f"data.sources the address of its own prepared data"
-            )
-
-    def _check_document_glob(self):
-        parts = pathlib.PurePath(self.document_glob).parts
-        if not parts or ".." in parts or pathlib.PurePath(self.document_glob).is_absolute():
-            raise ValueError(
-                f"data.document_glob={self.document_glob!r}: must name files below the folder data.path, as in **/*.txt"
-            )
-
-    def _check_fill_in_middle(self):
-        for name in ("fim_rate", "fim_spm_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"data.{name}={getattr(self, name)}: must be from 0 to 1")
-        if len(self.fim_markers) != 3 or len(set(self.fim_markers)) < 3:
-            raise ValueError(f"data.fim_markers={self.fim_markers}: name three tokens that differ")
-        for name in ("prompt_field", "weight_field", "messages_field", "members"):
-            if self.fim_rate and getattr(self, name):
-                raise ValueError(
-                    f"data.fim_rate={self.fim_rate} would cut through what data.{name}={getattr(self, name)!r} keeps "
-                    f"apart: set one of them only"
-                )
-
-    def _check_template(self):
-        if self.template is None:
-            return
-        for name, unset in (("text_field", "text"), ("weight_field", None), ("members", ())):
-            if getattr(self, name) != unset:
-                raise ValueError(f"data.template and data.{name}={getattr(self, name)!r} are both given: keep one")
-        template_parts(self.template)
-
-    def _check_messages(self):
-        refuse_address("data.chat_template", self.chat_template)
-        if self.messages_field is None:
-            if self.chat_template != "roles":
-                raise ValueError(f"data.chat_template={self.chat_template!r} is for messages: set data.messages_field")
-            return
-        for name, unset in (("text_field", "text"), ("template", None), ("prompt_field", None), ("weight_field", None),
-                            ("members", ())):  # fmt: skip
-            if getattr(self, name) != unset:
-                raise ValueError(
-                    f"data.messages_field and data.{name}={getattr(self, name)!r} are both given: keep one"
-                )
-
-    def _check_members(self):
-        if not self.members:
-            return
-        if len(set(self.members)) < max(len(self.members), 2) or "" in self.members:
-            raise ValueError(f"data.members={self.members}: name two fields or more, each once")
-        if self.packing != "examples":
-            raise ValueError(
-                f"data.packing={self.packing!r} would tear apart the texts of data.members={self.members}: set it "
-                f"to examples"
-            )
-        if self.weight_field is not None:
-            raise ValueError(
-                f"data.weight_field={self.weight_field!r} does not go with data.members: the texts of an example have "
-                f"weight 1; leave it out"
-            )
-        if self.split == "tail":
-            raise ValueError("data.split=tail would cut through the texts of data.members: use data.split=document")
 
     @property
     def separator(self) -> str | None:

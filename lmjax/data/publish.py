@@ -13,13 +13,17 @@ THREADS = 8
 
 
 def check_publishable(folder: pathlib.Path, address: str) -> None:
-    """Refuses an address that holds other prepared data than a folder; there may be none in either place.
+    """Refuses an address that holds other prepared data than a folder, or whose bucket does not exist.
+
+    There may be no data in either place.
 
     Raises:
       ValueError: it does.
       RemoteError: the storage cannot be reached.
     """
-    there = Bucket(address).read(MANIFEST)
+    bucket = Bucket(address)
+    bucket.confirm()
+    there = bucket.read(MANIFEST)
     local = folder / MANIFEST
     if there is not None and not (local.exists() and local.read_bytes() == there):
         raise ValueError(

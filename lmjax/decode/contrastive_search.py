@@ -11,7 +11,7 @@ import numpy as np
 
 from lmjax.decode.draft import Draft, add_token, read_prompts, read_with_encoder
 from lmjax.decode.logits import SamplingConfig, penalize, restrict
-from lmjax.decode.prompts import Attention, check_prompts, padded, room_for
+from lmjax.decode.prompts import Attention, laid_out
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.models.transformer import Transformer
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -73,28 +73,27 @@ def contrastive_search(
       ValueError: as :func:`lmjax.decode.sample.stream`.
     """
     sampling = sampling or SamplingConfig()
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    check_prompts(spec, prompts, max_new_tokens=limits, max_length=max_length, attention=attention, start_id=start_id)
+    given = laid_out(
+        prompts, [(spec, max_length)], max_new_tokens=max_new_tokens, attention=attention, start_id=start_id
+    )
     sampling.check_ids(vocabulary.size)
-    read = None if start_id is None else padded(prompts)
-    tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
     tokens_BS = _search(
         params,
-        tokens_BT,
-        lengths_B,
-        max(limits),
-        read,
+        given.tokens_BT,
+        given.lengths_B,
+        max(given.limits),
+        given.read,
         spec=spec,
         search=search,
         sampling=sampling,
         num_ids=vocabulary.size,
         eos_id=-1 if vocabulary.eos_id is None else vocabulary.eos_id,
         pad_id=vocabulary.pad_id,
-        room=room_for(max(limits)),
+        room=given.room,
         prefix=attention == "prefix",
     )
     texts = []
-    for row, length, limit in zip(np.asarray(tokens_BS).tolist(), lengths_B.tolist(), limits, strict=True):
+    for row, length, limit in zip(np.asarray(tokens_BS).tolist(), given.lengths_B.tolist(), given.limits, strict=True):
         text = row[length : length + limit]
         texts.append(text[: text.index(vocabulary.eos_id)] if vocabulary.eos_id in text else text)
     return texts

@@ -1,8 +1,9 @@
 """Prompts as arrays, and what a model can do with them."""
 
+import dataclasses
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import jax
@@ -18,6 +19,59 @@ ROOM = 64
 """The room for new tokens is rounded up to a multiple of this, so that requests of similar size share a compilation."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Prompts as arrays, with the number of tokens to add to each.
+
+    Attributes:
+      tokens_BT: int32, what the texts begin with: the prompts, or a start token each if an encoder reads the prompts.
+      lengths_B: int32, the numbers of tokens of these beginnings.
+      read: what an encoder reads, tokens int32 [B, T] and their numbers int32 [B]; None for a single stack.
+      limits: the largest number of tokens to add to each.
+    """
+
+    tokens_BT: np.ndarray
+    lengths_B: np.ndarray
+    read: tuple[np.ndarray, np.ndarray] | None
+    limits: list[int]
+
+    @property
+    def room(self) -> int:
+        """The number of cache slots to keep for new tokens."""
+        return -(-max(self.limits) // ROOM) * ROOM
+
+
+def laid_out(
+    prompts: Sequence[Sequence[int]],
+    models: Iterable[tuple[ModuleSpec, int | None]],
+    *,
+    max_new_tokens: int | Sequence[int],
+    attention: Attention,
+    start_id: int | None,
+) -> Prompts:
+    """Returns prompts as arrays, after the check that each model can continue them.
+
+    Args:
+      prompts: token ids, at least one each.
+      models: the modules that read the prompts, each with the number of positions that it has learned; None where it
+        has no such limit.
+      max_new_tokens: the largest number of tokens to add, one number for all prompts or one for each.
+      attention: how the models read a prompt.
+      start_id: what the text of a model with an encoder begins with; ``None`` for a single stack.
+
+    Raises:
+      ValueError: a model cannot continue a prompt, see :func:`check_prompts`.
+    """
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    for spec, max_length in models:
+        check_prompts(
+            spec, prompts, max_new_tokens=limits, max_length=max_length, attention=attention, start_id=start_id
+        )
+    tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
+    read = None if start_id is None else padded(prompts)
+    return Prompts(tokens_BT=tokens_BT, lengths_B=lengths_B, read=read, limits=limits)
+
+
 def padded(texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the texts as the beginnings of rows, int32 [B, T], and their lengths, int32 [B].
 
@@ -28,11 +82,6 @@ def padded(texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     for row, text in zip(tokens_BT, texts, strict=True):
         row[: len(text)] = text
     return tokens_BT, lengths_B
-
-
-def room_for(max_new_tokens: int) -> int:
-    """Returns the number of cache slots to keep for new tokens."""
-    return -(-max_new_tokens // ROOM) * ROOM
 
 
 def row_keys(prompts: Sequence[Sequence[int]], seed: int) -> jax.Array:

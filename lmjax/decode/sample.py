@@ -16,7 +16,7 @@ from lmjax.decode.contrast import Amateur, contrasted
 from lmjax.decode.draft import Draft, read_prompts, read_with_encoder, write
 from lmjax.decode.logits import SamplingConfig, choose, only_ids, penalize, restrict
 from lmjax.decode.progress import Progress
-from lmjax.decode.prompts import Attention, check_prompts, padded, room_for, row_keys
+from lmjax.decode.prompts import Attention, laid_out, row_keys
 from lmjax.decode.ready import made_ready
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -106,23 +106,19 @@ def stream(
       ValueError: a prompt is empty, the model does not continue text, or its learned positions end before the text
         would; or an encoder is there without ``start_id``, or the other way round; or an id is not in the vocabulary.
     """
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    models = [(spec, max_length)] if amateur is None else [(spec, max_length), (amateur.spec, amateur.max_length)]
-    for one_spec, one_length in models:
-        check_prompts(
-            one_spec,
-            prompts,
-            max_new_tokens=limits,
-            max_length=one_length,
-            attention=attention,
-            start_id=start_id,
-        )
-    sampling.check_ids(vocabulary.size)
-    pairs = [(spec, params)]
+    models: list[tuple[ModuleSpec, Params, int | None]] = [(spec, params, max_length)]
     if amateur is not None:
         assert amateur.params is not None
-        pairs.append((amateur.spec, amateur.params))
-    specs, every_params = zip(*(made_ready(*pair) for pair in pairs), strict=True)
+        models.append((amateur.spec, amateur.params, amateur.max_length))
+    given = laid_out(
+        prompts,
+        [(one_spec, one_length) for one_spec, _, one_length in models],
+        max_new_tokens=max_new_tokens,
+        attention=attention,
+        start_id=start_id,
+    )
+    sampling.check_ids(vocabulary.size)
+    specs, every_params = zip(*(made_ready(one_spec, own) for one_spec, own, _ in models), strict=True)
     plan = _Plan(
         specs=specs,
         sampling=sampling,
@@ -132,13 +128,11 @@ def stream(
         prefix=attention == "prefix",
         contrast=None if amateur is None else dataclasses.replace(amateur, params=None),
     )
-    read = None if start_id is None else padded(prompts)
-    tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
-    drafts = _begin(every_params, tokens_BT, lengths_B, read, plan=plan, room=room_for(max(limits)))
-    keys_B = row_keys(prompts, seed)
-    progress = Progress(lengths_B.tolist(), limits, vocabulary.eos_id)
-    for begin in range(0, max(limits), every):
-        drafts = _advance(every_params, drafts, keys_B, min(begin + every, max(limits)), plan=plan)
+    drafts = _begin(every_params, given.tokens_BT, given.lengths_B, given.read, plan=plan, room=given.room)
+    keys_B, most = row_keys(prompts, seed), max(given.limits)
+    progress = Progress(given.lengths_B.tolist(), given.limits, vocabulary.eos_id)
+    for begin in range(0, most, every):
+        drafts = _advance(every_params, drafts, keys_B, min(begin + every, most), plan=plan)
         num_new_B = np.full(len(prompts), int(drafts[0].num_new))
         yield progress.pieces(np.asarray(drafts[0].tokens_BS), num_new_B)
         if progress.ended:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmjax.decode.logits import SamplingConfig
 from lmjax.decode.progress import Progress
-from lmjax.decode.prompts import Attention, check_prompts, padded, room_for, row_keys
+from lmjax.decode.prompts import Attention, laid_out, row_keys
 from lmjax.decode.proposers import Proposer
 from lmjax.decode.ready import made_ready
 from lmjax.decode.rounds import Plan, advance, begin
@@ -100,24 +100,19 @@ def stream(
       ValueError: as :func:`lmjax.decode.sample.stream`, for the model or for the one that proposes; or a model has
         recurrent layers, which cannot take a token back.
     """
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    pairs = [(spec, params)]
-    checked = [(spec, max_length)]
+    models: list[tuple[ModuleSpec, Params, int | None]] = [(spec, params, max_length)]
     if speculation.spec is not None:
         assert speculation.params is not None
-        pairs.append((speculation.spec, speculation.params))
-        checked.append((speculation.spec, speculation.max_length))
-    for one_spec, one_length in checked:
-        check_prompts(
-            one_spec,
-            prompts,
-            max_new_tokens=limits,
-            max_length=one_length,
-            attention=attention,
-            start_id=start_id,
-        )
+        models.append((speculation.spec, speculation.params, speculation.max_length))
+    given = laid_out(
+        prompts,
+        [(one_spec, one_length) for one_spec, _, one_length in models],
+        max_new_tokens=max_new_tokens,
+        attention=attention,
+        start_id=start_id,
+    )
     sampling.check_ids(vocabulary.size)
-    specs, every_params = zip(*(made_ready(*pair) for pair in pairs), strict=True)
+    specs, every_params = zip(*(made_ready(one_spec, own) for one_spec, own, _ in models), strict=True)
     plan = Plan(
         specs=specs,
         proposer=speculation.proposer,
@@ -128,14 +123,14 @@ def stream(
         pad_id=vocabulary.pad_id,
         prefix=attention == "prefix",
     )
-    read = None if start_id is None else padded(prompts)
-    tokens_BT, lengths_B = padded(prompts if start_id is None else [[start_id]] * len(prompts))
-    keys_B, limits_B = row_keys(prompts, seed), np.array(limits, np.int32)
-    texts = begin(every_params, tokens_BT, lengths_B, read, keys_B, limits_B, plan=plan, room=room_for(max(limits)))
-    progress = Progress(lengths_B.tolist(), limits, vocabulary.eos_id)
+    keys_B, limits_B, most = row_keys(prompts, seed), np.array(given.limits, np.int32), max(given.limits)
+    texts = begin(
+        every_params, given.tokens_BT, given.lengths_B, given.read, keys_B, limits_B, plan=plan, room=given.room
+    )
+    progress = Progress(given.lengths_B.tolist(), given.limits, vocabulary.eos_id)
     counted = np.zeros(2, np.int64)
-    for until in range(every, max(limits) + every, every):
-        texts = advance(every_params, texts, keys_B, min(until, max(limits)), limits_B, plan=plan)
+    for until in range(every, most + every, every):
+        texts = advance(every_params, texts, keys_B, min(until, most), limits_B, plan=plan)
         counts = np.asarray(texts.counts_2, np.int64)
         speculation.tally.passes += int(counts[0] - counted[0])
         speculation.tally.kept += int(counts[1] - counted[1])

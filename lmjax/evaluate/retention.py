@@ -15,8 +15,8 @@ from rich.table import Table
 from lmjax.data.prepare.documents import applicable
 from lmjax.runs import Run
 from lmjax.tokenizers import TokenizerConfig
-from lmjax.train.corpus import open_corpus
 from lmjax.train.evaluations.validation import Validation
+from lmjax.train.open_corpus import open_corpus
 from lmjax.train.plan import subject_of
 from lmjax.train.run_folder import TOKENIZER
 

@@ -3,6 +3,7 @@
 Axes: M positions before the row.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -111,54 +112,55 @@ class Block(nnx.Module):
         """
         attention_key, *keys = split_key(key, 5 if self.has_cross else 3)
         first_key, second_key = keys[:2]
-        updated: list[Cache | None] = []
-        routed: list[Routing] = []
-
-        def attention(x_BTD: jax.Array) -> jax.Array:
-            if self.mixer != "attention":
-                mixed_BTD, written = getattr(self, self.mixer)(x_BTD, positions_BT, cache=cache)
-                updated.append(written)
-                return mixed_BTD
-            assert not isinstance(cache, RecurrentCache)
-            normed_first = self.config.residual not in ("post", "output")
-            attended_BTD, written = self.attention(
-                x_BTD,
-                positions_BT,
-                mask,
-                before_BMD=self.attention_norm(before_BMD) if normed_first and before_BMD is not None else before_BMD,
-                local=local,
-                turned=turned,
-                position_bias=position_bias,
-                cache=cache,
-                key=attention_key,
-            )
-            updated.append(written)
-            return attended_BTD
-
-        def cross(x_BTD: jax.Array) -> jax.Array:
-            assert cross_mask is not None
-            return self.cross_attention(x_BTD, positions_BT, cross_mask, source=source, key=keys[3])[0]
-
-        def feedforward(x_BTD: jax.Array) -> jax.Array:
-            if not self.has_experts:
-                return self.feedforward(x_BTD)
-            out_BTD, routing = self.experts(x_BTD, valid_BT=valid_BT, dropless=cache is not None)
-            routed.append(routing)
-            return out_BTD
-
-        skipped = is_first if self.config.skip_first_norm else False
+        mix = functools.partial(
+            self._mix,
+            positions_BT=positions_BT,
+            mask=mask,
+            local=local,
+            turned=turned,
+            position_bias=position_bias,
+            before_BMD=before_BMD,
+            cache=cache,
+            key=attention_key,
+        )
+        feed = functools.partial(self._feed, valid_BT=valid_BT, dropless=cache is not None)
+        routing: Routing | None = None
         if "parallel" in self.config.residual:
-            attended_BTD = attention(self.attention_norm(x_BTD))
+            attended_BTD, written = mix(self.attention_norm(x_BTD))
             feedforward_norm = self.attention_norm if self.config.residual == "parallel" else self.feedforward_norm
-            fed_BTD = feedforward(feedforward_norm(x_BTD))
+            fed_BTD, routing = feed(feedforward_norm(x_BTD))
             x_BTD = x_BTD + self._share(attended_BTD, first_key) + self._share(fed_BTD, second_key)
         else:
-            x_BTD = self._add(x_BTD, attention, "attention", first_key, skipped)
+            skipped = is_first if self.config.skip_first_norm else False
+            x_BTD, written = self._add(x_BTD, mix, "attention", first_key, skipped)
             if self.has_cross:
-                x_BTD = self._add(x_BTD, cross, "cross", keys[2])
+                assert cross_mask is not None
+                cross = functools.partial(
+                    self.cross_attention, positions_BT=positions_BT, mask=cross_mask, source=source, key=keys[3]
+                )
+                x_BTD, _ = self._add(x_BTD, cross, "cross", keys[2])
             if self.has_feedforward:
-                x_BTD = self._add(x_BTD, feedforward, "feedforward", second_key)
-        return constrain(x_BTD, "batch", "length", None), updated[0], routed[0] if routed else None
+                x_BTD, routing = self._add(x_BTD, feed, "feedforward", second_key)
+        return constrain(x_BTD, "batch", "length", None), written, routing
+
+    def _mix(
+        self, x_BTD: jax.Array, *, positions_BT: jax.Array, before_BMD: jax.Array | None, cache: Cache | None, **options
+    ) -> tuple[jax.Array, Cache | None]:
+        """Returns the output of attention or of the recurrence, and the updated cache."""
+        if self.mixer != "attention":
+            return getattr(self, self.mixer)(x_BTD, positions_BT, cache=cache)
+        assert not isinstance(cache, RecurrentCache)
+        if before_BMD is not None and self.config.residual not in ("post", "output"):
+            before_BMD = self.attention_norm(before_BMD)
+        return self.attention(x_BTD, positions_BT, before_BMD=before_BMD, cache=cache, **options)
+
+    def _feed(
+        self, x_BTD: jax.Array, *, valid_BT: jax.Array | None, dropless: bool
+    ) -> tuple[jax.Array, Routing | None]:
+        """Returns the output of the feed-forward or of the experts, and the statistics of the experts' routing."""
+        if self.has_experts:
+            return self.experts(x_BTD, valid_BT=valid_BT, dropless=dropless)
+        return self.feedforward(x_BTD), None
 
     def _share(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
         """Returns a sublayer's output as it is added to the residual stream: scaled, and with dropout."""
@@ -168,19 +170,19 @@ class Block(nnx.Module):
     def _add(
         self,
         x_BTD: jax.Array,
-        sublayer: Callable[[jax.Array], jax.Array],
+        sublayer: Callable[[jax.Array], tuple[jax.Array, Any]],
         name: str,
         key: jax.Array | None,
         skipped: jax.Array | bool = False,
-    ) -> jax.Array:
-        """Adds a sublayer's output to the residual stream and returns the sum."""
+    ) -> tuple[jax.Array, Any]:
+        """Adds a sublayer's output to the residual stream; returns the sum, and what else the sublayer returns."""
         norm = getattr(self, f"{name}_norm")
-        match self.config.residual:
-            case "post":
-                return norm(x_BTD + self._share(sublayer(x_BTD), key))
-            case "output":
-                return x_BTD + self._share(norm(sublayer(x_BTD)), key)
-        out_BTD = sublayer(norm(x_BTD) if skipped is False else jnp.where(skipped, x_BTD, norm(x_BTD)))
+        if self.config.residual in ("post", "output"):
+            out_BTD, further = sublayer(x_BTD)
+            if self.config.residual == "post":
+                return norm(x_BTD + self._share(out_BTD, key)), further
+            return x_BTD + self._share(norm(out_BTD), key), further
+        out_BTD, further = sublayer(norm(x_BTD) if skipped is False else jnp.where(skipped, x_BTD, norm(x_BTD)))
         if self.config.residual == "sandwich":
             out_BTD = getattr(self, f"{name}_output_norm")(out_BTD)
-        return x_BTD + self._share(out_BTD, key)
+        return x_BTD + self._share(out_BTD, key), further

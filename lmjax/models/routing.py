@@ -103,11 +103,6 @@ class ExpertsConfig:
                 f"{self.groups}, and have model.experts.per_token={self.per_token} experts among them"
             )
 
-    @property
-    def is_balanced(self) -> bool:
-        """Whether there are experts and a loss or a bias keeps their loads even."""
-        return self.number > 0 and (self.balance_loss > 0 or self.router_z_loss > 0 or self.balance_bias)
-
     def capacity(self, length: int) -> int:
         """Returns how many tokens of a row of ``length`` tokens an expert has room for."""
         assert self.capacity_factor is not None

@@ -8,7 +8,7 @@ unrolled.
 Axes: M positions before the row, R buckets of distances.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from lmjax.models.layers import make_norm, split_key
 from lmjax.models.relative import relative_bias, relative_table
 from lmjax.models.remat import Remat, rematerialised
 from lmjax.models.routing import Routing, joined
+
+Apply = Callable[[Block, jax.Array, int, jax.Array | bool, jax.Array | None], tuple[jax.Array, Routing | None]]
+"""Runs a block on the residual stream, given its layer, whether it is the first, and its PRNG key."""
 
 
 class Stack(nnx.Module):
@@ -109,17 +112,35 @@ class Stack(nnx.Module):
         if self.config.share_layers:
             x_BTD, routing = self._repeat(apply, x_BTD, scan_key)
             return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined([routing]))
+        assert skip_last <= len(self.tail), "scanned blocks are all run"
+        num_lead, tail = len(self.lead), self.tail[: len(self.tail) - skip_last]
+        keys = split_key(unrolled_key, num_lead + len(tail))
+        x_BTD, routings = self._unrolled(apply, x_BTD, self.lead, keys[:num_lead], first=0)
+        if self.stacks:
+            x_BTD, scanned = self._scanned(apply, x_BTD, scan_key)
+            routings += scanned
+        first = self.config.num_layers - len(self.tail)
+        x_BTD, further = self._unrolled(apply, x_BTD, tail, keys[num_lead:], first=first)
+        return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
 
-        def unrolled(x_BTD: jax.Array, blocks, keys, first: int) -> tuple[jax.Array, list[Routing | None]]:
-            routings = []
-            for layer, (block, block_key) in enumerate(zip(blocks, keys, strict=True), start=first):
+    def _unrolled(
+        self, apply: Apply, x_BTD: jax.Array, blocks: Sequence[Block], keys: Sequence[jax.Array | None], *, first: int
+    ) -> tuple[jax.Array, list[Routing | None]]:
+        """Returns the residual stream after blocks that stand one by one, the first of them at layer ``first``."""
+        routings = []
+        for layer, (block, block_key) in enumerate(zip(blocks, keys, strict=True), start=first):
 
-                def body(x_BTD: jax.Array, scanned, layer=layer):
-                    return apply(scanned[0], x_BTD, layer, layer == 0, scanned[1])
+            def body(x_BTD: jax.Array, scanned, layer=layer):
+                return apply(scanned[0], x_BTD, layer, layer == 0, scanned[1])
 
-                x_BTD, routing = rematerialised(body, self.remat, scanned=False)(x_BTD, (block, block_key))
-                routings.append(routing)
-            return x_BTD, routings
+            x_BTD, routing = rematerialised(body, self.remat, scanned=False)(x_BTD, (block, block_key))
+            routings.append(routing)
+        return x_BTD, routings
+
+    def _scanned(self, apply: Apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, list[Routing | None]]:
+        """Returns the residual stream after the stacks; a step of the scan runs one block of each."""
+        num_lead = len(self.lead)
+        num_groups = (self.config.num_layers - num_lead - len(self.tail)) // len(self.stacks)
 
         def group(x_BTD: jax.Array, scanned) -> tuple[jax.Array, list[Routing | None]]:
             blocks, is_first, key = scanned
@@ -129,22 +150,20 @@ class Stack(nnx.Module):
                 routings.append(routing)
             return x_BTD, routings
 
-        num_lead = len(self.lead)
-        assert skip_last <= len(self.tail), "scanned blocks are all run"
-        tail = self.tail[: len(self.tail) - skip_last]
-        unrolled_keys = split_key(unrolled_key, num_lead + len(tail))
-        x_BTD, routings = unrolled(x_BTD, self.lead, unrolled_keys[:num_lead], 0)
-        num_scanned = self.config.num_layers - num_lead - len(self.tail)
-        if self.stacks:
-            num_groups = num_scanned // len(self.stacks)
-            keys = None if scan_key is None else jax.random.split(scan_key, num_groups)
-            is_first = jnp.arange(num_groups) == 0
-            x_BTD, scanned = jax.lax.scan(
-                rematerialised(group, self.remat, scanned=True), x_BTD, (list(self.stacks), is_first, keys)
-            )
-            routings += scanned
-        x_BTD, further = unrolled(x_BTD, tail, unrolled_keys[num_lead:], num_lead + num_scanned)
-        return Hidden(self.normalised(x_BTD) if final_norm else x_BTD, joined(routings + further))
+        keys = None if key is None else jax.random.split(key, num_groups)
+        is_first = jnp.arange(num_groups) == 0
+        return jax.lax.scan(rematerialised(group, self.remat, scanned=True), x_BTD, (list(self.stacks), is_first, keys))
+
+    def _repeat(self, apply: Apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
+        """Returns the output of a stack with shared layers: its one block is run as many times as the stack is deep."""
+        num_layers = self.config.num_layers
+
+        def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, Routing | None]:
+            is_first, key = scanned
+            return apply(self.tail[0], x_BTD, 0, is_first, key)
+
+        keys = None if key is None else jax.random.split(key, num_layers)
+        return jax.lax.scan(rematerialised(body, self.remat, scanned=True), x_BTD, (jnp.arange(num_layers) == 0, keys))
 
     def run_block(
         self,
@@ -195,17 +214,6 @@ class Stack(nnx.Module):
             return Hidden(x_BTD, None if routing is None else joined([routing]))
 
         return rematerialised(body, self.remat, scanned=False)(x_BTD, (block, key, before_BMD))
-
-    def _repeat(self, apply, x_BTD: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Routing | None]:
-        """Returns the output of a stack with shared layers: its one block is run as many times as the stack is deep."""
-        num_layers = self.config.num_layers
-
-        def body(x_BTD: jax.Array, scanned) -> tuple[jax.Array, Routing | None]:
-            is_first, key = scanned
-            return apply(self.tail[0], x_BTD, 0, is_first, key)
-
-        keys = None if key is None else jax.random.split(key, num_layers)
-        return jax.lax.scan(rematerialised(body, self.remat, scanned=True), x_BTD, (jnp.arange(num_layers) == 0, keys))
 
     def run_cached(
         self,

@@ -27,6 +27,8 @@ from lmjax.parallel.peers import Hub, Spoke, warn_not_watched
 COORDINATOR_VARIABLE = "LMJAX_COORDINATOR"
 NUM_PROCESSES_VARIABLE = "LMJAX_NUM_PROCESSES"
 PROCESS_ID_VARIABLE = "LMJAX_PROCESS_ID"
+SIGNS_VARIABLE = "LMJAX_SIGNS"
+"""Names a folder of the launcher, see :func:`tell_launcher`."""
 PLACE_BYTES = 512
 """The longest text in which process 0 says where it listens."""
 BARRIER_SECONDS = 7 * 24 * 3600
@@ -123,6 +125,7 @@ def start(config: DistributedConfig | None = None) -> None:
         start says so and exits with 1.)
     """
     config = find_peers(config or DistributedConfig(), os.environ)
+    tell_launcher("came", config, os.environ)
     if is_launched(config, os.environ) and not jax.distributed.is_initialized():
         _join(config)
         sys.excepthook = _print_and_leave
@@ -130,6 +133,21 @@ def start(config: DistributedConfig | None = None) -> None:
     _check("processes", jax.process_count(), config.expected_processes)
     _check("devices", jax.device_count(), config.expected_devices)
     print(describe_processes(), flush=True)
+    tell_launcher("joined", config, os.environ)
+
+
+def tell_launcher(sign: str, config: DistributedConfig, environment: Mapping[str, str]) -> None:
+    """Leaves a sign in the folder that the launcher names, so that it knows which processes keep others waiting.
+
+    Args:
+      sign: ``"came"``, before this process looks for the others, or ``"joined"``, when it has found them all.
+      config: says which process this is.
+      environment: has the name of the folder, if the launcher wants signs.
+    """
+    folder = environment.get(SIGNS_VARIABLE)
+    if folder is not None and config.process_id is not None:
+        with contextlib.suppress(OSError):
+            open(os.path.join(folder, f"{sign}.{config.process_id}"), "w").close()
 
 
 def _join(config: DistributedConfig) -> None:

@@ -6,20 +6,24 @@ import pathlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from lmjax.remote.address import PACKAGES, READ_PACKAGES
+from lmjax.remote.errors import RemoteError, is_local, remote_error, status_of
 
 SETTLE_SECONDS = 2.0
 """How long a writer waits before it looks who has written last, where the storage has no conditional writes."""
 
 
-class RemoteError(RuntimeError):
-    """The storage refuses, or cannot be reached."""
-
-
 class Bucket:
-    """The objects below an address. Its methods may be called from several threads."""
+    """The objects below an address. Its methods may be called from several threads.
+
+    They raise :class:`lmjax.remote.errors.RemoteMistakeError`, a ``RemoteError`` that is a ``ValueError``, too, if the
+    user has to change address, login, server or region.
+    """
+
+    _answered: ClassVar[set[str]] = set()
+    """The storages that this process has had an answer from."""
 
     def __init__(self, address: str):
         """Opens the folder, which need not exist; nothing is read or written yet.
@@ -32,10 +36,11 @@ class Bucket:
           RemoteError: the storage cannot be used.
         """
         self.address, self._scheme = address, address.partition(":")[0]
+        self._storage = "/".join(address.split("/")[:3])
         try:
             import fsspec
 
-            with self._errors(""):
+            with self._errors("", asks=False):
                 self._files: Any = fsspec.filesystem(self._scheme, use_listings_cache=False)
         except ImportError as error:
             raise ValueError(
@@ -43,6 +48,18 @@ class Bucket:
                 + ("'lmjax[storage]'" if self._scheme in PACKAGES else READ_PACKAGES[self._scheme])
             ) from None
         self._root = self._files._strip_protocol(address).rstrip("/")
+
+    def confirm(self) -> None:
+        """Makes sure that the bucket exists, so that long work whose result goes there is not done in vain.
+
+        Raises:
+          RemoteMistakeError: it does not.
+          RemoteError: the storage cannot be reached.
+        """
+        # Elsewhere there are no buckets. A login may write to one and not look at it.
+        if self._scheme in ("s3", "gs"):
+            with self._errors(""), contextlib.suppress(PermissionError):
+                self._files.info(self._root.partition("/")[0])
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of an object; None if there is none of this name.
@@ -167,18 +184,25 @@ class Bucket:
         return f"{self._root}/{name}".rstrip("/")
 
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
-        """Turns the errors of storages, which have classes of their own, into one that names the object."""
+    def _errors(self, name: str, *, asks: bool = True) -> Iterator[None]:
+        """Turns the errors of storages, which have classes of their own, into one that names the object.
+
+        Errors of local files stay what they are.
+        """
         try:
             yield
         except (RemoteError, ImportError):
             raise
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise RemoteError(
-                f"{self.address}/{name}".rstrip("/")
-                + f": {type(error).__name__}: {first}: check the address, the network and your login"
-            ) from error
+            if is_local(error):
+                raise
+            place = f"{self.address}/{name}".rstrip("/")
+            has_answered = self._storage in self._answered
+            if status_of(error) is not None:
+                self._answered.add(self._storage)
+            raise remote_error(place, error, has_answered=has_answered) from error
+        if asks:
+            self._answered.add(self._storage)
 
 
 class Folder:

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from io import BufferedReader
 
 from lmjax.atomic_files import SUFFIX, take_name, to_disk
-from lmjax.remote.bucket import Bucket, RemoteError
+from lmjax.remote.bucket import Bucket
+from lmjax.remote.errors import RemoteError, RemoteMistakeError
 
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 """How long a fetch waits before each further try when the storage cannot be reached."""
@@ -138,13 +139,12 @@ class FileCache:
                 take_name(partial, self._folder / sha256)
             except BaseException as error:
                 partial.unlink(missing_ok=True)
-                cause = error.__cause__ if isinstance(error, RemoteError) else error
-                if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+                if isinstance(error, OSError) and error.errno in _NO_SPACE:
                     raise FetchError(
                         f"{self._folder}: the disk is full: no room for {place} ({size:,} bytes): delete something, "
                         f"set a smaller data.cache_gigabytes, or name a folder on another disk in XDG_CACHE_HOME"
                     ) from None
-                if isinstance(error, RemoteError) and isinstance(cause, FileNotFoundError):
+                if isinstance(error, RemoteError) and isinstance(error.__cause__, FileNotFoundError):
                     raise FetchError(
                         f"{place}: is missing: copy the file there again, or prepare the data again"
                     ) from None
@@ -215,16 +215,14 @@ def _download(bucket: Bucket, name: str, path: pathlib.Path) -> None:
 
     Raises:
       RemoteError: it cannot be read.
+      OSError: the local file cannot be written.
     """
     for seconds in (*RETRY_SECONDS, None):
         try:
             bucket.download(name, path)
             return
         except RemoteError as error:
-            cause = error.__cause__
-            final = isinstance(cause, FileNotFoundError | PermissionError)
-            final = final or (isinstance(cause, OSError) and cause.errno in _NO_SPACE)
-            if seconds is None or final:
+            if seconds is None or isinstance(error, RemoteMistakeError):
                 raise
             time.sleep(seconds)
 

@@ -5,7 +5,8 @@ import dataclasses
 import pathlib
 
 from lmjax.runs.opened import Opened
-from lmjax.train.corpus import Corpus, open_corpus, prepared_corpus
+from lmjax.train.corpus import Corpus, prepared_corpus
+from lmjax.train.open_corpus import open_corpus
 
 
 def corpus_of(opened: Opened, folder: pathlib.Path, *, prepared: pathlib.Path | None = None) -> Corpus:

@@ -7,7 +7,6 @@ from lmjax.field_types import check_literals
 from lmjax.parallel.paths import refuse_address
 from lmjax.tokenizers.special import is_sentinel, sentinel_names
 
-TrainedKind = Literal["bpe", "sentencepiece_bpe", "sentencepiece_unigram"]
 Kind = Literal["bytes", "bpe", "sentencepiece_bpe", "sentencepiece_unigram", "huggingface", "tiktoken"]
 
 # The smallest sizes that can be trained: the 256 bytes, and SentencePiece's unknown token.

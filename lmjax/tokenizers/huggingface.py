@@ -1,9 +1,7 @@
 """Runs a Hugging Face ``tokenizer.json`` with any algorithm, and finds its special ids by name."""
 
-import dataclasses
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -11,9 +9,9 @@ import tokenizers
 
 from lmjax.tokenizers.anchor import anchor_for
 from lmjax.tokenizers.base import Tokenizer
-from lmjax.tokenizers.bpe import byte_alphabet, unspell
 from lmjax.tokenizers.declared import read_role_names, write_role_names
 from lmjax.tokenizers.panics import is_panic
+from lmjax.tokenizers.piece_style import piece_style
 from lmjax.tokenizers.special import append_special_tokens
 
 _FILE = "tokenizer.json"
@@ -22,7 +20,6 @@ _MOST_IDS_PER_TOKEN, _MOST_GAPS = 4, 100_000
 
 Without this bound a single wrong id could fill the memory.
 """
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -54,7 +51,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._size = _size(self._tokenizer)
-        self._style = _style(fields)
+        self._style = piece_style(fields)
         # Added tokens that are also the model's own (Gemma's runs of spaces) are spelled like its pieces.
         own = self._tokenizer.get_vocab(with_added_tokens=False)
         added = {t["id"]: t["content"] for t in fields.get("added_tokens", ()) if t["content"] not in own}
@@ -266,49 +263,3 @@ def _check_merges(model: dict) -> None:
 def _size(tokenizer: tokenizers.Tokenizer) -> int:
     # Ids may have gaps, so the number of tokens is not the number of ids.
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-
-
-@dataclasses.dataclass(frozen=True)
-class _Style:
-    """How the pieces of a definition spell their text.
-
-    Attributes:
-      kind: kind of the model: ``"BPE"``, ``"Unigram"``, ``"WordPiece"``, ``"WordLevel"``.
-      byte_level: whether each character stands for a byte.
-      prefix: in WordPiece, the prefix of pieces within a word.
-      suffix: the suffix of a piece at the end of a word; it stands for a space.
-    """
-
-    kind: str
-    byte_level: bool
-    prefix: str
-    suffix: str
-
-    def spell(self, piece: str) -> bytes:
-        """Returns the bytes that a piece stands for."""
-        if self.kind == "WordPiece":
-            return piece.removeprefix(self.prefix).encode()
-        ends_word = self.ends_word(piece)
-        text = piece[: -len(self.suffix)] if ends_word else piece
-        if not self.byte_level:
-            match = _BYTE_PIECE.fullmatch(text)
-            spelled = bytes([int(match[1], 16)]) if match else text.replace("\u2581", " ").encode()
-        elif all(character in byte_alphabet() for character in text):
-            spelled = unspell(text)
-        else:
-            spelled = text.encode()
-        return spelled + (b" " if ends_word else b"")
-
-    def ends_word(self, piece: str) -> bool:
-        """Returns whether the piece is marked as the last of a word."""
-        return bool(self.suffix) and piece.endswith(self.suffix)
-
-
-def _style(fields: dict) -> _Style:
-    model = fields["model"]
-    return _Style(
-        kind=model.get("type") or "",
-        byte_level='"ByteLevel"' in json.dumps([fields.get("pre_tokenizer"), fields.get("decoder")]),
-        prefix=model.get("continuing_subword_prefix") or "",
-        suffix=model.get("end_of_word_suffix") or "",
-    )

@@ -1,22 +1,33 @@
-"""Shows what a run would train, parameter by parameter. It reads no data, needs no device and allocates nothing."""
+"""Shows what a run would train, parameter by parameter. It reads no data, needs no device and allocates nothing.
+
+A configuration that the start of the training would refuse is refused in the same words, as far as that can be known
+without data, and without the machine and the other runs if they are elsewhere.
+"""
 
 import io
 import math
+from collections.abc import Sequence
 
 import jax
-from flax import nnx
 from jax.sharding import AbstractMesh
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lmjax.kernels.low_precision import check_low_precision
+from lmjax.models.parameters import ModuleSpec
 from lmjax.models.routing import BIAS_KIND
-from lmjax.models.with_extras import trained_spec
 from lmjax.parallel.mesh import MESH_AXES, partition_spec
+from lmjax.remote.address import address_of
+from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.planned import planned_vocabulary
 from lmjax.train.config import RunConfig
+from lmjax.train.initial import check_initial_model
 from lmjax.train.optimizers import FROZEN, decays
-from lmjax.train.setup import resolve
+from lmjax.train.profile import check_profile
+from lmjax.train.resume import branch_origin
+from lmjax.train.run_folder import CONFIG, check_name, split_checkpoint
+from lmjax.train.setup import optimizer_of, phases_on, resolve, spec_of
 
 
 def parameter_table(config: RunConfig) -> Table:
@@ -25,14 +36,9 @@ def parameter_table(config: RunConfig) -> Table:
     ``mesh.data=-1`` counts as 1, because replicas do not change this table.
 
     Raises:
-      ValueError: the objective and the model do not fit together; the message names the field.
+      ValueError: the start of the training would refuse the configuration; the message is the same.
     """
-    vocabulary = planned_vocabulary(config.tokenizer)
-    config = resolve(config, vocabulary)
-    objective, model = config.objective, config.model
-    objective.check(model=model, vocabulary=vocabulary, sequence_length=config.train.sequence_length)
-    spec = trained_spec(lambda key: objective.build(model, rngs=nnx.Rngs(params=key)))
-    mesh = AbstractMesh(tuple(max(getattr(config.mesh, axis), 1) for axis in MESH_AXES), MESH_AXES)
+    spec, mesh = _checked(config)
     decayed = decays(
         jax.tree.map(lambda kind: "norm" if kind == FROZEN else kind, spec.kinds),
         embeddings=config.optimizer.decay_embeddings,
@@ -64,7 +70,46 @@ def parameter_table(config: RunConfig) -> Table:
     return rows
 
 
-def _axes(spec) -> list[tuple[str, ...]]:
+def _checked(config: RunConfig) -> tuple[ModuleSpec, AbstractMesh]:
+    """Returns the module and the mesh of a run, after the checks that need neither its data nor another machine."""
+    config.tracker.check()
+    check_name(config.run_folder)
+    check_profile(config.train.profile, steps_left=config.train.steps)
+    check_low_precision(config.model.execution.low_precision, _devices_here(config))
+    mesh = AbstractMesh(tuple(max(getattr(config.mesh, axis), 1) for axis in MESH_AXES), MESH_AXES)
+    phases = phases_on(mesh, config)
+    vocabulary = planned_vocabulary(config.tokenizer)
+    config = resolve(config, vocabulary)
+    spec = spec_of(config, phases, vocabulary)
+    optimizer_of(config, spec, build_schedule(config.schedule, total_steps=config.train.steps))
+    if _is_here(config.train.init_from):
+        check_initial_model(config, spec)
+    if _is_here(config.train.branch_from):
+        branch_origin(config)
+    return spec, mesh
+
+
+def _is_here(run: str | None) -> bool:
+    """Returns whether a run, or the run of a checkpoint, is in a folder of this machine."""
+    return run is not None and address_of(run) is None and (split_checkpoint(run)[0] / CONFIG).exists()
+
+
+def _devices_here(config: RunConfig) -> Sequence[jax.Device]:
+    """Returns the devices on which a start here would train; none if the mesh is that of another machine.
+
+    They are looked up for products of 8 bits only: a TPU that trains another run cannot be opened.
+    """
+    if config.model.execution.low_precision == "none":
+        return ()
+    devices = jax.devices()
+    try:
+        config.mesh.sizes(len(devices))
+    except ValueError:
+        return ()
+    return devices
+
+
+def _axes(spec: ModuleSpec) -> list[tuple[str, ...]]:
     return jax.tree.leaves(spec.axes, is_leaf=lambda node: isinstance(node, tuple))
 
 

@@ -48,17 +48,20 @@ class GracefulExit:
     thread it leaves signals as they are. On exit it restores the previous handlers.
     """
 
-    def __init__(self, *, vote_every: int = 4, saves: bool = True):
+    def __init__(self, *, vote_every: int = 4, saves: bool = True, expected: Callable[[], str] = str):
         """Makes several processes vote every ``vote_every`` steps; they stop at most twice that many steps later.
 
         Args:
           vote_every: the steps between votes.
           saves: whether the run is saved when it stops, for the message.
+          expected: returns what to say about the time that the save will take.
         """
         if vote_every < 1:
             raise ValueError(f"vote_every={vote_every}: must be at least 1")
         self._vote_every = vote_every
-        self._then = "saving after this step, then stopping" if saves else "stopping after this step, without a save"
+        self._saves, self._expected = saves, expected
+        self.asked_at: float | None = None
+        """When this process was asked to stop, by ``time.monotonic()``."""
         self._previous: dict[int, object] = {}
         self._ballot: jax.Array | None = None
         self._agreed = False
@@ -103,14 +106,22 @@ class GracefulExit:
           reason: what is said in place of the name of a signal.
         """
         if self.signal_name is None:
-            self.signal_name = reason
+            self.signal_name, self.asked_at = reason, time.monotonic()
             with contextlib.suppress(OSError):
-                os.write(2, f"\n{reason}: {self._then}\n".encode())
+                os.write(2, f"\n{reason}: {self._then()}\n".encode())
+
+    def _then(self) -> str:
+        """Returns what happens after a signal."""
+        if not self._saves:
+            return "stopping after this step, without a save"
+        known = self._expected()
+        return "saving after this step, then stopping" + (f" ({known})" if known else "")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        text = f"\n{name}: {self._then}"
-        self.signal_name = self.signal_name or name
+        text = f"\n{name}: {self._then()}"
+        if self.signal_name is None:
+            self.signal_name, self.asked_at = name, time.monotonic()
         if number == signal.SIGINT:
             # From now on the system handles Ctrl-C, because a Python handler never runs while the main thread
             # waits inside a collective. The system cannot bring back a cursor that a progress bar hides.

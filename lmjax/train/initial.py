@@ -22,6 +22,7 @@ from lmjax.train.components import leading
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.leaves import described
+from lmjax.train.other_run import check_same_model
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner, run_keys
@@ -115,9 +116,31 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
             f"train.init_from={folder} was trained with another tokenizer than the data's, and its embeddings mean "
             f"other tokens: set tokenizer.path to {source.run / TOKENIZER}"
         )
-    wanted = described(named_leaves(learner.spec.shapes))
-    shapes = learner.spec.shapes, source.spec.shapes
-    given = described(named_leaves(adopted_params(learner.objective, *shapes, source=source.config.objective)))
+    _check_parameters(learner.objective, learner.spec, source, folder)
+    return source
+
+
+def check_initial_model(config: RunConfig, spec: ModuleSpec) -> None:
+    """Refuses what :func:`check_initial` does and a model that computes something else, whatever the tokenizers are.
+
+    Args:
+      config: the resolved configuration of the new run, of which ``train.init_from`` is set.
+      spec: the module of the new run.
+
+    Raises:
+      ValueError: the folder cannot be used, or a field of the model differs.
+    """
+    folder = config.train.init_from
+    assert folder is not None
+    source = _open_source(pathlib.Path(folder))
+    _check_parameters(config.objective, spec, source, folder)
+    check_same_model(source.config, config)
+
+
+def _check_parameters(objective: Objective, spec: ModuleSpec, source: _Source, folder: pathlib.Path | str) -> None:
+    wanted = described(named_leaves(spec.shapes))
+    adopted = adopted_params(objective, spec.shapes, source.spec.shapes, source=source.config.objective)
+    given = described(named_leaves(adopted))
     differing = {
         "missing there": [name for name in wanted if name not in given],
         "unknown here": [name for name in given if name not in wanted],
@@ -137,7 +160,6 @@ def check_initial(learner: Learner, folder: pathlib.Path | str) -> _Source:
             f"train.init_from={folder} is of another model ({'; '.join(problems)}): make the fields of model those in "
             f"{source.run / CONFIG}"
         )
-    return source
 
 
 def _open_source(path: pathlib.Path) -> _Source:

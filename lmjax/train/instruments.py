@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
+from lmjax.train.checkpoint.grace import Grace
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import flatten, to_json
 from lmjax.train.goodput import Goodput
@@ -50,13 +51,14 @@ class Instruments:
 
 
 @contextlib.contextmanager
-def open_instruments(config: RunConfig, *, first_step: int, goodput: Goodput) -> Iterator[Instruments]:
+def open_instruments(config: RunConfig, *, first_step: int, goodput: Goodput, grace: Grace) -> Iterator[Instruments]:
     """Opens the instruments of a run until the block ends.
 
     Args:
       config: the configuration of the run, which says what is written and when the watchdog ends the process.
       first_step: number of steps done before this start; lines of metrics for later steps are dropped.
       goodput: the account of the run's time until now.
+      grace: how long a save takes.
 
     Raises:
       ValueError, OSError: metrics cannot be written as the configuration asks.
@@ -70,7 +72,7 @@ def open_instruments(config: RunConfig, *, first_step: int, goodput: Goodput) ->
             tracker=config.tracker,
             settings=flatten(to_json(config)),
         )
-        graceful = GracefulExit(saves=config.checkpoint.on_signal)
+        graceful = GracefulExit(saves=config.checkpoint.on_signal, expected=grace.expected)
         if train.maintenance_notices:
             stack.enter_context(Notices(graceful.ask))
         yield Instruments(

@@ -21,7 +21,6 @@ from lmjax.parallel.signals import kept
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.components import turn_of
 from lmjax.train.config import VALID, RunConfig
-from lmjax.train.corpus import Progress
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.epochs import check_epochs, epochs_at
 from lmjax.train.evaluations.round import Evaluations, Numbers, not_finite_losses
@@ -31,6 +30,7 @@ from lmjax.train.initial import check_initial
 from lmjax.train.instruments import open_instruments
 from lmjax.train.integrity import Integrity
 from lmjax.train.mirrored import mirrored
+from lmjax.train.open_corpus import Progress
 from lmjax.train.other_run import check_same_model
 from lmjax.train.plan import Plan, make_plan
 from lmjax.train.profile import Profiler
@@ -74,7 +74,7 @@ def train(config: RunConfig, *, progress: Progress | None = None, say: Say = pri
 
     Args:
       config: the configuration of the run.
-      progress: called while data are prepared, see :func:`lmjax.train.corpus.open_corpus`.
+      progress: called while data are prepared, see :func:`lmjax.train.open_corpus.open_corpus`.
       say: called with each line of text for a person.
 
     Raises:
@@ -137,7 +137,8 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
     summaries = summaries_of(plan, phases, state)
     _announce(plan, phases, summaries[train.sequence_length], say)
     with contextlib.ExitStack() as stack:
-        tools = stack.enter_context(open_instruments(plan.config, first_step=first_step, goodput=goodput))
+        grace = saves.checkpoints.grace
+        tools = stack.enter_context(open_instruments(plan.config, first_step=first_step, goodput=goodput, grace=grace))
         integrity = Integrity(train, tools)
         stack.enter_context(jax.set_mesh(learner.mesh))
         batches = stack.enter_context(contextlib.closing(plan.batches(phases, start_step=first_step)))
@@ -189,7 +190,7 @@ def _steps(plan: Plan, phases: Curriculum, beginning: Beginning, saves: Saves, g
         if first_step < step == train.steps:
             numbers = {**numbers, **evaluations.run(evaluations.missing(numbers), state.averaged, step)}
         check_finite(not_finite_losses(numbers), step=step, last_checkpoint=saves.saved_step)
-        if step >= train.steps or plan.config.checkpoint.on_signal:
+        if step >= train.steps or (plan.config.checkpoint.on_signal and saves.fits(step, tools.graceful, say)):
             saves.save(step, state, numbers, tools, ends=True)
         tools.watchdog.expect_long()
         saves.checkpoints.wait()

@@ -7,11 +7,13 @@ from lmjax.data.rows.pipeline import device_batches
 from lmjax.data.rows.source import RowSource
 from lmjax.tokenizers import Tokenizer
 from lmjax.train.config import VALID, RunConfig
-from lmjax.train.corpus import Corpus, Progress, open_corpus
+from lmjax.train.corpus import Corpus
 from lmjax.train.curriculum import Curriculum
 from lmjax.train.epochs import check_epochs
 from lmjax.train.evaluations.evaluation import Evaluation, Measure, Subject
 from lmjax.train.evaluations.validation import Validation
+from lmjax.train.open_corpus import Progress, open_corpus
+from lmjax.train.profile import check_profile
 from lmjax.train.setup import lay_out, learner_on, resolve
 from lmjax.train.step import Learner
 from lmjax.types import Rows
@@ -60,13 +62,14 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
 
     Args:
       config: the configuration of the run.
-      progress: called during the preparation, see :func:`lmjax.train.corpus.open_corpus`.
+      progress: called during the preparation, see :func:`lmjax.train.open_corpus.open_corpus`.
 
     Raises:
       ValueError: the user has to change something; nothing but prepared data was written.
     """
     # These come first, because preparing the data may take hours.
     config.tracker.check()
+    check_profile(config.train.profile, steps_left=config.train.steps)
     layout = lay_out(config)
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     vocabulary = corpus.tokenizer.vocabulary

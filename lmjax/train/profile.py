@@ -13,6 +13,23 @@ from lmjax.types import PyTree
 COMPILE = "compile"
 
 
+def check_profile(steps: tuple[int, int] | None, *, steps_left: int) -> None:
+    """Refuses a profile of steps that are never done.
+
+    Args:
+      steps: first and last step to record, counted from where the run starts or goes on; None records nothing.
+      steps_left: number of steps that are left to do.
+
+    Raises:
+      ValueError: the run ends before the first step to record.
+    """
+    if steps is not None and steps[0] > steps_left:
+        raise ValueError(
+            f"train.profile={steps}: only {steps_left} steps are left to do: choose earlier ones, which count from "
+            f"where the run goes on, or raise train.steps"
+        )
+
+
 class Profiler:
     """Records a profile of some steps; steps count from 1, which is the first step of this process.
 
@@ -38,11 +55,7 @@ class Profiler:
         goodput: Goodput,
         note: Callable[[str], object],
     ):
-        if steps is not None and steps[0] > steps_left:
-            raise ValueError(
-                f"train.profile={steps}: only {steps_left} steps are left to do: choose earlier ones, which count "
-                f"from where the run goes on, or raise train.steps"
-            )
+        check_profile(steps, steps_left=steps_left)
         self._folder, self._note, self._goodput = folder, note, goodput
         self._first, self._last = steps or (0, 0)
         self._step = 0

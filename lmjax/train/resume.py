@@ -87,10 +87,23 @@ def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
             f"{folder} was saved at step {record.last_saved} and {folder / CHECKPOINTS} has no checkpoint now: copy "
             f"them back, choose another --folder, or delete the run folder to begin anew"
         )
-    return None if config.train.branch_from is None else _branch(config, tokenizer)
+    if config.train.branch_from is None:
+        return None
+    origin = branch_origin(config)
+    if load_tokenizer(origin.run / TOKENIZER).fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"train.branch_from={config.train.branch_from} was trained with another tokenizer than the data's: set "
+            f"tokenizer.path to {origin.run / TOKENIZER}"
+        )
+    return origin
 
 
-def _branch(config: RunConfig, tokenizer: Tokenizer) -> Origin:
+def branch_origin(config: RunConfig) -> Origin:
+    """Returns the checkpoint that ``train.branch_from`` names, whatever the tokenizers of the two runs are.
+
+    Raises:
+      ValueError: it names no run, a checkpoint that is not there, or a run of another configuration.
+    """
     named = f"train.branch_from={config.train.branch_from}"
     run, step = split_checkpoint(config.train.branch_from or "")
     if run.resolve() == config.run_folder.resolve():
@@ -102,10 +115,6 @@ def _branch(config: RunConfig, tokenizer: Tokenizer) -> Origin:
     if not there.steps() or step not in (None, *there.steps()):
         raise ValueError(f"{named}: there is no such checkpoint; of that run there are steps {there.steps()}")
     check_same_run(before, config, folder=run, free=FREE_IN_A_BRANCH)
-    if load_tokenizer(run / TOKENIZER).fingerprint != tokenizer.fingerprint:
-        raise ValueError(
-            f"{named} was trained with another tokenizer than the data's: set tokenizer.path to {run / TOKENIZER}"
-        )
     newest = max(there.steps()) if step is None else step
     return Origin(run=run, step=step, config=before, record=record, newest=newest)
 

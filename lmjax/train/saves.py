@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from lmjax.parallel.distributed import is_primary
 from lmjax.train.checkpoint import Checkpoints
@@ -9,6 +10,7 @@ from lmjax.train.config import RunConfig
 from lmjax.train.config_file import config_text, write_config
 from lmjax.train.evaluations.round import Numbers, deciding_value, not_finite_losses
 from lmjax.train.faults.watch import to_json
+from lmjax.train.guard import GracefulExit
 from lmjax.train.instruments import Instruments
 from lmjax.train.record import RECORD, Record, record_text, write_record
 from lmjax.train.run_folder import CHECKPOINTS, CONFIG
@@ -67,6 +69,17 @@ class Saves:
                 self.remember()
         self.saved_step = step
         instruments.watchdog.touch(step)
+
+    def fits(self, step: int, graceful: GracefulExit, say: Callable[[str], object]) -> bool:
+        """Returns whether a save after a signal would be done in time; if not, says so. All processes must call it."""
+        grace = self.checkpoints.grace
+        if grace.fits(graceful.asked_at) or step == self.saved_step:
+            return True
+        say(
+            f"step {step} is not saved: {grace.expected()} after a signal (checkpoint.grace_seconds), of which this "
+            f"step took a part"
+        )
+        return False
 
     def _deciding(self, numbers: Numbers) -> float:
         config = self.checkpoints.config

@@ -25,7 +25,7 @@ from lmjax.objectives.parts.objective import Terms
 from lmjax.tokenizers import TokenizerConfig, build_tokenizer
 from lmjax.tokenizers.byte import ByteTokenizer
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.corpus import open_corpus
+from lmjax.train.open_corpus import open_corpus
 from lmjax.types import Batch, Rows, make_stream
 
 PAD, EOS, MASK, SENTINEL = 256, 257, 258, 259

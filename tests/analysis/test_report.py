@@ -108,6 +108,7 @@ def test_texts_are_shown_by_prompt_and_most_are_folded_away(tmp_path):
     assert said.count("after “def ”") == 1 and said.count("from the beginning") == 1
     assert said.count("&lt;b&gt;0&lt;/b&gt;") == 2 and said.count("&lt;b&gt;20&lt;/b&gt;") == 1
     assert said.count("all 20 texts") == 2 and "<b>0</b>" not in said
+    assert said.count('<table class="texts">') == 4
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing_of_the_files(tmp_path):

@@ -9,7 +9,7 @@ from lmjax.data.config import DataConfig
 from lmjax.data.rows import packing
 from lmjax.data.rows.blocks import PackedRows, WindowRows
 from lmjax.data.rows.mixture import MixtureRows
-from lmjax.data.rows.pipeline import open_rows
+from lmjax.data.rows.opening import open_rows
 from lmjax.data.rows.streams import StreamRows
 
 LENGTHS = [[5, 1, 30, 7], [2], [11, 64, 3, 3, 40], [1, 1, 9]]

@@ -10,12 +10,13 @@ from lmjax.data.config import DataConfig
 from lmjax.data.manifest import Manifest
 from lmjax.data.prepare.prepare import prepare
 from lmjax.data.rows.examples import ExampleRows
-from lmjax.data.rows.pipeline import batches, open_rows
+from lmjax.data.rows.opening import open_rows
+from lmjax.data.rows.pipeline import batches
 from lmjax.objectives import DPO, CausalLM
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train.config import RunConfig
-from lmjax.train.corpus import open_corpus
+from lmjax.train.open_corpus import open_corpus
 from lmjax.train.setup import lay_out
 
 PAD, EOS, BOS = 256, 257, 258

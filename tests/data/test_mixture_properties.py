@@ -14,7 +14,7 @@ from lmjax.data.manifest import Manifest, token_dtype
 from lmjax.data.mixing import Source, Stage, weights_by_step, weights_until
 from lmjax.data.prepare.shard_writer import ShardWriter
 from lmjax.data.rows.mixture import Stages
-from lmjax.data.rows.pipeline import open_rows
+from lmjax.data.rows.opening import open_rows
 from lmjax.data.rows.shard_reader import open_shards
 from lmjax.objectives import CausalLM, MaskedLM
 from lmjax.train.config import TrainConfig

@@ -8,7 +8,7 @@ import pytest
 
 from lmjax.data.config import DataConfig
 from lmjax.data.prepare.prepare import prepare
-from lmjax.data.rows.pipeline import open_rows
+from lmjax.data.rows.opening import open_rows
 
 WRONG = (None, True, -1, 1.5, 10**30, "x", "../x", "/etc/passwd", [], {}, [[]], {"a": 1})
 

@@ -19,7 +19,8 @@ from lmjax.data.manifest import MANIFEST, Manifest
 from lmjax.data.mixing import Source
 from lmjax.data.prepare.prepare import prepare
 from lmjax.data.publish import publish
-from lmjax.data.rows.pipeline import batches, open_rows
+from lmjax.data.rows.opening import open_rows
+from lmjax.data.rows.pipeline import batches
 from lmjax.data.rows.shard_reader import open_shards
 from lmjax.data.stored import local_folder, place_of
 from lmjax.remote import file_cache
@@ -27,7 +28,7 @@ from lmjax.remote.bucket import Bucket, RemoteError
 from lmjax.remote.file_cache import FETCHING, FetchError, FileCache
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.tokenizers.byte import ByteTokenizer
-from lmjax.train.corpus import open_corpus
+from lmjax.train.open_corpus import open_corpus
 
 TOKENIZER = TokenizerConfig(kind="bytes", special_tokens=("<pad>", "<eos>"))
 CONTENT = {f"file{number}": bytes([number]) * 1000 for number in range(6)}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
-from lmjax.interop.pretrained import families_for, module_of, their_config
+from lmjax.interop.pretrained import module_of
+from lmjax.interop.saving import families_for, their_config
 from lmjax.masks import IntervalMask
 from lmjax.models.cache import empty_cache
 from lmjax.models.execution import ExecutionConfig

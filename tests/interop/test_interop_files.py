@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lmjax.interop import FAMILIES, load_pretrained, save_pretrained
-from lmjax.interop.pretrained import their_config
+from lmjax.interop.saving import their_config
 from lmjax.interop.tensors import INDEX, SINGLE, Weights
 from lmjax.interop.windows import shortest_pattern
 from lmjax.models.rope import RopeScaling

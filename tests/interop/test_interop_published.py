@@ -11,8 +11,8 @@ import tokenizers
 
 from lmjax.data.config import DataConfig
 from lmjax.interop.hf_config import read_json
-from lmjax.interop.pretrained import save_pretrained
 from lmjax.interop.published import keep_published, read_published
+from lmjax.interop.saving import save_pretrained
 from lmjax.interop.tokenizer_export import Marks, save_tokenizer_files
 from lmjax.interop.tokenizer_files import load_tokenizer_files
 from lmjax.objectives import CausalLM, MaskedLM, SentencePairs, SpanCorruption

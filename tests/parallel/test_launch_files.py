@@ -1,8 +1,10 @@
 """What the launchers say: manifests for Kubernetes, and the task of SkyPilot."""
 
 import importlib.util
+import os
 import pathlib
 import re
+import subprocess
 
 import pytest
 
@@ -58,7 +60,26 @@ def test_what_cannot_run_is_refused(words, message, capsys):
 
 
 def test_launchers_set_the_variables_that_lmjax_reads():
-    known = set(re.findall(r'"(LMJAX_[A-Z_]+)"', (ROOT / "lmjax/parallel/distributed.py").read_text()))
+    readers = ("parallel/distributed.py", "train/checkpoint/grace.py")
+    known = {
+        name for path in readers for name in re.findall(r'"(LMJAX_[A-Z_]+)"', (ROOT / "lmjax" / path).read_text())
+    } | {"LMJAX_PLACE"}  # For commands that wrap lmjax.
     for name in ("sky.yaml", "slurm.sbatch", "tpu_pod.sh", "local.py", "jobset.py"):
         used = set(re.findall(r"\bLMJAX_[A-Z_]+\b", (ROOT / "launch" / name).read_text()))
         assert used <= known, name
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "already", "requeued"),
+    [(1, "2", "1", True), (137, "2", "", True), (1, "2", "2", False), (1, "", "", False), (2, "9", "", False)],
+)
+def test_a_slurm_job_goes_back_into_the_queue_after_a_fault(tmp_path, code, restarts, already, requeued):
+    commands = {"srun": f"exit {code}", "scontrol": f'[[ $1 = show ]] && echo node0; echo "$@" >> {tmp_path}/log'}
+    for name, body in commands.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node0"}
+    environment |= {name: value for name, value in (("RESTARTS", restarts), ("SLURM_RESTART_COUNT", already)) if value}
+    done = subprocess.run(["bash", ROOT / "launch" / "slurm.sbatch", "true"], env=environment, capture_output=True)
+    assert done.returncode == code, done.stderr
+    assert ("requeue 7" in (tmp_path / "log").read_text().splitlines()) == requeued

@@ -63,9 +63,35 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *_: first)
 
 
-def launch(folder: pathlib.Path, *arguments: str) -> subprocess.Popen:
+FAULTS = """
+import os, signal
+import lmjax.train.guard
+
+here = pathlib.Path({folder!r})
+place, this_start = int(os.environ["LMJAX_PLACE"]), pathlib.Path(os.environ["LMJAX_SIGNS"]).name
+(here / f"start {{this_start}}").touch()
+start = len(list(here.glob("start *")))
+(here / f"place {{place}} in {{start}}").touch()
+if (start, place) == (2, 1):
+    sys.exit("this machine is not back yet")
+touch = lmjax.train.guard.Watchdog.touch
+
+def touch_or_die(self, step=None):
+    touch(self, step)
+    saved = {{(1, 1, 7): 5, (3, 0, 12): 10}}.get((start, place, step))
+    if saved is not None:
+        while not (here / "run" / "checkpoints" / str(saved) / "SHA256SUMS").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+lmjax.train.guard.Watchdog.touch = touch_or_die
+"""
+"""Process 1 dies in the first start and cannot take part in the second; process 0 dies in the third."""
+
+
+def launch(folder: pathlib.Path, *arguments: str, options: tuple[str, ...] = (), faults: str = "") -> subprocess.Popen:
     recipe = folder / "recipe.py"
-    recipe.write_text(RECIPE.format(tests=str(ROOT / "tests"), folder=str(folder)))
+    recipe.write_text((RECIPE + faults).format(tests=str(ROOT / "tests"), folder=str(folder)))
     command = [sys.executable, "-m", "lmjax", "train", str(recipe), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
     environment |= {
@@ -74,7 +100,7 @@ def launch(folder: pathlib.Path, *arguments: str) -> subprocess.Popen:
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", "--", *command],
+        [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", "2", *options, "--", *command],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -133,6 +159,33 @@ def test_one_process_then_two_then_one_train_as_one(tmp_path):
     both[2, 3] = -1
     assert len(one) == 1 + steps and (one[::8, 3] > 0).all()
     np.testing.assert_allclose(both, one, rtol=1e-5)
+
+
+@pytest.mark.long
+def test_a_run_shrinks_when_a_process_is_lost_and_grows_when_it_is_back(tmp_path):
+    folder, steps = tmp_path / "lost", 16
+    write_corpus(folder / "text")
+    process = launch(
+        folder, "--train.steps", str(steps), options=("--min-processes", "1", "--restarts", "3"), faults=FAULTS
+    )
+    try:
+        output = process.communicate(timeout=600)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    took_part = sorted(tuple(map(int, path.name.split()[1::2])) for path in folder.glob("place *"))
+    # In the third start, place 1 was left out.
+    assert sorted((start, place) for place, start in took_part) == [
+        (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (4, 0), (4, 1)
+    ]  # fmt: skip
+    assert "[1] this machine is not back yet" in output
+    assert "launcher: could not start: process 1: starting 1 of 2 processes" in output
+    assert f"[0] continuing after step 5 of {steps}" in output and f"continuing after step 10 of {steps}" in output
+
+    alone = tmp_path / "one"
+    write_corpus(alone / "text")
+    train(with_train(two_process_config(alone), steps=steps))
+    np.testing.assert_allclose(losses(folder / "run"), losses(alone / "run"), rtol=1e-5)
 
 
 def test_what_is_wrong_ends_both_with_one_message(tmp_path):

@@ -105,7 +105,7 @@ def test_objects_are_read_written_listed_and_deleted(address, tmp_path):  # noqa
     assert bucket.sizes() == {"a/x": 5, "b/y z": 5} and bucket.sizes("a") == {"a/x": 5}
     bucket.download("b/y z", tmp_path / "below" / "copy")
     assert (tmp_path / "below" / "copy").read_bytes() == b"12345"
-    with pytest.raises(RemoteError, match="no-such.*check the address"):
+    with pytest.raises(RemoteError, match="no-such.*correct the address"):
         bucket.download("no-such", tmp_path / "copy")
     bucket.delete("a/x", "a/x", "b/y z")
     assert bucket.sizes() == {}

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -19,6 +20,7 @@ from lmjax.cli.errors import describe
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.runs import open as open_run
 from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.checkpoint.grace import Grace
 from lmjax.train.config import TrainConfig
 from lmjax.train.faults import NonFiniteLoss
 from lmjax.train.loop import train
@@ -128,22 +130,33 @@ def test_sigterm_saves_and_exits_with_0_saying_how_to_go_on(tmp_path):
     assert saved == read_metrics(tmp_path / "run")[-1]["step"]
 
 
-@pytest.mark.parametrize("on_signal", [True, False])
-def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of_life(tmp_path, monkeypatch, on_signal):
+@pytest.mark.parametrize(("on_signal", "grace_seconds"), [(True, None), (True, 1e-6), (False, None)])
+def test_a_signal_during_a_validation_ends_it_and_saves_and_batches_are_signs_of_life(
+    tmp_path, monkeypatch, capfd, on_signal, grace_seconds
+):
     write_corpus(tmp_path / "text")
+    measured, saved = threading.Event(), Grace.saved
+    monkeypatch.setattr(Grace, "saved", lambda self, seconds: (saved(self, seconds), measured.set()))
     touches = []
     monkeypatch.setattr("lmjax.train.guard.Watchdog.touch", lambda self, step=None: touches.append(step))
 
     def signalled(learner, params, rows, *others, **options):
         if None in touches:  # the second validation; the first is before any step
+            assert measured.wait(60)
             os.kill(os.getpid(), signal.SIGTERM)
         return measure(learner, params, rows, *others, **options)
 
     monkeypatch.setattr("lmjax.train.evaluations.validation.measure", signalled)
-    result = train(config(tmp_path, checkpoint=CheckpointConfig(every_steps=5, on_signal=on_signal)))
+    checkpoint = CheckpointConfig(every_steps=5, on_signal=on_signal, grace_seconds=grace_seconds)
+    result = train(config(tmp_path, checkpoint=checkpoint))
     assert (result.step, result.stopped_by, result.valid) == (8, "SIGTERM", {})
-    assert result.saved_step == (8 if on_signal else 5)
-    assert touches[0] is None and (tmp_path / "run" / "checkpoints" / "8").is_dir() == on_signal
+    saves = on_signal and grace_seconds is None
+    assert result.saved_step == (8 if saves else 5)
+    assert touches[0] is None and (tmp_path / "run" / "checkpoints" / "8").is_dir() == saves
+    out, err = capfd.readouterr()
+    assert ("SIGTERM: saving after this step, then stopping (the last save took " in err) == on_signal
+    assert ("step 8 is not saved: the last save took" in out) == (grace_seconds is not None)
+    assert ("warning: a save takes" in out) == (grace_seconds is not None)
     assert [line["step"] for line in read_metrics(tmp_path / "run") if "valid/loss" in line] == [0]
 
 
@@ -186,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
 
 
 def test_opened_run_has_the_average_it_was_validated_with(finished):
-    from lmjax.train.corpus import open_corpus
+    from lmjax.train.open_corpus import open_corpus
     from lmjax.train.validate import fixed_batches, validate
 
     _, result = finished

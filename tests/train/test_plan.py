@@ -16,7 +16,7 @@ from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train import loop, record, setup
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.corpus import open_corpus
+from lmjax.train.open_corpus import open_corpus
 from lmjax.train.plan import make_plan
 
 pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]

@@ -58,7 +58,7 @@ def copied(stopped, tmp_path):
 
 
 def origin_and_record(base):
-    from lmjax.train.corpus import open_corpus
+    from lmjax.train.open_corpus import open_corpus
 
     corpus = open_corpus(base.data, base.tokenizer)
     base = dataclasses.replace(base, model=base.model.with_vocabulary(corpus.tokenizer.vocabulary.size))

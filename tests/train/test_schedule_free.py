@@ -12,7 +12,7 @@ from lmjax.models.routing import BIAS_KIND
 from lmjax.schedules import ScheduleConfig
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.train.config import RunConfig, TrainConfig
-from lmjax.train.optimizers import ScheduleFree, average_of, build_optimizer
+from lmjax.train.optimizers import AdamW, AveragingOptimizer, ScheduleFree, average_of, build_optimizer
 from lmjax.train.setup import check_average
 
 
@@ -87,3 +87,12 @@ def test_what_does_not_go_with_it_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         check_average(dataclasses.replace(config, **changes))
     check_average(dataclasses.replace(config, schedule=ScheduleConfig(kind="constant", warmup_steps=5)))
+
+
+def test_an_optimizer_that_averages_says_how():
+    class Half(AveragingOptimizer):
+        direction = AdamW.direction
+
+    with pytest.raises(TypeError, match="average"):
+        Half()
+    assert average_of(AdamW(), {"w": "matrix"}) is None

@@ -10,11 +10,11 @@ from lmjax.data.config import DataConfig
 from lmjax.data.mixing import Source, Stage
 from lmjax.train.config import RunConfig
 from lmjax.train.config_file import from_json, to_json
-from lmjax.train.corpus import open_corpus
 from lmjax.train.evaluations.evaluation import Reading
 from lmjax.train.evaluations.validation import mean_of_sources
 from lmjax.train.loop import train
 from lmjax.train.metrics import read_metrics
+from lmjax.train.open_corpus import open_corpus
 from lmjax.train.plan import make_plan
 
 pytestmark = [pytest.mark.run, pytest.mark.usefixtures("one_device")]

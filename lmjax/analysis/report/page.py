@@ -59,7 +59,7 @@ def render(folders: Sequence[str | os.PathLike]) -> str:
         "settings": tables.settings(runs),
         "data": _in_script({"runs": [run.name for run in runs], "charts": charts(runs)}),
         "style": _resource("page.css"),
-        "script": _resource("page.js"),
+        "script": _resource("page.js") + _resource("scales.js"),
         "written": time.strftime("%Y-%m-%d %H:%M"),
     }
     return string.Template(_resource("page.html")).substitute(parts)

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,15 +31,23 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e5 or (value == int(value) and abs(value) >= 1000) else f"{value:.4g}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "") -> str:
-    """Returns a table of cells that are HTML; the first cell of a row is its heading."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", style: str = "numbers") -> str:
+    """Returns a table of cells that are HTML; the first cell of a row is its heading.
+
+    Args:
+      head: the heading of each column.
+      rows: the cells.
+      caption: what stands above the table.
+      style: its class in ``page.css``: ``"numbers"``, or ``"texts"``, which are read from the left.
+    """
     columns = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
         for first, *others in rows
     )
     title = f"<caption>{caption}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+    parts = f"{title}<thead><tr>{columns}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="{style}">{parts}</table></div>'
 
 
 def tiles(run: Shown) -> str:
@@ -137,16 +145,16 @@ def samples(runs: Sequence[Shown]) -> str:
             beginning = f"after “{text(prompt)}”" if prompt else "from the beginning"
             caption = " · ".join([text(run.name)] * (len(runs) > 1) + [text(evaluation), beginning])
             shown = {round(place) for place in np.linspace(0, len(own) - 1, min(len(own), MOST_SAMPLES))}
-            parts.append(table(("step", "text"), _texts(own[place] for place in sorted(shown)), caption=caption))
+            parts.append(_texts((own[place] for place in sorted(shown)), caption=caption))
             if len(shown) < len(own):
-                everything = table(("step", "text"), _texts(own))
+                everything = _texts(own)
                 parts.append(f"<details><summary>all {len(own)} texts</summary>{everything}</details>")
     return f'<section class="card"><h2>Texts over time</h2>{"".join(parts)}</section>' if parts else ""
 
 
-def _texts(samples: Iterable[Sample]) -> Iterator[tuple[str, str]]:
-    for sample in samples:
-        yield f"{sample.step:,}", f'<span class="written">{text(sample.text)}</span>'
+def _texts(samples: Iterable[Sample], *, caption: str = "") -> str:
+    rows = ((f"{sample.step:,}", f'<span class="written">{text(sample.text)}</span>') for sample in samples)
+    return table(("step", "text"), rows, caption=caption, style="texts")
 
 
 def laws(runs: Sequence[Shown]) -> str:

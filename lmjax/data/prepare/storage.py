@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lmjax.remote.address import READ_PACKAGES
+from lmjax.remote.errors import remote_error
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -31,6 +32,7 @@ def open_file(path: str) -> Any:
     Raises:
       OSError: it cannot be read.
       ValueError: the package for such addresses is not installed, or the storage refuses.
+      RemoteError: the storage cannot be reached.
     """
     if not is_address(path):
         return open(path, "rb")
@@ -57,6 +59,7 @@ def find_addresses(path: str, document_glob: str) -> tuple[str, list[Found]]:
 
     Raises:
       ValueError: the package for such addresses is not installed, or the storage refuses.
+      RemoteError: the storage cannot be reached.
     """
     with _naming(path):
         file_system, name = _file_system(path)
@@ -109,6 +112,4 @@ def _naming(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file: correct the address") from None
     except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): check the address, the network and your login"
-        ) from None
+        raise remote_error(path, error, has_answered=False) from error

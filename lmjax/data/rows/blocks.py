@@ -24,8 +24,15 @@ class _BlockRows(RowSource):
     """The common part of windows and packed rows: the order of blocks, and the parts of a block."""
 
     def __init__(
-        self, shards: TokenShards, *, row_length: int, block_length: int | None, overlap: int, seed: int | None
+        self,
+        shards: TokenShards,
+        *,
+        row_length: int,
+        block_length: int | None = None,
+        overlap: int = 0,
+        seed: int | None,
     ):
+        """Makes rows of ``row_length``, cut from blocks; in a fixed order if ``seed`` is ``None`` (validation)."""
         self.shards = shards
         self.overlap = overlap
         self.block_length = row_length if block_length is None else block_length
@@ -134,18 +141,6 @@ class PackedRows(_BlockRows):
     """
 
     has_segments = True
-
-    def __init__(
-        self,
-        shards: TokenShards,
-        *,
-        row_length: int,
-        block_length: int | None = None,
-        overlap: int = 0,
-        seed: int | None,
-    ):
-        """Makes rows of ``row_length``, cut from packed blocks; in the order of the plan if ``seed`` is ``None``."""
-        super().__init__(shards, row_length=row_length, block_length=block_length, overlap=overlap, seed=seed)
 
     def _count_blocks(self) -> int:
         self.plan = packing_plan(self.shards, self.block_length)

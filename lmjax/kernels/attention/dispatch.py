@@ -95,10 +95,7 @@ def attend(
       ValueError: shapes do not fit, or the backend cannot do what is asked.
     """
     _check_shapes(query_BTNH, key_BSKH, value_BSKH, mask)
-    if not 0.0 <= dropout_rate < 1.0:
-        raise ValueError(f"attend: dropout_rate={dropout_rate}: must be at least 0 and below 1")
-    if backend not in get_args(Backend):
-        raise ValueError(f"attend: backend={backend!r}: use one of {', '.join(get_args(Backend))}")
+    _check_options(dropout_rate, backend)
     scale = 1.0 / math.sqrt(query_BTNH.shape[-1]) if scale is None else scale
     dropout_rate = 0.0 if key is None else dropout_rate
     if query_index_BT is None:
@@ -112,19 +109,36 @@ def attend(
         "dropout_rate": dropout_rate,
     }
 
-    def cannot(name: Backend) -> str | None:
-        return _cannot(*arrays, mask, name, **asked)
+    def cannot(backend: Backend) -> str | None:
+        return _cannot(backend, arrays=arrays, mask=mask, **asked)
 
     if backend == "auto":
         backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
     refusal = cannot(backend)
     if refusal is not None:
         raise ValueError(f"attention backend {backend!r} cannot do {refusal}: use backend='chunked'")
+    return _computed(backend, *arrays, mask, scale=scale, query_index_BT=query_index_BT, key=key, **asked)
+
+
+def _computed(
+    backend: Backend,
+    query_BTNH: jax.Array,
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: IntervalMask,
+    *,
+    scale: float,
+    softcap: float | None,
+    sinks_N: jax.Array | None,
+    **others: Any,
+) -> jax.Array:
+    """Returns what a backend computes, which is given those arguments of :func:`attend` that it supports."""
+    arrays = (query_BTNH, key_BSKH, value_BSKH)
     if backend == "tpu":
         return tpu_attention(*arrays, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
     if backend == "mosaic":
         return mosaic_attention(*arrays, mask, scale=scale, softcap=softcap)
-    options = {"scale": scale, "query_index_BT": query_index_BT, "key": key, **asked}
+    options = {"scale": scale, "softcap": softcap, "sinks_N": sinks_N, **others}
     if backend == "cudnn":
         otherwise = functools.partial(chunked_attention, mask=mask, **options)
         return cudnn_attention(*arrays, mask, scale=scale, otherwise=otherwise)
@@ -146,26 +160,23 @@ def _chosen(
 
 
 def _cannot(
-    query_BTNH: jax.Array,
-    key_BSKH: jax.Array,
-    value_BSKH: jax.Array,
-    mask: IntervalMask,
     backend: Backend,
     *,
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    mask: IntervalMask,
     softcap: float | None,
     position_bias: PositionBias | None,
     sinks_N: jax.Array | None,
     dropout_rate: float,
 ) -> str | None:
-    """Returns the name of something in a request that a backend does not support, or None if it supports it all."""
-    arrays = (query_BTNH, key_BSKH, value_BSKH)
+    """Returns what of a request a backend does not support, or None; ``arrays`` are queries, keys and values."""
     common: dict[str, Any] = {"position_bias": position_bias, "dropout_rate": dropout_rate}
     if backend == "cudnn":
         return cudnn_cannot(*arrays, mask, softcap=softcap, sinks_N=sinks_N, **common)
     if backend == "mosaic":
         return mosaic_cannot(*arrays, capability=nvidia_capability(), sinks_N=sinks_N, **common)
     if backend == "tpu":
-        return tpu_cannot(platform=current_platform(), width=query_BTNH.shape[-1], **common)
+        return tpu_cannot(platform=current_platform(), width=arrays[0].shape[-1], **common)
     return None
 
 
@@ -184,3 +195,10 @@ def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Ar
     for name, bound_BT in (("start_BT", mask.start_BT), ("end_BT", mask.end_BT)):
         if bound_BT.shape not in ((batch, num_queries), (1, num_queries)):
             raise ValueError(f"attend: mask.{name} is {bound_BT.shape}: must be [{batch} or 1, {num_queries}]")
+
+
+def _check_options(dropout_rate: float, backend: str) -> None:
+    if not 0.0 <= dropout_rate < 1.0:
+        raise ValueError(f"attend: dropout_rate={dropout_rate}: must be at least 0 and below 1")
+    if backend not in get_args(Backend):
+        raise ValueError(f"attend: backend={backend!r}: use one of {', '.join(get_args(Backend))}")

@@ -1,7 +1,7 @@
 """Attention on TPUs for every interval mask, in O(T) memory, forward and backward.
 
-The kernels are in :mod:`lmjax.kernels.attention.tpu_kernels`. This module converts arrays to their layout and back, and
-defines the gradient.
+The kernels are in :mod:`~lmjax.kernels.attention.tpu_forward` and :mod:`~lmjax.kernels.attention.tpu_backward`. This
+module converts arrays to their layout and back, and defines the gradient.
 
 Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
 """
@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lmjax.kernels.attention import tpu_kernels
 from lmjax.kernels.attention.block_ranges import BlockRanges, block_ranges
 from lmjax.kernels.attention.on_mesh import on_mesh
 from lmjax.kernels.attention.position_bias import PositionBias
-from lmjax.kernels.attention.tpu_kernels import HIDDEN, LOG2_E, Plan
+from lmjax.kernels.attention.tpu_backward import backward
+from lmjax.kernels.attention.tpu_blocks import HIDDEN, LOG2_E, Plan
+from lmjax.kernels.attention.tpu_forward import forward
 from lmjax.masks import IntervalMask
 
 LANES = 128
@@ -108,9 +109,7 @@ def _forward(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sin
     query_BKIHR = checkpoint_name(_to_blocks(query_BTNH, num_kv_heads, plan.query_block), "query")
     key_BKHS = checkpoint_name(_to_lanes(key_BSKH, plan.key_block), "key")
     value_BKHS = checkpoint_name(_to_lanes(value_BSKH, plan.key_block), "value")
-    output_BKIHR, log_sum_BKI1R = tpu_kernels.forward(
-        plan, ranges, query_BKIHR, key_BKHS, value_BKHS, *bounds, sinks_K1R
-    )
+    output_BKIHR, log_sum_BKI1R = forward(plan, ranges, query_BKIHR, key_BKHS, value_BKHS, *bounds, sinks_K1R)
     # If a policy saves these two, the kernel need not run again in the backward pass.
     output_BTNH = checkpoint_name(_from_blocks(output_BKIHR, plan.query_block, query_BTNH.shape[1]), "attention_output")
     log_sum_BKI1R = checkpoint_name(log_sum_BKI1R, "attention_log_sum")
@@ -140,7 +139,7 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
         part = slice(first, min(first + size, num_blocks))
         part_bounds = bounds[0][:, part], bounds[1][:, part]
         by_query = (log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R)
-        grad_query, grad_key, grad_value = tpu_kernels.backward(
+        grad_query, grad_key, grad_value = backward(
             plan,
             ranges if parts == 1 else _part_ranges(plan, part_bounds, num_keys=key_BKHS.shape[3]),
             query_BKIHR[:, :, part],

@@ -19,6 +19,7 @@ from lmjax.train.checkpoint.config import CheckpointConfig
 from lmjax.train.checkpoint.errors import CheckpointError, NonFiniteState, first_line, remedy, some
 from lmjax.train.checkpoint.folder import BEST, Best, delete_steps, read_best, set_aside, write_best
 from lmjax.train.checkpoint.format import FORMAT
+from lmjax.train.checkpoint.grace import Grace
 from lmjax.train.checkpoint.load import from_primary
 from lmjax.train.checkpoint.mirror import Mirror
 from lmjax.train.checkpoint.reader import Reader
@@ -60,6 +61,7 @@ class Checkpoints(Reader):
         super().__init__(pathlib.Path(folder).absolute(), notify)
         self.config = config or CheckpointConfig()
         self.mirror = mirror
+        self.grace = Grace(self.config.grace_seconds, notify=notify if jax.process_index() == 0 else lambda _: None)
         self._saved_at = time.monotonic()
         self._saving: tuple[int, threading.Thread] | None = None
         self._seal_error: Exception | None = None
@@ -179,7 +181,7 @@ class Checkpoints(Reader):
             json.dumps(data)
         except (TypeError, ValueError) as error:
             raise ValueError(f"checkpoint of step {step}: its data cannot be written as JSON: {error}") from error
-        leaves = named_leaves(state)
+        leaves, began = named_leaves(state), time.monotonic()
         with jax.transfer_guard("allow"):
             self._refuse_not_finite(step, leaves)
         with self._failures_of(step), jax.transfer_guard("allow"):
@@ -189,8 +191,9 @@ class Checkpoints(Reader):
             self._next_best = best
             writing = self._files.write(step, contents, parts)
         sealer = threading.Thread(
-            target=self._seal, args=(step, writing, [CONTENTS, *parts]), name=f"checksums of step {step}"
+            target=self._seal, args=(step, writing, [CONTENTS, *parts], began), name=f"checksums of step {step}"
         )
+        self.grace.begun_at = began
         sealer.start()
         self._saving, self._saved_at = (step, sealer), time.monotonic()
         return True
@@ -207,8 +210,8 @@ class Checkpoints(Reader):
                 reason=reason,
             )
 
-    def _seal(self, step: int, writing: Writing, parts: list[str]) -> None:
-        """Writes the checksums of a step, then deletes the steps that are too old.
+    def _seal(self, step: int, writing: Writing, parts: list[str], began: float) -> None:
+        """Writes the checksums of a step whose save began at some time, then deletes the steps that are too old.
 
         It first waits until Orbax is done and all files that reading needs are there. It runs in a thread of its own.
         """
@@ -230,6 +233,9 @@ class Checkpoints(Reader):
                 self._delete_old()
             except (OSError, CheckpointError) as error:
                 self._seal_error = error
+                return
+        copying = 0.0 if self.mirror is None else self.mirror.copy_seconds
+        self.grace.saved(time.monotonic() - began + copying)
 
     def _delete_old(self) -> None:
         steps = self.steps()

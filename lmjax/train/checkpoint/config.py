@@ -29,6 +29,9 @@ class CheckpointConfig:
     on_signal: bool = True
     """Save when a signal or a maintenance notice ends the run; without it the run goes on from the checkpoint before,
     and ends at once, which suits a grace period that is too short for a save."""
+    grace_seconds: float | None = None
+    """Seconds from a signal until the process is killed. A save that would take longer, by the last one, is left out,
+    and the run goes on from the checkpoint before. None: what the launcher says (LMJAX_GRACE_SECONDS), or no limit."""
 
     def __post_init__(self):
         check_literals(self, "checkpoint.")
@@ -36,7 +39,7 @@ class CheckpointConfig:
             raise ValueError(
                 f"checkpoint.best_by={self.best_by!r}: name a number of an evaluation, as valid/loss or code/accuracy"
             )
-        for name in ("every_steps", "every_minutes", "keep_last", "keep_every"):
+        for name in ("every_steps", "every_minutes", "keep_last", "keep_every", "grace_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"checkpoint.{name}={value}: must be above 0, or None to switch it off")

@@ -9,6 +9,7 @@ import contextlib
 import pathlib
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,6 +61,8 @@ class Mirror:
         self._wake, self._closing = threading.Event(), False
         self._writing = threading.Lock()
         self._copied: dict[str, str | None] = {}
+        self.copy_seconds = 0.0
+        """How long the copy of the last save took; 0 before the first."""
         self._thread = threading.Thread(target=self._work, name="copy to object storage", daemon=True)
         self._thread.start()
 
@@ -148,7 +151,9 @@ class Mirror:
             try:
                 visible = visible_steps(self._bucket.sizes(SAVES))
                 if step in self._config.kept({*visible, *waiting}, best=self._best(texts)):
+                    began = time.monotonic()
                     self._copy_step(step, texts)
+                    self.copy_seconds = time.monotonic() - began
                     self._delete_old(step, texts)
                 self._error = None
             except (RemoteError, LeaseLostError, CheckpointError, OSError, ValueError) as error:

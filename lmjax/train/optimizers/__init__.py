@@ -7,7 +7,7 @@ from lmjax.train.optimizers.gradients import clip_by_norm, ema_update
 from lmjax.train.optimizers.kinds import FROZEN, decays, trained, with_frozen
 from lmjax.train.optimizers.lion import Lion
 from lmjax.train.optimizers.muon import Muon
-from lmjax.train.optimizers.optimizer import Optimizer
+from lmjax.train.optimizers.optimizer import AveragingOptimizer, Optimizer
 from lmjax.train.optimizers.schedule_free import ScheduleFree
 from lmjax.train.optimizers.sgd import SGD
 from lmjax.train.optimizers.soap import SOAP
@@ -20,6 +20,7 @@ __all__ = [
     "SOAP",
     "Adafactor",
     "AdamW",
+    "AveragingOptimizer",
     "Lion",
     "Muon",
     "Optimizer",

@@ -18,7 +18,7 @@ import optax
 from lmjax.models.routing import BIAS_KIND
 from lmjax.schedules.learning_rate import Schedule
 from lmjax.train.optimizers.kinds import decays, trained
-from lmjax.train.optimizers.optimizer import Optimizer
+from lmjax.train.optimizers.optimizer import AveragingOptimizer, Optimizer
 from lmjax.train.optimizers.width import width_factors
 from lmjax.types import PyTree
 
@@ -83,7 +83,7 @@ def average_of(optimizer: Optimizer, kinds: PyTree) -> Callable[[PyTree, PyTree]
       optimizer: the configuration of the run's optimizer.
       kinds: a tree like the parameters, with the kind of each.
     """
-    if not optimizer.keeps_average:
+    if not isinstance(optimizer, AveragingOptimizer):
         return None
     return functools.partial(optimizer.average, kinds=trained(kinds, kinds))
 

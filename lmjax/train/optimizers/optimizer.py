@@ -33,8 +33,6 @@ class Optimizer(Choice, abc.ABC, home="lmjax.train.optimizers"):
 
     follows_width: ClassVar[bool] = False
     """Whether ``model.width_base`` has a rule for this optimizer, see :func:`lmjax.train.optimizers.width_factors`."""
-    keeps_average: ClassVar[bool] = False
-    """Whether :meth:`average` gives other parameters than those that are trained."""
 
     def __post_init__(self):
         """Refuses values that are out of bounds. Subclasses with options of their own call this first."""
@@ -80,17 +78,22 @@ class Optimizer(Choice, abc.ABC, home="lmjax.train.optimizers"):
         del learning_rate
         return chain
 
+    def rule(self, kind: str, axes: Sequence[str | None]) -> str:
+        """Returns the name of the rule that updates a parameter of this kind with these axes, for ``--dry-run``."""
+        del kind, axes
+        return type(self).__name__
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AveragingOptimizer(Optimizer):
+    """An optimizer that averages the parameters itself. A subclass defines :meth:`average`, too."""
+
+    @abc.abstractmethod
     def average(self, state: PyTree, params: PyTree, kinds: PyTree) -> PyTree:
-        """Returns the parameters to validate, sample from and export; used only if :attr:`keeps_average` is true.
+        """Returns the parameters to validate, sample from and export.
 
         Args:
           state: the state of the transformation.
           params: the parameters that are trained.
           kinds: a tree like the parameters, with the kind of each.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps no average")
-
-    def rule(self, kind: str, axes: Sequence[str | None]) -> str:
-        """Returns the name of the rule that updates a parameter of this kind with these axes, for ``--dry-run``."""
-        del kind, axes
-        return type(self).__name__

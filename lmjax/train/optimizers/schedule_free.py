@@ -1,7 +1,7 @@
 """Schedule-Free AdamW (Defazio et al. 2024)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import optax
@@ -9,12 +9,12 @@ import optax.contrib
 
 from lmjax.models.routing import BIAS_KIND
 from lmjax.schedules.learning_rate import Schedule
-from lmjax.train.optimizers.optimizer import Optimizer
+from lmjax.train.optimizers.optimizer import AveragingOptimizer
 from lmjax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleFree(Optimizer):
+class ScheduleFree(AveragingOptimizer):
     """AdamW whose momentum and decay of the learning rate are replaced by an average of all points so far.
 
         y = (1 - beta1) z + beta1 x             where the gradient is taken: the parameters that are trained
@@ -32,8 +32,6 @@ class ScheduleFree(Optimizer):
     """Decay of the mean squared gradient."""
     epsilon: float = 1e-8
     """Added to its root."""
-
-    keeps_average: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

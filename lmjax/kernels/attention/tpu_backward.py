@@ -1,0 +1,193 @@
+"""The backward Pallas kernel of attention on TPUs; see :mod:`lmjax.kernels.attention.tpu_blocks`.
+
+Axes: I blocks of queries, R queries of a block times the query heads of a key-value head.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from lmjax.kernels.attention.block_ranges import BlockRanges
+from lmjax.kernels.attention.tpu_blocks import COMPILER_PARAMS, Plan, hide, logits_of, product, row_of_mask
+
+
+def _backward_kernel(
+    plan: Plan,
+    key_first_ref,
+    key_last_ref,
+    full_first_ref,
+    full_last_ref,
+    query_first_ref,
+    query_last_ref,
+    query_ref,
+    key_ref,
+    value_ref,
+    start_ref,
+    end_ref,
+    log_sum_ref,
+    grad_output_ref,
+    mean_ref,
+    grad_query_ref,
+    grad_key_ref,
+    grad_value_ref,
+    query_total_ref,
+    key_total_ref,
+    value_total_ref,
+):
+    row, number, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
+    mask_row = row_of_mask(row, key_first_ref)
+    block = query_first_ref[mask_row, number] + step
+    is_last_step = step == pl.num_programs(3) - 1
+
+    @pl.when((number == 0) & (step == 0))
+    def begin_row():
+        query_total_ref[...] = jnp.zeros_like(query_total_ref)
+
+    @pl.when(step == 0)
+    def begin_key_block():
+        key_total_ref[...] = jnp.zeros_like(key_total_ref)
+        value_total_ref[...] = jnp.zeros_like(value_total_ref)
+
+    def add_query_block(*, masked: bool) -> None:
+        key_HS, value_HS = key_ref[0, 0], value_ref[0, 0]
+        query_HR, grad_output_HR = query_ref[0, 0, 0], grad_output_ref[0, 0, 0]
+        logits_SR, slope_SR = logits_of(plan, key_HS, query_HR)
+        if masked:
+            logits_SR = hide(logits_SR, start_ref[0, 0], end_ref[0, 0], number * plan.key_block)
+        weights_SR = jnp.exp2(logits_SR - log_sum_ref[0, 0, 0])
+        grad_weights_SR = product(value_HS, grad_output_HR, contract=(0, 0))
+        grad_logits_SR = weights_SR * (grad_weights_SR - mean_ref[0, 0, 0])
+        if slope_SR is not None:
+            grad_logits_SR = grad_logits_SR * slope_SR
+        grad_scores_SR = grad_logits_SR.astype(query_HR.dtype)
+        value_total_ref[...] += product(grad_output_HR, weights_SR.astype(value_HS.dtype), contract=(1, 1))
+        key_total_ref[...] += product(query_HR, grad_scores_SR, contract=(1, 1))
+        query_total_ref[block] += product(key_HS, grad_scores_SR, contract=(1, 0))
+
+    safe = jnp.minimum(block, key_first_ref.shape[1] - 1)
+    is_visible = (
+        (block < query_last_ref[mask_row, number])
+        & (number >= key_first_ref[mask_row, safe])
+        & (number < key_last_ref[mask_row, safe])
+    )
+    is_full = (number >= full_first_ref[mask_row, safe]) & (number < full_last_ref[mask_row, safe])
+    pl.when(is_visible & is_full)(functools.partial(add_query_block, masked=False))
+    pl.when(is_visible & ~is_full)(functools.partial(add_query_block, masked=True))
+
+    @pl.when(is_last_step)
+    def finish_key_block():
+        grad_key_ref[0, 0] = (key_total_ref[...] * plan.scale).astype(grad_key_ref.dtype)
+        grad_value_ref[0, 0] = value_total_ref[...].astype(grad_value_ref.dtype)
+
+    @pl.when(is_last_step & (number == pl.num_programs(2) - 1))
+    def finish_row():
+        grad_query_ref[0, 0] = (query_total_ref[...] * plan.scale).astype(grad_query_ref.dtype)
+
+
+def backward(
+    plan: Plan,
+    ranges: BlockRanges,
+    query_BKIHR: jax.Array,
+    key_BKHS: jax.Array,
+    value_BKHS: jax.Array,
+    start_BI1R: jax.Array,
+    end_BI1R: jax.Array,
+    log_sum_BKI1R: jax.Array,
+    grad_output_BKIHR: jax.Array,
+    mean_BKI1R: jax.Array,
+    *,
+    key_dtype: jnp.dtype,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the gradients of queries, keys and values, the last two in ``key_dtype``.
+
+    One pass over all pairs of blocks computes all three, with five matrix products for each pair. The gradient of the
+    queries of one key-value head stays in fast memory until the row is done.
+
+    Args:
+      plan: the static settings.
+      ranges: the ranges of blocks of the mask.
+      query_BKIHR: queries; this and the next four are as in :func:`forward`.
+      key_BKHS: keys.
+      value_BKHS: values.
+      start_BI1R: first visible key.
+      end_BI1R: one past the last visible key.
+      log_sum_BKI1R: the log-sums that :func:`forward` returned.
+      grad_output_BKIHR: gradient of the output.
+      mean_BKI1R: float32, for each query the sum of its output times the output's gradient.
+      key_dtype: dtype of the gradients of keys and values.
+    """
+    call = pl.pallas_call(
+        functools.partial(_backward_kernel, plan),
+        grid_spec=_grid(plan, query_BKIHR.shape, value_BKHS.shape),
+        out_shape=[
+            jax.ShapeDtypeStruct(query_BKIHR.shape, query_BKIHR.dtype),
+            jax.ShapeDtypeStruct(key_BKHS.shape, key_dtype),
+            jax.ShapeDtypeStruct(value_BKHS.shape, key_dtype),
+        ],
+        compiler_params=COMPILER_PARAMS,
+        interpret=plan.interpret,
+        name="interval_attention_backward",
+    )
+    scalars = dataclasses.astuple(ranges)
+    bounds = (start_BI1R, end_BI1R)
+    return call(*scalars, query_BKIHR, key_BKHS, value_BKHS, *bounds, log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R)
+
+
+def _grid(plan: Plan, query_shape: tuple[int, ...], value_shape: tuple[int, ...]) -> pltpu.PrefetchScalarGridSpec:
+    """Returns the order of the work, and which part of each array a step needs.
+
+    For each row and key-value head, the blocks of keys come one after the other, and for each of them the blocks of
+    queries that see it.
+
+    Args:
+      plan: the static settings.
+      query_shape: B, K, I, H, R.
+      value_shape: B, K, H, S.
+    """
+    batch, num_kv_heads, num_query_blocks, width, rows = query_shape
+    value_width, num_keys = value_shape[2:]
+
+    def block_of(b, j, step, first_ref, last_ref):
+        row = row_of_mask(b, first_ref)
+        return jnp.clip(first_ref[row, j] + step, 0, jnp.maximum(last_ref[row, j] - 1, 0))
+
+    def query_index(b, k, j, step, kf, kl, ff, fl, first_ref, last_ref):
+        return b, k, block_of(b, j, step, first_ref, last_ref), 0, 0
+
+    def bound_index(b, k, j, step, kf, kl, ff, fl, first_ref, last_ref):
+        return row_of_mask(b, first_ref), block_of(b, j, step, first_ref, last_ref), 0, 0
+
+    def key_index(b, k, j, step, *_):
+        return b, k, 0, j
+
+    def row_index(b, k, j, step, *_):
+        return b, k, 0, 0, 0
+
+    return pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=6,
+        grid=(batch, num_kv_heads, num_keys // plan.key_block, num_query_blocks),
+        in_specs=[
+            pl.BlockSpec((1, 1, 1, width, rows), query_index),
+            pl.BlockSpec((1, 1, width, plan.key_block), key_index),
+            pl.BlockSpec((1, 1, value_width, plan.key_block), key_index),
+            pl.BlockSpec((1, 1, 1, rows), bound_index),
+            pl.BlockSpec((1, 1, 1, rows), bound_index),
+            pl.BlockSpec((1, 1, 1, 1, rows), query_index),
+            pl.BlockSpec((1, 1, 1, value_width, rows), query_index),
+            pl.BlockSpec((1, 1, 1, 1, rows), query_index),
+        ],
+        out_specs=[
+            pl.BlockSpec((1, 1, num_query_blocks, width, rows), row_index),
+            pl.BlockSpec((1, 1, width, plan.key_block), key_index),
+            pl.BlockSpec((1, 1, value_width, plan.key_block), key_index),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((num_query_blocks, width, rows), jnp.float32),
+            pltpu.VMEM((width, plan.key_block), jnp.float32),
+            pltpu.VMEM((value_width, plan.key_block), jnp.float32),
+        ],
+    )
