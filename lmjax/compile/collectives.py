@@ -131,8 +131,14 @@ def seconds(one: Collective, topology: Topology, devices: np.ndarray) -> float:
     size = len(members) // num_slices
     within = 0.0
     if size > 1:
-        bandwidth = num_links(members, topology) * topology.chip.link_bandwidth * LINK_EFFICIENCY
-        within = _passes(one.kind, size) * one.num_bytes / bandwidth
+        bandwidth = topology.chip.link_bandwidth * LINK_EFFICIENCY
+        axes = links_by_axis(members, topology)
+        if one.kind.endswith("all-to-all"):
+            # What a device sends goes a quarter of each ring on average, along all axes at once; the longest decides.
+            passes = (size - 1) / size * max(along / 4 / links for along, links in axes)
+        else:
+            passes = _passes(one.kind, size) / sum(links for _, links in axes)
+        within = passes * one.num_bytes / bandwidth
     # Between slices each chip exchanges the part of the array that is its own within the slice.
     between = _passes(one.kind, num_slices) * one.num_bytes / size / DATA_CENTER_BANDWIDTH if num_slices > 1 else 0.0
     return within + between
@@ -155,12 +161,15 @@ DATA_CENTER_BANDWIDTH = 6.25e9
 """Bytes a second of a chip between slices; assumed (v5p: 50 Gbit/s by its data sheet)."""
 
 
-def num_links(members: list, topology: Topology) -> int:
-    """Returns how many links of a chip carry a collective of these devices: one or two for each axis they lie along."""
+def links_by_axis(members: list, topology: Topology) -> list[tuple[int, int]]:
+    """Returns how many devices lie along each axis of the torus that these devices lie along, and the links used there.
+
+    An axis that is closed to a ring, and that they fill, has two links, any other one.
+    """
     places = np.array([device.coords for device in members])
-    links = 0
+    found = []
     for axis, extent in enumerate(topology.extents):
         along = len(set(places[:, axis].tolist()))
         if along > 1:
-            links += 2 if along == extent and topology.chip.wraps(extent) else 1
-    return max(links, 1)
+            found.append((along, 2 if along == extent and topology.chip.wraps(extent) else 1))
+    return found or [(len(members), 1)]

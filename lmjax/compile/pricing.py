@@ -169,7 +169,7 @@ class _Pricer:
 
     def host_bytes(self, computation: str, one: Instruction) -> int:
         """Returns how many bytes an instruction copies to the memory of the host, or from there; 0 for most."""
-        if one.opcode in _HANDS_ON or one.opcode.endswith("-done"):
+        if one.opcode in _HANDS_ON or one.opcode.endswith("-done") or not one.operands:
             return 0
         shapes = (one.shape, *(self.shape(computation, name) for name in one.operands))
         if not any(HOST_SPACE in shape for shape in shapes):

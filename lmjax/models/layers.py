@@ -270,7 +270,9 @@ def _rows_backward(dtype: str, kept: tuple[jax.Array, jax.Array], grad_rows: jax
     table_VD, ids = kept
     zeros_VD = jnp.zeros(table_VD.shape, table_VD.dtype)
     index = jnp.clip(ids, 0, len(table_VD) - 1)
-    return zeros_VD.at[index].add(grad_rows.astype(table_VD.dtype), mode="promise_in_bounds"), None
+    grad_VD = zeros_VD.at[index].add(grad_rows.astype(table_VD.dtype), mode="promise_in_bounds")
+    # Each device adds up its own tokens. Otherwise XLA would send every device all tokens, for its part of the width.
+    return constrain(grad_VD, "vocab", None), None
 
 
 rows_of_table.defvjp(_rows_forward, _rows_backward)

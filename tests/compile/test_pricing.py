@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lmjax.compile import prediction
-from lmjax.compile.collectives import find_collectives, num_links, seconds
+from lmjax.compile.collectives import find_collectives, links_by_axis, seconds
 from lmjax.compile.hlo import parse, trip_count
 from lmjax.compile.kernels import attention_rounds, kernel_cost
 from lmjax.compile.pricing import price
@@ -72,6 +72,17 @@ def test_between_slices_a_chip_exchanges_its_own_part():
     assert seconds(one, topology, devices) == pytest.approx(within + 2 * 1 / 2 * 4096 / 4 / 6.25e9)
 
 
+def test_an_all_to_all_over_a_whole_torus_takes_as_long_as_its_longest_ring():
+    devices = np.empty(256, object)
+    devices[:] = [types.SimpleNamespace(coords=[i % 16, i // 16, 0], slice_index=None) for i in range(256)]
+    topology = Topology(name="v5e:16x16", chip=CHIPS["v5e"], extents=(16, 16), devices=devices)
+    text = "ENTRY %main (p: f32[1024]) -> f32[1024] {\n  %p = f32[1024] parameter(0)\n"
+    text += "  ROOT %r = f32[1024] all-to-all(%p), replica_groups={}, dimensions={0}\n}\n"
+    (one,) = find_collectives(parse(text), {"fsdp": 256})
+    # Four hops on average along each axis, over its two links.
+    assert seconds(one, topology, devices) == pytest.approx(255 / 256 * 4096 * 4 / 2 / LINK)
+
+
 def test_an_axis_that_is_closed_to_a_ring_has_two_links():
     chips = {"v5e:16x16": (16, 2), "v5e:16x8": (8, 1), "v5p:4x4x4": (4, 2), "v5p:2x2x1": (2, 1)}
     for name, (along, links) in chips.items():
@@ -79,7 +90,8 @@ def test_an_axis_that_is_closed_to_a_ring_has_two_links():
         axis = extents.index(along)
         places = [[i if axis == k else 0 for k in range(3)] for i in range(along)]
         members = [types.SimpleNamespace(coords=place) for place in places]
-        assert num_links(members, Topology(name=name, chip=CHIPS[kind], extents=extents, devices=[])) == links
+        topology = Topology(name=name, chip=CHIPS[kind], extents=extents, devices=[])
+        assert links_by_axis(members, topology) == [(along, links)]
 
 
 def test_the_step_is_computation_and_what_no_computation_hides(pricing):
