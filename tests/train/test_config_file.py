@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import json
 import sys
 
@@ -137,6 +138,7 @@ def test_every_choice_is_written_with_its_class(tmp_path):
         write_config(config, tmp_path / "config.json")
         assert read_config(tmp_path / "config.json") == config
     for family in Choice.__subclasses__():
+        importlib.import_module(family.home)
         inside = [name for name in members(family) if name.startswith("lmjax.")]
         assert inside and all(name.startswith(f"{family.home}.") for name in inside)
 
