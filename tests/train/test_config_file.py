@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import importlib
 import json
+import pkgutil
 import sys
 
 import pytest
@@ -138,9 +139,12 @@ def test_every_choice_is_written_with_its_class(tmp_path):
         write_config(config, tmp_path / "config.json")
         assert read_config(tmp_path / "config.json") == config
     for family in Choice.__subclasses__():
-        importlib.import_module(family.home)
+        home = importlib.import_module(family.home)
+        for module in pkgutil.iter_modules(home.__path__, f"{family.home}."):
+            importlib.import_module(module.name)
         inside = [name for name in members(family) if name.startswith("lmjax.")]
-        assert inside and all(name.startswith(f"{family.home}.") for name in inside)
+        assert inside, family
+        assert all(name.startswith(f"{family.home}.") for name in inside)
 
 
 UNSET = {"beta1": None, "beta2": None, "epsilon": None, "momentum": None, "min_factored_size": None}
