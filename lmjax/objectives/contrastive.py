@@ -114,6 +114,7 @@ class Contrastive(Objective):
         return Traits(
             attention="causal" if self.causal else "bidirectional",
             num_members=2 + self.negatives if self.pairs == "given" else 1,
+            encodings=1 if self.pairs == "given" else 2,
             couples_examples=True,
             measures=frozenset({"accuracy"}),
             instead_of_text="it compares texts: use `lmjax embed`, or `lmjax evaluate RUN --pairs FILE`",
@@ -123,11 +124,6 @@ class Contrastive(Objective):
     def num_texts(self) -> int:
         """M, the number of texts of an example that are compared with each other."""
         return max(self.traits.num_members, 2)
-
-    def flops_per_token(self, once: int, *, model: ModelConfig, sequence_length: int) -> int:
-        """Counts every text that is encoded: where a text is compared with itself, it is encoded twice."""
-        del model, sequence_length
-        return once * self.num_texts // self.traits.num_members
 
     def row_length(self, sequence_length: int) -> int:
         """Returns T tokens for each text of an example."""

@@ -19,7 +19,6 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.hidden import Hidden
 from lmjax.models.layers import split_key
 from lmjax.models.routing import joined
-from lmjax.models.summary import layer_attention_flops
 from lmjax.models.transformer import Transformer
 from lmjax.models.with_extras import extra_of, model_of, with_extras
 from lmjax.objectives.parts.objective import Objective, Terms, Traits
@@ -81,8 +80,8 @@ class TokensAhead(Objective):
 
     @property
     def traits(self) -> Traits:
-        """The term ``loss`` is of tokens of text."""
-        return Traits(text_term="loss")
+        """The term ``loss`` is of tokens of text, of which each position predicts several."""
+        return Traits(text_term="loss", predictions=self.num_heads)
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses rows shorter than the heads look ahead."""
@@ -96,12 +95,6 @@ class TokensAhead(Objective):
     def row_length(self, sequence_length: int) -> int:
         """Returns T inputs and the tokens to be predicted at the last of them."""
         return sequence_length + self.num_heads
-
-    def flops_per_token(self, once: int, *, model: ModelConfig, sequence_length: int) -> int:
-        """Counts the output layer, and the attention of a layer, once for each token that is predicted."""
-        output = 6 * model.vocab_size * model.table_width
-        attention = layer_attention_flops(model, sequence_length, model.num_layers - 1)
-        return once + (self.num_heads - 1) * (output + attention)
 
     def corrupt(self, key: jax.Array, rows: Rows, vocabulary: Vocabulary) -> Batch:
         """Shifts the rows once for each head. A target counts if it is in the same document as the input."""

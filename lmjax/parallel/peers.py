@@ -3,7 +3,7 @@
 A collective that waits for a dead process may wait for minutes (NCCL) or for ever. Each process therefore keeps an open
 connection to process 0, and the system of a process that dies closes it at once. Process 0 tells the others which one
 it was. A process that ends in order says so first. Of a machine that is switched off the system says nothing; its
-connection is found dead within about ``KEEPALIVE_SECONDS`` seconds.
+connection is found dead after about 25 seconds (:data:`KEEPALIVE`).
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 
 BYE = b"bye"
-KEEPALIVE_SECONDS = 25
-"""Time until a machine that answers nothing counts as gone: 10 s without data, then three questions, each 5 s."""
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""When the system asks a silent machine: after 10 s, then every 5 s; after three questions it counts as gone."""
 CONNECT_SECONDS = 30.0
 GRACE_SECONDS = 1.0
 """How long a process may go on after the end of a peer, so that its own signal or error can end it first."""
@@ -140,7 +140,7 @@ class Spoke:
 def _keep_alive(connection: socket.socket) -> None:
     connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+    for option, value in KEEPALIVE.items():
         if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 

@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
+from lmjax.models.config import ModelConfig
 from lmjax.models.parameters import ModuleSpec
-from lmjax.models.summary import ModelSummary, summarize
+from lmjax.models.summary import ModelSummary, layer_attention_flops, summarize
+from lmjax.objectives.parts.objective import Traits
 from lmjax.train.components import decoder_length, leading
 from lmjax.train.config import RunConfig
 from lmjax.types import PyTree
@@ -28,7 +30,24 @@ def summary_of(
         decoder_length=decoder_length(config.objective, sequence_length),
         held=held,
     )
-    flops = leading(config.objective).flops_per_token(
-        summary.flops_per_token, model=config.model, sequence_length=sequence_length
+    flops = flops_per_token(
+        leading(config.objective).traits, summary.flops_per_token, model=config.model, sequence_length=sequence_length
     )
     return dataclasses.replace(summary, flops_per_token=flops)
+
+
+def flops_per_token(traits: Traits, once: int, *, model: ModelConfig, sequence_length: int) -> int:
+    """Returns the FLOPs of a token of a text, forward and backward.
+
+    A text counts as often as it is read. Each token that a position predicts beyond the first costs the output layer
+    and the attention of a layer once more; the parameters of these layers are in ``once``.
+
+    Args:
+      traits: of the objective.
+      once: the FLOPs of a token that is read once and predicts one, see :func:`lmjax.models.summary.summarize`.
+      model: the model.
+      sequence_length: tokens of a row, or of each text of an example.
+    """
+    output_layer = 6 * model.vocab_size * model.table_width
+    attention = layer_attention_flops(model, sequence_length, model.num_layers - 1)
+    return traits.encodings * once + (traits.predictions - 1) * (output_layer + attention)

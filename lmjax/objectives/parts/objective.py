@@ -37,6 +37,8 @@ class Traits:
       attention: how the trained model reads a text that it continues, and so what sampling does with a prompt.
       reads_with_encoder: whether batches have a stream for an encoder, so that the model must have one.
       num_members: texts of an example that a row holds (``data.members``); 1 for rows of ordinary text.
+      encodings: how often the model reads each text of an example; 2 where a text is compared with itself.
+      predictions: how many tokens each position predicts, the second and further ones with a layer of their own each.
       couples_examples: whether a term depends on several rows at once, so that a batch cannot be divided into
         microbatches.
       row_multiple: the number of rows of a microbatch on a device must be a multiple of it.
@@ -50,6 +52,8 @@ class Traits:
     attention: Literal["causal", "bidirectional", "prefix"] = "causal"
     reads_with_encoder: bool = False
     num_members: int = 1
+    encodings: int = 1
+    predictions: int = 1
     couples_examples: bool = False
     row_multiple: int = 1
     measures: frozenset[str] = frozenset()
@@ -105,17 +109,6 @@ class Objective(Choice, abc.ABC, home="lmjax.objectives"):
     def row_length(self, sequence_length: int) -> int:
         """Returns how many tokens a row must hold for the model to see ``sequence_length`` of them."""
         return sequence_length
-
-    def flops_per_token(self, once: int, *, model: ModelConfig, sequence_length: int) -> int:
-        """Returns the FLOPs of one of the ``sequence_length`` tokens of a text, forward and backward.
-
-        Args:
-          once: those of a token that every parameter is applied to once, see :func:`lmjax.models.summary.summarize`.
-          model: the model.
-          sequence_length: tokens of a row, or of each text of an example.
-        """
-        del model, sequence_length
-        return once
 
     def check(self, *, model: ModelConfig, vocabulary: Vocabulary, sequence_length: int) -> None:
         """Refuses, before anything is compiled, a model or a tokenizer that this objective cannot use.
