@@ -132,7 +132,9 @@ def start(config: DistributedConfig | None = None) -> None:
         _watch_peers(config)
     _check("processes", jax.process_count(), config.expected_processes)
     _check("devices", jax.device_count(), config.expected_devices)
-    print(describe_processes(), flush=True)
+    # The line and its end in one write: gloo's threads print, too, and `print` leaves them a gap.
+    sys.stdout.write(f"{describe_processes()}\n")
+    sys.stdout.flush()
     tell_launcher("joined", config, os.environ)
 
 

@@ -144,11 +144,11 @@ run_command(command)
 """
     begin = time.monotonic()
     with launch(script, "--processes", "2", "--grace", "2") as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "[1] error: distributed.expected_devices=3, but there are 2 devices: process 1 of 2" in err
     assert "process 1 failed with 2: ending the others" in err
-    assert time.monotonic() - begin < 25
+    assert time.monotonic() - begin < 60  # Starting alone takes half of it on a machine that does much else.
 
 
 def test_a_peer_that_never_comes_is_an_error_with_a_remedy():
