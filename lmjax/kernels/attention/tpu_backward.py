@@ -12,7 +12,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lmjax.kernels.attention.block_ranges import BlockRanges
-from lmjax.kernels.attention.tpu_blocks import COMPILER_PARAMS, Plan, hide, logits_of, product, row_of_mask
+from lmjax.kernels.attention.tpu_blocks import (
+    COMPILER_PARAMS,
+    Plan,
+    block_of_step,
+    hide,
+    logits_of,
+    product,
+    row_of_mask,
+)
 
 
 def _backward_kernel(
@@ -151,15 +159,11 @@ def _grid(plan: Plan, query_shape: tuple[int, ...], value_shape: tuple[int, ...]
     batch, num_kv_heads, num_query_blocks, width, rows = query_shape
     value_width, num_keys = value_shape[2:]
 
-    def block_of(b, j, step, first_ref, last_ref):
-        row = row_of_mask(b, first_ref)
-        return jnp.clip(first_ref[row, j] + step, 0, jnp.maximum(last_ref[row, j] - 1, 0))
-
     def query_index(b, k, j, step, kf, kl, ff, fl, first_ref, last_ref):
-        return b, k, block_of(b, j, step, first_ref, last_ref), 0, 0
+        return b, k, block_of_step(b, j, step, first_ref, last_ref)[1], 0, 0
 
     def bound_index(b, k, j, step, kf, kl, ff, fl, first_ref, last_ref):
-        return row_of_mask(b, first_ref), block_of(b, j, step, first_ref, last_ref), 0, 0
+        return *block_of_step(b, j, step, first_ref, last_ref), 0, 0
 
     def key_index(b, k, j, step, *_):
         return b, k, 0, j

@@ -81,3 +81,22 @@ def hide(logits_SR: jax.Array, start_1R: jax.Array, end_1R: jax.Array, first_key
 def row_of_mask(row: jax.Array, ranges_ref: Any) -> jax.Array:
     """Returns the row of the mask's ranges that belongs to a row of the batch; ranges of one row belong to all."""
     return jnp.minimum(row, ranges_ref.shape[0] - 1)
+
+
+def block_of_step(
+    row: jax.Array, number: jax.Array, step: jax.Array, first_ref: Any, last_ref: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the row of the mask, and the block that a step of the grid needs.
+
+    Beyond the range this is the last block again, which is in fast memory already, so nothing is copied.
+
+    Args:
+      row: the row of the batch.
+      number: the block whose range of other blocks is visited.
+      step: the step within the range.
+      first_ref: int32, the first block of each range, by row of the mask and block.
+      last_ref: int32, one past the last.
+    """
+    mask_row = row_of_mask(row, first_ref)
+    last = jnp.maximum(last_ref[mask_row, number] - 1, 0)
+    return mask_row, jnp.clip(first_ref[mask_row, number] + step, 0, last)

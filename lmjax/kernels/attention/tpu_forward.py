@@ -11,7 +11,16 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lmjax.kernels.attention.block_ranges import BlockRanges
-from lmjax.kernels.attention.tpu_blocks import COMPILER_PARAMS, LOG2_E, Plan, hide, logits_of, product, row_of_mask
+from lmjax.kernels.attention.tpu_blocks import (
+    COMPILER_PARAMS,
+    LOG2_E,
+    Plan,
+    block_of_step,
+    hide,
+    logits_of,
+    product,
+    row_of_mask,
+)
 
 LOWEST = -1e29
 """The first value of the running maximum: far above ``HIDDEN``, so that an invisible key always has the weight 0."""
@@ -113,9 +122,7 @@ def forward(
     value_width, num_keys = value_BKHS.shape[2:]
 
     def key_index(b, k, i, step, first_ref, last_ref, *_):
-        # Beyond the range this is the last block again, which is in fast memory already, so nothing is copied.
-        row = row_of_mask(b, first_ref)
-        return b, k, 0, jnp.clip(first_ref[row, i] + step, 0, jnp.maximum(last_ref[row, i] - 1, 0))
+        return b, k, 0, block_of_step(b, i, step, first_ref, last_ref)[1]
 
     def query_index(b, k, i, step, *_):
         return b, k, i, 0, 0
