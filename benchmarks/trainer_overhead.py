@@ -1,19 +1,22 @@
 """What the trainer costs: the time of a step in the training loop over that of the bare jitted step.
 
-    python benchmarks/trainer_overhead.py [--blocks 7] [--steps 100]
+    python benchmarks/trainer_overhead.py [--blocks 40] [--steps 10] [--save-every 200]
 
 One run is trained without checkpoints, and one with an asynchronous checkpoint in the middle of each block. Both are
 whole runs of `lmjax.train.loop.train`: data, metrics, TensorBoard, watchdog. Between two blocks of steps the loop is
-held up, and the same compiled step runs as often on rows that lie on the device, with a state of its own; so whatever
-else the machine does falls on both alike. A ratio is the median over the blocks of the ratio within a block. Goals: at
-most 1.02, and 1.03 with checkpoints.
+held up, and the same compiled step runs as often on rows that lie on the device, with a state of its own. The time of a
+block of the loop is divided by the mean of the bare blocks before and after it, so that a machine that becomes slower
+or faster changes both alike; printed are the median of these ratios and their quartiles. Goals: at most 1.02, and 1.03
+with checkpoints. As `lmjax train` does, it runs with glibc's settings for large blocks on a CPU.
 
-With checkpoints both the loop and, should a save last longer than half a block, the bare steps compete with its
-threads; `--steps` has to be so large that it does not.
+A block without checkpoints is short, since the speed of a shared machine changes within seconds. A block with one has
+`--save-every` steps, as many as between two saves of most recipes: the share of a save depends on how often there is
+one. They have to be so many that the save ends within the block, or the bare steps compete with its threads.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import statistics
@@ -27,6 +30,7 @@ import numpy as np
 import tyro
 from machine import described
 
+from lmjax.cli.allocator import begin_again_with_large_blocks
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.models.execution import ExecutionConfig
@@ -39,17 +43,19 @@ from lmjax.train.optimizers import AdamW
 from lmjax.train.plan import Plan, make_plan
 from lmjax.types import Rows
 
-GOALS = {"no checkpoints": 1.02, "checkpoints": 1.03}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """What to measure."""
 
-    blocks: int = 7
-    """Blocks of steps in the loop, and as many of bare steps."""
-    steps: int = 100
-    """Steps of a block."""
+    blocks: int = 40
+    """Blocks of steps in the loop without checkpoints; as many of bare steps are between them."""
+    steps: int = 10
+    """Steps of such a block."""
+    save_every: int = 200
+    """Steps of a block with a checkpoint in its middle."""
+    saves: int = 4
+    """Blocks with checkpoints; 0 leaves out that part."""
     width: int = 256
     """Width of the model."""
     layers: int = 4
@@ -60,13 +66,32 @@ class Config:
     """Tokens of a row."""
 
 
-def recipe(config: Config, folder: pathlib.Path, *, checkpoints: bool) -> RunConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A run to measure.
+
+    Attributes:
+      name: what the line of its figures begins with.
+      blocks: blocks of the loop that are measured.
+      steps: steps of a block.
+      checkpoints: whether each block has a checkpoint in its middle.
+      goal: the highest ratio that is meant to be.
+    """
+
+    name: str
+    blocks: int
+    steps: int
+    checkpoints: bool
+    goal: float
+
+
+def recipe(config: Config, part: Part, folder: pathlib.Path) -> RunConfig:
     """The run: one block more than is measured, in which everything is compiled."""
     # A save falls in the middle of each block; without checkpoints there is only the one at the end.
-    steps = (config.blocks + 1) * config.steps + config.steps // 2
+    steps = (part.blocks + 1) * part.steps + part.steps // 2
     return RunConfig(
         name="trainer_overhead",
-        folder=str(folder / ("checkpoints" if checkpoints else "plain")),
+        folder=str(folder / ("checkpoints" if part.checkpoints else "plain")),
         model=ModelConfig(
             width=config.width,
             num_layers=config.layers,
@@ -78,7 +103,7 @@ def recipe(config: Config, folder: pathlib.Path, *, checkpoints: bool) -> RunCon
         optimizer=AdamW(learning_rate=1e-3),
         schedule=ScheduleConfig(kind="constant"),
         train=TrainConfig(steps=steps, batch_size=config.batch_size, sequence_length=config.sequence_length),
-        checkpoint=CheckpointConfig(every_steps=config.steps if checkpoints else steps),
+        checkpoint=CheckpointConfig(every_steps=part.steps if part.checkpoints else steps),
     )
 
 
@@ -90,7 +115,8 @@ class Blocks:
       steps: steps of a block.
 
     Attributes:
-      of_loop, of_bare: seconds of each block of the loop, and of the bare steps after it.
+      of_loop: seconds of each block of the loop.
+      of_bare: seconds of the bare steps before the first of these blocks and after each of them.
     """
 
     def __init__(self, plan: Plan, steps: int):
@@ -108,22 +134,25 @@ class Blocks:
         return result
 
     def between(self, batches: Generator[Rows]) -> Generator[Rows]:
-        """Yields the batches; blocks end in the middle between two saves."""
-        began, count, state = None, 0, None
-        first = self._steps // 2
+        """Yields the batches; a block begins and ends in the middle between two saves."""
+        began, state = None, None
         for number, rows in enumerate(batches):
-            if number % self._steps == first:
+            if number % self._steps == self._steps // 2:
                 jax.block_until_ready(self._last)
                 if began is not None:
                     self.of_loop.append(time.perf_counter() - began)
                 state, seconds = self._bare(state, rows)
-                self.of_bare += [seconds] if began is not None else []
-                count += 1
+                self.of_bare.append(seconds)
                 began = time.perf_counter()
             yield rows
 
+    def ratios(self) -> list[float]:
+        """Returns for each block of the loop its time over that of the bare steps before and after it."""
+        neighbours = map(statistics.mean, itertools.pairwise(self.of_bare))
+        return [seconds / bare for seconds, bare in zip(self.of_loop, neighbours, strict=True)]
+
     def _bare(self, state: Any, rows: Rows) -> tuple[Any, float]:
-        """Runs a block of bare steps; the first block compiles nothing, as the loop has."""
+        """Runs a block of bare steps, of a program that the loop has compiled, and returns its seconds."""
         state = self._plan.learner.init(0) if state is None else state
         rows = jax.device_put(jax.tree.map(np.asarray, rows), self._plan.learner.row_sharding)
         state, metrics = self._step(state, rows)
@@ -135,13 +164,13 @@ class Blocks:
         return state, time.perf_counter() - begin
 
 
-def measure(config: Config, folder: pathlib.Path, *, checkpoints: bool) -> Blocks:
+def measure(config: Config, part: Part, folder: pathlib.Path) -> Blocks:
     """Trains a run and returns what its blocks took."""
     found: list[Blocks] = []
 
     def plan_with_blocks(run: RunConfig, **options: Any) -> Plan:
         plan = make_plan(run, **options)
-        blocks = Blocks(plan, config.steps)
+        blocks = Blocks(plan, part.steps)
         found.append(blocks)
         original = plan.batches
         object.__setattr__(plan, "batches", lambda *args, **kwargs: blocks.between(original(*args, **kwargs)))
@@ -151,31 +180,39 @@ def measure(config: Config, folder: pathlib.Path, *, checkpoints: bool) -> Block
     try:
         # To the run, the bare steps are a long wait for its rows, of which it would warn.
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            loop.train(recipe(config, folder, checkpoints=checkpoints), say=lambda line: None)
+            loop.train(recipe(config, part, folder), say=lambda line: None)
     finally:
         loop.make_plan = make_plan
     return found[0]
 
 
+def report(part: Part, blocks: Blocks) -> str:
+    """Returns the line of a part's figures."""
+    of_loop, of_bare = (1e3 * statistics.median(times) / part.steps for times in (blocks.of_loop, blocks.of_bare))
+    low, ratio, high = statistics.quantiles(blocks.ratios(), n=4)
+    verdict = "" if ratio <= part.goal else f"   more than {part.goal:g}"
+    return (
+        f"{part.name:<16} {of_loop:8.2f} ms a step in the loop, {of_bare:8.2f} ms bare; {part.blocks} blocks of "
+        f"{part.steps} steps, ratio {ratio:.3f} (quartiles {low:.3f} to {high:.3f}){verdict}"
+    )
+
+
 def main(config: Config) -> None:
     """Measures both runs and prints the ratios."""
+    begin_again_with_large_blocks()
     print(described())
+    parts = [Part(name="no checkpoints", blocks=config.blocks, steps=config.steps, checkpoints=False, goal=1.02)]
+    if config.saves:
+        parts.append(
+            Part(name="checkpoints", blocks=config.saves, steps=config.save_every, checkpoints=True, goal=1.03)
+        )
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         letters = np.random.default_rng(0).choice(list("abcdefghij klmnop\n"), 400_000)
         (folder / "text.txt").write_text("".join(letters), encoding="utf-8")
-        for name, checkpoints in (("no checkpoints", False), ("checkpoints", True)):
-            blocks = measure(config, folder, checkpoints=checkpoints)
-            of_loop, of_bare = (statistics.median(values) / config.steps for values in (blocks.of_loop, blocks.of_bare))
-            ratio = statistics.median(a / b for a, b in zip(blocks.of_loop, blocks.of_bare, strict=True))
-            verdict = "" if ratio <= GOALS[name] else f"   more than {GOALS[name]:g}"
-            print(
-                f"{name:<16} {1e3 * of_loop:8.2f} ms a step in the loop, {1e3 * of_bare:8.2f} ms bare, "
-                f"ratio {ratio:.3f}{verdict}"
-            )
-    print(
-        f"{len(blocks.of_loop)} blocks of {config.steps} steps, jax {jax.__version__} on {jax.devices()[0].device_kind}"
-    )
+        for part in parts:
+            print(report(part, measure(config, part, folder)), flush=True)
+    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
 
 
 if __name__ == "__main__":

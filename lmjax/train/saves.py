@@ -32,6 +32,7 @@ class Saves:
     checkpoints: Checkpoints
     record: Record
     saved_step: int | None
+    _described: bool = dataclasses.field(default=False, init=False)
 
     def is_due(self, step: int, numbers: Numbers) -> bool:
         """Returns whether to save after ``step`` updates: by count, by time, or because it is the best state so far."""
@@ -89,7 +90,9 @@ class Saves:
         """Writes the configuration, and the record with the last step that is known to have been saved completely."""
         self.record = dataclasses.replace(self.record, last_saved=self.saved_step)
         if is_primary():
-            write_config(self.config, self.config.run_folder / CONFIG)
+            if not self._described:
+                write_config(self.config, self.config.run_folder / CONFIG)
+                self._described = True
             write_record(self.config.run_folder, self.record)
 
 
