@@ -240,15 +240,16 @@ def _uses(program: Program, computation: str, times: int) -> Iterator[Use]:
         elif one.opcode == "async-start":
             yield from _uses(program, one.calls("calls") or "", times)
         elif one.opcode == "conditional":
-            branches = [list(_uses(program, name, times)) for name in _branches(one)]
-            yield from max(branches, key=_cycles_of, default=[])
+            either = [list(_uses(program, name, times)) for name in branches(one)]
+            yield from max(either, key=_cycles_of, default=[])
 
 
 def _cycles_of(found: list[Use]) -> int:
     return sum((use.instruction.cycles or 0) * use.times for use in found)
 
 
-def _branches(one: Instruction) -> list[str]:
+def branches(one: Instruction) -> list[str]:
+    """Returns the computations of which a condition runs one."""
     listed = re.search(r"branch_computations=\{([^}]*)\}", one.text)
     if listed:
         return _NAME.findall(listed[1])

@@ -45,6 +45,16 @@ def test_training_is_that_of_one_device():
     np.testing.assert_allclose(tiny.train_losses(built, steps=4), reference, atol=1e-5)
 
 
+def test_a_step_by_ring_is_that_of_one_device():
+    model = dataclasses.replace(MODEL, windows=(None,), num_layers=1, execution=ExecutionConfig(context="ring"))
+    alone = dataclasses.replace(model, execution=ExecutionConfig())
+    built = tiny.learner(model=model, mesh=MeshConfig(data=1, context=4), num_devices=4)
+    # The second loss is that of the first step's update.
+    np.testing.assert_allclose(
+        tiny.train_losses(built, steps=2), tiny.train_losses(tiny.learner(model=alone), steps=2), atol=1e-5
+    )
+
+
 def test_flattening_moves_no_token_and_is_undone():
     array = jnp.arange(4 * 6 * 3).reshape(4, 6, 3)
     with jax.set_mesh(make_mesh(MESH)):

@@ -1,0 +1,198 @@
+"""Attention by ring on eight devices: values, all gradients, no leakage, and nothing gathered."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lmjax import masks
+from lmjax.kernels import AlibiBias, attend
+from lmjax.kernels.attention.partial import partial_chunked
+from lmjax.kernels.attention.ring import num_visits, ring_attention
+from lmjax.kernels.attention.row_parts import RowParts
+from lmjax.kernels.attention.xla import xla_attention
+from lmjax.parallel.mesh import MeshConfig, make_mesh
+
+B, T, N, K, H, V = 3, 88, 4, 2, 6, 10
+"""Sizes of which no product on a device is T: an array with an axis of 88 is then one of a whole row."""
+MESH = MeshConfig(data=1, tensor=2, context=4)
+SEGMENTS = jnp.asarray(tiny.segments([[30, 41, 9], [1, 50, 37], [88]], T))
+OTHERS = jnp.asarray(tiny.segments([[70, 10], [20, 30], [60, 5]], T))
+SPLIT = PartitionSpec(None, "context", "tensor", None)
+MASKS = {
+    "causal": masks.causal(T),
+    "packed": masks.packed(SEGMENTS),
+    "bidirectional": masks.bidirectional(T),
+    "prefix": masks.prefix(T, jnp.array([5, 60, 0])),
+    "local": masks.windowed(masks.packed(SEGMENTS, "bidirectional"), 9),
+    "cross": masks.cross(SEGMENTS, OTHERS),  # with queries that see no key
+}
+FORMS = {
+    "zigzag": ({"kind": "interval", "window": None}, {"softcap": 2.0}, jnp.float32, 2e-5),
+    "neighbours": ({"kind": "packed_full", "window": None}, {"softcap": None}, jnp.float32, 2e-5),
+    # 22 positions a device: the keys of two devices before are in the window of 26, those of a third are not.
+    "window": ({"kind": "packed_causal", "window": 26}, {"softcap": None}, jnp.bfloat16, 4e-2),
+}
+"""Mask's kind, which decides where positions are and how often keys pass; options; dtype; tolerance."""
+
+
+def operands(dtype=jnp.float32):
+    random = np.random.default_rng(0)
+    shapes = ((B, T, N, H), (B, T, K, H), (B, T, K, V), (B, T, N, V))
+    query, key, value, grad = (jnp.asarray(random.normal(size=shape), dtype) for shape in shapes)
+    return query, key, value, jnp.linspace(-1.0, 1.0, N), grad
+
+
+def with_gradients(attention, query, key, value, sinks, grad, mask):
+    """The output, and the gradients of all floats."""
+    output, pull_back = jax.vjp(
+        lambda *arrays: attention(*arrays[:3], mask, sinks_N=arrays[3]), query, key, value, sinks
+    )
+    return output, pull_back(grad)
+
+
+@functools.cache
+def ring(form: str):
+    """The compiled ring of a form, with gradients, on arrays that are split as on a mesh."""
+    of_mask, options, dtype, _ = FORMS[form]
+    mesh = make_mesh(MESH)
+    partial = functools.partial(partial_chunked, scale=0.4, block=8, **options)
+    layouts = [NamedSharding(mesh, spec) for spec in (SPLIT, SPLIT, SPLIT, PartitionSpec("tensor"), SPLIT)]
+    bounds = NamedSharding(mesh, PartitionSpec(None, "context"))
+
+    def run(*arrays):
+        mask = masks.IntervalMask(start_BT=arrays[5], end_BT=arrays[6], **of_mask)
+        return with_gradients(functools.partial(ring_attention, partial=partial), *arrays[:5], mask)
+
+    shapes = [*operands(dtype), jnp.zeros((B, T), jnp.int32), jnp.zeros((B, T), jnp.int32)]
+    with jax.set_mesh(mesh):
+        outputs = (layouts[0], tuple(layouts[:4]))
+        jitted = jax.jit(run, in_shardings=(*layouts, bounds, bounds), out_shardings=outputs)
+        compiled = jitted.lower(*shapes).compile()
+    return compiled, lambda *arrays: compiled(*jax.device_put(arrays, (*layouts, bounds, bounds)))
+
+
+@functools.cache
+def dense(softcap):
+    """Dense attention with gradients."""
+    options = {"position_bias": None, "query_index_BT": jnp.arange(T)[None], "dropout_rate": 0.0, "key": None}
+    attention = functools.partial(xla_attention, scale=0.4, softcap=softcap, **options)
+    return jax.jit(functools.partial(with_gradients, attention))
+
+
+def bounds_of(mask):
+    return tuple(jnp.broadcast_to(bound, (B, T)) for bound in (mask.start_BT, mask.end_BT))
+
+
+def assert_equal_to_dense(form, mask):
+    _, options, dtype, tolerance = FORMS[form]
+    start_BT, end_BT = bounds_of(mask)
+    actual = ring(form)[1](*operands(dtype), start_BT, end_BT)
+    arrays = [array.astype(jnp.float32) for array in operands(dtype)]
+    expected = dense(options["softcap"])(*arrays, masks.IntervalMask(start_BT=start_BT, end_BT=end_BT))
+    for mine, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine.astype(jnp.float32), right, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("form", ["zigzag", "neighbours"])
+def test_output_and_gradients_are_those_of_dense_attention(form, name):
+    assert_equal_to_dense(form, MASKS[name])
+
+
+@pytest.mark.parametrize("segments", [SEGMENTS, jnp.ones_like(SEGMENTS)])
+def test_under_a_window_keys_stop_early(segments):
+    assert_equal_to_dense("window", masks.windowed(masks.packed(segments), 26))
+
+
+def test_the_devices_that_a_window_reaches_by_hand():
+    # The first of 22 queries sees itself and the window before it: 22 keys before are one device, 23 are two.
+    windows = {1: 1, 2: 2, 23: 2, 24: 3, 26: 3, 45: 3, 46: 4, 1000: 4, None: 4}
+    assert {window: num_visits(window, size=4, num_keys=22) for window in windows} == windows
+
+
+@pytest.mark.parametrize("form", ["zigzag", "neighbours"])
+def test_no_gradient_flows_to_a_key_that_is_not_seen(form):
+    start_BT, end_BT = bounds_of(MASKS["packed"])
+    query, key, value, sinks, grad = operands()
+    asked = np.zeros(T, bool)
+    asked[[3, 40, 87]] = True
+    grad = jnp.where(asked[None, :, None, None], grad, 0.0)
+    _, (grad_query, *grads, _) = ring(form)[1](query, key, value, sinks, grad, start_BT, end_BT)
+    seen_BS = np.asarray(MASKS["packed"].dense(T))[:, asked].any(axis=1)
+    for gradient in grads:
+        reached_BS = np.abs(gradient).sum(axis=(2, 3)) > 0
+        np.testing.assert_array_equal(reached_BS, seen_BS)
+    assert not np.abs(grad_query).sum(axis=(0, 2, 3))[~asked].any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_device_makes_an_array_of_a_whole_row(form):
+    text = ring(form)[0].as_text()
+    assert "collective-permute" in text
+    assert not re.search(r"all-gather|all-to-all", text)
+    shapes = {tuple(map(int, sizes.split(","))) for sizes in re.findall(r"\w\d+\[([\d,]+)\]", text)}
+    assert any(T // 4 in shape for shape in shapes)
+    assert not [shape for shape in shapes if T in shape]
+
+
+def test_zigzag_gives_every_device_the_same_pairs_at_every_step():
+    size, length = 4, 6
+    parts = RowParts(axis="context", size=size, zigzag=True)
+    halves = [(device, 2 * size - 1 - device) for device in range(size)]
+    positions = [np.concatenate([np.arange(3 * half, 3 * half + 3) for half in pair]) for pair in halves]
+    for step in range(size):
+        pairs = set()
+        for device in range(size):
+            owner = (device - step) % size
+            place = parts.places(jnp.asarray(positions[device] + 1)[None], jnp.asarray(owner), length)
+            pairs.add(int(place.sum()))
+            visible = positions[owner][None, :] <= positions[device][:, None]
+            np.testing.assert_array_equal(place[0], visible.sum(axis=1))
+        assert pairs == ({21} if step == 0 else {18})
+
+
+def test_zigzag_moves_halves_and_is_undone():
+    parts = RowParts(axis="context", size=4, zigzag=True)
+    row = jnp.arange(16)[None]
+
+    def moved(array):
+        return parts.spread(array), parts.collect(parts.spread(array))
+
+    spec = PartitionSpec(None, "context")
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, context=4))):
+        spread, back = jax.jit(jax.shard_map(moved, in_specs=spec, out_specs=(spec, spec), check_vma=False))(row)
+    assert spread[0].tolist() == [0, 1, 14, 15, 2, 3, 12, 13, 4, 5, 10, 11, 6, 7, 8, 9]
+    np.testing.assert_array_equal(back, row)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position_bias": AlibiBias(slopes_N=jnp.ones(N))}, "a position bias"),
+        ({"dropout_rate": 0.5, "key": jax.random.key(0)}, "attention dropout"),
+        ({"backend": "xla"}, r"backend='xla' \(only auto, tpu, chunked\)"),
+    ],
+)
+def test_what_the_ring_cannot_do_is_refused(options, message):
+    query, key, value, *_ = operands()
+    with jax.set_mesh(make_mesh(MESH)), pytest.raises(ValueError, match=f"'ring' cannot do {message}: use context="):
+        attend(query, key, value, MASKS["causal"], context="ring", **options)
+
+
+def test_rows_that_the_mesh_does_not_split_are_computed_as_ever():
+    query, key, value, *_ = operands()
+    short = dataclasses.replace(
+        MASKS["causal"], start_BT=MASKS["causal"].start_BT[:, :5], end_BT=MASKS["causal"].end_BT[:, :5]
+    )
+    arrays = (query[:, :5], key[:, :5], value[:, :5], short)
+    with jax.set_mesh(make_mesh(MESH)):
+        np.testing.assert_allclose(attend(*arrays, context="ring"), attend(*arrays), atol=1e-6)
+    with pytest.raises(ValueError, match="context='rign': use one of gather, ring"):
+        attend(*arrays, context="rign")
