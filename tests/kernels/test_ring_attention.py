@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax import masks
 from lmjax.kernels import AlibiBias, attend
-from lmjax.kernels.attention.partial import partial_chunked
+from lmjax.kernels.attention.partial import NO_KEY, merge, partial_chunked, partial_tpu
 from lmjax.kernels.attention.ring import num_visits, ring_attention
 from lmjax.kernels.attention.row_parts import RowParts
 from lmjax.kernels.attention.xla import xla_attention
@@ -140,6 +140,36 @@ def test_no_device_makes_an_array_of_a_whole_row(form):
     shapes = {tuple(map(int, sizes.split(","))) for sizes in re.findall(r"\w\d+\[([\d,]+)\]", text)}
     assert any(T // 4 in shape for shape in shapes)
     assert not [shape for shape in shapes if T in shape]
+
+
+def test_parts_of_the_keys_by_the_tpu_kernels_make_dense_attention():
+    """Two parts of 128 keys, queries of which see both, one or none; run step by step without a TPU."""
+    random = np.random.default_rng(1)
+    shapes = ((1, 128, 4, 16), (1, 256, 2, 16), (1, 256, 2, 32), (1, 128, 4, 32))
+    query, key, value, grad = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes)
+    start_BT = jnp.arange(0, 256, 2)[None]
+    mask = masks.IntervalMask(start_BT=start_BT, end_BT=start_BT + 40 * (start_BT % 5 > 0))
+    attention = functools.partial(attend, mask=mask, backend="xla")
+    output, pull_back = jax.vjp(jax.jit(attention), query, key, value)
+
+    partial = partial_tpu(query, key[:, :128], scale=0.25, softcap=None, interpret=True)
+    forward, gradients = jax.jit(partial.forward), jax.jit(partial.gradients)
+    queries, seen = partial.to_queries(query), []
+    for first in (0, 128):
+        arrays = [partial.to_keys(array[:, first : first + 128]) for array in (key, value)]
+        seen.append((*arrays, *(jnp.clip(bound - first, 0, 128) for bound in (start_BT, mask.end_BT))))
+    merged, log_sum = merge(*forward(queries, *seen[0]), *forward(queries, *seen[1]))
+    np.testing.assert_allclose(partial.from_queries(merged, 128), output, atol=2e-5)
+
+    by_query = {"log_sum": jnp.where(log_sum == -jnp.inf, NO_KEY, log_sum), "grad_output": partial.to_queries(grad)}
+    by_query["mean"] = partial.to_queries(jnp.sum(output * grad, axis=-1, keepdims=True))
+    (grad_query, *grads), (more, *others) = (gradients(queries, *part, **by_query) for part in seen)
+    found = [partial.from_queries(grad_query + more, 128)]
+    found += [
+        jnp.concatenate([partial.from_keys(g, 128) for g in pair], axis=1) for pair in zip(grads, others, strict=True)
+    ]
+    for mine, right in zip(found, pull_back(grad), strict=True):
+        np.testing.assert_allclose(mine, right, atol=2e-5)
 
 
 def test_zigzag_gives_every_device_the_same_pairs_at_every_step():

@@ -45,6 +45,7 @@ def test_training_is_that_of_one_device():
     np.testing.assert_allclose(tiny.train_losses(built, steps=4), reference, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_step_by_ring_is_that_of_one_device():
     model = dataclasses.replace(MODEL, windows=(None,), num_layers=1, execution=ExecutionConfig(context="ring"))
     alone = dataclasses.replace(model, execution=ExecutionConfig())

@@ -78,6 +78,16 @@ class PartialAttention(Protocol):
         """
 
 
+def merge(
+    output: jax.Array, log_sum: jax.Array, part_output: jax.Array, part_log_sum: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns output and log-sums over the keys of two parts, in float32 where the first output is."""
+    total = jnp.logaddexp(log_sum, part_log_sum)
+    # Queries that have seen no key yet have a log-sum of -inf, and -inf - -inf is NaN.
+    finite = jnp.where(total == -jnp.inf, 0.0, total)
+    return output * jnp.exp(log_sum - finite) + part_output * jnp.exp(part_log_sum - finite), total
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartialChunked:
     """The loops of :mod:`~lmjax.kernels.attention.chunked_blocks`.

@@ -20,7 +20,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.kernels.attention.on_mesh import on_mesh
-from lmjax.kernels.attention.partial import NO_KEY, PartialAttention
+from lmjax.kernels.attention.partial import NO_KEY, PartialAttention, merge
 from lmjax.kernels.attention.row_parts import RowParts
 from lmjax.masks import IntervalMask
 from lmjax.parallel.mesh import mesh_axes_of, ways
@@ -130,7 +130,7 @@ def _forward(ring: _Ring, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, si
         start_here_BT, end_here_BT = ring.visible(step, start_BT, end_BT)
 
         def attend(merged):
-            return _merge(*merged, *partial.forward(query, *arrays, start_here_BT, end_here_BT))
+            return merge(*merged, *partial.forward(query, *arrays, start_here_BT, end_here_BT))
 
         return lax.cond(jnp.any(start_here_BT < end_here_BT), attend, lambda merged: merged, merged)
 
@@ -150,14 +150,6 @@ def _forward(ring: _Ring, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, si
     output_BTNH = checkpoint_name(output_BTNH, "attention_output")
     log_sum = checkpoint_name(jnp.where(log_sum == -jnp.inf, NO_KEY, log_sum), "attention_log_sum")
     return output_BTNH, (query, key, value, start_BT, end_BT, sinks_N, output_BTNH, log_sum)
-
-
-def _merge(output, log_sum, part_output, part_log_sum):
-    """Returns output and log-sums over two parts of the keys."""
-    total = jnp.logaddexp(log_sum, part_log_sum)
-    # Queries that have seen no key yet have a log-sum of -inf, and -inf - -inf is NaN.
-    finite = jnp.where(total == -jnp.inf, 0.0, total)
-    return output * jnp.exp(log_sum - finite) + part_output * jnp.exp(part_log_sum - finite), total
 
 
 def _backward(ring: _Ring, residuals, grad_output_BTNH):
