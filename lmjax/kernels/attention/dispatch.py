@@ -20,7 +20,7 @@ from lmjax.kernels.attention.chunked import chunked_attention
 from lmjax.kernels.attention.cudnn import PACKED, cudnn_attention, cudnn_cannot, nvidia_capability
 from lmjax.kernels.attention.cudnn_check import packed_is_right
 from lmjax.kernels.attention.mosaic_gpu import mosaic_attention, mosaic_cannot
-from lmjax.kernels.attention.partial import partial_chunked, partial_tpu
+from lmjax.kernels.attention.partial import PartialAttention, partial_chunked, partial_tpu
 from lmjax.kernels.attention.position_bias import PositionBias
 from lmjax.kernels.attention.ring import ring_attention, rows_are_split
 from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
@@ -211,7 +211,7 @@ def _by_ring(
     if backend == "auto":
         backend = "tpu" if cannot("tpu") is None else "chunked"
     _check_backend(backend, cannot)
-    make = {"tpu": partial_tpu, "chunked": partial_chunked}[backend]
+    make: Callable[..., PartialAttention] = partial_tpu if backend == "tpu" else partial_chunked
     partial = functools.partial(make, scale=scale, softcap=softcap)
     return ring_attention(query_BTNH, key_BSKH, value_BSKH, mask, sinks_N=sinks_N, partial=partial)
 

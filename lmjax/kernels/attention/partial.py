@@ -13,7 +13,7 @@ times the query heads of a key-value head.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,27 @@ from lmjax.kernels.attention import chunked_blocks, tpu, tpu_blocks, tpu_forward
 
 NO_KEY = 1e30
 """The log-sum of all keys of a query that sees none of them: all its weights are then 0."""
+
+
+class Part(NamedTuple):
+    """A part of the keys.
+
+    Attributes:
+      key: keys, in the layout of the backend; S of them.
+      value: values.
+      start_BT: int32, for each query its first visible key of the part, in [0, S].
+      end_BT: int32, one past the last one.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    start_BT: jax.Array
+    end_BT: jax.Array
+
+    @property
+    def is_visible(self) -> jax.Array:
+        """Whether any query sees a key of it."""
+        return jnp.any(self.start_BT < self.end_BT)
 
 
 class PartialAttention(Protocol):
@@ -39,39 +60,22 @@ class PartialAttention(Protocol):
     def from_keys(self, array: jax.Array, length: int) -> jax.Array:
         """Converts keys or values to [B, S, K, H] with S of ``length``."""
 
-    def forward(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, start_BT: jax.Array, end_BT: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def forward(self, query: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
         """Returns the output, in the query's dtype, and the natural log-sums, in float32: -inf without a visible key.
 
         Args:
           query: queries, in the layout of the backend.
-          key: keys.
-          value: values.
-          start_BT: int32, for each query its first visible key of the part, in [0, S].
-          end_BT: int32, one past the last one.
+          part: the keys.
         """
 
     def gradients(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        start_BT: jax.Array,
-        end_BT: jax.Array,
-        *,
-        log_sum: jax.Array,
-        mean: jax.Array,
-        grad_output: jax.Array,
+        self, query: jax.Array, part: Part, *, log_sum: jax.Array, mean: jax.Array, grad_output: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns what the part adds to the gradients of queries (in their dtype), keys and values (in float32).
 
         Args:
-          query: as for :meth:`forward`, as are the next four.
-          key: keys.
-          value: values.
-          start_BT: first visible keys.
-          end_BT: one past the last.
+          query: queries, in the layout of the backend.
+          part: the keys.
           log_sum: float32, the log-sums over all keys, :data:`NO_KEY` of a query that sees none.
           mean: float32, for each query the sum of its output times the output's gradient.
           grad_output: gradient of the output over all keys.
@@ -116,34 +120,35 @@ class PartialChunked:
         """Converts keys or values back."""
         return chunked_blocks.from_key_heads(array, length)
 
-    def forward(self, query, key, value, start_BT, end_BT) -> tuple[jax.Array, jax.Array]:
+    def forward(self, query: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
         """Returns output and log-sums."""
-        rows = self._rows(start_BT, end_BT)
-        output, log_sum_QBKGT = chunked_blocks.forward(self.plan, query, key, value, None, None, rows)
+        rows = self._rows(part)
+        output, log_sum_QBKGT = chunked_blocks.forward(self.plan, query, part.key, part.value, None, None, rows)
         sees_key_QBT = rows.start_QBT < rows.end_QBT
         log_sum_QBKGT = jnp.where(sees_key_QBT[:, :, None, None, :], log_sum_QBKGT, -jnp.inf)
         return output, log_sum_QBKGT[..., None]
 
     def gradients(
-        self, query, key, value, start_BT, end_BT, *, log_sum, mean, grad_output
+        self, query: jax.Array, part: Part, *, log_sum: jax.Array, mean: jax.Array, grad_output: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the gradients of queries, keys and values."""
         grad_query, grad_key, grad_value, _, _ = chunked_blocks.gradients(
             self.plan,
             query,
-            key,
-            value,
+            part.key,
+            part.value,
             None,
             None,
-            self._rows(start_BT, end_BT),
+            self._rows(part),
             log_sum_QBKGT=log_sum[..., 0],
             mean_QBKGT=mean[..., 0],
             grad_output_QBKGTH=grad_output,
         )
         return grad_query, grad_key, grad_value
 
-    def _rows(self, start_BT: jax.Array, end_BT: jax.Array) -> chunked_blocks.QueryRows:
-        start_QBT, end_QBT = (chunked_blocks.split(bound_BT, self.plan.query_block) for bound_BT in (start_BT, end_BT))
+    def _rows(self, part: Part) -> chunked_blocks.QueryRows:
+        bounds = (part.start_BT, part.end_BT)
+        start_QBT, end_QBT = (chunked_blocks.split(bound_BT, self.plan.query_block) for bound_BT in bounds)
         return chunked_blocks.QueryRows(start_QBT=start_QBT, end_QBT=end_QBT)
 
 
@@ -177,8 +182,9 @@ class PartialTpu:
         """Converts keys or values back."""
         return tpu.from_lanes(array, length)
 
-    def forward(self, query, key, value, start_BT, end_BT) -> tuple[jax.Array, jax.Array]:
+    def forward(self, query: jax.Array, part: Part) -> tuple[jax.Array, jax.Array]:
         """Returns output and log-sums."""
+        key, value, start_BT, end_BT = part
         ranges, bounds = tpu.bounds_of(self.plan, start_BT, end_BT, key.shape[3], groups=self.groups)
         without_sinks_K1R = jnp.full((self.num_kv_heads, 1, query.shape[4]), tpu_blocks.HIDDEN)
         output, log_sum_BKI1R = tpu_forward.forward(self.plan, ranges, query, key, value, *bounds, without_sinks_K1R)
@@ -186,16 +192,13 @@ class PartialTpu:
         return output, jnp.where(sees_key_BKI1R, log_sum_BKI1R / tpu_blocks.LOG2_E, -jnp.inf)
 
     def gradients(
-        self, query, key, value, start_BT, end_BT, *, log_sum, mean, grad_output
+        self, query: jax.Array, part: Part, *, log_sum: jax.Array, mean: jax.Array, grad_output: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the gradients of queries, keys and values."""
         return tpu.gradients(
             self.plan,
             query,
-            key,
-            value,
-            start_BT,
-            end_BT,
+            *part,
             log_sum_BKI1R=log_sum * tpu_blocks.LOG2_E,
             mean_BKI1R=mean,
             grad_output_BKIHR=grad_output,

@@ -20,7 +20,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.kernels.attention.on_mesh import on_mesh
-from lmjax.kernels.attention.partial import NO_KEY, PartialAttention, merge
+from lmjax.kernels.attention.partial import NO_KEY, Part, PartialAttention, merge
 from lmjax.kernels.attention.row_parts import RowParts
 from lmjax.masks import IntervalMask
 from lmjax.parallel.mesh import mesh_axes_of, ways
@@ -42,11 +42,11 @@ class _Ring:
     partial: PartialAttention
     num_keys: int
 
-    def visible(self, step: jax.Array | int, start_BT: jax.Array, end_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the bounds of the queries among the keys that are here at a step: those from ``step`` devices ago."""
+    def part(self, step: jax.Array | int, arrays: tuple, start_BT: jax.Array, end_BT: jax.Array) -> Part:
+        """Returns the keys and values that are here at a step, those of ``step`` devices before, with their bounds."""
         owner = (lax.axis_index(self.parts.axis) - step) % self.parts.size
         places = functools.partial(self.parts.places, device=owner, length=self.num_keys)
-        return places(start_BT), places(end_BT)
+        return Part(*arrays, places(start_BT), places(end_BT))
 
 
 def rows_are_split(num_queries: int, num_keys: int) -> bool:
@@ -127,12 +127,12 @@ def _forward(ring: _Ring, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, si
     value = checkpoint_name(partial.to_keys(value_BSKH), "value")
 
     def visit(step, arrays, merged):
-        start_here_BT, end_here_BT = ring.visible(step, start_BT, end_BT)
+        part = ring.part(step, arrays, start_BT, end_BT)
 
         def attend(merged):
-            return merge(*merged, *partial.forward(query, *arrays, start_here_BT, end_here_BT))
+            return merge(*merged, *partial.forward(query, part))
 
-        return lax.cond(jnp.any(start_here_BT < end_here_BT), attend, lambda merged: merged, merged)
+        return lax.cond(part.is_visible, attend, lambda merged: merged, merged)
 
     def visit_and_pass_on(carry, step):
         arrays, merged = carry
@@ -163,16 +163,16 @@ def _backward(ring: _Ring, residuals, grad_output_BTNH):
     }
 
     def visit(step, arrays, grad_query):
-        start_here_BT, end_here_BT = ring.visible(step, start_BT, end_BT)
+        part = ring.part(step, arrays, start_BT, end_BT)
 
         def differentiate(grad_query):
-            added, *grads = partial.gradients(query, *arrays, start_here_BT, end_here_BT, **by_query)
+            added, *grads = partial.gradients(query, part, **by_query)
             return grad_query + added, tuple(grads)
 
         def pass_by(grad_query):
             return grad_query, tuple(jnp.zeros(array.shape, jnp.float32) for array in arrays)
 
-        return lax.cond(jnp.any(start_here_BT < end_here_BT), differentiate, pass_by, grad_query)
+        return lax.cond(part.is_visible, differentiate, pass_by, grad_query)
 
     def visit_and_pass_on(carry, step):
         arrays, grad_query, grads = carry

@@ -237,7 +237,7 @@ def gradients(
 
 
 def bounds_of(
-    plan: Plan, start_BT, end_BT, num_keys: int, *, groups: int
+    plan: Plan, start_BT: jax.Array, end_BT: jax.Array, num_keys: int, *, groups: int
 ) -> tuple[BlockRanges, tuple[jax.Array, jax.Array]]:
     """Returns the ranges of blocks, and the bounds of each query, repeated for its heads, int32 [B, I, 1, R]."""
     # Queries that padding adds have the empty interval [0, 0).
