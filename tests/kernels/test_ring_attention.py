@@ -35,7 +35,7 @@ MASKS = {
 }
 FORMS = {
     "zigzag": ({"kind": "interval", "window": None}, {"softcap": 2.0}, jnp.float32, 2e-5),
-    # Neighbouring positions. 22 are on a device: the keys of two devices before are in the window of 26, those of a third are not.
+    # Neighbouring positions, 22 on a device: the window of 26 reaches the keys of two devices before, not of a third.
     "window": ({"kind": "packed_causal", "window": 26}, {"softcap": None}, jnp.bfloat16, 4e-2),
 }
 """Mask's kind, which decides where positions are and how often keys pass; options; dtype; tolerance."""
