@@ -5,10 +5,12 @@
 Every optimizer first trains with the first seed at each of ``--learning-rates`` and keeps the best of them; then it
 trains with the other seeds. The rate of Muon that is searched is that of hidden matrices; its other parameters are
 AdamW's, at the rate that was the best for AdamW. The learning rate is constant after a warm-up, so that a loss does not
-depend on where the run was to end. The loss to reach is the highest of the last validation losses of AdamW's seeds, so that each of them
-reaches it. Printed are the tokens that each run needed for it, read from its curve (linear between two validations),
-and the mean of them over AdamW's. The text is the standard library's source code: nothing is downloaded, and data is
-prepared on first use.
+depend on where the run was to end.
+
+The loss to reach is the highest of the last validation losses of AdamW's seeds, so that each of them reaches it.
+Printed are the tokens that each run needed for it, read from its curve (linear between two validations), and the mean
+of them over AdamW's. The text is the standard library's source code: nothing is downloaded, and data is prepared on
+first use.
 """
 
 import contextlib
