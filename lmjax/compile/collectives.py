@@ -69,7 +69,8 @@ def find_collectives(program: Program, mesh: dict[str, int]) -> list[Collective]
                 found[key] = dataclasses.replace(found[key], last_index=use.index)
             continue
         for kind, inner, where in _operations(program, use):
-            channel = _CHANNEL.search(inner.text)
+            # The parts of one collective in several fusions share its channel; so do all collectives of a shard_map.
+            channel = None if inner is one else _CHANNEL.search(inner.text)
             key = (use.computation, channel[1] if channel else one.name)
             if key in found:
                 # The same one goes on beside other work, or is waited for.

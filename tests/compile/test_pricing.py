@@ -110,6 +110,14 @@ def test_of_a_permutation_the_link_with_the_most_messages_decides(name, pairs, m
     assert seconds(one, topology, devices) == pytest.approx(messages * 4096 / LINK)
 
 
+def test_collectives_of_one_channel_are_not_one():
+    """All that a shard_map makes have channel 1."""
+    text = "ENTRY %main (p: f32[1024]) -> f32[1024] {\n  %p = f32[1024] parameter(0)\n"
+    text += f"  %q = {permutation([(0, 1), (1, 0)])}, channel_id=1\n"
+    text += f"  ROOT %r = {permutation([(0, 1), (1, 0)], '%q')}, channel_id=1\n}}\n"
+    assert len(find_collectives(parse(text), {"context": 2})) == 2
+
+
 def test_a_permutation_in_a_loop_is_hidden_by_the_dearest_branch_beside_it():
     start = permutation([(0, 1), (1, 0)], "%g").replace("permute(", "permute-start(")
     text = f"""
