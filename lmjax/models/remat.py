@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from lmjax.parallel.mesh import constrain, current_platform
 
 Remat = Literal["none", "dots", "products", "offload", "flash", "full"]
 
@@ -36,6 +39,19 @@ def named(array: jax.Array, name: str) -> jax.Array:
     """Returns the array with a name of :data:`PRODUCTS`, so that a policy can tell by the name whether to keep it."""
     assert name in PRODUCTS
     return checkpoint_name(array, name)
+
+
+def in_order(stream_BTD: jax.Array) -> jax.Array:
+    """Returns a residual stream, whose axes then lie in a TPU's memory in their order.
+
+    The forward loop over the layers hands such arrays to the backward loop. If the compiler chose another order in one
+    of the loops, it would copy the arrays of all layers between them.
+    """
+    # Without this, the compiler would gather what it is told to lay out.
+    stream_BTD = constrain(stream_BTD, "batch", "length", None)
+    if current_platform() != "tpu":
+        return stream_BTD
+    return with_layout_constraint(stream_BTD, Layout((0, 1, 2)))
 
 
 def rematerialised(body: Callable, remat: Remat, *, scanned: bool) -> Callable:
