@@ -7,7 +7,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from lmjax.parallel.mesh import constrain, current_platform
+from lmjax.parallel.mesh import constrain, current_platform, partition_spec
 
 Remat = Literal["none", "dots", "products", "offload", "flash", "full"]
 
@@ -47,11 +47,19 @@ def in_order(stream_BTD: jax.Array) -> jax.Array:
     The forward loop over the layers hands such arrays to the backward loop. If the compiler chose another order in one
     of the loops, it would copy the arrays of all layers between them.
     """
-    # Without this, the compiler would gather what it is told to lay out.
     stream_BTD = constrain(stream_BTD, "batch", "length", None)
     if current_platform() != "tpu":
         return stream_BTD
-    return with_layout_constraint(stream_BTD, Layout((0, 1, 2)))
+
+    def local(stream_BTD: jax.Array) -> jax.Array:
+        return with_layout_constraint(stream_BTD, Layout((0, 1, 2)))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return local(stream_BTD)
+    # Outside of a shard_map, the compiler would gather the array for it.
+    spec = partition_spec(("batch", "length", None), stream_BTD.shape, mesh)
+    return jax.shard_map(local, in_specs=spec, out_specs=spec)(stream_BTD)
 
 
 def rematerialised(body: Callable, remat: Remat, *, scanned: bool) -> Callable:
