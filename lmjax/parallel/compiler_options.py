@@ -6,17 +6,19 @@ from collections.abc import Mapping
 VARIABLE = "LMJAX_COMPILER_OPTIONS"
 """The environment variable that leaves the compiler as it is: ``0`` or ``off``."""
 
-OPTIONS: Mapping[str, Mapping[str, bool]] = {
+OPTIONS: Mapping[str, Mapping[str, bool | int]] = {
     "tpu": {
-        # The gradients of a layer are summed over the devices beside the products of the layers before it.
+        # Gradients are summed over the devices beside other work. Those of several matrices are not put together for it
+        # above 1 MiB: what is put together is summed while nothing else runs.
         "xla_enable_async_all_reduce": True,
         "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+        "xla_jf_crs_combiner_threshold_in_bytes": 1 << 20,
     },
 }
 """Options by platform and name."""
 
 
-def compiler_options(platform: str, environment: Mapping[str, str] = os.environ) -> dict[str, str | bool]:
+def compiler_options(platform: str, environment: Mapping[str, str] = os.environ) -> dict[str, bool | int]:
     """Returns the options to compile a training step with, for ``jax.jit``.
 
     Args:

@@ -174,7 +174,7 @@ class Learner:
         return new_watch(self.on_fault, len(components_of(self.objective)))
 
     @property
-    def compiler_options(self) -> dict[str, str | bool]:
+    def compiler_options(self) -> dict[str, bool | int]:
         """The options that the step is compiled with on these devices."""
         return compiler_options(self.mesh.devices.flat[0].platform)
 
