@@ -9,7 +9,7 @@ the paper does not say.
 
 69.0B parameters. Cost: 477,000 steps of 4.2M tokens are 2T tokens and 8.9e23 FLOPs, about five weeks on the 1,024 chips
 of a TPU v5p-2048 at 60% of their peak; the paper used 1,720,320 hours of A100s. Parameters, gradients and optimizer
-state, 1.1 TB, are split over these chips, and each has one row of a batch.
+state, 1.1 TB, are split over 512 of these chips, and each chip has one row of a batch.
 
 Expected: figure 5 of the paper shows a loss of training of about 1.5 nats a token after 2T tokens, of their data and
 their tokenizer. This recipe has not been run to its end here.
@@ -55,6 +55,6 @@ def llama_70b() -> RunConfig:
         train=TrainConfig(
             steps=477_000, batch_size=1024, sequence_length=4096, microbatches=1, eval_every=1000, watchdog_minutes=30
         ),
-        mesh=MeshConfig(data=-1, fsdp=1024),
+        mesh=MeshConfig(data=-1, fsdp=512),
         checkpoint=CheckpointConfig(every_steps=500, keep_every=10_000),
     )

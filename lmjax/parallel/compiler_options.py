@@ -8,8 +8,10 @@ VARIABLE = "LMJAX_COMPILER_OPTIONS"
 
 OPTIONS: Mapping[str, Mapping[str, bool | int]] = {
     "tpu": {
-        # Gradients are summed over the devices beside other work. Those of several matrices are not put together for it
-        # above 1 MiB: what is put together is summed while nothing else runs.
+        # Parameters are gathered and gradients summed beside other work. Gradients of several matrices are not put
+        # together above 1 MiB: what is put together is summed while nothing else runs.
+        "xla_enable_async_all_gather": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
         "xla_enable_async_all_reduce": True,
         "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
         "xla_jf_crs_combiner_threshold_in_bytes": 1 << 20,
