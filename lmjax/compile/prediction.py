@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.compile.hlo import Program, array_sizes, num_bytes, uses
+from lmjax.compile.hlo import Program, array_sizes, num_bytes
 from lmjax.compile.parts import source_of
 from lmjax.compile.pricing import Pricing, price
 from lmjax.compile.step import CompiledStep
 from lmjax.compile.topology import LINK_EFFICIENCY
+from lmjax.compile.uses import uses
 
 ASSUMED = (
     "computation: the compiler's own estimated_cycles of every fusion, at the chip's clock; on matrix products they "

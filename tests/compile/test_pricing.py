@@ -11,12 +11,13 @@ import pytest
 
 from lmjax.compile import prediction
 from lmjax.compile.collectives import find_collectives, links_by_axis, seconds
-from lmjax.compile.hlo import parse, trip_count
+from lmjax.compile.hlo import parse
 from lmjax.compile.kernels import attention_rounds, kernel_cost
 from lmjax.compile.pricing import price
 from lmjax.compile.report import tables
 from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import CHIPS, Topology, open_topology
+from lmjax.compile.uses import trip_count
 from lmjax.kernels.attention.dispatch import attend
 from lmjax.masks import causal
 from lmjax.models.execution import ExecutionConfig
