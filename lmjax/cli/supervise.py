@@ -30,8 +30,8 @@ def supervise(
 ) -> int:
     """Runs a command until it ends well, is told to end, or makes no progress, and returns its exit code.
 
-    A command that ends with 0 is done, and one that ends with 2 needs a person: neither is started again. If the run has
-    reached its object storage once, a later start that does not reach it ends with 1.
+    A command that ends with 0 is done, and one that ends with 2 needs a person: neither is started again. Once a
+    start has reached the run's object storage, a later one that does not reach it ends with 1.
 
     Args:
       command: the command and its arguments.
