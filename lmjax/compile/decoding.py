@@ -115,29 +115,19 @@ def compile_decoding(
         batch and mesh do not go together.
     """
     check_writes(config)
-    # Products of 8 bits are for training alone.
-    execution = dataclasses.replace(config.model.execution, low_precision="none")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
-    config, learner = resolved_learner(config, topology)
+    config, learner = resolved_learner(_in_full_precision(config), topology)
     mesh, vocabulary = learner.mesh, learner.vocabulary
     spec = model_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
     prompt_length, given = prompts_of(config, spec, vocabulary, mesh, writing)
     summary = summarize(spec, config.model, sequence_length=prompt_length)
-    ready = ready_spec(spec, "tpu")
-    params = (_abstract(ready.shapes, ready.shardings(mesh)),)
-    rows = NamedSharding(mesh, PartitionSpec(mesh_axes_of("batch")))
-    tokens_BT, lengths_B, read = _abstract(
-        (given.tokens_BT, given.lengths_B, given.read), jax.tree.map(lambda _: rows, (0, 0, given.read and (0, 0)))
-    )
-    keys_B = _abstract(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(given.lengths_B))), rows)
-    plan = _plan(config, ready, vocabulary)
+    ready, held = ready_spec(spec, "tpu"), _stacked_bytes(spec, mesh)
+    params, plan = (_abstract(ready.shapes, ready.shardings(mesh)),), _plan(config, ready, vocabulary)
+    prompts, keys_B = _abstract_prompts(given, mesh)
     options: dict[str, Any] = {"topology": topology, "mesh": mesh, "log_folder": log_folder}
-    held = _stacked_bytes(spec, mesh)
     with jax.set_mesh(mesh):
-        lowered = sample.begin.lower(params, tokens_BT, lengths_B, read, plan=plan, room=given.room)
-    prefill, compiled = compile_program(
-        lowered, work=_prefill_work(config, summary, given, prompt_length, held), **options
-    )
+        lowered = sample.begin.lower(params, *prompts, plan=plan, room=given.room)
+    work = _prefill_work(config, summary, given, prompt_length, held)
+    prefill, compiled = compile_program(lowered, work=work, **options)
     found = CompiledDecoding(
         config=config,
         summary=summary,
@@ -150,15 +140,21 @@ def compile_decoding(
     if compiled is None:
         return found
     drafts = _abstract(lowered.out_info, compiled.output_shardings)
-    until = jax.ShapeDtypeStruct((), np.int32)
     with jax.set_mesh(mesh):
+        until = jax.ShapeDtypeStruct((), np.int32)
         lowered = sample.advance.lower(params, drafts, keys_B, until, plan=plan)
     decode, _ = compile_program(lowered, work=_decode_work(found, held), **options)
+    caches = jax.tree.leaves((drafts[0].caches, drafts[0].reading))
     reads = Reads(
-        weights=_weight_bytes(ready, config.model, mesh),
-        cache=sum(_bytes_of_a_chip(leaf) for leaf in jax.tree.leaves((drafts[0].caches, drafts[0].reading))),
+        weights=_weight_bytes(ready, config.model, mesh), cache=sum(_bytes_of_a_chip(leaf) for leaf in caches)
     )
     return dataclasses.replace(found, decode=decode, reads=reads)
+
+
+def _in_full_precision(config: RunConfig) -> RunConfig:
+    """Returns the recipe without products of 8 bits, which are for training alone."""
+    execution = dataclasses.replace(config.model.execution, low_precision="none")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
 
 
 def check_writes(config: RunConfig) -> None:
@@ -204,6 +200,14 @@ def prompts_of(
         start_id=None if pair is None else pair.start_id(vocabulary),
     )
     return prompt_length, given
+
+
+def _abstract_prompts(given: Prompts, mesh: Mesh) -> tuple[tuple[Any, ...], Any]:
+    """Returns the shapes of tokens, lengths and what an encoder reads, and of the rows' keys; rows are split."""
+    rows = NamedSharding(mesh, PartitionSpec(mesh_axes_of("batch")))
+    keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(given.lengths_B)))
+    arrays = (given.tokens_BT, given.lengths_B, given.read), keys_B
+    return _abstract(arrays, jax.tree.map(lambda _: rows, arrays))
 
 
 def _plan(config: RunConfig, ready: ModuleSpec, vocabulary: Vocabulary) -> Plan:

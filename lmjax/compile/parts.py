@@ -15,7 +15,7 @@ PARTS = (
     "head and loss",
     "optimizer",
     "corruption",
-    "choosing tokens",
+    "choosing and placing tokens",
     "collectives",
     "other",
 )
@@ -33,7 +33,7 @@ _RULES = (
     ("head and loss", r"/lmjax/losses/|/models/head\.py$", r""),
     ("head and loss", r"/lmjax/(objectives|models)/", r"(\.terms|\.head_states|\.head|all_terms)$"),
     ("optimizer", r"/train/optimizer|/optax/|/lmjax/optimizers?/", r""),
-    ("choosing tokens", r"/decode/(sample|accept)\.py$|/decode/logits/|/corruption/gumbel\.py$", r""),
+    ("choosing and placing tokens", r"/decode/(sample|accept)\.py$|/decode/logits/|/corruption/gumbel\.py$", r""),
     ("corruption", r"/lmjax/corruption/", r""),
     ("corruption", r"/lmjax/objectives/", r"\.corrupt$"),
 )

@@ -18,7 +18,7 @@ from lmjax.compile.topology import CHIPS, Topology
 from lmjax.compile.uses import trip_count, uses
 from lmjax.decode.prompts import laid_out
 from lmjax.models.config import ModelConfig
-from lmjax.objectives import CausalLM, MaskedDiffusion, MaskedLM, PairwiseReward
+from lmjax.objectives import CausalLM, MaskedDiffusion, MaskedLM, PairwiseReward, SpanCorruption
 from lmjax.parallel.mesh import MeshConfig
 from lmjax.runs.writing import EVERY
 from lmjax.tokenizers import TokenizerConfig
@@ -83,6 +83,26 @@ def test_the_loop_that_writes_runs_once_for_each_token(compiled):
     program = compiled.decode.program
     loops = [use for use in uses(program) if use.instruction.opcode == "while" and use.computation == program.entry]
     assert EVERY in [trip_count(program, use.instruction) for use in loops]
+
+
+def test_an_encoder_reads_the_prompts_and_its_states_are_part_of_the_caches():
+    model = dataclasses.replace(MODEL, num_layers=1, encoder_layers=1, positions="relative")
+    written = Writing(batch_size=2, prompt_length=12, max_new_tokens=5)
+    mesh, tokens = MeshConfig(data=2), TokenizerConfig(kind="bytes", num_sentinels=20)
+    found = compile_decoding(
+        recipe(model=model, objective=SpanCorruption(), tokenizer=tokens, mesh=mesh), chips(2), written
+    )
+    # The text begins with one token; 16 positions of the encoder are remembered.
+    assert found.cache_length == 1 + 64 and found.prompts.read is not None
+    keys_and_values = 2 * 2 * 8 * 4
+    lengths = 4
+    assert found.reads is not None and found.reads.cache == keys_and_values * (65 + 16) + lengths
+    # What the encoder multiplies, and what makes keys and values of its states, is not read again.
+    vocabulary, attention, feedforward = found.config.model.vocab_size, 32 * 8 * 12, 3 * 32 * 48
+    norms = 4 * 32
+    relative = MODEL.num_heads * model.relative_buckets
+    cross = 32 * 8 * (4 + 4)
+    assert found.reads.weights == 4 * (attention + cross + feedforward + 32 * vocabulary + norms + relative)
 
 
 LOOP = """HloModule m
