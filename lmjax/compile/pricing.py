@@ -8,9 +8,10 @@ import numpy as np
 
 from lmjax.compile import kernels
 from lmjax.compile.collectives import KINDS, Collective, find_collectives, seconds
-from lmjax.compile.hlo import Frame, Instruction, Program, array_sizes, num_bytes, trip_count, uses
+from lmjax.compile.hlo import Frame, Instruction, Program, array_sizes, num_bytes
 from lmjax.compile.parts import part_of, source_of
 from lmjax.compile.topology import Topology
+from lmjax.compile.uses import trip_count, uses
 
 Basis = Literal["compiler", "kernel", "bytes"]
 
