@@ -155,7 +155,7 @@ def collective_rows(pricing: Pricing) -> list[dict[str, Any]]:
             {
                 "kind": one.kind,
                 "axes": list(one.axes),
-                "devices": len(one.group),
+                "devices": len(one.groups[0]),
                 "bytes": one.num_bytes,
                 "times": 0,
                 "seconds": 0.0,

@@ -220,6 +220,8 @@ class _Pricer:
             return sum(self.line_seconds(one.calls("body") or "")) * (trip_count(self.program, one) or 1)
         if one.opcode == "call":
             return sum(self.line_seconds(one.calls("to_apply") or ""))
+        if one.opcode == "conditional":
+            return max((sum(self.line_seconds(branch)) for branch in one.branches), default=0.0)
         priced = self.cycles(computation, one)
         return 0.0 if priced is None else priced[0] / self.topology.chip.clock
 

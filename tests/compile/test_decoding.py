@@ -90,7 +90,9 @@ def test_an_encoder_reads_the_prompts_and_its_states_are_part_of_the_caches():
     written = Writing(batch_size=2, prompt_length=12, max_new_tokens=5)
     mesh, tokens = MeshConfig(data=2), TokenizerConfig(kind="bytes", num_sentinels=20)
     found = compile_decoding(
-        recipe(model=model, objective=SpanCorruption(form="encoder_decoder"), tokenizer=tokens, mesh=mesh), chips(2), written
+        recipe(model=model, objective=SpanCorruption(form="encoder_decoder"), tokenizer=tokens, mesh=mesh),
+        chips(2),
+        written,
     )
     # The text begins with one token; 16 positions of the encoder are remembered.
     assert found.cache_length == 1 + 64 and found.prompts.read is not None
