@@ -3,11 +3,14 @@
     python benchmarks/optimizers.py [--optimizers AdamW Muon --seeds 3 --steps 1000 --output curves.json]
 
 Every optimizer first trains with the first seed at each of ``--learning-rates`` and keeps the best of them; then it
-trains with the other seeds. The learning rate is constant after a warm-up, so that a loss does not depend on where the
-run was to end. The loss to reach is the highest of the last validation losses of AdamW's seeds, so that each of them
-reaches it. Printed are the tokens that each run needed for it, read from its curve (linear between two validations),
-and the mean of them over AdamW's. The text is the standard library's source code: nothing is downloaded, and data is
-prepared on first use.
+trains with the other seeds. The rate of Muon that is searched is that of hidden matrices; its other parameters are
+AdamW's, at the rate that was the best for AdamW. The learning rate is constant after a warm-up, so that a loss does not
+depend on where the run was to end.
+
+The loss to reach is the highest of the last validation losses of AdamW's seeds, so that each of them reaches it.
+Printed are the tokens that each run needed for it, read from its curve (linear between two validations), and the mean
+of them over AdamW's. The text is the standard library's source code: nothing is downloaded, and data is prepared on
+first use.
 """
 
 import contextlib
@@ -138,11 +141,23 @@ def tokens_to(curve: Curve, target: float) -> float | None:
     return None
 
 
-def curves_of(config: Config, name: str, folder: pathlib.Path, console: Console) -> tuple[float, list[Curve]]:
-    """The learning rate that ends lowest with the first seed, and the curves of all seeds at that rate."""
+def curves_of(
+    config: Config, name: str, folder: pathlib.Path, console: Console, *, adamw_rate: float | None
+) -> tuple[float, list[Curve]]:
+    """The learning rate that ends lowest with the first seed, and the curves of all seeds at that rate.
+
+    Args:
+      config: what to train.
+      name: the optimizer.
+      folder: where to keep its runs.
+      console: where to print how each run ends.
+      adamw_rate: the learning rate of the parameters that Muon leaves to AdamW; None for the searched one.
+    """
 
     def of_run(rate: float, seed: int) -> Curve:
         optimizer = dataclasses.replace(OPTIMIZERS[name], learning_rate=rate)
+        if isinstance(optimizer, Muon):
+            optimizer = dataclasses.replace(optimizer, adamw_learning_rate=adamw_rate)
         found = curve(config, optimizer, seed=seed, folder=folder / f"{name}-{rate:g}-{seed}")
         console.print(f"{name}, learning rate {rate:g}, seed {seed}: {found[-1][1]:.4f} at the end")
         return found
@@ -157,7 +172,10 @@ def main(config: Config) -> None:
     console = Console(width=120)
     with contextlib.ExitStack() as stack:
         folder = config.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found = {name: curves_of(config, name, folder, console) for name in config.optimizers}
+        found = {BASELINE: curves_of(config, BASELINE, folder, console, adamw_rate=None)}
+        for name in config.optimizers:
+            if name != BASELINE:
+                found[name] = curves_of(config, name, folder, console, adamw_rate=found[BASELINE][0])
     target = max(curve[-1][1] for curve in found[BASELINE][1])
     needed = {name: [tokens_to(curve, target) for curve in curves] for name, (_, curves) in found.items()}
     base = _mean(needed[BASELINE])

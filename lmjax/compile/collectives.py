@@ -2,18 +2,21 @@
 
 The time of a collective is that of a ring algorithm on the links of the torus it can use (Thakur et al. 2005;
 "How to Scale Your Model", Austin et al. 2025, chapter 3), over links at :data:`topology.LINK_EFFICIENCY` of their
-published bandwidth, and without latency.
+published bandwidth, and without latency. Of a permutation, every message goes along one axis of the torus after the
+other, the shorter way, and the link that most of them go over decides.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterator
 
 import numpy as np
 
-from lmjax.compile.hlo import Instruction, Program, Use, inside, num_bytes, uses
+from lmjax.compile.hlo import Instruction, Program, num_bytes
 from lmjax.compile.replica_groups import axes_of, groups_of
 from lmjax.compile.topology import LINK_EFFICIENCY, Topology
+from lmjax.compile.uses import Use, inside, uses
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -27,9 +30,9 @@ class Collective:
       kind: one of :data:`KINDS`.
       use: the instruction that begins it.
       last_index: place in its computation of the instruction that waits for it; its own where it blocks.
-      num_bytes: of the whole array on a device: what an all-gather makes, what a reduction reads.
+      num_bytes: of the whole array on a device: what an all-gather makes, what a reduction or a permutation reads.
       axes: of the mesh.
-      group: numbers of the devices that it joins, of one group.
+      groups: numbers of the devices that it joins, by group; of a permutation, source and target of each message.
       times: how often it runs in a step.
       text: attributes of the operation itself.
     """
@@ -39,7 +42,7 @@ class Collective:
     last_index: int
     num_bytes: int
     axes: tuple[str, ...]
-    group: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
     times: int
     text: str
 
@@ -67,14 +70,15 @@ def find_collectives(program: Program, mesh: dict[str, int]) -> list[Collective]
                 found[key] = dataclasses.replace(found[key], last_index=use.index)
             continue
         for kind, inner, where in _operations(program, use):
-            channel = _CHANNEL.search(inner.text)
+            # The parts of one collective in several fusions share its channel; so do all collectives of a shard_map.
+            channel = None if inner is one else _CHANNEL.search(inner.text)
             key = (use.computation, channel[1] if channel else one.name)
             if key in found:
                 # The same one goes on beside other work, or is waited for.
                 found[key] = dataclasses.replace(found[key], last_index=max(use.index, found[key].last_index))
                 continue
-            group = groups_of(inner.text, num_devices)[0]
-            if len(group) < 2:
+            groups = groups_of(inner.text, num_devices)
+            if groups.shape[1] < 2:
                 continue
             shapes = {other.name: other.shape for other in program.computations[where]}
             read = sum(num_bytes(shapes.get(name, "")) for name in inner.operands)
@@ -82,14 +86,22 @@ def find_collectives(program: Program, mesh: dict[str, int]) -> list[Collective]
                 kind=kind,
                 use=use,
                 last_index=use.index,
-                num_bytes=read * len(group) if kind == "all-gather" else read,
-                axes=axes_of(group, mesh),
-                group=tuple(group.tolist()),
+                num_bytes=read * groups.shape[1] if kind == "all-gather" else read,
+                axes=_axes(kind, groups, mesh),
+                groups=tuple(map(tuple, groups.tolist())),
                 times=use.times,
                 text=inner.text,
             )
             starts[use.computation, one.name] = key
     return list(found.values())
+
+
+def _axes(kind: str, groups: np.ndarray, mesh: dict[str, int]) -> tuple[str, ...]:
+    """Returns the axes of the mesh that a collective goes along; a message of a permutation may stay where it is."""
+    if kind != "collective-permute":
+        return axes_of(groups[0], mesh)
+    found = {axis for pair in groups for axis in axes_of(pair, mesh)}
+    return tuple(axis for axis in mesh if axis in found)
 
 
 def _operations(program: Program, use: Use) -> Iterator[tuple[str, Instruction, str]]:
@@ -126,7 +138,9 @@ def seconds(one: Collective, topology: Topology, devices: np.ndarray) -> float:
       topology: the chips.
       devices: in the order of the mesh, flat.
     """
-    members = [devices[number] for number in one.group]
+    if one.kind == "collective-permute":
+        return _permutation_seconds(one, topology, devices)
+    members = [devices[number] for number in one.groups[0]]
     num_slices = len({getattr(member, "slice_index", None) for member in members})
     size = len(members) // num_slices
     within = 0.0
@@ -153,8 +167,28 @@ def _passes(kind: str, size: int) -> float:
         "all-reduce": 2 * share,
         "all-to-all": size / 4 * share,
         "ragged-all-to-all": size / 4 * share,
-        "collective-permute": 1.0,
     }[kind]
+
+
+def _permutation_seconds(one: Collective, topology: Topology, devices: np.ndarray) -> float:
+    """Returns the time of a permutation: of the messages over one link, or between slices, where that takes longer."""
+    loads: collections.Counter[tuple] = collections.Counter()
+    between = 0.0
+    for source, target in ((devices[source], devices[target]) for source, target in one.groups):
+        if getattr(source, "slice_index", None) != getattr(target, "slice_index", None):
+            between = one.num_bytes / DATA_CENTER_BANDWIDTH
+            continue
+        place = list(source.coords)
+        for axis, extent in enumerate(topology.extents):
+            way = target.coords[axis] - place[axis]
+            if topology.chip.wraps(extent):
+                way = (way + extent // 2) % extent - extent // 2
+            for _ in range(abs(way)):
+                step = 1 if way > 0 else -1
+                loads[getattr(source, "slice_index", None), *place, axis, step] += 1
+                place[axis] = (place[axis] + step) % extent
+    most = max(loads.values(), default=0)
+    return max(most * one.num_bytes / (topology.chip.link_bandwidth * LINK_EFFICIENCY), between)
 
 
 DATA_CENTER_BANDWIDTH = 6.25e9

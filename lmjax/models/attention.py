@@ -113,11 +113,13 @@ class Attention(nnx.Module):
             key_BSKH, value_BSKH = cache.keys, cache.values
         if self.relative_RN is not None:
             position_bias = relative_bias(config, self.relative_RN[...])
-        # If the positions of a row are split over devices, only keys and values are gathered.
+        # If the positions of a row are split over devices, at most keys and values are gathered.
+        context = config.execution.context if cache is None else "gather"
+        key_axes = ("batch", "length" if context == "ring" else None, "kv_heads", None)
         out_BTNH = attend(
             query_BTNH,
-            constrain(key_BSKH, "batch", None, "kv_heads", None),
-            constrain(value_BSKH, "batch", None, "kv_heads", None),
+            constrain(key_BSKH, *key_axes),
+            constrain(value_BSKH, *key_axes),
             mask,
             scale=config.logit_factor,
             softcap=config.attention_softcap,
@@ -127,6 +129,7 @@ class Attention(nnx.Module):
             dropout_rate=config.attention_dropout if key is not None else 0.0,
             key=key,
             backend=config.execution.attention,
+            context=context,
         )
         return named(in_order(self.out(out_BTNH)), "attention_projection"), cache
 

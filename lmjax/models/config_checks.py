@@ -6,6 +6,7 @@
 from typing import Any
 
 from lmjax.field_types import check_literals
+from lmjax.kernels.attention.dispatch import RING_BACKENDS
 
 
 def check_model(config: Any) -> None:
@@ -28,6 +29,7 @@ def check_model(config: Any) -> None:
     _check_experts(config)
     _check_embedding(config)
     _check_encoder(config)
+    _check_context(config)
 
 
 def _check_sizes(config: Any) -> None:
@@ -191,3 +193,17 @@ def _check_encoder(config: Any) -> None:
             f"set model.share_encoder_embedding to False"
         )
     _ = config.encoder  # Making the encoder's configuration runs its checks.
+
+
+def _check_context(config: Any) -> None:
+    if config.execution.context != "ring":
+        return
+    for name, value, allowed in (
+        ("positions", config.positions, config.positions not in ("alibi", "relative")),
+        ("attention_dropout", config.attention_dropout, config.attention_dropout == 0),
+        ("execution.attention", config.execution.attention, config.execution.attention in RING_BACKENDS),
+    ):
+        if not allowed:
+            raise ValueError(
+                f"model.execution.context='ring' cannot do model.{name}={value!r}: set model.execution.context='gather'"
+            )

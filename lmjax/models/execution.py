@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from lmjax.field_types import check_literals
-from lmjax.kernels.attention.dispatch import Backend
+from lmjax.kernels.attention.dispatch import Backend, Context
 from lmjax.kernels.low_precision import LowPrecision
 from lmjax.models.remat import Remat
 
@@ -29,6 +29,10 @@ class ExecutionConfig:
     results of the attention kernel (`flash`), or all (`full`)."""
     attention: Backend = "auto"
     """Attention backend, see :func:`lmjax.kernels.attention.dispatch.attend`."""
+    context: Context = "gather"
+    """How attention sees the rest of a row that `mesh.context` splits over devices: each device gathers the keys and
+    values of the whole row (`gather`), or they pass from device to device while it computes (`ring`), so that none
+    holds them all, and causal rows are divided evenly. Writing text with a cache always gathers."""
     low_precision: LowPrecision = "none"
     """Matrix products of attention and feed-forward layers in 8 bits: floats (`fp8`, on GPUs) or integers (`int8`, on
     TPUs); a CPU computes both, slowly. Embeddings, the head, experts and recurrences keep `dtype`. It needs the extra
@@ -45,5 +49,5 @@ class ExecutionConfig:
                 raise ValueError(f"model.execution.{name}={getattr(self, name)}: must be at least 1")
 
 
-INTERCHANGEABLE = ("remat", "attention", "low_precision", "mamba2_chunk", "rwkv6_chunk")
+INTERCHANGEABLE = ("remat", "attention", "context", "low_precision", "mamba2_chunk", "rwkv6_chunk")
 """Fields that a run may change when it goes on from a checkpoint: the state keeps its shapes and its meaning."""

@@ -103,12 +103,15 @@ class LatentAttention(nnx.Module):
         if cache is not None:
             cache = cache.write(jnp.concatenate([latent_BSC, turned_BS1R[:, :, 0]], axis=-1), positions_BT)
             return self.out(self._read(cache, content_BTNH, position_BTNR, attention)), cache
-        key_BSNH = constrain(self.key_content(latent_BSC), "batch", None, "heads", None)
+        context = self.config.execution.context
+        key_axes = ("batch", "length" if context == "ring" else None, "heads", None)
+        key_BSNH = constrain(self.key_content(latent_BSC), *key_axes)
         turned_BSNR = jnp.broadcast_to(turned_BS1R, (*key_BSNH.shape[:-1], turned_BS1R.shape[-1]))
         out_BTNV = attention(
             jnp.concatenate([content_BTNH, position_BTNR], axis=-1),
             jnp.concatenate([key_BSNH, turned_BSNR], axis=-1),
-            constrain(self.value(latent_BSC), "batch", None, "heads", None),
+            constrain(self.value(latent_BSC), *key_axes),
+            context=context,
         )
         return self.out(out_BTNV), None
 

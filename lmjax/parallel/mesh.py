@@ -48,7 +48,8 @@ class MeshConfig:
     tensor: int = 1
     """Number of parts into which heads, feed-forward and vocabulary of each matrix product are split."""
     context: int = 1
-    """Number of parts into which the positions of each row are split; attention gathers keys and values only."""
+    """Number of parts into which the positions of each row are split; for attention, devices exchange keys and values
+    (`model.execution.context`)."""
 
     def __post_init__(self):
         for name in MESH_AXES:

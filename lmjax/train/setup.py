@@ -76,6 +76,7 @@ def phases_on(mesh: Mesh | AbstractMesh, config: RunConfig) -> Curriculum:
             f"train.sequence_length={config.train.sequence_length} cannot be split over "
             f"mesh.context={mesh.shape['context']}: make it a multiple of that"
         )
+    _check_ring(mesh, config, phases)
     for field, size in (("num_heads", config.model.num_heads), ("num_kv_heads", config.model.kv_heads)):
         if size % mesh.shape["tensor"]:
             raise ValueError(
@@ -83,6 +84,27 @@ def phases_on(mesh: Mesh | AbstractMesh, config: RunConfig) -> Curriculum:
                 f"lower mesh.tensor, or change the number of heads"
             )
     return phases
+
+
+def _check_ring(mesh: Mesh | AbstractMesh, config: RunConfig, phases: Curriculum) -> None:
+    """Refuses rows that cannot pass their keys round: a mesh that does not split them, or rows of odd parts."""
+    if config.model.execution.context != "ring":
+        return
+    ways = mesh.shape["context"]
+    if ways == 1:
+        raise ValueError(
+            "model.execution.context='ring' with mesh.context=1: no row is split over devices: raise mesh.context, or "
+            "set model.execution.context='gather'"
+        )
+    for phase in phases.phases:
+        if phase.sequence_length % (2 * ways):
+            is_last = phase.sequence_length == config.train.sequence_length
+            field = "sequence_length" if is_last else "sequence_warmup"
+            raise ValueError(
+                f"train.{field}: rows of {phase.sequence_length} tokens cannot be divided evenly in zig-zag order over "
+                f"mesh.context={ways}: make the length a multiple of {2 * ways}, or set "
+                f"model.execution.context='gather'"
+            )
 
 
 def _check_batch(mesh: Mesh | AbstractMesh, config: RunConfig) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from lmjax.compile import prediction
 from lmjax.compile.collectives import find_collectives, links_by_axis, seconds
-from lmjax.compile.hlo import parse, trip_count
+from lmjax.compile.hlo import parse
 from lmjax.compile.kernels import attention_rounds, kernel_cost
 from lmjax.compile.pricing import price
 from lmjax.compile.report import tables
 from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import CHIPS, Topology, open_topology
+from lmjax.compile.uses import trip_count
 from lmjax.kernels.attention.dispatch import attend
 from lmjax.masks import causal
 from lmjax.models.execution import ExecutionConfig
@@ -81,6 +82,75 @@ def test_an_all_to_all_over_a_whole_torus_takes_as_long_as_its_longest_ring():
     (one,) = find_collectives(parse(text), {"fsdp": 256})
     # Four hops on average along each axis, over its two links.
     assert seconds(one, topology, devices) == pytest.approx(255 / 256 * 4096 * 4 / 2 / LINK)
+
+
+def permutation(pairs, operand="%p"):
+    listed = ",".join(f"{{{source},{target}}}" for source, target in pairs)
+    return f"f32[1024] collective-permute({operand}), source_target_pairs={{{listed}}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "messages"),
+    [
+        ("v5e:4x1", [(i, (i + 1) % 4) for i in range(4)], 1),  # the last message goes back over other links
+        ("v5e:16x1", [(i, (i + 1) % 16) for i in range(16)], 1),
+        ("v5e:16x1", [(i, (i + 3) % 16) for i in range(16)], 3),
+        # 0 stays, 1 to 2, 2 to 3, 3 to 1: the first half of each part, in zig-zag order.
+        ("v5e:4x1", [(0, 0), (1, 2), (2, 3), (3, 1)], 1),
+        ("v5e:4x1", [(0, 3), (1, 3), (2, 3)], 3),
+    ],
+)
+def test_of_a_permutation_the_link_with_the_most_messages_decides(name, pairs, messages):
+    extents = (int(name[4:].partition("x")[0]), 1)
+    devices = np.empty(extents[0], object)
+    devices[:] = [types.SimpleNamespace(coords=[i, 0, 0], slice_index=None) for i in range(extents[0])]
+    topology = Topology(name=name, chip=CHIPS["v5e"], extents=extents, devices=devices)
+    text = "ENTRY %main (p: f32[1024]) -> f32[1024] {\n  %p = f32[1024] parameter(0)\n"
+    (one,) = find_collectives(parse(f"{text}  ROOT %r = {permutation(pairs)}\n}}\n"), {"context": extents[0]})
+    assert (one.axes, one.num_bytes) == (("context",), 4096)
+    assert seconds(one, topology, devices) == pytest.approx(messages * 4096 / LINK)
+
+
+def test_collectives_of_one_channel_are_not_one():
+    """All that a shard_map makes have channel 1."""
+    text = "ENTRY %main (p: f32[1024]) -> f32[1024] {\n  %p = f32[1024] parameter(0)\n"
+    text += f"  %q = {permutation([(0, 1), (1, 0)])}, channel_id=1\n"
+    text += f"  ROOT %r = {permutation([(0, 1), (1, 0)], '%q')}, channel_id=1\n}}\n"
+    assert len(find_collectives(parse(text), {"context": 2})) == 2
+
+
+def test_a_permutation_in_a_loop_is_hidden_by_the_dearest_branch_beside_it():
+    start = permutation([(0, 1), (1, 0)], "%g").replace("permute(", "permute-start(")
+    text = f"""
+%work (a: f32[1024]) -> f32[1024] {{
+  %a = f32[1024] parameter(0)
+  ROOT %w = f32[1024] fusion(%a), kind=kLoop, calls=%f, backend_config={{"estimated_cycles":"100"}}
+}}
+%rest (b: f32[1024]) -> f32[1024] {{
+  ROOT %b = f32[1024] parameter(0)
+}}
+%body (t: (s32[], f32[1024])) -> (s32[], f32[1024]) {{
+  %t = (s32[], f32[1024]) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %g = f32[1024] get-tuple-element(%t), index=1
+  %s = {start}
+  %c = f32[1024] conditional(%i, %g, %g), branch_computations={{%rest, %work}}
+  %d = f32[1024] collective-permute-done(%s)
+  ROOT %r = (s32[], f32[1024]) tuple(%i, %d)
+}}
+ENTRY %main (p: (s32[], f32[1024])) -> (s32[], f32[1024]) {{
+  %p = (s32[], f32[1024]) parameter(0)
+  ROOT %l = (s32[], f32[1024]) while(%p), condition=%k, body=%body, backend_config={{"known_trip_count":{{"n":"3"}}}}
+}}
+"""
+    devices = np.empty(2, object)
+    devices[:] = [types.SimpleNamespace(coords=[i, 0, 0], slice_index=None) for i in range(2)]
+    topology = Topology(name="v5e:2x1", chip=CHIPS["v5e"], extents=(2, 1), devices=devices)
+    found = price(parse(text), topology=topology, mesh={"context": 2}, devices=devices, visible_share=0.5)
+    (one,) = found.collectives
+    once = 4096 / LINK
+    assert one.seconds == pytest.approx(3 * once)
+    assert one.exposed == pytest.approx(3 * (once - 100 / 1.5e9))
 
 
 def test_an_axis_that_is_closed_to_a_ring_has_two_links():
@@ -184,9 +254,10 @@ def test_a_kernel_that_is_not_known_is_said_to_count_nothing():
 
 def test_a_step_that_does_not_fit_is_reported_without_figures():
     figures = {
-        "recipe": "r", "topology": "v5e:2x2", "chips": 4, "mesh": {"data": 4, "fsdp": 1}, "batch_size": 4,
-        "sequence_length": 8, "microbatches": 1, "remat": "none", "parameters": 10, "flops_per_token": 60,
-        "fits": False, "refusal": "Ran out of memory: 20G of 15.75G", "involuntary_rematerialisation": [],
+        "recipe": "r", "objective": "CausalLM", "topology": "v5e:2x2", "chips": 4, "mesh": {"data": 4, "fsdp": 1},
+        "batch_size": 4, "sequence_length": 8, "microbatches": 1, "remat": "none", "parameters": 10,
+        "flops_per_token": 60, "fits": False, "refusal": "Ran out of memory: 20G of 15.75G",
+        "involuntary_rematerialisation": [],
     }  # fmt: skip
     head, reason = tables(figures)
     assert "data=4, 4 rows of 8" in head

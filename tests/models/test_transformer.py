@@ -378,6 +378,9 @@ def test_tied_head_is_the_embedding_and_a_separate_one_is_not():
     assert separate.shapes["head_weight_DV"].shape == (16, 64)
 
 
+RING = ExecutionConfig(context="ring")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -392,6 +395,12 @@ def test_tied_head_is_the_embedding_and_a_separate_one_is_not():
         ({"feedforward_width": -1}, "model.feedforward_width=-1: must be positive, or 0 for none"),
         ({"feedforward_width": 0, "residual": "parallel"}, "no feed-forward for .* model.residual='parallel'"),
         ({"feedforward_width": 0, "experts": ExpertsConfig(number=2)}, "no feed-forward for model.experts.number=2"),
+        ({"execution": RING, "positions": "alibi"}, "model.execution.context='ring' cannot do model.positions='alibi'"),
+        ({"execution": RING, "attention_dropout": 0.1}, "'ring' cannot do model.attention_dropout=0.1"),
+        (
+            {"execution": dataclasses.replace(RING, attention="cudnn")},
+            "'ring' cannot do model.execution.attention='cudnn'",
+        ),
     ],
 )
 def test_impossible_architectures_are_refused_by_field(changes, words):

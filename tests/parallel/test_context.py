@@ -11,6 +11,7 @@ import tiny
 
 from lmjax.kernels.attention.dispatch import attend
 from lmjax.models.execution import ExecutionConfig
+from lmjax.models.latent import LatentConfig
 from lmjax.objectives import PrefixLM
 from lmjax.parallel.mesh import MeshConfig, flatten_tokens, make_mesh, unflatten_tokens
 from lmjax.types import make_stream
@@ -43,6 +44,18 @@ def test_training_is_that_of_one_device():
     reference = tiny.train_losses(tiny.learner(PrefixLM(), model=model), steps=4)
     built = tiny.learner(PrefixLM(), model=model, mesh=MESH, num_devices=8, microbatches=2)
     np.testing.assert_allclose(tiny.train_losses(built, steps=4), reference, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": None, "latent": LatentConfig(rank=6, rope_width=4)}])
+def test_steps_by_ring_are_those_of_one_device(changes):
+    model = dataclasses.replace(MODEL, windows=(None,), num_layers=1, **changes)
+    ring = dataclasses.replace(model, execution=ExecutionConfig(context="ring"))
+    built = tiny.learner(model=ring, mesh=MeshConfig(data=1, tensor=2, context=4), num_devices=8)
+    # The second loss is that of the first step's update.
+    np.testing.assert_allclose(
+        tiny.train_losses(built, steps=2), tiny.train_losses(tiny.learner(model=model), steps=2), atol=1e-5
+    )
 
 
 def test_flattening_moves_no_token_and_is_undone():

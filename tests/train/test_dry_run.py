@@ -29,6 +29,7 @@ CONFIG = RunConfig(
     train=TrainConfig(steps=4, batch_size=4, sequence_length=16),
     mesh=MeshConfig(data=1),
 )
+RING = dataclasses.replace(MODEL, execution=ExecutionConfig(context="ring"))
 FP8 = dataclasses.replace(MODEL, execution=ExecutionConfig(low_precision="fp8"))
 
 
@@ -54,6 +55,15 @@ def changed(**changes) -> RunConfig:
         ({"folder": "x" * 300}, "a run folder cannot be called"),
         ({"train": train(batch_size=3), "mesh": MeshConfig(fsdp=2)}, "train.batch_size=3 cannot be split over 2"),
         ({"mesh": MeshConfig(context=3)}, "train.sequence_length=16 cannot be split over mesh.context=3"),
+        ({"model": RING}, "model.execution.context='ring' with mesh.context=1: no row is split"),
+        (
+            {"model": RING, "mesh": MeshConfig(context=16)},
+            "train.sequence_length: rows of 16 tokens cannot be divided evenly .* mesh.context=16: .* multiple of 32",
+        ),
+        (
+            {"model": RING, "mesh": MeshConfig(context=2), "train": train(sequence_warmup=((2, 2),))},
+            "train.sequence_warmup: rows of 2 tokens cannot be divided",
+        ),
         ({"mesh": MeshConfig(tensor=64)}, "model.num_heads="),
         ({"train": train(sequence_warmup=((2, 7),))}, r"train.sequence_warmup=\(\(2, 7\),\)"),
         ({"optimizer": ScheduleFree(), "schedule": ScheduleConfig()}, "schedule.kind='cosine': ScheduleFree averages"),

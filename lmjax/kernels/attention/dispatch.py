@@ -20,13 +20,18 @@ from lmjax.kernels.attention.chunked import chunked_attention
 from lmjax.kernels.attention.cudnn import PACKED, cudnn_attention, cudnn_cannot, nvidia_capability
 from lmjax.kernels.attention.cudnn_check import packed_is_right
 from lmjax.kernels.attention.mosaic_gpu import mosaic_attention, mosaic_cannot
+from lmjax.kernels.attention.partial import PartialAttention, partial_chunked, partial_tpu
 from lmjax.kernels.attention.position_bias import PositionBias
+from lmjax.kernels.attention.ring import ring_attention, rows_are_split
 from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
 from lmjax.kernels.attention.xla import xla_attention
 from lmjax.masks import IntervalMask
 from lmjax.parallel.mesh import current_platform
 
 Backend = Literal["auto", "xla", "cudnn", "mosaic", "tpu", "chunked"]
+Context = Literal["gather", "ring"]
+RING_BACKENDS: tuple[Backend, ...] = ("auto", "tpu", "chunked")
+"""The backends that can merge what they computed of several parts of the keys."""
 
 DENSE_LIMIT = {"cpu": 128 * 128, "tpu": 256 * 256, "other": 1024 * 1024}
 """By platform, the number of logits of a head (T * S) above which ``"auto"`` uses a blocked backend, not the dense one.
@@ -50,6 +55,7 @@ def attend(
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
     backend: Backend = "auto",
+    context: Context = "gather",
 ) -> jax.Array:
     """Returns the attention of ``query`` over ``key`` and ``value``; see the module for the formula.
 
@@ -87,6 +93,11 @@ def attend(
       dropout_rate: share of attention weights dropped at random with ``key``; the rest are scaled up.
       key: PRNG key; ``None`` switches dropout off.
       backend: one of the backends above.
+      context: how queries see keys that are on other devices, if the mesh splits rows (``mesh.context``): each device
+        gathers all keys and values of its rows (``"gather"``), or they pass from device to device (``"ring"``, see
+        :mod:`~lmjax.kernels.attention.ring`). The backends of the ring are ``"tpu"`` and ``"chunked"``, of which
+        ``"auto"`` takes the first that can; it has no bias and no dropout. Rows that the mesh does not split are
+        computed as by ``"gather"``.
 
     Returns:
       [B, T, N, H] in the query's dtype.
@@ -95,7 +106,7 @@ def attend(
       ValueError: shapes do not fit, or the backend cannot do what is asked.
     """
     _check_shapes(query_BTNH, key_BSKH, value_BSKH, mask)
-    _check_options(dropout_rate, backend)
+    _check_options(dropout_rate, backend, context)
     scale = 1.0 / math.sqrt(query_BTNH.shape[-1]) if scale is None else scale
     if query_index_BT is None:
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
@@ -107,11 +118,11 @@ def attend(
     def cannot(backend: Backend) -> str | None:
         return _cannot(backend, arrays=arrays, mask=mask, **asked)
 
+    if context == "ring" and rows_are_split(query_BTNH.shape[1], key_BSKH.shape[1]):
+        return _by_ring(backend, *arrays, mask, scale=scale, cannot=cannot, **asked)
     if backend == "auto":
         backend = _chosen(query_BTNH, key_BSKH, mask, cannot)
-    refusal = cannot(backend)
-    if refusal is not None:
-        raise ValueError(f"attention backend {backend!r} cannot do {refusal}: use backend='chunked'")
+    _check_backend(backend, cannot)
     return _computed(backend, *arrays, mask, scale=scale, query_index_BT=query_index_BT, key=key, **asked)
 
 
@@ -175,6 +186,42 @@ def _cannot(
     return None
 
 
+def _by_ring(
+    backend: Backend,
+    query_BTNH: jax.Array,
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: IntervalMask,
+    *,
+    scale: float,
+    softcap: float | None,
+    position_bias: PositionBias | None,
+    sinks_N: jax.Array | None,
+    dropout_rate: float,
+    cannot: Callable[[Backend], str | None],
+) -> jax.Array:
+    """Returns what the devices compute that pass keys and values on to each other."""
+    refusals = {
+        "a position bias": position_bias is not None,
+        "attention dropout": dropout_rate > 0,
+        f"backend={backend!r} (only {', '.join(RING_BACKENDS)})": backend not in RING_BACKENDS,
+    }
+    for refused in (name for name, asked in refusals.items() if asked):
+        raise ValueError(f"attention with context='ring' cannot do {refused}: use context='gather'")
+    if backend == "auto":
+        backend = "tpu" if cannot("tpu") is None else "chunked"
+    _check_backend(backend, cannot)
+    make: Callable[..., PartialAttention] = partial_tpu if backend == "tpu" else partial_chunked
+    partial = functools.partial(make, scale=scale, softcap=softcap)
+    return ring_attention(query_BTNH, key_BSKH, value_BSKH, mask, sinks_N=sinks_N, partial=partial)
+
+
+def _check_backend(backend: Backend, cannot: Callable[[Backend], str | None]) -> None:
+    refusal = cannot(backend)
+    if refusal is not None:
+        raise ValueError(f"attention backend {backend!r} cannot do {refusal}: use backend='chunked'")
+
+
 def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Array, mask: IntervalMask) -> None:
     batch, num_queries, num_heads, width = query_BTNH.shape
     _, _, num_kv_heads, _ = key_BSKH.shape
@@ -192,8 +239,10 @@ def _check_shapes(query_BTNH: jax.Array, key_BSKH: jax.Array, value_BSKH: jax.Ar
             raise ValueError(f"attend: mask.{name} is {bound_BT.shape}: must be [{batch} or 1, {num_queries}]")
 
 
-def _check_options(dropout_rate: float, backend: str) -> None:
+def _check_options(dropout_rate: float, backend: str, context: str) -> None:
     if not 0.0 <= dropout_rate < 1.0:
         raise ValueError(f"attend: dropout_rate={dropout_rate}: must be at least 0 and below 1")
     if backend not in get_args(Backend):
         raise ValueError(f"attend: backend={backend!r}: use one of {', '.join(get_args(Backend))}")
+    if context not in get_args(Context):
+        raise ValueError(f"attend: context={context!r}: use one of {', '.join(get_args(Context))}")

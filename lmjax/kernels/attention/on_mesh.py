@@ -1,4 +1,4 @@
-"""Attention kernels on a mesh: each device computes its own rows and heads, since nothing else crosses between them."""
+"""Attention kernels on a mesh: each device computes its own rows and heads, and perhaps a part of long rows."""
 
 from collections.abc import Callable
 
@@ -18,6 +18,7 @@ def on_mesh(
     mask: IntervalMask,
     *by_head_N: jax.Array,
     splits_length: bool,
+    splits_keys: bool = False,
 ) -> jax.Array:
     """Returns ``local(query, key, value, start_BT, end_BT, *by_head_N)`` [B, T, N, H], computed part by part.
 
@@ -31,6 +32,7 @@ def on_mesh(
       mask: which keys each query sees; its bounds are brought into [0, S].
       *by_head_N: arrays with one value for each query head.
       splits_length: whether a device may also be given a part of the queries of long rows, with all their keys.
+      splits_keys: whether it is then given only the keys of its own part.
     """
     batch, num_queries = query_BTNH.shape[:2]
     num_keys, num_kv_heads = key_BSKH.shape[1:3]
@@ -39,7 +41,7 @@ def on_mesh(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return local(*operands)
-    key_spec = partition_spec(("batch", None, "kv_heads", None), key_BSKH.shape, mesh)
+    key_spec = partition_spec(("batch", "length" if splits_keys else None, "kv_heads", None), key_BSKH.shape, mesh)
     # One key-value head serves all query heads, however the query heads are split.
     head_of = query_BTNH if num_kv_heads == 1 else key_BSKH
     rows_axes, _, heads_axes, _ = partition_spec(("batch", None, "kv_heads", None), head_of.shape, mesh)

@@ -79,16 +79,43 @@ def tpu_attention(
     logits_N = jnp.full((num_heads,), HIDDEN) if sinks_N is None else sinks_N.astype(jnp.float32)
 
     def local(query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
-        plan = Plan(
+        plan = plan_of(
+            query_BTNH.shape[1],
+            num_keys,
+            groups=groups,
             scale=scale,
             softcap=softcap,
-            query_block=query_block or _block(MOST_ROWS // groups, query_BTNH.shape[1]),
-            key_block=_block(key_block, num_keys),
+            query_block=query_block,
+            key_block=key_block,
             interpret=interpret,
         )
         return _attention(plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N)
 
     return on_mesh(local, query_BTNH, key_BSKH, value_BSKH, mask, logits_N, splits_length=True)
+
+
+def plan_of(
+    num_queries: int,
+    num_keys: int,
+    *,
+    groups: int,
+    scale: float,
+    softcap: float | None,
+    query_block: int | None = None,
+    key_block: int = 512,
+    interpret: bool = False,
+) -> Plan:
+    """Returns the settings for rows of these lengths, with ``groups`` query heads of each key-value head.
+
+    The other arguments are those of :func:`tpu_attention`.
+    """
+    return Plan(
+        scale=scale,
+        softcap=softcap,
+        query_block=query_block or _block(MOST_ROWS // groups, num_queries),
+        key_block=_block(key_block, num_keys),
+        interpret=interpret,
+    )
 
 
 def _block(wanted: int, length: int) -> int:
@@ -103,15 +130,15 @@ def _attention(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, s
 
 def _forward(plan: Plan, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N):
     num_keys, num_kv_heads = key_BSKH.shape[1:3]
-    ranges, bounds = _bounds(plan, start_BT, end_BT, num_keys, groups=len(sinks_N) // num_kv_heads)
+    ranges, bounds = bounds_of(plan, start_BT, end_BT, num_keys, groups=len(sinks_N) // num_kv_heads)
     sinks_K1R = jnp.repeat(sinks_N.reshape(num_kv_heads, 1, -1), plan.query_block, axis=2)
     # A rematerialisation policy that saves these three need not bring them into the kernels' layout once more.
-    query_BKIHR = checkpoint_name(_to_blocks(query_BTNH, num_kv_heads, plan.query_block), "query")
-    key_BKHS = checkpoint_name(_to_lanes(key_BSKH, plan.key_block), "key")
-    value_BKHS = checkpoint_name(_to_lanes(value_BSKH, plan.key_block), "value")
+    query_BKIHR = checkpoint_name(to_blocks(query_BTNH, num_kv_heads, plan.query_block), "query")
+    key_BKHS = checkpoint_name(to_lanes(key_BSKH, plan.key_block), "key")
+    value_BKHS = checkpoint_name(to_lanes(value_BSKH, plan.key_block), "value")
     output_BKIHR, log_sum_BKI1R = forward(plan, ranges, query_BKIHR, key_BKHS, value_BKHS, *bounds, sinks_K1R)
     # If a policy saves these two, the kernel need not run again in the backward pass.
-    output_BTNH = checkpoint_name(_from_blocks(output_BKIHR, plan.query_block, query_BTNH.shape[1]), "attention_output")
+    output_BTNH = checkpoint_name(from_blocks(output_BKIHR, plan.query_block, query_BTNH.shape[1]), "attention_output")
     log_sum_BKI1R = checkpoint_name(log_sum_BKI1R, "attention_log_sum")
     keys_1S = jnp.zeros((1, num_keys), jnp.bool_)  # says how many of the keys are not padding
     inputs = (query_BKIHR, key_BKHS, value_BKHS, start_BT, end_BT, sinks_N, keys_1S)
@@ -122,16 +149,69 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
     query_BKIHR, key_BKHS, value_BKHS, start_BT, end_BT, sinks_N, keys_1S, output_BTNH, log_sum_BKI1R = residuals
     num_keys, num_kv_heads = keys_1S.shape[1], key_BKHS.shape[1]
     groups = len(sinks_N) // num_kv_heads
-    ranges, bounds = _bounds(plan, start_BT, end_BT, num_keys, groups=groups)
-    grad_output_BKIHR = _to_blocks(grad_output_BTNH, num_kv_heads, plan.query_block)
     mean_BTN1 = jnp.sum(output_BTNH.astype(jnp.float32) * grad_output_BTNH, axis=-1, keepdims=True)
-    mean_BKI1R = _to_blocks(mean_BTN1, num_kv_heads, plan.query_block)
+    mean_BKI1R = to_blocks(mean_BTN1, num_kv_heads, plan.query_block)
     sink_weights_BKI1R = jnp.exp2(
         sinks_N.reshape(1, num_kv_heads, 1, 1, -1, 1) * LOG2_E - _by_head(log_sum_BKI1R, groups)
     )
     grad_sinks_N = -jnp.sum(sink_weights_BKI1R * _by_head(mean_BKI1R, groups), axis=(0, 2, 3, 5)).reshape(-1)
+    grad_query_BKIHR, grad_key_BKHS, grad_value_BKHS = gradients(
+        plan,
+        query_BKIHR,
+        key_BKHS,
+        value_BKHS,
+        start_BT,
+        end_BT,
+        log_sum_BKI1R=log_sum_BKI1R,
+        mean_BKI1R=mean_BKI1R,
+        grad_output_BKIHR=to_blocks(grad_output_BTNH, num_kv_heads, plan.query_block),
+        key_dtype=key_BKHS.dtype,
+    )
+    return (
+        from_blocks(grad_query_BKIHR, plan.query_block, output_BTNH.shape[1]),
+        from_lanes(grad_key_BKHS, num_keys),
+        from_lanes(grad_value_BKHS, num_keys).astype(value_BKHS.dtype),
+        None,
+        None,
+        grad_sinks_N,
+    )
 
+
+_attention.defvjp(_forward, _backward)
+
+
+def gradients(
+    plan: Plan,
+    query_BKIHR: jax.Array,
+    key_BKHS: jax.Array,
+    value_BKHS: jax.Array,
+    start_BT: jax.Array,
+    end_BT: jax.Array,
+    *,
+    log_sum_BKI1R: jax.Array,
+    mean_BKI1R: jax.Array,
+    grad_output_BKIHR: jax.Array,
+    key_dtype: jnp.dtype,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the gradients of queries, keys and values, the last two in ``key_dtype``.
+
+    Queries whose gradients do not fit in fast memory are computed in parts. Where the log-sums are those of more keys
+    than are given, these are the parts of the gradients that come from the given keys.
+
+    Args:
+      plan: the static settings.
+      query_BKIHR: queries, by block.
+      key_BKHS: keys.
+      value_BKHS: values.
+      start_BT: int32, first visible key; T without padding.
+      end_BT: int32, one past the last visible key.
+      log_sum_BKI1R: the log-sums that the forward kernel returned.
+      mean_BKI1R: float32, for each query the sum of its output times the output's gradient.
+      grad_output_BKIHR: gradient of the output.
+      key_dtype: dtype of the gradients of keys and values.
+    """
     num_blocks, width, rows = query_BKIHR.shape[2:]
+    ranges, bounds = bounds_of(plan, start_BT, end_BT, key_BKHS.shape[3], groups=rows // plan.query_block)
     parts = -(-num_blocks * width * rows * 4 // QUERY_GRADIENT_BYTES)
     size = -(-num_blocks // parts)
     grads_query, grads_key, grads_value = [], [], []
@@ -147,27 +227,17 @@ def _backward(plan: Plan, residuals, grad_output_BTNH):
             value_BKHS,
             *part_bounds,
             *(array[:, :, part] for array in by_query),
-            key_dtype=key_BKHS.dtype if parts == 1 else jnp.float32,
+            key_dtype=key_dtype if parts == 1 else jnp.float32,
         )
         grads_query.append(grad_query)
         grads_key.append(grad_key)
         grads_value.append(grad_value)
-    grad_query_BTNH = _from_blocks(jnp.concatenate(grads_query, axis=2), plan.query_block, output_BTNH.shape[1])
-    return (
-        grad_query_BTNH,
-        _from_lanes(sum(grads_key[1:], grads_key[0]), num_keys).astype(key_BKHS.dtype),
-        _from_lanes(sum(grads_value[1:], grads_value[0]), num_keys).astype(value_BKHS.dtype),
-        None,
-        None,
-        grad_sinks_N,
-    )
+    grad_key_BKHS, grad_value_BKHS = (sum(grads[1:], grads[0]).astype(key_dtype) for grads in (grads_key, grads_value))
+    return jnp.concatenate(grads_query, axis=2), grad_key_BKHS, grad_value_BKHS
 
 
-_attention.defvjp(_forward, _backward)
-
-
-def _bounds(
-    plan: Plan, start_BT, end_BT, num_keys: int, *, groups: int
+def bounds_of(
+    plan: Plan, start_BT: jax.Array, end_BT: jax.Array, num_keys: int, *, groups: int
 ) -> tuple[BlockRanges, tuple[jax.Array, jax.Array]]:
     """Returns the ranges of blocks, and the bounds of each query, repeated for its heads, int32 [B, I, 1, R]."""
     # Queries that padding adds have the empty interval [0, 0).
@@ -191,7 +261,7 @@ def _pad(array_BT: jax.Array, multiple: int) -> jax.Array:
     return jnp.pad(array_BT, [(0, 0), (0, missing)] + [(0, 0)] * (array_BT.ndim - 2)) if missing else array_BT
 
 
-def _to_blocks(array_BTNH: jax.Array, num_kv_heads: int, block: int) -> jax.Array:
+def to_blocks(array_BTNH: jax.Array, num_kv_heads: int, block: int) -> jax.Array:
     """Converts [B, T, N, H] to [B, K, I, H, R]."""
     padded_BTNH = _pad(array_BTNH, block)
     batch, length, num_heads, width = padded_BTNH.shape
@@ -200,7 +270,7 @@ def _to_blocks(array_BTNH: jax.Array, num_kv_heads: int, block: int) -> jax.Arra
     return array_BKIHGT.reshape(*array_BKIHGT.shape[:4], -1)
 
 
-def _from_blocks(array_BKIHR: jax.Array, block: int, length: int) -> jax.Array:
+def from_blocks(array_BKIHR: jax.Array, block: int, length: int) -> jax.Array:
     """Converts [B, K, I, H, R] to [B, T, N, H]."""
     batch, num_kv_heads, num_blocks, width, _ = array_BKIHR.shape
     array_BKIHGT = array_BKIHR.reshape(batch, num_kv_heads, num_blocks, width, -1, block)
@@ -208,12 +278,12 @@ def _from_blocks(array_BKIHR: jax.Array, block: int, length: int) -> jax.Array:
     return array_BITKGH.reshape(batch, num_blocks * block, -1, width)[:, :length]
 
 
-def _to_lanes(array_BSKH: jax.Array, block: int) -> jax.Array:
+def to_lanes(array_BSKH: jax.Array, block: int) -> jax.Array:
     """Converts [B, S, K, H] to [B, K, H, S]."""
     return _pad(array_BSKH, block).transpose(0, 2, 3, 1)
 
 
-def _from_lanes(array_BKHS: jax.Array, length: int) -> jax.Array:
+def from_lanes(array_BKHS: jax.Array, length: int) -> jax.Array:
     """Converts [B, K, H, S] to [B, S, K, H]."""
     return array_BKHS.transpose(0, 3, 1, 2)[:, :length]
 
