@@ -320,7 +320,11 @@ def supervise(launcher: Launcher) -> int:
 
 def main() -> int:
     """Runs the command line."""
-    return supervise(Launcher(parse_arguments()))
+    options = parse_arguments()
+    with tempfile.TemporaryDirectory(prefix="lmjax-launch-") as folder:
+        # Where the processes note which storages have answered, see lmjax.remote.answered.
+        os.environ.setdefault("LMJAX_ANSWERED", os.path.join(folder, "answered"))
+        return supervise(Launcher(options))
 
 
 if __name__ == "__main__":

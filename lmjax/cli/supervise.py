@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from lmjax.remote.answered import shared_with_restarts
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LONGEST_PAUSE = 60.0
 _PR_SET_PDEATHSIG = 1
 
 
+@shared_with_restarts()
 def supervise(
     command: Sequence[str],
     *,
@@ -27,7 +30,8 @@ def supervise(
 ) -> int:
     """Runs a command until it ends well, is told to end, or makes no progress, and returns its exit code.
 
-    A command that ends with 0 is done, and one that ends with 2 needs a person: neither is started again.
+    A command that ends with 0 is done, and one that ends with 2 needs a person: neither is started again. Once a
+    start has reached the run's object storage, a later one that does not reach it ends with 1.
 
     Args:
       command: the command and its arguments.

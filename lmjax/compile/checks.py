@@ -6,8 +6,9 @@ import re
 
 import jax
 
-from lmjax.compile.hlo import array_sizes, num_bytes, uses
+from lmjax.compile.hlo import array_sizes, num_bytes
 from lmjax.compile.step import CompiledStep, lower, resolved_learner
+from lmjax.compile.uses import uses
 from lmjax.kernels.attention.dispatch import DENSE_LIMIT
 from lmjax.models.config import ModelConfig
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lmjax.compile.hlo import Instruction, Program, Use, inside, num_bytes, uses
+from lmjax.compile.hlo import Instruction, Program, num_bytes
 from lmjax.compile.replica_groups import axes_of, groups_of
 from lmjax.compile.topology import LINK_EFFICIENCY, Topology
+from lmjax.compile.uses import Use, inside, uses
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 _CHANNEL = re.compile(r"channel_id=(\d+)")

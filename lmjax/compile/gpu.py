@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.compile.step import abstract_rows, tokens_of
+from lmjax.compile.step import abstract_rows, one_component, tokens_of
 from lmjax.losses.linear import default_chunk_size
 from lmjax.objectives.parts.objective import all_terms
 from lmjax.schedules.ramp import at_step
@@ -114,7 +114,7 @@ def estimate(config: RunConfig, name: str) -> dict[str, Any]:
     gpu = GPUS[kind]
     vocabulary = planned_vocabulary(config.tokenizer)
     config = resolve(config, vocabulary)
-    learner = build_learner(config, vocabulary, devices=jax.devices()[:number])
+    learner = build_learner(config, vocabulary, devices=jax.devices()[:number]).of(one_component(config))
     state, train = learner.abstract_state, config.train
     summary = summary_of(
         config,
@@ -160,7 +160,7 @@ def _kept_bytes(learner: Learner, config: RunConfig) -> int:
     objective, state = at_step(learner.objective, 0), learner.abstract_state
     rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // learner.microbatches, *leaf.shape[1:]), leaf.dtype),
-        abstract_rows(config, learner),
+        abstract_rows(config),
     )
 
     def backward(params, rows, carry, key):

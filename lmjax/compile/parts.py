@@ -15,6 +15,7 @@ PARTS = (
     "head and loss",
     "optimizer",
     "corruption",
+    "choosing and placing tokens",
     "collectives",
     "other",
 )
@@ -29,9 +30,10 @@ _RULES = (
     ("norms and residuals", r"/models/block\.py$", r""),
     ("other", r"/models/stack\.py$", r""),  # what the layers hand on, and what is kept of them for the backward pass
     ("embedding", r"/models/(token_stack|time_conditioned)\.py$", r"\.embed$"),
-    ("head and loss", r"/lmjax/losses/", r""),
+    ("head and loss", r"/lmjax/losses/|/models/head\.py$", r""),
     ("head and loss", r"/lmjax/(objectives|models)/", r"(\.terms|\.head_states|\.head|all_terms)$"),
     ("optimizer", r"/train/optimizer|/optax/|/lmjax/optimizers?/", r""),
+    ("choosing and placing tokens", r"/decode/(sample|accept)\.py$|/decode/logits/|/corruption/gumbel\.py$", r""),
     ("corruption", r"/lmjax/corruption/", r""),
     ("corruption", r"/lmjax/objectives/", r"\.corrupt$"),
 )

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.compile.hlo import Program, array_sizes, num_bytes, uses
+from lmjax.compile.compiled import Compiled
+from lmjax.compile.hlo import Program, array_sizes, num_bytes
 from lmjax.compile.parts import source_of
 from lmjax.compile.pricing import Pricing, price
 from lmjax.compile.step import CompiledStep
 from lmjax.compile.topology import LINK_EFFICIENCY
+from lmjax.compile.uses import uses
 
 ASSUMED = (
     "computation: the compiler's own estimated_cycles of every fusion, at the chip's clock; on matrix products they "
@@ -19,8 +21,11 @@ ASSUMED = (
     "two memories run beside other work",
     f"collectives: ring algorithms over the torus links of a group at {LINK_EFFICIENCY:.0%} of their published "
     "bandwidth, without latency; one that does not block is hidden by the computation between its start and its end",
+    "nothing for waiting for the slowest chip",
+)
+ASSUMED_OF_STEPS = (
     "attention: pairs of blocks of one unbroken document a row; rows of shorter documents take less",
-    "nothing for the input pipeline, checkpoints, validation, or waiting for the slowest chip",
+    "nothing for the input pipeline, checkpoints or validation",
 )
 
 
@@ -29,44 +34,51 @@ _NO_ARRAY = ("tuple", "get-tuple-element", "while", "bitcast", "constant", "call
 
 def predict(step: CompiledStep) -> tuple[dict[str, Any], Pricing | None]:
     """Returns every figure of a step by name, and the estimate behind them (None where the step does not fit)."""
-    chip, config = step.topology.chip, step.config
-    devices = np.asarray(step.learner.mesh.devices).ravel()
-    mesh = dict(step.learner.mesh.shape)
-    figures: dict[str, Any] = {
+    figures, pricing = program_figures(step)
+    if pricing is not None:
+        figures["assumed"] += ASSUMED_OF_STEPS
+    return _heading(step) | figures, pricing
+
+
+def planned_figures(step: CompiledStep) -> dict[str, Any]:
+    """Returns the figures of a step of :func:`lmjax.compile.memory_plan.plan_step`, which has no cycles."""
+    return _heading(step) | space_figures(step) | {"planned": True}
+
+
+def _heading(step: CompiledStep) -> dict[str, Any]:
+    config = step.config
+    return {
         "recipe": config.name,
+        "objective": type(step.learner.objective).__name__,
         "topology": step.topology.name,
-        "chips": len(devices),
-        "mesh": mesh,
+        "chips": step.mesh.size,
+        "mesh": dict(step.mesh.shape),
         "batch_size": config.train.batch_size,
         "microbatches": config.train.microbatches,
         "remat": config.model.execution.remat,
         "sequence_length": config.train.sequence_length,
         "parameters": step.summary.parameters,
-        "flops_per_token": step.summary.flops_per_token,
-        "tokens_per_step": step.tokens,
-        "fits": step.memory is not None and step.memory.peak <= chip.hbm_bytes,
-        "involuntary_rematerialisation": list(step.involuntary),
     }
-    if step.memory is None or step.program is None:
-        return figures | {"refusal": step.refusal}, None
-    figures["memory"] = {
-        "arguments": step.memory.arguments,
-        "temporaries": step.memory.temporaries,
-        "other": step.memory.other,
-        "peak": step.memory.peak,
-        "hbm": chip.hbm_bytes,
-        "margin": chip.hbm_bytes - step.memory.peak,
-        "largest": largest_arrays(step.program),
-    }
-    pricing = price(step.program, topology=step.topology, mesh=mesh, devices=devices, visible_share=step.visible_share)
-    tokens_of_chip = step.tokens / len(devices)
-    rate = step.tokens / pricing.seconds
+
+
+def program_figures(compiled: Compiled) -> tuple[dict[str, Any], Pricing | None]:
+    """Returns the figures of a program by name, and the estimate behind them (None where it does not fit)."""
+    chip, work, mesh = compiled.topology.chip, compiled.work, dict(compiled.mesh.shape)
+    devices = np.asarray(compiled.mesh.devices).ravel()
+    figures = space_figures(compiled)
+    if compiled.program is None:
+        return figures, None
+    pricing = price(
+        compiled.program, topology=compiled.topology, mesh=mesh, devices=devices, visible_share=work.visible_share
+    )
+    tokens_of_chip = work.tokens / len(devices)
+    rate = work.tokens / pricing.seconds
     figures |= {
         "seconds_per_step": pricing.seconds,
         "tokens_per_second": rate,
         "tokens_per_second_per_chip": rate / len(devices),
-        "mfu": rate * step.summary.flops_per_token / (len(devices) * chip.peak_flops),
-        "visible_share": step.visible_share,
+        "mfu": rate * work.flops_per_token / (len(devices) * chip.peak_flops),
+        "visible_share": work.visible_share,
         "cycles_per_token": pricing.seconds * chip.clock / tokens_of_chip,
         "cycles_per_token_by_part": {part: n / tokens_of_chip for part, n in pricing.cycles_by_part.items()},
         "dearest": dearest(pricing, tokens_of_chip),
@@ -79,6 +91,30 @@ def predict(step: CompiledStep) -> tuple[dict[str, Any], Pricing | None]:
         "assumed": [*ASSUMED, *pricing.assumed],
     }
     return figures, pricing
+
+
+def space_figures(compiled: Compiled) -> dict[str, Any]:
+    """Returns the figures of a program that need no cycles: what it works on, whether it fits, and its memory."""
+    hbm_bytes, memory = compiled.topology.chip.hbm_bytes, compiled.memory
+    figures: dict[str, Any] = {
+        "flops_per_token": round(compiled.work.flops_per_token),
+        "tokens_per_step": compiled.work.tokens,
+        "fits": compiled.fits,
+        "involuntary_rematerialisation": list(compiled.involuntary),
+    }
+    if memory is None or compiled.program is None:
+        return figures | {"refusal": compiled.refusal}
+    figures["memory"] = {
+        "arguments": memory.arguments,
+        "temporaries": memory.temporaries,
+        "other": memory.other,
+        "held": memory.held,
+        "peak": memory.peak,
+        "hbm": hbm_bytes,
+        "margin": hbm_bytes - memory.peak,
+        "largest": largest_arrays(compiled.program),
+    }
+    return figures
 
 
 def dearest(pricing: Pricing, tokens: float, *, number: int = 12) -> list[dict[str, Any]]:

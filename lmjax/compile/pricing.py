@@ -8,9 +8,10 @@ import numpy as np
 
 from lmjax.compile import kernels
 from lmjax.compile.collectives import KINDS, Collective, find_collectives, seconds
-from lmjax.compile.hlo import Frame, Instruction, Program, array_sizes, branches, num_bytes, trip_count, uses
+from lmjax.compile.hlo import Frame, Instruction, Program, array_sizes, num_bytes
 from lmjax.compile.parts import part_of, source_of
 from lmjax.compile.topology import Topology
+from lmjax.compile.uses import trip_count, uses
 
 Basis = Literal["compiler", "kernel", "bytes"]
 
@@ -220,7 +221,7 @@ class _Pricer:
         if one.opcode == "call":
             return sum(self.line_seconds(one.calls("to_apply") or ""))
         if one.opcode == "conditional":
-            return max((sum(self.line_seconds(branch)) for branch in branches(one)), default=0.0)
+            return max((sum(self.line_seconds(branch)) for branch in one.branches), default=0.0)
         priced = self.cycles(computation, one)
         return 0.0 if priced is None else priced[0] / self.topology.chip.clock
 

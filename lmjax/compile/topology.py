@@ -99,12 +99,14 @@ class Topology:
       name: such as ``v5e:8x8``, followed by ``x 2 slices`` where there are several.
       chip: what each can do.
       extents: chips along each axis of a slice.
+      num_slices: slices of them.
       devices: jax devices that can be compiled for, and nothing else.
     """
 
     name: str
     chip: Chip
     extents: tuple[int, ...]
+    num_slices: int = 1
     devices: Sequence[Any]
 
 
@@ -149,7 +151,7 @@ def open_topology(name: str, *, slices: int = 1) -> Topology:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--topology {name}: libtpu knows no such chips ({reason}); known: {KINDS_TEXT}") from None
     shown = name if slices == 1 else f"{name} x {slices} slices"
-    return Topology(name=shown, chip=CHIPS[kind], extents=extents, devices=devices)
+    return Topology(name=shown, chip=CHIPS[kind], extents=extents, num_slices=slices, devices=devices)
 
 
 def _parse(name: str) -> tuple[str, tuple[int, ...]]:

@@ -31,6 +31,16 @@ def made_ready(spec: ModuleSpec, params: Params) -> tuple[ModuleSpec, Params]:
     return ready, convert(params)
 
 
+def ready_spec(spec: ModuleSpec, platform: str) -> ModuleSpec:
+    """Returns the module of :func:`made_ready`, for devices that need not be here.
+
+    Args:
+      spec: the module.
+      platform: of the devices: "cpu", "gpu" or "tpu".
+    """
+    return _conversion(spec, platform)[0]
+
+
 @functools.lru_cache(maxsize=16)
 def _conversion(spec: ModuleSpec, platform: str) -> tuple[ModuleSpec, Callable[[Params], Params]]:
     """The spec of the module that is ready, and the function of the parameters to its parameters."""

@@ -15,30 +15,12 @@ import jax.numpy as jnp
 from lmjax.corruption.gumbel import gumbel_sample
 from lmjax.decode.accept import accept, accept_likeliest
 from lmjax.decode.draft import Reading
-from lmjax.decode.logits import SamplingConfig, narrow, penalize, restrict
+from lmjax.decode.logits import narrow, penalize, restrict
+from lmjax.decode.prompt_batch import Plan
 from lmjax.decode.proposers import AnyProposer, Memory, OtherModel, ParallelHeads, Proposer, SequentialModules
 from lmjax.models.cache import Cache, RecurrentCache
-from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.parameters import Params
 from lmjax.models.with_extras import extra_of, model_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is compiled: the modules, made ready; what proposes and how many; how to choose, and among what."""
-
-    specs: tuple[ModuleSpec, ...]
-    proposer: Proposer
-    length: int
-    sampling: SamplingConfig
-    num_ids: int
-    eos_id: int | None
-    pad_id: int | None
-    prefix: bool
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
-        return self.sampling.temperature == 0
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +49,7 @@ class Texts:
     counts_2: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "room"))
+@functools.partial(jax.jit, static_argnames=("plan", "proposer", "length", "room"))
 def begin(
     params: tuple[Params, ...],
     tokens_BT: jax.Array,
@@ -77,18 +59,20 @@ def begin(
     limits_B: jax.Array,
     *,
     plan: Plan,
+    proposer: Proposer,
+    length: int,
     room: int,
 ) -> Texts:
     """Returns the texts with the first token of each, which the pass over the prompts decides."""
-    proposer = _proposer(plan, params)
-    hidden_BD, caches, reading, memory = proposer.begin(tokens_BT, lengths_B, read, room=room, prefix=plan.prefix)
+    proposing = _proposing(plan, params, proposer, length)
+    hidden_BD, caches, reading, memory = proposing.begin(tokens_BT, lengths_B, read, room=room, prefix=plan.prefix)
     if any(isinstance(cache, RecurrentCache) for cache in (*caches, *memory.caches)):
         raise ValueError(
             "speculative decoding: a recurrent layer cannot take back a token that was proposed and not kept: "
             "use models that only have attention, or write without it"
         )
     tokens_BS = jnp.pad(tokens_BT, ((0, 0), (0, room)))
-    logits_BV = proposer.model.logits(hidden_BD)
+    logits_BV = proposing.model.logits(hidden_BD)
     logits_BV = _penalized(plan, logits_BV[:, None], tokens_BS, lengths_B, lengths_B[:, None])[:, 0]
     token_B, _ = _draw(plan, _round_keys(keys_B, jnp.zeros_like(lengths_B))[:, 0], logits_BV)
     return Texts(
@@ -103,7 +87,7 @@ def begin(
     )
 
 
-@functools.partial(jax.jit, static_argnames="plan", donate_argnames="texts")
+@functools.partial(jax.jit, static_argnames=("plan", "proposer", "length"), donate_argnames="texts")
 def advance(
     params: tuple[Params, ...],
     texts: Texts,
@@ -112,14 +96,16 @@ def advance(
     limits_B: jax.Array,
     *,
     plan: Plan,
+    proposer: Proposer,
+    length: int,
 ) -> Texts:
     """Returns the texts with at least ``until`` new tokens each, or with as many as their limits allow."""
-    proposer = _proposer(plan, params)
+    proposing = _proposing(plan, params, proposer, length)
 
     def unfinished(texts: Texts) -> jax.Array:
         return jnp.any(~texts.done_B & (texts.num_new_B < until))
 
-    return jax.lax.while_loop(unfinished, lambda texts: _round(plan, proposer, texts, keys_B, limits_B), texts)
+    return jax.lax.while_loop(unfinished, lambda texts: _round(plan, proposing, texts, keys_B, limits_B), texts)
 
 
 def _round(plan: Plan, proposer: AnyProposer, texts: Texts, keys_B: jax.Array, limits_B: jax.Array) -> Texts:
@@ -135,7 +121,7 @@ def _round(plan: Plan, proposer: AnyProposer, texts: Texts, keys_B: jax.Array, l
         return token_B, log_q_BV, _put(tokens_BS, token_B[:, None], lengths_B + number)
 
     proposed_BJ, log_q_BJV, tokens_BS, memory = proposer.propose(texts.memory, texts.tokens_BS, lengths_B, draw)
-    step_1W = jnp.arange(plan.length + 1, dtype=jnp.int32)[None, :]
+    step_1W = jnp.arange(proposer.length + 1, dtype=jnp.int32)[None, :]
     positions_BW = lengths_B[:, None] - 1 + step_1W
     last_B1 = jnp.take_along_axis(texts.tokens_BS, lengths_B[:, None] - 1, axis=1)
     tokens_BW = jnp.concatenate([last_B1, proposed_BJ], axis=1)
@@ -143,7 +129,7 @@ def _round(plan: Plan, proposer: AnyProposer, texts: Texts, keys_B: jax.Array, l
     logits_BWV = _penalized(
         plan, proposer.model.logits(states_BWD), tokens_BS, texts.prompt_lengths_B, lengths_B[:, None] + step_1W
     )
-    if plan.greedy:
+    if _is_greedy(plan):
         kept_B, token_B = accept_likeliest(proposed_BJ, jnp.argmax(logits_BWV, axis=-1).astype(jnp.int32))
     else:
         kept_B, token_B = accept(keys_B2[:, 1], proposed_BJ, log_q_BJV, _log_p(plan, logits_BWV))
@@ -165,18 +151,23 @@ def _round(plan: Plan, proposer: AnyProposer, texts: Texts, keys_B: jax.Array, l
     )
 
 
-def _proposer(plan: Plan, params: tuple[Params, ...]) -> AnyProposer:
+def _proposing(plan: Plan, params: tuple[Params, ...], proposer: Proposer, length: int) -> AnyProposer:
     modules = [spec.bind(part) for spec, part in zip(plan.specs, params, strict=True)]
-    if plan.proposer == "model":
+    if proposer == "model":
         model, other = modules
-        return OtherModel(model, other, plan.length)
-    kind = ParallelHeads if plan.proposer == "further_heads" else SequentialModules
-    return kind(model_of(modules[0]), extra_of(modules[0], plan.proposer), plan.length)
+        return OtherModel(model, other, length)
+    kind = ParallelHeads if proposer == "further_heads" else SequentialModules
+    return kind(model_of(modules[0]), extra_of(modules[0], proposer), length)
+
+
+def _is_greedy(plan: Plan) -> bool:
+    """Whether the likeliest token is always taken."""
+    return plan.sampling.temperature == 0
 
 
 def _draw(plan: Plan, keys_B: jax.Array, logits_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A token of each row, int32 [B], and the logarithms of what it was drawn from, which nobody asks for if greedy."""
-    if plan.greedy:
+    if _is_greedy(plan):
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), logits_BV
     log_p_BV = _log_p(plan, logits_BV)
     return jax.vmap(gumbel_sample)(keys_B, log_p_BV), log_p_BV

@@ -15,34 +15,10 @@ import numpy as np
 from lmjax.decode.contrast import Amateur, contrasted
 from lmjax.decode.draft import Draft, read_prompts, read_with_encoder, write
 from lmjax.decode.logits import SamplingConfig, choose, only_ids, penalize, restrict
-from lmjax.decode.progress import Progress
-from lmjax.decode.prompts import Attention, laid_out, row_keys
-from lmjax.decode.ready import made_ready
+from lmjax.decode.prompt_batch import Model, Plan, prompt_batch
+from lmjax.decode.prompts import Attention
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.tokenizers.vocabulary import Vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is compiled into the two functions of sampling.
-
-    Attributes:
-      specs: the module of the model, and of the amateur where there is one, made ready.
-      sampling: how to choose.
-      num_ids: the size of the tokenizer's vocabulary.
-      eos_id: the token that ends a text.
-      pad_id: the token that no penalty counts.
-      prefix: whether prompts are read in both directions.
-      contrast: the amateur without its weights.
-    """
-
-    specs: tuple[ModuleSpec, ...]
-    sampling: SamplingConfig
-    num_ids: int
-    eos_id: int | None
-    pad_id: int | None
-    prefix: bool
-    contrast: Amateur | None
 
 
 def generate(spec: ModuleSpec, params: Params, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
@@ -106,50 +82,52 @@ def stream(
       ValueError: a prompt is empty, the model does not continue text, or its learned positions end before the text
         would; or an encoder is there without ``start_id``, or the other way round; or an id is not in the vocabulary.
     """
-    models: list[tuple[ModuleSpec, Params, int | None]] = [(spec, params, max_length)]
+    models: list[Model] = [(spec, params, max_length)]
     if amateur is not None:
         assert amateur.params is not None
         models.append((amateur.spec, amateur.params, amateur.max_length))
-    given = laid_out(
+    batch = prompt_batch(
+        models,
         prompts,
-        [(one_spec, one_length) for one_spec, _, one_length in models],
+        vocabulary=vocabulary,
         max_new_tokens=max_new_tokens,
+        sampling=sampling,
         attention=attention,
         start_id=start_id,
+        seed=seed,
     )
-    sampling.check_ids(vocabulary.size)
-    specs, every_params = zip(*(made_ready(one_spec, own) for one_spec, own, _ in models), strict=True)
-    plan = _Plan(
-        specs=specs,
-        sampling=sampling,
-        num_ids=vocabulary.size,
-        eos_id=vocabulary.eos_id,
-        pad_id=vocabulary.pad_id,
-        prefix=attention == "prefix",
-        contrast=None if amateur is None else dataclasses.replace(amateur, params=None),
-    )
-    drafts = _begin(every_params, given.tokens_BT, given.lengths_B, given.read, plan=plan, room=given.room)
-    keys_B, most = row_keys(prompts, seed), max(given.limits)
-    progress = Progress(given.lengths_B.tolist(), given.limits, vocabulary.eos_id)
-    for begin in range(0, most, every):
-        drafts = _advance(every_params, drafts, keys_B, min(begin + every, most), plan=plan)
+    given, plan = batch.given, batch.plan
+    contrast = None if amateur is None else dataclasses.replace(amateur, params=None)
+    drafts = begin(batch.params, given.tokens_BT, given.lengths_B, given.read, plan=plan, room=given.room)
+    for done in range(0, batch.most, every):
+        until = min(done + every, batch.most)
+        drafts = advance(batch.params, drafts, batch.keys_B, until, plan=plan, contrast=contrast)
         num_new_B = np.full(len(prompts), int(drafts[0].num_new))
-        yield progress.pieces(np.asarray(drafts[0].tokens_BS), num_new_B)
-        if progress.ended:
+        yield batch.progress.pieces(np.asarray(drafts[0].tokens_BS), num_new_B)
+        if batch.progress.ended:
             return
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "room"))
-def _begin(
+def begin(
     params: tuple[Params, ...],
     tokens_BT: jax.Array,
     lengths_B: jax.Array,
     read: tuple[jax.Array, jax.Array] | None,
     *,
-    plan: _Plan,
+    plan: Plan,
     room: int,
 ) -> tuple[Draft, ...]:
-    """The drafts that hold the prompts, one for each model."""
+    """Returns the drafts that hold the prompts, one for each model.
+
+    Args:
+      params: the parameters of each model, made ready.
+      tokens_BT: int32, what the texts begin with.
+      lengths_B: int32, the numbers of tokens of these beginnings.
+      read: what an encoder reads, tokens int32 [B, T] and their numbers int32 [B]; None for a single stack.
+      plan: what is compiled.
+      room: the number of tokens that may be added.
+    """
     drafts = []
     for model in _models(plan, params):
         reading = None if read is None else read_with_encoder(model, *read)
@@ -157,15 +135,30 @@ def _begin(
     return tuple(drafts)
 
 
-@functools.partial(jax.jit, static_argnames="plan", donate_argnames="drafts")
-def _advance(
-    params: tuple[Params, ...], drafts: tuple[Draft, ...], keys_B: jax.Array, until: jax.Array, *, plan: _Plan
+@functools.partial(jax.jit, static_argnames=("plan", "contrast"), donate_argnames="drafts")
+def advance(
+    params: tuple[Params, ...],
+    drafts: tuple[Draft, ...],
+    keys_B: jax.Array,
+    until: jax.Array | int,
+    *,
+    plan: Plan,
+    contrast: Amateur | None = None,
 ) -> tuple[Draft, ...]:
-    """The drafts with ``until`` new tokens; their caches are updated in place."""
+    """Returns the drafts with ``until`` new tokens, or with fewer if all texts have ended.
+
+    Args:
+      params: the parameters of each model, made ready.
+      drafts: the draft of each model. Their caches are updated in place, so they cannot be used any more.
+      keys_B: a PRNG key for each row.
+      until: the number of new tokens that each row is to have.
+      plan: what is compiled.
+      contrast: the amateur without its weights, if the second model is one.
+    """
 
     def pick(logits: tuple[jax.Array, ...], draft: Draft) -> jax.Array:
         logits = tuple(only_ids(logits_BV, plan.num_ids) for logits_BV in logits)
-        logits_BV = logits[0] if plan.contrast is None else contrasted(logits[0], logits[1], plan.contrast)
+        logits_BV = logits[0] if contrast is None else contrasted(logits[0], logits[1], contrast)
         logits_BV = restrict(logits_BV, plan.sampling, num_ids=plan.num_ids)
         logits_BV = penalize(
             logits_BV,
@@ -180,5 +173,5 @@ def _advance(
     return write(_models(plan, params), drafts, pick, until=until, eos_id=plan.eos_id)
 
 
-def _models(plan: _Plan, params: tuple[Params, ...]) -> list[Any]:
+def _models(plan: Plan, params: tuple[Params, ...]) -> list[Any]:
     return [spec.bind(part) for spec, part in zip(plan.specs, params, strict=True)]

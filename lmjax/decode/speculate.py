@@ -6,15 +6,15 @@ greedy text (Leviathan et al. 2023; Chen et al. 2023). What is compiled is in :m
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from lmjax.decode.logits import SamplingConfig
-from lmjax.decode.progress import Progress
-from lmjax.decode.prompts import Attention, laid_out, row_keys
+from lmjax.decode.prompt_batch import Model, prompt_batch
+from lmjax.decode.prompts import Attention
 from lmjax.decode.proposers import Proposer
-from lmjax.decode.ready import made_ready
-from lmjax.decode.rounds import Plan, advance, begin
+from lmjax.decode.rounds import advance, begin
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.tokenizers.vocabulary import Vocabulary
 
@@ -100,41 +100,30 @@ def stream(
       ValueError: as :func:`lmjax.decode.sample.stream`, for the model or for the one that proposes; or a model has
         recurrent layers, which cannot take a token back.
     """
-    models: list[tuple[ModuleSpec, Params, int | None]] = [(spec, params, max_length)]
+    models: list[Model] = [(spec, params, max_length)]
     if speculation.spec is not None:
         assert speculation.params is not None
         models.append((speculation.spec, speculation.params, speculation.max_length))
-    given = laid_out(
+    batch = prompt_batch(
+        models,
         prompts,
-        [(one_spec, one_length) for one_spec, _, one_length in models],
+        vocabulary=vocabulary,
         max_new_tokens=max_new_tokens,
+        sampling=sampling,
         attention=attention,
         start_id=start_id,
+        seed=seed,
     )
-    sampling.check_ids(vocabulary.size)
-    specs, every_params = zip(*(made_ready(one_spec, own) for one_spec, own, _ in models), strict=True)
-    plan = Plan(
-        specs=specs,
-        proposer=speculation.proposer,
-        length=speculation.length,
-        sampling=sampling,
-        num_ids=vocabulary.size,
-        eos_id=vocabulary.eos_id,
-        pad_id=vocabulary.pad_id,
-        prefix=attention == "prefix",
-    )
-    keys_B, limits_B, most = row_keys(prompts, seed), np.array(given.limits, np.int32), max(given.limits)
-    texts = begin(
-        every_params, given.tokens_BT, given.lengths_B, given.read, keys_B, limits_B, plan=plan, room=given.room
-    )
-    progress = Progress(given.lengths_B.tolist(), given.limits, vocabulary.eos_id)
+    given, keys_B, limits_B = batch.given, batch.keys_B, np.array(batch.given.limits, np.int32)
+    how: dict[str, Any] = {"plan": batch.plan, "proposer": speculation.proposer, "length": speculation.length}
+    texts = begin(batch.params, given.tokens_BT, given.lengths_B, given.read, keys_B, limits_B, room=given.room, **how)
     counted = np.zeros(2, np.int64)
-    for until in range(every, most + every, every):
-        texts = advance(every_params, texts, keys_B, min(until, most), limits_B, plan=plan)
+    for until in range(every, batch.most + every, every):
+        texts = advance(batch.params, texts, keys_B, min(until, batch.most), limits_B, **how)
         counts = np.asarray(texts.counts_2, np.int64)
         speculation.tally.passes += int(counts[0] - counted[0])
         speculation.tally.kept += int(counts[1] - counted[1])
         counted = counts
-        yield progress.pieces(np.asarray(texts.tokens_BS), np.asarray(texts.num_new_B))
-        if progress.ended:
+        yield batch.progress.pieces(np.asarray(texts.tokens_BS), np.asarray(texts.num_new_B))
+        if batch.progress.ended:
             return

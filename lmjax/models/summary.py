@@ -26,6 +26,8 @@ class ModelSummary:
       components: the number of parameters in each part of the model (``attention``: of all layers together).
       embedding_parameters: how many of them are in tables whose rows are looked up, without a matrix product.
       idle_parameters: how many of them are in experts that a token does not go to.
+      read_products: the number of parameters that multiply a token that an encoder reads; 0 without an encoder.
+      written_products: the number that multiply a token of the other stack, its output layer included.
       flops_per_token: floating point operations of the forward and backward pass for one token (for one token of the
         encoder, if there is one).
       held_bytes: bytes of each part of the training state, on the device that holds most of it.
@@ -34,6 +36,8 @@ class ModelSummary:
     components: dict[str, int]
     embedding_parameters: int
     idle_parameters: int
+    read_products: float
+    written_products: float
     flops_per_token: int
     held_bytes: dict[str, int]
 
@@ -86,19 +90,20 @@ def summarize(
     products = {
         path: (size - idle.get(path, 0)) / (3 if kinds[path] == "frozen" else 1) for path, size in products.items()
     }
+    read, written = _applied(products, config)
     return ModelSummary(
         components=dict(components),
         embedding_parameters=embedding,
         idle_parameters=sum(idle.values()),
-        flops_per_token=_flops_per_token(products, config, sequence_length, decoder_length or sequence_length),
+        read_products=read,
+        written_products=written,
+        flops_per_token=_flops_per_token(read, written, config, sequence_length, decoder_length or sequence_length),
         held_bytes={name: _bytes_on_a_device(tree) for name, tree in (held or {}).items()},
     )
 
 
-def _flops_per_token(
-    products: Mapping[tuple[str, ...], float], config: ModelConfig, sequence_length: int, decoder_length: int
-) -> int:
-    """Returns the FLOPs for a token, see :func:`summarize`.
+def _applied(products: Mapping[tuple[str, ...], float], config: ModelConfig) -> tuple[float, float]:
+    """Returns how many parameters multiply a token that an encoder reads, and a token of the other stack.
 
     ``products`` holds the number of parameters that multiply activations, by path; a frozen one counts as 1/3.
     """
@@ -108,15 +113,23 @@ def _flops_per_token(
         uses = own.num_layers if config.share_layers and "tail" in path else 1
         of_encoder = path[0] == "encoder" or ("cross_attention" in path and {"key", "value"} & {*path})
         read, written = (read + uses * size, written) if of_encoder else (read, written + uses * size)
+    return read, written
+
+
+def _flops_per_token(
+    read: float, written: float, config: ModelConfig, sequence_length: int, decoder_length: int
+) -> int:
+    """Returns the FLOPs for a token, see :func:`summarize`; ``read`` and ``written`` are those of :func:`_applied`."""
     if not config.encoder_layers:
-        return round(6 * written) + _attention_flops(config, sequence_length)
+        return round(6 * written) + attention_flops(config, sequence_length)
     cross = 12 * config.num_layers * config.num_heads * config.key_width * sequence_length
-    reading = sequence_length * (6 * read + _attention_flops(config.encoder, sequence_length))
-    writing = decoder_length * (6 * written + _attention_flops(config, decoder_length) + cross)
+    reading = sequence_length * (6 * read + attention_flops(config.encoder, sequence_length))
+    writing = decoder_length * (6 * written + attention_flops(config, decoder_length) + cross)
     return round((reading + writing) / sequence_length)
 
 
-def _attention_flops(config: ModelConfig, length: int) -> int:
+def attention_flops(config: ModelConfig, length: int) -> int:
+    """Returns the FLOPs of :func:`layer_attention_flops` in all layers of a stack."""
     return sum(layer_attention_flops(config, length, layer) for layer in range(config.num_layers))
 
 

@@ -6,9 +6,10 @@ import pathlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from lmjax.remote.address import PACKAGES, READ_PACKAGES
+from lmjax.remote.answered import has_answered, note_answer
 from lmjax.remote.errors import RemoteError, is_local, remote_error, status_of
 
 SETTLE_SECONDS = 2.0
@@ -22,9 +23,6 @@ class Bucket:
     user has to change address, login, server or region.
     """
 
-    _answered: ClassVar[set[str]] = set()
-    """The storages that this process has had an answer from."""
-
     def __init__(self, address: str):
         """Opens the folder, which need not exist; nothing is read or written yet.
 
@@ -36,7 +34,6 @@ class Bucket:
           RemoteError: the storage cannot be used.
         """
         self.address, self._scheme = address, address.partition(":")[0]
-        self._storage = "/".join(address.split("/")[:3])
         try:
             import fsspec
 
@@ -197,12 +194,12 @@ class Bucket:
             if is_local(error):
                 raise
             place = f"{self.address}/{name}".rstrip("/")
-            has_answered = self._storage in self._answered
+            answered_before = has_answered(self.address)
             if status_of(error) is not None:
-                self._answered.add(self._storage)
-            raise remote_error(place, error, has_answered=has_answered) from error
+                note_answer(self.address)
+            raise remote_error(place, error, has_answered=answered_before) from error
         if asks:
-            self._answered.add(self._storage)
+            note_answer(self.address)
 
 
 class Folder:

@@ -5,8 +5,9 @@ at all, whether somebody answered, and with which HTTP status. So it needs none 
 
 - A request that could not be made (no login, a profile or a region that does not exist) is the user's to mend.
 - So is one that was refused with a 4xx status (login, bucket, object, region), apart from those that say "try again".
-- A server that was never reached in this process, whose name is unknown, that does not listen, or that speaks another
-  protocol, is probably not the one that was meant. If it has answered before, it is a fault of the network.
+- A server that was never reached (:mod:`lmjax.remote.answered`), whose name is unknown, that does not listen, or that
+  speaks another protocol, is probably not the one that was meant. If it has answered before, it is a fault of the
+  network.
 - Everything else is a fault.
 """
 
@@ -50,7 +51,7 @@ def remote_error(place: str, error: Exception, *, has_answered: bool) -> RemoteE
     Args:
       place: the address of the object.
       error: what was raised.
-      has_answered: whether this process has had an answer from the storage before.
+      has_answered: whether the storage has answered before, see :mod:`lmjax.remote.answered`.
 
     Returns:
       A :class:`RemoteMistakeError` if the user has to change something; else a :class:`RemoteError`.

@@ -162,7 +162,22 @@ def _check_parameters(objective: Objective, spec: ModuleSpec, source: _Source, f
         )
 
 
+def check_is_there(folder: pathlib.Path | str) -> None:
+    """Refuses a folder that is no run, or has no such checkpoint; it looks at nothing else.
+
+    Raises:
+      ValueError: the message names the folder and says what is wrong.
+    """
+    _find_checkpoint(pathlib.Path(folder))
+
+
 def _open_source(path: pathlib.Path) -> _Source:
+    run, step, config = _find_checkpoint(path)
+    spec = trained_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
+    return _Source(run=run, step=step, config=config, spec=spec)
+
+
+def _find_checkpoint(path: pathlib.Path) -> tuple[pathlib.Path, int | None, RunConfig]:
     run, step = split_checkpoint(path)
     with naming(f"train.init_from={path}"):
         config = read_config(run / CONFIG)
@@ -173,5 +188,4 @@ def _open_source(path: pathlib.Path) -> _Source:
             f"train.init_from={path}: there is no such checkpoint; "
             + (f"of that run there are steps {there}" if there else "train that run until its first save")
         )
-    spec = trained_spec(lambda key: config.objective.build(config.model, rngs=nnx.Rngs(params=key)))
-    return _Source(run=run, step=step, config=config, spec=spec)
+    return run, step, config

@@ -14,6 +14,7 @@ from lmjax.train.evaluations.evaluation import Evaluation, Measure, Subject
 from lmjax.train.evaluations.validation import Validation
 from lmjax.train.open_corpus import Progress, open_corpus
 from lmjax.train.profile import check_profile
+from lmjax.train.resume import check_origin_is_there
 from lmjax.train.setup import lay_out, learner_on, resolve
 from lmjax.train.step import Learner
 from lmjax.types import Rows
@@ -70,6 +71,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> Plan:
     # These come first, because preparing the data may take hours.
     config.tracker.check()
     check_profile(config.train.profile, steps_left=config.train.steps)
+    check_origin_is_there(config)
     layout = lay_out(config)
     corpus = open_corpus(config.data, config.tokenizer, progress=progress)
     vocabulary = corpus.tokenizer.vocabulary

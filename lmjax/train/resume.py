@@ -23,10 +23,10 @@ from lmjax.train.config import RunConfig
 from lmjax.train.config_file import read_config
 from lmjax.train.corpus import Corpus
 from lmjax.train.faults.watch import from_json
-from lmjax.train.initial import initial_state
+from lmjax.train.initial import check_is_there, initial_state
 from lmjax.train.metrics import METRICS_FILE, read_metrics
 from lmjax.train.record import Record, data_changes, data_facts, read_record
-from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, split_checkpoint
+from lmjax.train.run_folder import CHECKPOINTS, CONFIG, TOKENIZER, find_step, has_checkpoint, split_checkpoint
 from lmjax.train.samples_file import SAMPLES_FILE
 from lmjax.train.state import TrainState
 from lmjax.train.step import Learner
@@ -98,12 +98,33 @@ def find_origin(config: RunConfig, tokenizer: Tokenizer) -> Origin | None:
     return origin
 
 
+def check_origin_is_there(config: RunConfig) -> None:
+    """Refuses a run that would begin with a checkpoint that is not there; of a run that goes on, nothing is asked.
+
+    Raises:
+      ValueError: ``train.init_from`` or ``train.branch_from`` names no run, or a checkpoint that is not there.
+    """
+    if has_checkpoint(config.run_folder):
+        return
+    if config.train.init_from is not None:
+        check_is_there(config.train.init_from)
+    if config.train.branch_from is not None:
+        _found_branch_origin(config)
+
+
 def branch_origin(config: RunConfig) -> Origin:
     """Returns the checkpoint that ``train.branch_from`` names, whatever the tokenizers of the two runs are.
 
     Raises:
       ValueError: it names no run, a checkpoint that is not there, or a run of another configuration.
     """
+    origin = _found_branch_origin(config)
+    check_same_run(origin.config, config, folder=origin.run, free=FREE_IN_A_BRANCH)
+    return origin
+
+
+def _found_branch_origin(config: RunConfig) -> Origin:
+    """Returns the same, whatever the configurations of the two runs are."""
     named = f"train.branch_from={config.train.branch_from}"
     run, step = split_checkpoint(config.train.branch_from or "")
     if run.resolve() == config.run_folder.resolve():
@@ -114,7 +135,6 @@ def branch_origin(config: RunConfig) -> Origin:
         step = find_step(there, step)
     if not there.steps() or step not in (None, *there.steps()):
         raise ValueError(f"{named}: there is no such checkpoint; of that run there are steps {there.steps()}")
-    check_same_run(before, config, folder=run, free=FREE_IN_A_BRANCH)
     newest = max(there.steps()) if step is None else step
     return Origin(run=run, step=step, config=before, record=record, newest=newest)
 

@@ -65,6 +65,31 @@ def test_what_a_person_has_to_mend_is_not_started_again(tmp_path):
     assert run(tmp_path, "sys.exit(2)", limit=5) == (2, 1, [])
 
 
+def test_a_storage_that_answered_an_earlier_start_is_waited_for(tmp_path):
+    body = """
+from lmjax.remote.bucket import Bucket
+bucket = Bucket("memory://bucket/run")
+if start == 3:
+    sys.exit(0)
+if start == 1:
+    bucket.write("x", b"1")
+    os.kill(os.getpid(), signal.SIGKILL)
+def refused(*_, **__):
+    raise ConnectionRefusedError(111, "Connection refused")
+bucket._files.cat_file = refused
+try:
+    Bucket("memory://bucket/run").read("x")
+except Exception as error:
+    sys.exit(2 if isinstance(error, ValueError) else 1)
+"""
+    code, starts, said = run(tmp_path, body, limit=5)
+    assert (code, starts) == (0, 3)
+    assert said[1].startswith("supervisor: the run ended with code 1")
+    # One that no start has reached is probably not the one that was meant.
+    (tmp_path / "starts").unlink()
+    assert run(tmp_path, body.replace("start == 1", "False"), limit=5)[:2] == (2, 1)
+
+
 def test_a_signal_goes_to_the_run_which_is_then_not_started_again(tmp_path):
     body = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); saved.write_text('1'); time.sleep(30)"
 

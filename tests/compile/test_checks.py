@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.compile.checks import faults, lowered_at_another_length, pair_arrays, pair_arrays_of_text, replicated_moments
+from lmjax.compile.compiled import Memory, warnings_of
 from lmjax.compile.hlo import parse
-from lmjax.compile.step import Memory, _warnings, resolved_learner
+from lmjax.compile.step import resolved_learner
 from lmjax.compile.topology import CHIPS
 from lmjax.models.config import ModelConfig
 from lmjax.models.execution import ExecutionConfig
@@ -80,7 +81,7 @@ def test_where_the_length_is_a_width_rows_of_another_length_are_searched():
 
 def test_the_compilers_warnings_are_read_from_its_log(tmp_path):
     (tmp_path / "tpu_driver.host.log.WARNING.1").write_text(LOG.replace("SIZE", "16") + LOG.replace("SIZE", "4096"))
-    small, large = _warnings(str(tmp_path))
+    small, large = warnings_of(str(tmp_path))
     assert small == "%add.2 = f32[32,64,16]{2,1,0}"
     memory = Memory(arguments=1, temporaries=1, other=1)
     found = faults(step(length=1024, involuntary=(small, large), memory=memory))

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from lmjax.compile.hlo import array_sizes, num_bytes, parse, trip_count, uses
+from lmjax.compile.hlo import array_sizes, num_bytes, parse
 from lmjax.compile.parts import part_of, source_of
 from lmjax.compile.replica_groups import axes_of, groups_of
+from lmjax.compile.uses import trip_count, uses
 
 MESH = {"x": 4, "y": 2}
 

@@ -11,9 +11,13 @@ import pytest
 
 from lmjax.cli.recipe import parse_recipe
 from lmjax.compile.checks import faults
-from lmjax.compile.prediction import predict
+from lmjax.compile.decoding import Writing, compile_decoding
+from lmjax.compile.memory_plan import plan_step
+from lmjax.compile.prediction import planned_figures, predict
+from lmjax.compile.roofline import predict_decoding
 from lmjax.compile.step import compile_step
 from lmjax.compile.topology import open_topology, prepare_environment
+from lmjax.runs.writing import EVERY
 
 pytestmark = pytest.mark.tpu
 
@@ -34,6 +38,32 @@ def log_folder():
     jax.config.update("jax_disable_most_optimizations", False)
     yield folder
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+def test_decoding_is_split_over_the_heads_and_each_token_is_counted(log_folder):
+    config = parse_recipe("compile", [SMALL[0], "--model.num-layers", "1", "--mesh.tensor", "2"])
+    writing = Writing(batch_size=8, prompt_length=64, max_new_tokens=60)
+    figures = predict_decoding(compile_decoding(config, open_topology("v5e:2x2"), writing, log_folder=log_folder))
+    assert figures["fits"] and figures["cache_length"] == 128
+    assert not any("rounds" in line for line in figures["assumed"])
+    decode = figures["decode"]
+    assert {axis for row in decode["collectives"] for axis in row["axes"]} <= {"tensor", "data"}
+    assert decode["seconds_per_token"] == pytest.approx(decode["seconds_per_step"] / EVERY, rel=0.01)
+    # Keys and values of three heads of 32, of four rows, are on a chip.
+    assert decode["reads"]["cache"] == 2 * 4 * 3 * 128 * 32 * 4
+
+
+@pytest.mark.parametrize("changes", [[], ["--mesh.fsdp", "4", "--train.microbatches", "2"]], ids=["whole", "split"])
+def test_the_plan_is_that_of_a_whole_compile(changes, log_folder, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    config = parse_recipe("compile", [SMALL[0], "--model.num-layers", "1", *changes])
+    topology = open_topology("v5e:2x2")
+    planned, compiled = plan_step(config, topology), compile_step(config, topology, log_folder=log_folder)
+    assert planned.fits and planned.memory is not None and compiled.memory is not None
+    assert planned.memory.arguments == compiled.memory.arguments
+    assert planned.memory.temporaries == pytest.approx(compiled.memory.temporaries, rel=0.02, abs=2**16)
+    ours, theirs = (planned_figures(step)["memory"]["largest"] for step in (planned, compiled))
+    assert ours[0] == theirs[0]
 
 
 @pytest.mark.parametrize("name", ["stdlib_demo", *COMMANDS])

@@ -11,12 +11,13 @@ import pytest
 
 from lmjax.compile import prediction
 from lmjax.compile.collectives import find_collectives, links_by_axis, seconds
-from lmjax.compile.hlo import parse, trip_count
+from lmjax.compile.hlo import parse
 from lmjax.compile.kernels import attention_rounds, kernel_cost
 from lmjax.compile.pricing import price
 from lmjax.compile.report import tables
 from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import CHIPS, Topology, open_topology
+from lmjax.compile.uses import trip_count
 from lmjax.kernels.attention.dispatch import attend
 from lmjax.masks import causal
 from lmjax.models.execution import ExecutionConfig
@@ -253,9 +254,10 @@ def test_a_kernel_that_is_not_known_is_said_to_count_nothing():
 
 def test_a_step_that_does_not_fit_is_reported_without_figures():
     figures = {
-        "recipe": "r", "topology": "v5e:2x2", "chips": 4, "mesh": {"data": 4, "fsdp": 1}, "batch_size": 4,
-        "sequence_length": 8, "microbatches": 1, "remat": "none", "parameters": 10, "flops_per_token": 60,
-        "fits": False, "refusal": "Ran out of memory: 20G of 15.75G", "involuntary_rematerialisation": [],
+        "recipe": "r", "objective": "CausalLM", "topology": "v5e:2x2", "chips": 4, "mesh": {"data": 4, "fsdp": 1},
+        "batch_size": 4, "sequence_length": 8, "microbatches": 1, "remat": "none", "parameters": 10,
+        "flops_per_token": 60, "fits": False, "refusal": "Ran out of memory: 20G of 15.75G",
+        "involuntary_rematerialisation": [],
     }  # fmt: skip
     head, reason = tables(figures)
     assert "data=4, 4 rows of 8" in head

@@ -14,6 +14,7 @@ from small_decoders import GREEDY, MODELS, NEW, NO_EOS, PROMPTS, START, built, l
 from lmjax.decode import rounds
 from lmjax.decode.accept import accept
 from lmjax.decode.logits import SamplingConfig, narrow, penalize, restrict
+from lmjax.decode.prompt_batch import Plan
 from lmjax.decode.prompts import padded, row_keys
 from lmjax.decode.ready import made_ready
 from lmjax.decode.sample import generate
@@ -87,11 +88,12 @@ def test_heads_with_caches_say_what_they_say_without(proposer):
     """After rounds in which other numbers of tokens were kept in each row."""
     spec, params = headed(proposer)
     ready, ready_params = made_ready(spec, params)
-    plan = rounds.Plan((ready,), proposer, 3, GREEDY_FEW, 64, None, None, False)
+    plan = Plan(specs=(ready,), sampling=GREEDY_FEW, num_ids=64, eos_id=None, pad_id=None, prefix=False)
+    how = {"plan": plan, "proposer": proposer, "length": 3}
     tokens_BT, lengths_B = padded(PROMPTS)
     keys_B, limits_B = row_keys(PROMPTS, 0), np.full(4, 20, np.int32)
-    texts = rounds.begin((ready_params,), tokens_BT, lengths_B, None, keys_B, limits_B, plan=plan, room=24)
-    texts = rounds.advance((ready_params,), texts, keys_B, 5, limits_B, plan=plan)
+    texts = rounds.begin((ready_params,), tokens_BT, lengths_B, None, keys_B, limits_B, **how, room=24)
+    texts = rounds.advance((ready_params,), texts, keys_B, 5, limits_B, **how)
     assert len({int(length) for length in texts.num_new_B}) > 1
     lengths_B = texts.prompt_lengths_B + texts.num_new_B
 
@@ -104,7 +106,9 @@ def test_heads_with_caches_say_what_they_say_without(proposer):
             token_B = jnp.full((4,), 7 + number, jnp.int32)
             return token_B, logits_BV, rounds._put(tokens_BS, token_B[:, None], lengths_B + number)
 
-        tokens_BS = rounds._proposer(plan, (params,)).propose(texts.memory, texts.tokens_BS, lengths_B, draw)[2]
+        tokens_BS = rounds._proposing(plan, (params,), proposer, 3).propose(
+            texts.memory, texts.tokens_BS, lengths_B, draw
+        )[2]
         return jnp.stack(said), tokens_BS
 
     @jax.jit

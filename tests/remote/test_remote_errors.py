@@ -14,6 +14,7 @@ from servers import servers  # noqa: F401
 from lmjax.cli.errors import describe
 from lmjax.data.publish import check_publishable
 from lmjax.data.stored import local_folder
+from lmjax.remote import answered as answered_before
 from lmjax.remote.bucket import Bucket
 from lmjax.remote.errors import RemoteError, RemoteMistakeError, remote_error, status_of
 from lmjax.remote.lease import leased
@@ -107,7 +108,7 @@ def test_faults_of_network_and_storage_end_with_1(error, has_answered):
 
 
 def test_local_files_keep_their_errors_and_first_contact_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(Bucket, "_answered", set())
+    monkeypatch.setattr(answered_before, "_here", set())
     bucket = Bucket("memory://first/run")
     refused = ConnectionRefusedError(errno.ECONNREFUSED, "no")
 
@@ -136,7 +137,7 @@ def test_local_files_keep_their_errors_and_first_contact_is_noticed(tmp_path, mo
 
 @pytest.fixture
 def s3(servers, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(Bucket, "_answered", set())
+    monkeypatch.setattr(answered_before, "_here", set())
     address = servers("s3")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, os.environ[name])

@@ -16,6 +16,7 @@ from lmjax.parallel.mesh import MeshConfig
 from lmjax.tokenizers import TokenizerConfig
 from lmjax.train import loop, record, setup
 from lmjax.train.config import RunConfig, TrainConfig
+from lmjax.train.config_file import write_config
 from lmjax.train.open_corpus import open_corpus
 from lmjax.train.plan import make_plan
 
@@ -100,6 +101,31 @@ def test_curriculum_and_layout_are_computed_once_and_again_only_where_the_batch_
     train = dataclasses.replace(config.train, steps=2, batch_size=2, change_on_resume=("train.batch_size",))
     assert loop.train(dataclasses.replace(config, train=train), say=lambda _: None).step == 2
     assert sorted(calls) == ["curriculum", "curriculum", "make_mesh"]
+
+
+@pytest.mark.parametrize("field", ["init_from", "branch_from"])
+def test_a_run_to_begin_with_that_is_not_there_is_refused_before_data_are_prepared(tmp_path, field):
+    config = run_config(tmp_path, "windows")
+
+    def refusal(path):
+        wrong = dataclasses.replace(config, train=dataclasses.replace(config.train, **{field: str(path)}))
+        with pytest.raises(ValueError) as error:
+            make_plan(wrong)
+        assert not (tmp_path / "data").exists()
+        return str(error.value)
+
+    assert f"train.{field}={tmp_path / 'nowhere'}: " in refusal(tmp_path / "nowhere")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_config(dataclasses.replace(config, folder=str(other)), other / "config.json")
+    assert "there is no such checkpoint" in refusal(other)
+    assert "there is no such checkpoint" in refusal(other / "checkpoints" / "7")
+
+
+def test_a_run_that_goes_on_does_not_ask_for_the_run_that_it_began_with(tmp_path):
+    config = run_config(tmp_path, "windows", init_from=str(tmp_path / "gone"))
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    make_plan(config)
 
 
 def test_a_plan_that_cannot_be_made_leaves_no_run_behind(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lmjax.remote.address import READ_PACKAGES
+from lmjax.remote.answered import has_answered, note_answer
 from lmjax.remote.errors import remote_error
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -103,6 +104,7 @@ def _naming(path: str) -> Iterator[None]:
     """Turns the errors of storages, which each have classes of their own, into one that names the address."""
     try:
         yield
+        note_answer(path)
     except ImportError as error:
         package = READ_PACKAGES.get(path.partition(":")[0].lower())
         remedy = f"pip install {package}" if package else "install the package for it"
@@ -112,4 +114,4 @@ def _naming(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file: correct the address") from None
     except Exception as error:
-        raise remote_error(path, error, has_answered=False) from error
+        raise remote_error(path, error, has_answered=has_answered(path)) from error
