@@ -28,6 +28,8 @@ RECIPES = sorted(path for room in (".", "small", "papers") for path in (CONFIGS 
 PUBLISHED = {
     "gpt2_124m": 124_439_808,
     "llama_1b": 1_235_814_400,
+    "llama_7b": 6_738_415_616,
+    "llama_70b": 68_976_648_192,
     "starcoder_1b": 1_137_207_296,
     "mixtral_8x7b": 46_702_792_704,
     "deepseek_moe_16b": 16_375_728_128,
@@ -42,7 +44,9 @@ def built(config: RunConfig):
         size = config.model.vocab_size
         tokenizer = dataclasses.replace(tokenizer, path=None, kind="bpe", vocab_size=size)
     vocabulary = planned_vocabulary(tokenizer)
-    config = resolve(config, vocabulary)
+    # Of a pod, its parameters over as many devices as there are.
+    mesh = dataclasses.replace(config.mesh, fsdp=min(config.mesh.fsdp, jax.device_count()))
+    config = resolve(dataclasses.replace(config, mesh=mesh), vocabulary)
     devices = jax.devices()[: math.prod(getattr(config.mesh, axis) for axis in MESH_AXES if axis != "data")]
     return config, build_learner(config, vocabulary, devices=devices)
 

@@ -16,7 +16,7 @@ from lmjax.models.cache import LayerCache
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Norm, Projection, parameter, residual_scale
 from lmjax.models.relative import relative_bias, relative_table
-from lmjax.models.remat import named
+from lmjax.models.remat import in_order, named
 from lmjax.models.rope import RopeScaling, rope_frequencies, rotate
 from lmjax.parallel.mesh import constrain
 
@@ -131,7 +131,7 @@ class Attention(nnx.Module):
             backend=config.execution.attention,
             context=context,
         )
-        return named(self.out(out_BTNH), "attention_projection"), cache
+        return named(in_order(self.out(out_BTNH)), "attention_projection"), cache
 
     def remember(self, source_BSD: jax.Array) -> LayerCache:
         """Returns the keys and the values of a sequence; the keys are not rotated yet."""

@@ -21,9 +21,9 @@ from lmjax.models.latent_attention import LatentAttention
 from lmjax.models.layers import FeedForward, dropout, make_norm, split_key
 from lmjax.models.mamba import Mamba2
 from lmjax.models.recurrent import Mixer
+from lmjax.models.remat import in_order
 from lmjax.models.routing import Routing
 from lmjax.models.rwkv import Rwkv6
-from lmjax.parallel.mesh import constrain
 
 
 class Block(nnx.Module):
@@ -141,7 +141,7 @@ class Block(nnx.Module):
                 x_BTD, _ = self._add(x_BTD, cross, "cross", keys[2])
             if self.has_feedforward:
                 x_BTD, routing = self._add(x_BTD, feed, "feedforward", second_key)
-        return constrain(x_BTD, "batch", "length", None), written, routing
+        return in_order(x_BTD), written, routing
 
     def _mix(
         self, x_BTD: jax.Array, *, positions_BT: jax.Array, before_BMD: jax.Array | None, cache: Cache | None, **options

@@ -245,34 +245,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
         """Returns the rows of the table for the ids, cast to ``dtype``."""
-        return rows_of_table(self.table_VD[...], ids, dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def rows_of_table(table_VD: jax.Array, ids: jax.Array, dtype: str) -> jax.Array:
-    """Returns ``table_VD[ids]`` cast to ``dtype``; an index out of range counts as the nearest.
-
-    The table is cast before the devices exchange it, which changes no value. Its gradient is nevertheless summed in the
-    table's own dtype.
-    """
-    # If the width were split over the devices of the batch, XLA would replicate the whole lookup.
-    narrow_VD = constrain(table_VD.astype(dtype), "vocab", None)
-    # By default an index out of range gives NaN, which would spread from padding beyond the last position.
-    return jnp.take(narrow_VD, ids, axis=0, mode="clip")
-
-
-def _rows_forward(table_VD: jax.Array, ids: jax.Array, dtype: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return rows_of_table(table_VD, ids, dtype), (table_VD, ids)
-
-
-def _rows_backward(dtype: str, kept: tuple[jax.Array, jax.Array], grad_rows: jax.Array) -> tuple[jax.Array, None]:
-    del dtype
-    table_VD, ids = kept
-    zeros_VD = jnp.zeros(table_VD.shape, table_VD.dtype)
-    index = jnp.clip(ids, 0, len(table_VD) - 1)
-    grad_VD = zeros_VD.at[index].add(grad_rows.astype(table_VD.dtype), mode="promise_in_bounds")
-    # Each device adds up its own tokens. Otherwise XLA would send every device all tokens, for its part of the width.
-    return constrain(grad_VD, "vocab", None), None
-
-
-rows_of_table.defvjp(_rows_forward, _rows_backward)
+        # If the width were split over the devices of the batch, XLA would replicate the whole lookup.
+        table_VD = constrain(self.table_VD[...], "vocab", None)
+        # By default an index out of range gives NaN, which would spread from padding beyond the last position.
+        return jnp.take(table_VD, ids, axis=0, mode="clip").astype(dtype)

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from lmjax.parallel.mesh import constrain, current_platform, partition_spec
 
 Remat = Literal["none", "dots", "products", "offload", "flash", "full"]
 
@@ -36,6 +39,27 @@ def named(array: jax.Array, name: str) -> jax.Array:
     """Returns the array with a name of :data:`PRODUCTS`, so that a policy can tell by the name whether to keep it."""
     assert name in PRODUCTS
     return checkpoint_name(array, name)
+
+
+def in_order(stream_BTD: jax.Array) -> jax.Array:
+    """Returns a residual stream, whose axes then lie in a TPU's memory in their order.
+
+    The forward loop over the layers hands such arrays to the backward loop. If the compiler chose another order in one
+    of the loops, it would copy the arrays of all layers between them.
+    """
+    stream_BTD = constrain(stream_BTD, "batch", "length", None)
+    if current_platform() != "tpu":
+        return stream_BTD
+
+    def local(stream_BTD: jax.Array) -> jax.Array:
+        return with_layout_constraint(stream_BTD, Layout((0, 1, 2)))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return local(stream_BTD)
+    # Outside of a shard_map, the compiler would gather the array for it.
+    spec = partition_spec(("batch", "length", None), stream_BTD.shape, mesh)
+    return jax.shard_map(local, in_specs=spec, out_specs=spec)(stream_BTD)
 
 
 def rematerialised(body: Callable, remat: Remat, *, scanned: bool) -> Callable:

@@ -52,9 +52,10 @@ class StepProbe:
         """Prepares the probe of a learner; the step is compiled again, because it must not overwrite its state."""
         replicated = NamedSharding(learner.mesh, PartitionSpec())
         self._sums = jax.jit(
-            lambda state, rows: bit_sums(learner.train_step(state, rows)),
+            lambda state, rows: bit_sums(learner.take_step(state, rows)),
             in_shardings=(learner.state_shardings, learner.row_sharding),
             out_shardings=replicated,
+            compiler_options=learner.compiler_options,
         )
         self._names = functools.partial(_names_of_step, learner)
 

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lmjax.models.parameters import ModuleSpec, Params
 from lmjax.objectives import Mixture
 from lmjax.objectives.parts.objective import Objective, all_terms
+from lmjax.parallel.compiler_options import compiler_options
 from lmjax.parallel.mesh import mesh_axes_of
 from lmjax.schedules.ramp import at_step
 from lmjax.tokenizers.vocabulary import Vocabulary
@@ -172,15 +173,21 @@ class Learner:
     def _new_watch(self) -> Watch | None:
         return new_watch(self.on_fault, len(components_of(self.objective)))
 
+    @property
+    def compiler_options(self) -> dict[str, bool | int]:
+        """The options that the step is compiled with on these devices."""
+        return compiler_options(self.mesh.devices.flat[0].platform)
+
     @cached_property
     def train_step(self) -> jax.stages.Wrapped:
         """The jitted function ``(state, rows) -> (state, metrics)``; the given state is donated, so use it no more."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(
-            self._train_step,
+            self.take_step,
             donate_argnums=0,
             in_shardings=(self.state_shardings, self.row_sharding),
             out_shardings=(self.state_shardings, replicated),
+            compiler_options=self.compiler_options,
         )
 
     @cached_property
@@ -193,7 +200,8 @@ class Learner:
             out_shardings=(replicated, self.carry_shardings),
         )
 
-    def _train_step(self, state: TrainState, rows: Rows) -> tuple[TrainState, Metrics]:
+    def take_step(self, state: TrainState, rows: Rows) -> tuple[TrainState, Metrics]:
+        """Returns the state after a step, and the metrics; :attr:`train_step` is this function, compiled."""
         corrupt_key, model_key = step_keys(state.key, state.step)
         objective = at_step(self.objective, state.step)
         batch = objective.corrupt(corrupt_key, self.own(rows), self.vocabulary)

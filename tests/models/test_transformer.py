@@ -16,7 +16,6 @@ from lmjax.models.cache import empty_cache
 from lmjax.models.config import ModelConfig
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.latent import LatentConfig
-from lmjax.models.layers import rows_of_table
 from lmjax.models.remat import Remat
 from lmjax.models.rope import RopeScaling
 from lmjax.models.routing import ExpertsConfig
@@ -448,19 +447,3 @@ def test_scanned_depth_adds_nothing_to_compile():
         return len(jax.jit(loss).lower(spec.shapes, tokens).as_text())
 
     assert program(48) < 1.02 * program(12)
-
-
-def test_the_gradient_of_a_table_is_summed_in_its_own_dtype():
-    """300 times 1 is 300; sums in bfloat16 end at 256, whose successor is 258."""
-    table_VD = jnp.array([[1.0, 1 / 3], [2.0, 4.0]])
-    ids = jnp.array([0] * 300 + [1, 7, -1])
-
-    def total(table_VD):
-        rows = rows_of_table(table_VD, ids, "bfloat16")
-        assert rows.dtype == jnp.bfloat16
-        return jnp.sum(rows.astype(jnp.float32))
-
-    np.testing.assert_array_equal(jax.grad(total)(table_VD), [[301.0, 301.0], [2.0, 2.0]])
-    np.testing.assert_array_equal(
-        rows_of_table(table_VD, ids[-3:], "float32"), [[2.0, 4.0], [2.0, 4.0], [1.0, np.float32(1 / 3)]]
-    )

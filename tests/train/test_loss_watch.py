@@ -56,13 +56,13 @@ def test_a_run_that_goes_on_knows_its_curve():
 
 def test_the_loop_warns_and_writes_the_step(tmp_path, one_device, monkeypatch, capsys):
     """A loss that is far too high once, at a step that is not to be logged."""
-    step_of = Learner._train_step
+    step_of = Learner.take_step
 
     def spiking(self, state, rows):
         after, metrics = step_of(self, state, rows)
         return after, metrics | {"loss": metrics["loss"] * (1 + 39 * (state.step == 16))}
 
-    monkeypatch.setattr(Learner, "_train_step", spiking)
+    monkeypatch.setattr(Learner, "take_step", spiking)
     tiny_run.write_corpus(tmp_path / "text")
     config = tiny_run.with_train(tiny_run.config(tmp_path), steps=20, log_every=10, eval_every=0)
     train(config, say=lambda _: None)
