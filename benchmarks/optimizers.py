@@ -26,6 +26,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from lmjax.analysis.picture import new_figure, save_picture, tidy
+from lmjax.analysis.plots import COLOURS
 from lmjax.data.config import DataConfig
 from lmjax.models.config import ModelConfig
 from lmjax.models.execution import ExecutionConfig
@@ -81,6 +83,8 @@ class Config:
     """Its vocabulary: with the defaults it has ten million parameters."""
     output: pathlib.Path | None = None
     """Where to write all curves as JSON."""
+    picture: pathlib.Path | None = None
+    """Where to draw them."""
     folder: pathlib.Path | None = None
     """Where to keep the runs: with the same folder, finished runs are read, and unfinished ones go on."""
 
@@ -196,6 +200,24 @@ def main(config: Config) -> None:
     if config.output is not None:
         content = {name: {"learning_rate": rate, "curves": curves} for name, (rate, curves) in found.items()}
         config.output.write_text(json.dumps({"target": target, "optimizers": content}, indent=1) + "\n")
+    if config.picture is not None:
+        draw(found, target, config.picture)
+
+
+def draw(found: dict[str, tuple[float, list[Curve]]], target: float, output: pathlib.Path) -> None:
+    """Draws the validation losses of all seeds, a colour for each optimizer, and the loss to reach."""
+    figure = new_figure(figsize=(7, 4), dpi=110)
+    axes = figure.add_subplot()
+    for colour, (name, (rate, curves)) in zip(COLOURS, found.items(), strict=False):
+        for seed, one in enumerate(curves):
+            tokens, losses = zip(*one, strict=True)
+            label = f"{name}, learning rate {rate:g}" if seed == 0 else None
+            axes.plot([count / 1000 for count in tokens], losses, color=colour, linewidth=1.3, label=label)
+    axes.axhline(target, color="black", linewidth=0.8, linestyle=":", label=f"the loss to reach, {target:.3f}")
+    axes.set(xlabel="thousand tokens", ylabel="validation loss (nats per token)")
+    axes.legend(frameon=False)
+    tidy(axes)
+    save_picture(figure, output)
 
 
 def _mean(values: list[float | None]) -> float | None:
