@@ -61,7 +61,8 @@ def test_the_plan_is_that_of_a_whole_compile(changes, log_folder, monkeypatch):
     planned, compiled = plan_step(config, topology), compile_step(config, topology, log_folder=log_folder)
     assert planned.fits and planned.memory is not None and compiled.memory is not None
     assert planned.memory.arguments == compiled.memory.arguments
-    assert planned.memory.temporaries == pytest.approx(compiled.memory.temporaries, rel=0.02, abs=2**16)
+    # Code generation changes the temporaries, of a small model by some MiB.
+    assert 0 < planned.memory.temporaries == pytest.approx(compiled.memory.temporaries, abs=2**22)
     ours, theirs = (planned_figures(step)["memory"]["largest"] for step in (planned, compiled))
     assert ours[0] == theirs[0]
 

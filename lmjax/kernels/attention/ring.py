@@ -42,11 +42,14 @@ class _Ring:
     partial: PartialAttention
     num_keys: int
 
-    def part(self, step: jax.Array | int, arrays: tuple, start_BT: jax.Array, end_BT: jax.Array) -> Part:
+    def part(
+        self, step: jax.Array | int, arrays: tuple[jax.Array, jax.Array], start_BT: jax.Array, end_BT: jax.Array
+    ) -> Part:
         """Returns the keys and values that are here at a step, those of ``step`` devices before, with their bounds."""
         owner = (lax.axis_index(self.parts.axis) - step) % self.parts.size
         places = functools.partial(self.parts.places, device=owner, length=self.num_keys)
-        return Part(*arrays, places(start_BT), places(end_BT))
+        key, value = arrays
+        return Part(key, value, places(start_BT), places(end_BT))
 
 
 def rows_are_split(num_queries: int, num_keys: int) -> bool:
@@ -130,7 +133,8 @@ def _forward(ring: _Ring, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, si
         part = ring.part(step, arrays, start_BT, end_BT)
 
         def attend(merged):
-            return merge(*merged, *partial.forward(query, part))
+            output, log_sum = partial.forward(query, part)
+            return merge(*merged, output, log_sum)
 
         return lax.cond(part.is_visible, attend, lambda merged: merged, merged)
 
