@@ -153,7 +153,7 @@ def test_parts_of_the_keys_by_the_tpu_kernels_make_dense_attention():
     for first in (0, 128):
         arrays = [partial.to_keys(array[:, first : first + 128]) for array in (key, value)]
         seen.append(Part(*arrays, *(jnp.clip(bound - first, 0, 128) for bound in (start_BT, mask.end_BT))))
-    merged, log_sum = merge(*forward(queries, seen[0]), *forward(queries, seen[1]))
+    merged, log_sum = merge(forward(queries, seen[0]), forward(queries, seen[1]))
     np.testing.assert_allclose(partial.from_queries(merged, 128), output, atol=2e-5)
 
     by_query = {"log_sum": jnp.where(log_sum == -jnp.inf, NO_KEY, log_sum), "grad_output": partial.to_queries(grad)}

@@ -82,10 +82,10 @@ class PartialAttention(Protocol):
         """
 
 
-def merge(
-    output: jax.Array, log_sum: jax.Array, part_output: jax.Array, part_log_sum: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns output and log-sums over the keys of two parts, in float32 where the first output is."""
+def merge(one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Returns output and log-sums over the keys of two parts, given those of each; in float32 if one output is."""
+    output, log_sum = one
+    part_output, part_log_sum = other
     total = jnp.logaddexp(log_sum, part_log_sum)
     # Queries that have seen no key yet have a log-sum of -inf, and -inf - -inf is NaN.
     finite = jnp.where(total == -jnp.inf, 0.0, total)

@@ -133,8 +133,7 @@ def _forward(ring: _Ring, query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, si
         part = ring.part(step, arrays, start_BT, end_BT)
 
         def attend(merged):
-            output, log_sum = partial.forward(query, part)
-            return merge(*merged, output, log_sum)
+            return merge(merged, partial.forward(query, part))
 
         return lax.cond(part.is_visible, attend, lambda merged: merged, merged)
 
