@@ -60,7 +60,7 @@ def test_what_cannot_run_is_refused(words, message, capsys):
 
 
 def test_launchers_set_the_variables_that_lmjax_reads():
-    readers = ("parallel/distributed.py", "train/checkpoint/grace.py")
+    readers = ("parallel/distributed.py", "train/checkpoint/grace.py", "remote/answered.py")
     known = {
         name for path in readers for name in re.findall(r'"(LMJAX_[A-Z_]+)"', (ROOT / "lmjax" / path).read_text())
     } | {"LMJAX_PLACE"}  # For commands that wrap lmjax.
