@@ -86,7 +86,7 @@ def test_a_step_is_the_same_twice_and_a_wrong_bit_is_named():
     sharding = NamedSharding(make_mesh(MeshConfig()), PartitionSpec())
     step = jax.jit(lambda state, rows: ({"a": state["a"] * 2, "b": state["b"] + rows}, {"loss": rows.sum()}))
     learner = types.SimpleNamespace(
-        mesh=sharding.mesh, state_shardings=sharding, row_sharding=sharding, train_step=step
+        mesh=sharding.mesh, state_shardings=sharding, row_sharding=sharding, take_step=step, compiler_options={}
     )
     probe, rows = StepProbe(learner), jnp.arange(3.0)
     state = {"a": jnp.ones(2), "b": jnp.zeros(3)}
