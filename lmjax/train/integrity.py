@@ -77,7 +77,7 @@ class StepProbe:
 
 
 def _names_of_step(learner: Learner, state: TrainState, rows: Rows) -> list[str]:
-    state_shape, metrics_shape = jax.eval_shape(learner.train_step, state, rows)
+    state_shape, metrics_shape = jax.eval_shape(learner.take_step, state, rows)
     return [*named_leaves(state_shape), *(f"metric {name}" for name in sorted(metrics_shape))]
 
 
