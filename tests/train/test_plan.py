@@ -125,7 +125,7 @@ def test_a_run_to_begin_with_that_is_not_there_is_refused_before_data_are_prepar
 def test_a_run_that_goes_on_does_not_ask_for_the_run_that_it_began_with(tmp_path):
     config = run_config(tmp_path, "windows", init_from=str(tmp_path / "gone"))
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
-    make_plan(config)
+    assert make_plan(config).config.train.init_from == str(tmp_path / "gone")
 
 
 def test_a_plan_that_cannot_be_made_leaves_no_run_behind(tmp_path):

@@ -74,9 +74,8 @@ def attend(
       key blocks outside every query's interval are skipped.
     - ``"auto"``: ``"cudnn"`` if it can do what is asked (for packed rows also if it agrees with dense attention on this
       machine, see :mod:`~lmjax.kernels.attention.cudnn_check`); else ``"xla"`` if the logits of a head are few
-      (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. It never takes ``"mosaic"``, whose speed
-      has not been measured. The platform is that of the mesh
-      that is set, so a program that is compiled for a TPU on another machine uses the TPU's kernels.
+      (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. It never takes ``"mosaic"``, whose speed has
+      not been measured. The platform is that of the mesh that is set, as for a TPU that is on another machine.
 
     Args:
       query_BTNH: queries, any floating dtype; the softmax is always float32.
@@ -93,11 +92,9 @@ def attend(
       dropout_rate: share of attention weights dropped at random with ``key``; the rest are scaled up.
       key: PRNG key; ``None`` switches dropout off.
       backend: one of the backends above.
-      context: how queries see keys that are on other devices, if the mesh splits rows (``mesh.context``): each device
-        gathers all keys and values of its rows (``"gather"``), or they pass from device to device (``"ring"``, see
-        :mod:`~lmjax.kernels.attention.ring`). The backends of the ring are ``"tpu"`` and ``"chunked"``, of which
-        ``"auto"`` takes the first that can; it has no bias and no dropout. Rows that the mesh does not split are
-        computed as by ``"gather"``.
+      context: how queries see keys on other devices, if the mesh splits rows: each device gathers the keys and values
+        of its rows (``"gather"``), or they pass from device to device (``"ring"``, by ``"tpu"`` or ``"chunked"``,
+        without bias and dropout, see :mod:`~lmjax.kernels.attention.ring`).
 
     Returns:
       [B, T, N, H] in the query's dtype.
