@@ -16,6 +16,7 @@ from lmjax.kernels.attention import dispatch as attention
 from lmjax.kernels.attention.chunked import chunked_attention
 from lmjax.kernels.attention.key_blocks import KeyBlocks
 from lmjax.kernels.attention.position_bias import alibi_slopes
+from lmjax.kernels.attention.weight_dropout import is_kept, query_words
 from lmjax.parallel.mesh import MeshConfig, make_mesh
 
 B, T, N, H = 2, 20, 4, 8
@@ -337,6 +338,28 @@ def test_dropout_gradient_equals_dense_with_the_same_weights_dropped(backend):
     expected = value_and_gradients(reference, *inputs, mask.dense(T), table_bias())
     # The weights were read off other queries and values: what is dropped must not depend on those.
     assert_close(value_and_gradients(with_dropout, *inputs, mask, table_bias()), expected)
+
+
+def test_all_backends_drop_the_same_weights():
+    """Those of the TPU kernels are compared with the dense ones in test_tpu_attention."""
+    np.testing.assert_array_equal(dropped_weights("chunked", 0) > 0, dropped_weights("xla", 0) > 0)
+
+
+def test_what_is_dropped_looks_independent():
+    """Shares by query, key and head, and products of neighbours, within five standard errors."""
+    batch, length, num_heads, rate = 2, 128, 8, 0.1
+    words_BTN = query_words(jax.random.key(0), batch, length, num_heads)
+    kept = np.asarray(is_kept(words_BTN[..., None], jnp.arange(length)[None, None, None, :], rate))
+    deviation_BTNS = (kept - (1 - rate)) / (rate * (1 - rate)) ** 0.5
+    for axes in ((0, 2, 3), (0, 1, 2), (1, 3)):
+        shares = deviation_BTNS.mean(axes) * np.prod([kept.shape[axis] for axis in axes]) ** 0.5
+        assert np.abs(shares).max() < 5 and 0.8 < shares.std() < 1.2
+    for axis in range(4):
+        for step in (1, 2, 16, 64):
+            if step < kept.shape[axis]:
+                ahead, behind = (np.arange(step, kept.shape[axis]), np.arange(kept.shape[axis] - step))
+                pairs = deviation_BTNS.take(ahead, axis) * deviation_BTNS.take(behind, axis)
+                assert abs(pairs.mean()) * pairs.size**0.5 < 5
 
 
 def test_no_key_means_no_dropout():

@@ -10,13 +10,24 @@ import pytest
 from lmjax import masks
 from lmjax.kernels import attend
 from lmjax.kernels.attention.block_ranges import block_ranges
-from lmjax.kernels.attention.tpu import tpu_attention
+from lmjax.kernels.attention.position_bias import AlibiBias, RelativeBias
+from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
+from lmjax.kernels.attention.tpu_bias import by_distance
 from lmjax.kernels.attention.xla import xla_attention
 from lmjax.models.remat import rematerialised
+from lmjax.parallel.mesh import MeshConfig, make_mesh
 
 B, T = 2, 200
 """Rows that fill neither two blocks of 128 queries nor two of 128 keys."""
 SEGMENTS = jnp.array(np.stack([np.repeat([1, 2, 3, 0], [100, 61, 30, 9]), np.repeat([1, 2], [30, 170])]))
+DROPOUT = {"dropout_rate": 0.3, "key": jax.random.key(4)}
+
+
+def relative(num_heads: int) -> RelativeBias:
+    table_RN = jnp.asarray(np.random.default_rng(6).normal(size=(16, num_heads)), jnp.float32)
+    return RelativeBias(table_RN=table_RN, max_distance=60, past_only=False)
+
+
 CASES = {
     "packed causal, grouped": (masks.packed(SEGMENTS), (4, 2, 16, 16), {}),
     "causal, wide values": (masks.causal(T), (2, 2, 16, 32), {}),
@@ -24,6 +35,13 @@ CASES = {
     "window, sinks": (masks.windowed(masks.causal(T), 50), (4, 2, 16, 16), {"sinks_N": jnp.linspace(-1, 1, 4)}),
     "prefix, one key-value head": (masks.prefix(T, jnp.array([150, 3])), (2, 1, 16, 16), {}),
     "cross, without keys": (masks.cross(SEGMENTS, SEGMENTS.at[:, 160:].set(0)[:, :170]), (2, 2, 16, 16), {}),
+    "dropout, grouped": (masks.packed(SEGMENTS), (4, 2, 16, 16), DROPOUT),
+    "bias, cross": (masks.cross(SEGMENTS, SEGMENTS[:, :170]), (2, 2, 16, 16), {"position_bias": relative(2)}),
+    "bias, softcap, sinks, dropout, grouped": (
+        masks.packed(SEGMENTS, "bidirectional"),
+        (4, 2, 16, 16),
+        {"position_bias": relative(4), "softcap": 5.0, "sinks_N": jnp.linspace(-1, 1, 4), **DROPOUT},
+    ),
 }
 
 
@@ -37,42 +55,58 @@ def operands(mask, sizes, seed=0):
 
 def with_gradients(attention, options, *arrays, grad):
     """The output, and the gradients of everything that has one."""
-    sinks = options.get("sinks_N")
-    rest = {name: value for name, value in options.items() if name != "sinks_N"}
-    output, pull_back = jax.vjp(lambda *all_: attention(*all_[:3], sinks_N=all_[3], **rest), *arrays, sinks)
+    learned = {name: options.get(name) for name in ("sinks_N", "position_bias")}
+    rest = {name: value for name, value in options.items() if name not in learned}
+    output, pull_back = jax.vjp(lambda *all_: attention(*all_[:-1], **all_[-1], **rest), *arrays, learned)
     return output, pull_back(grad)
+
+
+@functools.cache
+def of_dense_attention(name):
+    """Output and gradients of a case by dense attention."""
+    mask, sizes, options = CASES[name]
+    *arrays, grad = operands(mask, sizes)
+    attention = functools.partial(
+        xla_attention,
+        mask=mask,
+        scale=sizes[2] ** -0.5,
+        query_index_BT=jnp.arange(T)[None],
+        **({"softcap": None, "dropout_rate": 0.0, "key": None} | options),
+    )
+    return jax.jit(functools.partial(with_gradients, attention, options))(*arrays, grad=grad)
+
+
+def assert_as_dense(name):
+    mask, sizes, options = CASES[name]
+    *arrays, grad = operands(mask, sizes)
+    blocks = {"query_block": 128, "key_block": 128}
+    attention = functools.partial(tpu_attention, mask=mask, scale=sizes[2] ** -0.5, **blocks, interpret=True)
+    ours = jax.jit(functools.partial(with_gradients, attention, options))(*arrays, grad=grad)
+    for mine, right in zip(jax.tree.leaves(ours), jax.tree.leaves(of_dense_attention(name)), strict=True):
+        np.testing.assert_allclose(mine, right, atol=3e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_are_those_of_dense_attention(name):
-    mask, sizes, options = CASES[name]
-    *arrays, grad = operands(mask, sizes)
-    scale = sizes[2] ** -0.5
-    ours = functools.partial(tpu_attention, mask=mask, scale=scale, query_block=128, key_block=128, interpret=True)
-    theirs = functools.partial(
-        xla_attention,
-        mask=mask,
-        scale=scale,
-        position_bias=None,
-        query_index_BT=jnp.arange(T)[None],
-        dropout_rate=0.0,
-        key=None,
-        **({} if "softcap" in options else {"softcap": None}),
-    )
-    ours, theirs = (jax.jit(functools.partial(with_gradients, a, options))(*arrays, grad=grad) for a in (ours, theirs))
-    for mine, right in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(mine, right, atol=2e-5)
+    assert_as_dense(name)
 
 
 def test_long_rows_are_differentiated_in_parts(monkeypatch):
-    mask, sizes, _ = CASES["packed causal, grouped"]
-    *arrays, grad = operands(mask, sizes)
-    attention = functools.partial(tpu_attention, mask=mask, scale=0.25, query_block=128, key_block=128, interpret=True)
-    whole = jax.jit(functools.partial(with_gradients, attention, {}))(*arrays, grad=grad)
     monkeypatch.setattr("lmjax.kernels.attention.tpu.QUERY_GRADIENT_BYTES", 1)
-    parts = jax.jit(functools.partial(with_gradients, attention, {}))(*arrays, grad=grad)
-    for mine, right in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(mine, right, atol=1e-5)
+    assert_as_dense("bias, cross")
+    assert_as_dense("dropout, grouped")
+
+
+def test_four_devices_equal_one():
+    """Rows and heads are split; the bias with the heads, its gradient summed over the rows."""
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, tensor=2), devices=jax.devices()[:4])):
+        assert_as_dense("bias, softcap, sinks, dropout, grouped")
+
+
+def test_the_bias_of_each_distance_by_hand():
+    bias_NL = by_distance(AlibiBias(slopes_N=jnp.array([1.0, 0.5])), num_queries=2, num_keys=3)
+    # Query 0 against keys 3 (of which there is none), 2, 1 and 0, and query 1 against key 0.
+    assert bias_NL.tolist() == [[-3, -2, -1, 0, -1], [-1.5, -1, -0.5, 0, -0.5]]
 
 
 def test_ranges_of_blocks_by_hand():
@@ -103,6 +137,9 @@ def test_what_the_kernels_cannot_do_is_refused(options, message):
     query = jnp.zeros((1, 4, 2, 16))
     with pytest.raises(ValueError, match=f"attention backend 'tpu' cannot do {message}: use backend='chunked'"):
         attend(query, query, query, masks.causal(4), backend="tpu", **options)
+    refusal = tpu_cannot(platform="tpu", position_bias=relative(2), is_shifted=True, width=16)
+    assert refusal == "a position bias of queries whose positions are given"
+    assert tpu_cannot(platform="tpu", position_bias=relative(2), is_shifted=False, width=16) is None
 
 
 def used_calls(jaxpr) -> int:

@@ -25,6 +25,7 @@ from lmjax.kernels.attention.chunked_blocks import (
     split,
 )
 from lmjax.kernels.attention.position_bias import PositionBias
+from lmjax.kernels.attention.weight_dropout import query_words
 from lmjax.masks import IntervalMask
 from lmjax.parallel.mesh import partition_spec, ways
 
@@ -47,8 +48,7 @@ def chunked_attention(
 ) -> jax.Array:
     """Returns the attention output [B, T, N, H]; see :func:`lmjax.kernels.attention.dispatch.attend`.
 
-    If a mesh is set, each device computes its own batch rows and heads, where the mesh divides them. Dropout depends
-    on ``key``, row, head and the block sizes, but not on the mesh.
+    If a mesh is set, each device computes its own batch rows and heads, where the mesh divides them.
 
     Args:
       query_BTNH: queries. All arguments but the last two are those of ``attend``.
@@ -79,13 +79,10 @@ def chunked_attention(
     start_QBT, end_QBT, index_QBT = (
         split(bound_BT, plan.query_block) for bound_BT in (start_BT, end_BT, query_index_BT)
     )
-    keys_shape = (start_QBT.shape[0], batch, num_heads)
-    rows = QueryRows(
-        start_QBT=start_QBT,
-        end_QBT=end_QBT,
-        index_QBT=index_QBT,
-        dropout_keys_QBN=jax.random.split(key, keys_shape) if key is not None and dropout_rate > 0 else None,
-    )
+    words_QBTN = None
+    if key is not None and dropout_rate > 0:
+        words_QBTN = split(query_words(key, batch, num_queries, num_heads), plan.query_block)
+    rows = QueryRows(start_QBT=start_QBT, end_QBT=end_QBT, index_QBT=index_QBT, words_QBTN=words_QBTN)
     local = functools.partial(_local_attention, plan)
     return _over_mesh(local, query_BTNH, key_BSKH, value_BSKH, (position_bias, sinks_N), rows)
 
@@ -113,10 +110,10 @@ def _over_mesh(attention, query_BTNH, key_BSKH, value_BSKH, by_head, rows: Query
     def rows_spec(array_QBT: jax.Array) -> PartitionSpec:
         return PartitionSpec(length_axes, rows_axes if array_QBT.shape[1] == batch else None, None)
 
-    rows_specs = jax.tree.map(rows_spec, dataclasses.replace(rows, dropout_keys_QBN=None))
-    if rows.dropout_keys_QBN is not None:
-        keys_spec = PartitionSpec(length_axes, rows_axes, heads_axes)
-        rows_specs = dataclasses.replace(rows_specs, dropout_keys_QBN=keys_spec)
+    rows_specs = jax.tree.map(rows_spec, dataclasses.replace(rows, words_QBTN=None))
+    if rows.words_QBTN is not None:
+        words_spec = PartitionSpec(length_axes, rows_axes, None, heads_axes)
+        rows_specs = dataclasses.replace(rows_specs, words_QBTN=words_spec)
     by_head_specs = jax.tree.map(lambda leaf: PartitionSpec(*(None,) * (leaf.ndim - 1), heads_axes), by_head)
     specs = (query_spec, key_spec, key_spec, by_head_specs, rows_specs)
     # Without vma checks the transpose sums the gradients of replicated operands, which is needed here. It would also

@@ -18,6 +18,7 @@ from jax import lax
 
 from lmjax.kernels.attention.key_blocks import KeyBlock, KeyBlocks
 from lmjax.kernels.attention.position_bias import PositionBias
+from lmjax.kernels.attention.weight_dropout import is_kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Plan:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryRows:
-    """For each query block: the intervals its queries see, their positions, and the PRNG keys of their dropout.
+    """For each query block: the intervals its queries see, their positions, and the words that decide what is dropped.
 
     The batch axis of the first three arrays has size 1 or B. Only a position bias reads the positions.
     """
@@ -50,7 +51,7 @@ class QueryRows:
     start_QBT: jax.Array
     end_QBT: jax.Array
     index_QBT: jax.Array | None = None
-    dropout_keys_QBN: jax.Array | None = None
+    words_QBTN: jax.Array | None = None
 
 
 def split(array: jax.Array, size: int) -> jax.Array:
@@ -250,18 +251,9 @@ def _hide(at: KeyBlock, logits_BKGTS: jax.Array) -> jax.Array:
 
 
 def _drop(plan: Plan, row: QueryRows, at: KeyBlock, weights_BKGTS: jax.Array) -> jax.Array:
-    """Returns the weights with dropout, equal in the forward and the backward pass.
-
-    The PRNG key is that of row, head and query block, folded with the number of the key block.
-    """
-    if row.dropout_keys_QBN is None:
+    """Returns the weights with dropout, equal in the forward and the backward pass."""
+    if row.words_QBTN is None:
         return weights_BKGTS
-    batch = weights_BKGTS.shape[0]
-    keep_rate, block_shape = 1 - plan.dropout_rate, weights_BKGTS.shape[-2:]
-
-    def draw(key: jax.Array, number: jax.Array) -> jax.Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, number), keep_rate, block_shape)
-
-    number_B = jnp.broadcast_to(at.number_B, (batch,))
-    keep_BNTS = jax.vmap(jax.vmap(draw, in_axes=(0, None)))(row.dropout_keys_QBN, number_B)
-    return jnp.where(keep_BNTS.reshape(weights_BKGTS.shape), weights_BKGTS / keep_rate, 0.0)
+    words_BKGT = row.words_QBTN.transpose(0, 2, 1).reshape(weights_BKGTS.shape[:-1])
+    kept_BKGTS = is_kept(words_BKGT[..., None], at.index_BS[:, None, None, None, :], plan.dropout_rate)
+    return jnp.where(kept_BKGTS, weights_BKGTS / (1 - plan.dropout_rate), 0.0)

@@ -68,8 +68,9 @@ def attend(
       batch with a row of more than ``cudnn_packed.MOST_DOCUMENTS`` documents is computed as by ``"chunked"``.
     - ``"mosaic"``: tokamax's kernels for NVIDIA GPUs of compute capability 9 and 10, of the extra ``mosaic``: 16-bit
       floats, every mask, with softcap and grouped queries; no bias, sinks or dropout. They need O(T) memory.
-    - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, sinks and grouped
-      queries; no bias or dropout. They need O(T) memory; blocks of keys that no query sees are skipped.
+    - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, bias, sinks, dropout and
+      grouped queries; no bias if ``query_index_BT`` is given. They need O(T) memory; blocks of keys that no query sees
+      are skipped.
     - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
       key blocks outside every query's interval are skipped.
     - ``"auto"``: ``"cudnn"`` if it can do what is asked (for packed rows also if it agrees with dense attention on this
@@ -89,7 +90,8 @@ def attend(
       sinks_N: float32, a sink for each query head; it has a gradient.
       query_index_BT: int32, leading axis 1 or B: the position of each query among the keys, which
         ``position_bias`` uses. It is ``arange(T)`` unless given; decoding against a cache gives it.
-      dropout_rate: share of attention weights dropped at random with ``key``; the rest are scaled up.
+      dropout_rate: share of attention weights dropped at random with ``key``; the rest are scaled up. All backends
+        drop the same ones, on any mesh (:mod:`~lmjax.kernels.attention.weight_dropout`).
       key: PRNG key; ``None`` switches dropout off.
       backend: one of the backends above.
       context: how queries see keys on other devices, if the mesh splits rows: each device gathers the keys and values
@@ -105,6 +107,7 @@ def attend(
     _check_shapes(query_BTNH, key_BSKH, value_BSKH, mask)
     _check_options(dropout_rate, backend, context)
     scale = 1.0 / math.sqrt(query_BTNH.shape[-1]) if scale is None else scale
+    is_shifted = query_index_BT is not None
     if query_index_BT is None:
         query_index_BT = jnp.arange(query_BTNH.shape[1], dtype=jnp.int32)[None, :]
 
@@ -113,7 +116,7 @@ def attend(
     asked["dropout_rate"] = 0.0 if key is None else dropout_rate
 
     def cannot(backend: Backend) -> str | None:
-        return _cannot(backend, arrays=arrays, mask=mask, **asked)
+        return _cannot(backend, arrays=arrays, mask=mask, is_shifted=is_shifted, **asked)
 
     if context == "ring" and rows_are_split(query_BTNH.shape[1], key_BSKH.shape[1]):
         return _by_ring(backend, *arrays, mask, scale=scale, cannot=cannot, **asked)
@@ -132,16 +135,16 @@ def _computed(
     *,
     scale: float,
     softcap: float | None,
-    sinks_N: jax.Array | None,
+    query_index_BT: jax.Array,
     **others: Any,
 ) -> jax.Array:
     """Returns what a backend computes, which is given those arguments of :func:`attend` that it supports."""
     arrays = (query_BTNH, key_BSKH, value_BSKH)
     if backend == "tpu":
-        return tpu_attention(*arrays, mask, scale=scale, softcap=softcap, sinks_N=sinks_N)
+        return tpu_attention(*arrays, mask, scale=scale, softcap=softcap, **others)
     if backend == "mosaic":
         return mosaic_attention(*arrays, mask, scale=scale, softcap=softcap)
-    options = {"scale": scale, "softcap": softcap, "sinks_N": sinks_N, **others}
+    options = {"scale": scale, "softcap": softcap, "query_index_BT": query_index_BT, **others}
     if backend == "cudnn":
         otherwise = functools.partial(chunked_attention, mask=mask, **options)
         return cudnn_attention(*arrays, mask, scale=scale, otherwise=otherwise)
@@ -169,6 +172,7 @@ def _cannot(
     mask: IntervalMask,
     softcap: float | None,
     position_bias: PositionBias | None,
+    is_shifted: bool,
     sinks_N: jax.Array | None,
     dropout_rate: float,
 ) -> str | None:
@@ -179,7 +183,8 @@ def _cannot(
     if backend == "mosaic":
         return mosaic_cannot(*arrays, capability=nvidia_capability(), sinks_N=sinks_N, **common)
     if backend == "tpu":
-        return tpu_cannot(platform=current_platform(), width=arrays[0].shape[-1], **common)
+        width = arrays[0].shape[-1]
+        return tpu_cannot(platform=current_platform(), width=width, position_bias=position_bias, is_shifted=is_shifted)
     return None
 
 

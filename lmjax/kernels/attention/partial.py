@@ -195,7 +195,7 @@ class PartialTpu:
         self, query: jax.Array, part: Part, *, log_sum: jax.Array, mean: jax.Array, grad_output: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the gradients of queries, keys and values."""
-        return tpu.gradients(
+        grad_query, grad_key, grad_value, _ = tpu.gradients(
             self.plan,
             query,
             *part,
@@ -204,6 +204,7 @@ class PartialTpu:
             grad_output_BKIHR=grad_output,
             key_dtype=jnp.dtype(jnp.float32),
         )
+        return grad_query, grad_key, grad_value
 
 
 def partial_chunked(

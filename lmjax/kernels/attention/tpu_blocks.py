@@ -20,6 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import tpu as pltpu
 
+from lmjax.kernels.attention.weight_dropout import is_kept
+
+LANES = 128
+"""Number of positions in a register; block sizes are multiples of it."""
 LOG2_E = math.log2(math.e)
 HIDDEN = -1e30
 """The logit of an invisible key."""
@@ -37,6 +41,7 @@ class Plan:
     Attributes:
       scale: factor on the logits.
       softcap: bound on the magnitude of the logits.
+      dropout_rate: share of weights dropped.
       query_block: number of queries in a block; a multiple of 128.
       key_block: number of keys in a block; a multiple of 128.
       interpret: whether to run without a TPU, step by step.
@@ -44,6 +49,7 @@ class Plan:
 
     scale: float
     softcap: float | None
+    dropout_rate: float
     query_block: int
     key_block: int
     interpret: bool
@@ -76,6 +82,18 @@ def hide(logits_SR: jax.Array, start_1R: jax.Array, end_1R: jax.Array, first_key
     """
     index_SR = first_key + lax.broadcasted_iota(jnp.int32, logits_SR.shape, 0)
     return jnp.where((index_SR >= start_1R) & (index_SR < end_1R), logits_SR, HIDDEN)
+
+
+def kept(plan: Plan, words_1R: jax.Array, first_key: jax.Array) -> jax.Array:
+    """Returns which weights of a block dropout keeps, bool [S, R].
+
+    Args:
+      plan: the settings.
+      words_1R: int32, the words of the queries, see :mod:`~lmjax.kernels.attention.weight_dropout`.
+      first_key: the number of the block's first key.
+    """
+    index_SR = first_key + lax.broadcasted_iota(jnp.int32, (plan.key_block, words_1R.shape[1]), 0)
+    return is_kept(words_1R, index_SR, plan.dropout_rate)
 
 
 def row_of_mask(row: jax.Array, ranges_ref: Any) -> jax.Array:

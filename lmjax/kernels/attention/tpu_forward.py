@@ -11,12 +11,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lmjax.kernels.attention.block_ranges import BlockRanges
+from lmjax.kernels.attention.tpu_bias import bias_of_block
 from lmjax.kernels.attention.tpu_blocks import (
     COMPILER_PARAMS,
     LOG2_E,
     Plan,
     block_of_step,
     hide,
+    kept,
     logits_of,
     product,
     row_of_mask,
@@ -42,6 +44,8 @@ def _forward_kernel(
     start_ref,
     end_ref,
     sinks_ref,
+    words_ref,
+    bias_ref,
     output_ref,
     log_sum_ref,
     highest_ref,
@@ -49,6 +53,7 @@ def _forward_kernel(
     total_ref,
 ):
     row, block, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
+    num_blocks = pl.num_programs(3)
     mask_row = row_of_mask(row, key_first_ref)
     number = key_first_ref[mask_row, block] + step
 
@@ -60,11 +65,16 @@ def _forward_kernel(
         total_ref[...] = jnp.zeros_like(total_ref)
 
     def add_key_block(*, masked: bool) -> None:
+        first_key = number * plan.key_block
+        bias_SR = None if bias_ref is None else bias_of_block(plan, bias_ref, block, number, num_blocks)
+
         def logits_of_part(part: slice) -> jax.Array:
             logits_SR, _ = logits_of(plan, key_ref[0, 0], query_ref[0, 0, 0, :, part])
+            if bias_SR is not None:
+                logits_SR = logits_SR + bias_SR[:, part]
             if not masked:
                 return logits_SR
-            return hide(logits_SR, start_ref[0, 0, :, part], end_ref[0, 0, :, part], number * plan.key_block)
+            return hide(logits_SR, start_ref[0, 0, :, part], end_ref[0, 0, :, part], first_key)
 
         # The compiler keeps the order of this code where it can. Each part's product comes before the softmax of
         # the previous part, so that the matrix unit works while the exponentials are computed.
@@ -78,6 +88,8 @@ def _forward_kernel(
             weights_SR = jnp.exp2(logits_SR - highest_1R)
             decay_1R = jnp.exp2(highest_ref[:, part] - highest_1R)
             sum_1R = sum_ref[:, part] * decay_1R + weights_SR.sum(axis=0, keepdims=True)
+            if words_ref is not None:
+                weights_SR = jnp.where(kept(plan, words_ref[0, 0, 0, :, part], first_key), weights_SR, 0.0)
             added_HR = product(value_ref[0, 0], weights_SR.astype(value_ref.dtype), contract=(1, 0))
             results.append((highest_1R, sum_1R, total_ref[:, part] * decay_1R + added_HR))
         for part, (highest_1R, sum_1R, total_HR) in zip(parts, results, strict=True):
@@ -92,7 +104,7 @@ def _forward_kernel(
     def finish():
         sees_key_1R = sum_ref[...] > 0
         sum_1R = jnp.where(sees_key_1R, sum_ref[...], 1.0)
-        output_ref[0, 0, 0] = (total_ref[...] / sum_1R).astype(output_ref.dtype)
+        output_ref[0, 0, 0] = (total_ref[...] / (sum_1R * (1 - plan.dropout_rate))).astype(output_ref.dtype)
         log_sum_ref[0, 0, 0] = jnp.where(sees_key_1R, highest_ref[...] + jnp.log2(sum_1R), NO_KEY)
 
 
@@ -105,6 +117,8 @@ def forward(
     start_BI1R: jax.Array,
     end_BI1R: jax.Array,
     sinks_K1R: jax.Array,
+    words_BKI1R: jax.Array | None = None,
+    bias_KGL: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the output [B, K, I, H, R] in the query's dtype, and the base-2 log-sums [B, K, I, 1, R] in float32.
 
@@ -117,6 +131,8 @@ def forward(
       start_BI1R: int32, first visible key; the leading axis is 1 or B, as in ``ranges``.
       end_BI1R: int32, one past the last visible key.
       sinks_K1R: float32, logit of each query head's sink; ``HIDDEN`` for none.
+      words_BKI1R: int32, the words of the queries that decide what is dropped; None for no dropout.
+      bias_KGL: float32, bias of each distance, see :mod:`~lmjax.kernels.attention.tpu_bias`.
     """
     batch, num_kv_heads, num_query_blocks, width, rows = query_BKIHR.shape
     value_width, num_keys = value_BKHS.shape[2:]
@@ -140,6 +156,8 @@ def forward(
             pl.BlockSpec((1, 1, 1, rows), bound_index),
             pl.BlockSpec((1, 1, 1, rows), bound_index),
             pl.BlockSpec((1, 1, rows), lambda b, k, i, step, *_: (k, 0, 0)),
+            None if words_BKI1R is None else pl.BlockSpec((1, 1, 1, 1, rows), query_index),
+            None if bias_KGL is None else pl.BlockSpec((1, *bias_KGL.shape[1:]), lambda b, k, i, step, *_: (k, 0, 0)),
         ],
         out_specs=[
             pl.BlockSpec((1, 1, 1, value_width, rows), query_index),
@@ -163,4 +181,5 @@ def forward(
         name="interval_attention_forward",
     )
     scalars = (ranges.key_first_BI, ranges.key_last_BI, ranges.full_first_BI, ranges.full_last_BI)
-    return call(*scalars, query_BKIHR, key_BKHS, value_BKHS, start_BI1R, end_BI1R, sinks_K1R)
+    bounds = (start_BI1R, end_BI1R)
+    return call(*scalars, query_BKIHR, key_BKHS, value_BKHS, *bounds, sinks_K1R, words_BKI1R, bias_KGL)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.kernels.attention.position_bias import PositionBias
+from lmjax.kernels.attention.weight_dropout import is_kept, query_words
 from lmjax.masks import IntervalMask
 
 
@@ -52,7 +53,11 @@ def xla_attention(
         sums = sums + jnp.exp(sinks - highest)
     if dropout_rate > 0:
         assert key is not None
-        weights = weights * jax.random.bernoulli(key, 1 - dropout_rate, weights.shape) / (1 - dropout_rate)
+        words_BTN = query_words(key, batch, num_queries, num_heads)
+        words_BKGT1 = words_BTN.transpose(0, 2, 1).reshape(*weights.shape[:-1], 1)
+        index_S = jnp.arange(num_keys, dtype=jnp.int32)
+        kept = is_kept(words_BKGT1, index_S[None, None, None, None, :], dropout_rate)
+        weights = jnp.where(kept, weights / (1 - dropout_rate), 0.0)
     out_BKGTH = jnp.einsum(
         "bkgts,bksh->bkgth", weights.astype(value_BKSH.dtype), value_BKSH, preferred_element_type=jnp.float32
     )
