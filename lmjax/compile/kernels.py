@@ -9,9 +9,8 @@ from lmjax.compile.hlo import Instruction, Program, array_sizes
 
 TARGET = "tpu_custom_call"
 
-
-PRODUCTS = {"interval_attention_forward": 2, "interval_attention_backward": 5}
-"""Matrix products that a kernel makes of a pair of blocks, by its name."""
+PRODUCTS = {"forward": 2, "backward": 5}
+"""Matrix products that a kernel makes of a pair of blocks, by the word in its name."""
 
 SHARES = {
     "interval_attention_forward": {
@@ -19,13 +18,43 @@ SHARES = {
         "v5p": {64: 0.37, 128: 0.62},
         "v6e": {64: 0.13, 128: 0.25},
     },
+    "interval_attention_forward_bias": {
+        "v5e": {64: 0.35, 128: 0.60},
+        "v5p": {64: 0.36, 128: 0.60},
+        "v6e": {64: 0.126, 128: 0.24},
+    },
+    "interval_attention_forward_dropout": {
+        "v5e": {64: 0.28, 128: 0.51},
+        "v5p": {64: 0.28, 128: 0.51},
+        "v6e": {64: 0.09, 128: 0.18},
+    },
+    "interval_attention_forward_bias_dropout": {
+        "v5e": {64: 0.27, 128: 0.49},
+        "v5p": {64: 0.27, 128: 0.49},
+        "v6e": {64: 0.09, 128: 0.17},
+    },
     "interval_attention_backward": {
         "v5e": {64: 0.66, 128: 0.94},
         "v5p": {64: 0.65, 128: 0.94},
         "v6e": {64: 0.25, 128: 0.49},
     },
+    "interval_attention_backward_bias": {
+        "v5e": {64: 0.58, 128: 0.86},
+        "v5p": {64: 0.57, 128: 0.87},
+        "v6e": {64: 0.23, 128: 0.45},
+    },
+    "interval_attention_backward_dropout": {
+        "v5e": {64: 0.49, 128: 0.79},
+        "v5p": {64: 0.49, 128: 0.79},
+        "v6e": {64: 0.16, 128: 0.30},
+    },
+    "interval_attention_backward_bias_dropout": {
+        "v5e": {64: 0.46, 128: 0.73},
+        "v5p": {64: 0.46, 128: 0.73},
+        "v6e": {64: 0.15, 128: 0.29},
+    },
 }
-"""Share of the peak by kernel, kind of chip and head width.
+"""Share of the peak by kernel (:func:`lmjax.kernels.attention.tpu_blocks.kernel_name`), kind of chip and head width.
 
 The compiler's static schedule of a pair of blocks of 512 keys and 1,024 query rows that see each other whole was
 counted, in cycles and with those in which nothing is issued; stalls of memory are not in it. On a v5p each of the two
@@ -70,11 +99,12 @@ def kernel_cost(
       visible_share: of all pairs of query and key, those the mask shows.
       kind: of the chip, as ``v5e``.
     """
-    name = next((known for known in PRODUCTS if known in one.text), "")
-    if not name:
+    found = re.search(r"interval_attention_(forward|backward)(_bias)?(_dropout)?", one.text)
+    if found is None:
         return KernelCost(
             name=_label(one), flops=None, seconds=0.0, assumed="a kernel that is not known counts nothing"
         )
+    name = found[0]
     shapes = {other.name: other.shape for other in program.computations[computation]}
     arrays = [sizes for operand in one.operands for _, sizes in array_sizes(shapes.get(operand, ""))]
     query = next(sizes for sizes in arrays if len(sizes) == 5)
@@ -85,7 +115,7 @@ def kernel_cost(
     # Blocks are worked on whole, so that at the edge of the mask half a block more is.
     visible = min(visible_share + 0.5 * min(512, num_keys) / num_keys, 1.0)
     pairs = batch * kv_heads * num_blocks * rows * num_keys * visible
-    flops = 2 * PRODUCTS[name] * pairs * mean_width
+    flops = 2 * PRODUCTS[found[1]] * pairs * mean_width
     counted = NEAREST.get(kind, kind)
     shares = SHARES[name][counted]
     near = min(shares, key=lambda known: abs(known - mean_width))

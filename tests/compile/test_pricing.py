@@ -19,6 +19,7 @@ from lmjax.compile.sweep import layouts, parse_sweep
 from lmjax.compile.topology import CHIPS, Topology, open_topology
 from lmjax.compile.uses import trip_count
 from lmjax.kernels.attention.dispatch import attend
+from lmjax.kernels.attention.tpu_blocks import kernel_name
 from lmjax.masks import causal
 from lmjax.models.execution import ExecutionConfig
 from lmjax.train.config import RunConfig, TrainConfig
@@ -185,7 +186,13 @@ ENTRY %main (q: bf16[2,8,4,64,1024], k: bf16[2,8,64,1024], v: bf16[2,8,64,1024])
 
 
 @pytest.mark.parametrize(
-    ("name", "products", "share"), [("interval_attention_forward", 2, 0.37), ("interval_attention_backward", 5, 0.66)]
+    ("name", "products", "share"),
+    [
+        ("interval_attention_forward", 2, 0.37),
+        ("interval_attention_backward", 5, 0.66),
+        (kernel_name("forward", has_bias=True, has_dropout=False), 2, 0.35),
+        (kernel_name("backward", has_bias=True, has_dropout=True), 5, 0.46),
+    ],
 )
 def test_a_kernel_takes_its_flops_over_a_share_of_the_peak(name, products, share):
     program = parse(KERNEL.replace("NAME", name))

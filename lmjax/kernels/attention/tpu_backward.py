@@ -19,6 +19,7 @@ from lmjax.kernels.attention.tpu_blocks import (
     block_of_step,
     hide,
     kept,
+    kernel_name,
     logits_of,
     product,
     row_of_mask,
@@ -166,7 +167,7 @@ def backward(
         ],
         compiler_params=COMPILER_PARAMS,
         interpret=plan.interpret,
-        name="interval_attention_backward",
+        name=kernel_name("backward", has_bias=bias_KGL is not None, has_dropout=words_BKI1R is not None),
     )
     scalars = dataclasses.astuple(ranges)
     bounds = (start_BI1R, end_BI1R)

@@ -55,6 +55,11 @@ class Plan:
     interpret: bool
 
 
+def kernel_name(way: str, *, has_bias: bool, has_dropout: bool) -> str:
+    """Returns the name of a kernel in profiles; ``lmjax compile`` tells by it what the kernel costs."""
+    return f"interval_attention_{way}" + "_bias" * has_bias + "_dropout" * has_dropout
+
+
 def product(left: jax.Array, right: jax.Array, *, contract: tuple[int, int]) -> jax.Array:
     """Returns the product of two matrices over one axis of each, summed in float32, with all bits of the operands."""
     precision = lax.Precision.HIGHEST if left.dtype == jnp.float32 else None

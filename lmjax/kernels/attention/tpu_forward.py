@@ -19,6 +19,7 @@ from lmjax.kernels.attention.tpu_blocks import (
     block_of_step,
     hide,
     kept,
+    kernel_name,
     logits_of,
     product,
     row_of_mask,
@@ -178,7 +179,7 @@ def forward(
         ],
         compiler_params=COMPILER_PARAMS,
         interpret=plan.interpret,
-        name="interval_attention_forward",
+        name=kernel_name("forward", has_bias=bias_KGL is not None, has_dropout=words_BKI1R is not None),
     )
     scalars = (ranges.key_first_BI, ranges.key_last_BI, ranges.full_first_BI, ranges.full_last_BI)
     bounds = (start_BI1R, end_BI1R)
