@@ -1,4 +1,4 @@
-"""Attention biases that depend on the positions of query and key, computed block by block.
+"""Attention biases that depend on the distance of query and key, computed block by block.
 
 A bias is a pytree of parameters with one method. A kernel can build only the part of the bias that it
 needs, and differentiate through it, without an [N, T, S] array.
@@ -18,7 +18,8 @@ class PositionBias(Protocol):
     """A bias that :func:`lmjax.kernels.attention.dispatch.attend` adds to the logits.
 
     An implementation is a registered pytree whose leaves are floating-point arrays with the heads
-    on their last axis (``slopes_N``, ``table_RN``): tensor parallelism splits that axis.
+    on their last axis (``slopes_N``, ``table_RN``): tensor parallelism splits that axis. The bias depends on
+    ``key index - query index`` alone, since the TPU kernels compute it once for each difference.
     """
 
     def block(self, query_index_BT: jax.Array, key_index_BS: jax.Array) -> jax.Array:

@@ -60,7 +60,7 @@ def add_bias_gradient(
         total_ref[0, head : head + 1, part] += _summed(plan, grad_logits_SR[:, columns])
 
 
-def _distances(plan: Plan, block: jax.Array, number: jax.Array, num_blocks: int) -> pl.Slice:
+def _distances(plan: Plan, block: jax.Array, number: jax.Array, num_blocks: int) -> Any:
     """Returns where the W distances of a block lie: entry w of them is the distance w - S, with S the keys of a block.
 
     The first query of the block has the distance ``block * T - number * S`` from its first key.
