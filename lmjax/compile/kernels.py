@@ -60,6 +60,14 @@ The compiler's static schedule of a pair of blocks of 512 keys and 1,024 query r
 counted, in cycles and with those in which nothing is issued; stalls of memory are not in it. On a v5p each of the two
 cores runs half of the grid, forward and backward.
 """
+GROUPED_SHARES = {
+    "gmm": {"v5e": 0.87, "v5p": 0.87, "v6e": 0.61},
+    "tgmm": {"v5e": 0.81, "v5p": 0.81, "v6e": 0.58},
+}
+"""Share of the peak of the products of :mod:`lmjax.kernels.grouped_tpu` by chip.
+
+Counted as above for tiles of 512 rows and widths of 1,024. On v6e reading the matrices takes longer than multiplying.
+"""
 NEAREST = {"v4": "v5p"}
 """Kinds of chips whose kernels were not counted, and the kind with matrix units of the same size."""
 
@@ -87,7 +95,14 @@ def is_kernel(one: Instruction) -> bool:
 
 
 def kernel_cost(
-    program: Program, computation: str, one: Instruction, *, peak_flops: float, visible_share: float, kind: str
+    program: Program,
+    computation: str,
+    one: Instruction,
+    *,
+    peak_flops: float,
+    visible_share: float,
+    filled_share: float,
+    kind: str,
 ) -> KernelCost:
     """Returns the estimate of a call of a kernel.
 
@@ -97,16 +112,27 @@ def kernel_cost(
       one: the call.
       peak_flops: of the chip, a second.
       visible_share: of all pairs of query and key, those the mask shows.
+      filled_share: of the slots for tokens of a device's experts, those that are filled on average.
       kind: of the chip, as ``v5e``.
     """
-    found = re.search(r"interval_attention_(forward|backward)(_bias)?(_dropout)?", one.text)
-    if found is None:
-        return KernelCost(
-            name=_label(one), flops=None, seconds=0.0, assumed="a kernel that is not known counts nothing"
-        )
-    name = found[0]
     shapes = {other.name: other.shape for other in program.computations[computation]}
     arrays = [sizes for operand in one.operands for _, sizes in array_sizes(shapes.get(operand, ""))]
+    found = re.search(r"interval_attention_(forward|backward)(_bias)?(_dropout)?", one.text)
+    if found is not None:
+        flops, width = _attention_flops(arrays, PRODUCTS[found[1]], visible_share)
+        return _estimate(found[0], SHARES[found[0]], flops, peak_flops=peak_flops, kind=kind, width=width)
+    found = re.search(r"jit\((t?gmm)\)", one.op_name)
+    if found is not None:
+        rows, others = [sizes for sizes in arrays if len(sizes) > 1][-2:]
+        # The other operand is a matrix for each expert, or in the gradient of these, rows.
+        widths = others[-2:] if found[1] == "gmm" else (rows[1], others[1])
+        flops = 2 * rows[0] * filled_share * math.prod(widths)
+        return _estimate(found[1], GROUPED_SHARES[found[1]], flops, peak_flops=peak_flops, kind=kind)
+    return KernelCost(name=_label(one), flops=None, seconds=0.0, assumed="a kernel that is not known counts nothing")
+
+
+def _attention_flops(arrays: list, products: int, visible_share: float) -> tuple[float, float]:
+    """Returns the FLOPs of a call, and the mean of the widths of keys and values; ``arrays`` are its operands."""
     query = next(sizes for sizes in arrays if len(sizes) == 5)
     key, value = [sizes for sizes in arrays if len(sizes) == 4 and sizes[:2] == query[:2]][:2]
     batch, kv_heads, num_blocks, width, rows = query
@@ -115,14 +141,23 @@ def kernel_cost(
     # Blocks are worked on whole, so that at the edge of the mask half a block more is.
     visible = min(visible_share + 0.5 * min(512, num_keys) / num_keys, 1.0)
     pairs = batch * kv_heads * num_blocks * rows * num_keys * visible
-    flops = 2 * PRODUCTS[found[1]] * pairs * mean_width
+    return 2 * products * pairs * mean_width, mean_width
+
+
+def _estimate(
+    name: str, by_kind: dict, flops: float, *, peak_flops: float, kind: str, width: float | None = None
+) -> KernelCost:
     counted = NEAREST.get(kind, kind)
-    shares = SHARES[name][counted]
-    near = min(shares, key=lambda known: abs(known - mean_width))
-    assumed = f"{name}: {shares[near]:.0%} of the peak, as counted on {counted} at head width {near}" + (
-        "" if counted == kind and near == mean_width else f", not on {kind} at {mean_width:g}"
-    )
-    return KernelCost(name=name, flops=flops, seconds=flops / (shares[near] * peak_flops), assumed=assumed)
+    shares = by_kind[counted]
+    if width is None:
+        share, at, exact = shares, "", True
+    else:
+        near = min(shares, key=lambda known: abs(known - width))
+        share, at, exact = shares[near], f" at head width {near}", near == width
+    assumed = f"{name}: {share:.0%} of the peak, as counted on {counted}{at}"
+    if counted != kind or not exact:
+        assumed += f", not on {kind}" + ("" if width is None else f" at {width:g}")
+    return KernelCost(name=name, flops=flops, seconds=flops / (share * peak_flops), assumed=assumed)
 
 
 def attention_rounds(program: Program, visible_share: float) -> dict[str, int]:

@@ -8,6 +8,7 @@ from lmjax.compile.hlo import Frame
 PARTS = (
     "attention kernels",
     "attention",
+    "feed-forward kernels",
     "feed-forward",
     "recurrence",
     "norms and residuals",
@@ -23,7 +24,7 @@ PARTS = (
 _RULES = (
     ("attention", r"/models/(attention|latent_attention|rope|relative)\.py$|/kernels/attention/", r""),
     ("feed-forward", r"/models/layers\.py$", r"^(FeedForward\.|activated)"),
-    ("feed-forward", r"/models/(experts|routing)\.py$|/kernels/grouped\.py$", r""),
+    ("feed-forward", r"/models/(experts|routing)\.py$|/kernels/grouped(_tpu)?\.py$", r""),
     ("recurrence", r"/models/(mamba|recurrent|rwkv)\.py$|/kernels/recurrence\.py$", r""),
     ("embedding", r"/models/layers\.py$", r"^Embedding\."),
     ("norms and residuals", r"/models/layers\.py$", r"^(Norm\.|dropout)"),

@@ -127,7 +127,7 @@ class Pricing:
         """Cycles of a step by part, the largest first; what is left of collectives is a part of its own."""
         parts: collections.Counter[str] = collections.Counter()
         for cost in self.costs:
-            parts[cost.part if cost.flops is None else "attention kernels"] += cost.cycles  # type: ignore[assignment]
+            parts[cost.part if cost.flops is None else f"{cost.part} kernels"] += cost.cycles  # type: ignore[assignment]
         parts["collectives"] += sum(one.exposed for one in self.collectives) * self.clock  # type: ignore[assignment]
         if self.host:
             parts["copies to the host"] += sum(one.exposed for one in self.host) * self.clock  # type: ignore[assignment]
@@ -156,6 +156,8 @@ class _Pricer:
                 one,
                 peak_flops=chip.peak_flops,
                 visible_share=self.visible_share,
+                # A device has the experts of its part of the axis, and is sent as many of the choices.
+                filled_share=1 / self.mesh.get("expert", 1),
                 kind=self.topology.name.partition(":")[0],
             )
             self.assumed[cost.assumed + (f" ({cost.name})" if cost.flops is None else "")] = None

@@ -1,9 +1,9 @@
 """Products of rows with one of several matrices each: rows are sorted by group, and each group is one product.
 
-There are two layouts of the rows. ``"ragged"`` puts group after group and leaves the product to
-``jax.lax.ragged_dot``, which has kernels for TPUs and GPUs. ``"blocked"`` starts every group at a multiple of a block
-and multiplies block by block: XLA's CPU backend computes a ragged product densely, every row with every matrix
-(measured: 8 matrices cost 10 times as much).
+There are two layouts of the rows. The first puts group after group. Its product is ``jax.lax.ragged_dot`` (method
+``"ragged"``, for GPUs) or made by kernels for TPUs (``"tiled"``, :mod:`lmjax.kernels.grouped_tpu`). The second, of the
+method ``"blocked"``, starts every group at a multiple of a block and multiplies block by block: XLA's CPU backend
+computes a ragged product densely, every row with every matrix (measured: 8 matrices cost 10 times as much).
 
 Axes: E groups, R rows to sort, S slots, M blocks of C slots each, N rows that are copied to J slots each.
 """
@@ -14,7 +14,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-Method = Literal["ragged", "blocked"]
+from lmjax.kernels import grouped_tpu
+from lmjax.parallel.mesh import current_platform
+
+Method = Literal["ragged", "tiled", "blocked"]
+
+METHODS: dict[str, Method] = {"cpu": "blocked", "tpu": "tiled"}
+"""The method of a platform, ``"ragged"`` for others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +30,14 @@ class Groups:
     Attributes:
       slot_R: int32 slot of each row; ``num_slots`` for rows of no group.
       num_slots: S, at least R.
-      size_E: rows of each group, for ``"ragged"``.
-      group_M: group of each block, for ``"blocked"``.
+      method: how rows and matrices are multiplied.
+      size_E: rows of each group, unless the method is ``"blocked"``.
+      group_M: group of each block, if it is.
     """
 
     slot_R: jax.Array
     num_slots: int
+    method: Method
     size_E: jax.Array | None = None
     group_M: jax.Array | None = None
 
@@ -37,7 +45,8 @@ class Groups:
         """Returns ``rows W_g + b_g`` with the matrix of each slot's group; the values of empty slots are undefined."""
         if self.group_M is None:
             assert self.size_E is not None
-            out_SF = jax.lax.ragged_dot(rows_SD, weight_EDF, self.size_E)
+            product = grouped_tpu.product if self.method == "tiled" else jax.lax.ragged_dot
+            out_SF = product(rows_SD, weight_EDF, self.size_E)
             if bias_EF is None:
                 return out_SF
             group_S = jnp.repeat(
@@ -60,15 +69,16 @@ def group_rows(group_R: jax.Array, num_groups: int, *, method: Method | None = N
       method: the layout, see the module; chosen for the platform when unset.
     """
     if method is None:
-        method = "blocked" if jax.default_backend() == "cpu" else "ragged"
+        method = METHODS.get(current_platform(), "ragged")
     num_rows = len(group_R)
     is_grouped_R = (group_R >= 0) & (group_R < num_groups)
     group_R = jnp.where(is_grouped_R, group_R, num_groups)
     size_E = jnp.zeros((num_groups,), jnp.int32).at[group_R].add(1, mode="drop")
     order_R = jnp.argsort(group_R, stable=True)
     sorted_slot_R = jnp.zeros_like(order_R).at[order_R].set(jnp.arange(num_rows, dtype=order_R.dtype))
-    if method == "ragged":
-        return Groups(jnp.where(is_grouped_R, sorted_slot_R, num_rows), num_rows, size_E=size_E)
+    if method != "blocked":
+        num_slots = num_rows + (-num_rows % grouped_tpu.ROWS if method == "tiled" else 0)
+        return Groups(jnp.where(is_grouped_R, sorted_slot_R, num_slots), num_slots, method, size_E=size_E)
     block = _block_size(num_rows, num_groups)
     num_blocks = (num_rows + num_groups * (block - 1)) // block
     end_E = jnp.cumsum(-(-size_E // block))
@@ -77,7 +87,7 @@ def group_rows(group_R: jax.Array, num_groups: int, *, method: Method | None = N
     slot_R = sorted_slot_R + within_E.at[group_R].get(mode="clip")
     group_M = jnp.searchsorted(end_E, jnp.arange(num_blocks, dtype=end_E.dtype), side="right")
     slot_R = jnp.where(is_grouped_R, slot_R, num_blocks * block)
-    return Groups(slot_R, num_blocks * block, group_M=jnp.minimum(group_M, num_groups - 1))
+    return Groups(slot_R, num_blocks * block, method, group_M=jnp.minimum(group_M, num_groups - 1))
 
 
 def _block_size(num_rows: int, num_groups: int) -> int:

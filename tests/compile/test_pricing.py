@@ -197,14 +197,35 @@ ENTRY %main (q: bf16[2,8,4,64,1024], k: bf16[2,8,64,1024], v: bf16[2,8,64,1024])
 def test_a_kernel_takes_its_flops_over_a_share_of_the_peak(name, products, share):
     program = parse(KERNEL.replace("NAME", name))
     call = program.computations["main"][-1]
-    cost = kernel_cost(program, "main", call, peak_flops=197e12, visible_share=0.5, kind="v5e")
+    cost = kernel_cost(program, "main", call, peak_flops=197e12, visible_share=0.5, filled_share=1.0, kind="v5e")
     # Half the pairs, and half a block of 512 keys of the 1,024 more.
     pairs = 2 * 8 * 4 * 1024 * 1024 * 0.75
     assert cost.flops == 2 * products * pairs * 64
     assert cost.seconds == pytest.approx(cost.flops / (share * 197e12))
     assert cost.assumed == f"{name}: {share:.0%} of the peak, as counted on v5e at head width 64"
-    elsewhere = kernel_cost(program, "main", call, peak_flops=275e12, visible_share=0.5, kind="v4")
+    elsewhere = kernel_cost(program, "main", call, peak_flops=275e12, visible_share=0.5, filled_share=1.0, kind="v4")
     assert elsewhere.assumed.endswith("as counted on v5p at head width 64, not on v4 at 64")
+
+
+EXPERTS = """ENTRY %main (i: s32[1], x: bf16[1024,256], w: bf16[4,256,512], g: bf16[1024,512]) -> bf16[4,256,512] {
+  %i = s32[1] parameter(0)
+  %x = bf16[1024,256] parameter(1)
+  %w = bf16[4,256,512] parameter(2)
+  %g = bf16[1024,512] parameter(3)
+  %y = bf16[1024,512] custom-call(%i, %x, %w), CALL, metadata={op_name="jvp(jit(gmm))/a"}
+  %d = bf16[1024,256] custom-call(%i, %g, %w), CALL, metadata={op_name="jit(gmm)/b"}
+  ROOT %o = bf16[4,256,512] custom-call(%i, %x, %g), CALL, metadata={op_name="jit(tgmm)/c"}
+}
+""".replace("CALL", 'custom_call_target="tpu_custom_call"')
+
+
+def test_products_of_experts_count_the_slots_that_are_filled():
+    program = parse(EXPERTS)
+    for call, share in zip(program.computations["main"][-3:], (0.87, 0.87, 0.81), strict=True):
+        assumed = {"visible_share": 1.0, "filled_share": 0.25, "kind": "v5e"}
+        cost = kernel_cost(program, "main", call, peak_flops=197e12, **assumed)
+        assert cost.flops == 2 * 256 * 256 * 512
+        assert cost.seconds == pytest.approx(cost.flops / (share * 197e12))
 
 
 HOSTED = """ENTRY %main (x: bf16[1,512,1024], host: bf16[8,512,1024], at: s32[]) -> bf16[8,512,1024] {
@@ -247,14 +268,22 @@ def test_a_loop_over_blocks_of_keys_runs_as_often_as_a_block_of_queries_sees_one
 def test_wide_heads_take_the_share_of_the_width_that_is_nearest():
     program = parse(KERNEL.replace("NAME", "interval_attention_forward").replace(",64,1024]", ",96,1024]"))
     call = program.computations["main"][-1]
-    cost = kernel_cost(program, "main", call, peak_flops=459e12, visible_share=1.0, kind="v5p")
+    cost = kernel_cost(program, "main", call, peak_flops=459e12, visible_share=1.0, filled_share=1.0, kind="v5p")
     assert cost.assumed.endswith("as counted on v5p at head width 64, not on v5p at 96")
     assert cost.seconds == pytest.approx(cost.flops / (0.37 * 459e12))
 
 
 def test_a_kernel_that_is_not_known_is_said_to_count_nothing():
     program = parse(KERNEL.replace("NAME", "another"))
-    cost = kernel_cost(program, "main", program.computations["main"][-1], peak_flops=1.0, visible_share=1.0, kind="v5e")
+    cost = kernel_cost(
+        program,
+        "main",
+        program.computations["main"][-1],
+        peak_flops=1.0,
+        visible_share=1.0,
+        filled_share=1.0,
+        kind="v5e",
+    )
     assert (cost.name, cost.flops, cost.seconds) == ("another", None, 0.0)
     assert "counts nothing" in cost.assumed
 

@@ -60,6 +60,7 @@ DEEPSEEK = {"scores": "sigmoid", "gate_scale": 2.5, "balance_bias": True, "share
 FORMS = {
     "blocked": (changed(bias=True, normalize_gates=False), "blocked"),
     "ragged": (changed(bias=True, **DEEPSEEK), "ragged"),
+    "tiled": (changed(bias=True, **DEEPSEEK), "tiled"),
     "capacity": (changed(bias=True, capacity_factor=2.0), None),
     "eight devices": (changed(bias=True), None),
 }
@@ -119,7 +120,7 @@ def test_rows_of_a_group_lie_together_and_strangers_nowhere():
     group_R = jnp.array([2, 0, 5, 2, -1, 0, 2, 0, 0, 2], jnp.int32)
     weight_EDF = jnp.arange(1.0, 4.0)[:, None, None]
     rows_RD = jnp.arange(1.0, 11.0)[:, None]
-    for method in ("blocked", "ragged"):
+    for method in ("blocked", "ragged", "tiled"):
         groups = grouped.group_rows(group_R, 3, method=method)
         slots_SD = grouped.to_slots(rows_RD, groups.slot_R[:, None], groups.num_slots)
         out_SF = groups.multiply(slots_SD, weight_EDF)

@@ -88,7 +88,9 @@ def tpu_attention(
     (batch, num_queries, num_heads, _), (num_keys, num_kv_heads) = query_BTNH.shape, key_BSKH.shape[1:3]
     groups = num_heads // num_kv_heads
     logits_N = jnp.full((num_heads,), HIDDEN) if sinks_N is None else sinks_N.astype(jnp.float32)
-    has_dropout = key is not None and dropout_rate > 0
+    words_BTN = None
+    if key is not None and dropout_rate > 0:
+        words_BTN = query_words(key, batch, num_queries, num_heads)
 
     def local(query_BTNH, key_BSKH, value_BSKH, start_BT, end_BT, sinks_N, bias, words_BTN=None):
         plan = plan_of(
@@ -97,7 +99,7 @@ def tpu_attention(
             groups=groups,
             scale=scale,
             softcap=softcap,
-            dropout_rate=dropout_rate if has_dropout else 0.0,
+            dropout_rate=0.0 if words_BTN is None else dropout_rate,
             query_block=query_block,
             key_block=key_block,
             interpret=interpret,
@@ -118,7 +120,7 @@ def tpu_attention(
         mask,
         logits_N,
         position_bias,
-        words_BTN=query_words(key, batch, num_queries, num_heads) if has_dropout else None,
+        words_BTN=words_BTN,
         # The kernels take a query's place in its block for its position.
         splits_length=position_bias is None,
     )
@@ -263,7 +265,7 @@ def gradients(
     for first in range(0, num_blocks, size):
         part = slice(first, min(first + size, num_blocks))
         part_bounds = bounds[0][:, part], bounds[1][:, part]
-        by_query = (log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R, words_BKI1R)
+        by_query = (log_sum_BKI1R, grad_output_BKIHR, mean_BKI1R)
         # The distances from the part's first query to the last key, ..., from its last query to the first key.
         distances = slice(part.start * plan.query_block, part.stop * plan.query_block + key_BKHS.shape[3])
         grad_query, grad_key, grad_value, grad_bias = backward(
@@ -273,14 +275,15 @@ def gradients(
             key_BKHS,
             value_BKHS,
             *part_bounds,
-            *(None if array is None else array[:, :, part] for array in by_query),
-            None if bias_KGL is None else bias_KGL[:, :, distances],
+            *(array[:, :, part] for array in by_query),
+            words_BKI1R=None if words_BKI1R is None else words_BKI1R[:, :, part],
+            bias_KGL=None if bias_KGL is None else bias_KGL[:, :, distances],
             key_dtype=key_dtype if parts == 1 else jnp.float32,
         )
         grads_query.append(grad_query)
         grads_key.append(grad_key)
         grads_value.append(grad_value)
-        if grad_bias_KGL is not None:
+        if grad_bias_KGL is not None and grad_bias is not None:
             grad_bias_KGL = grad_bias_KGL.at[:, :, distances].add(jnp.sum(grad_bias, axis=0))
     grad_key_BKHS, grad_value_BKHS = (sum(grads[1:], grads[0]).astype(key_dtype) for grads in (grads_key, grads_value))
     return jnp.concatenate(grads_query, axis=2), grad_key_BKHS, grad_value_BKHS, grad_bias_KGL

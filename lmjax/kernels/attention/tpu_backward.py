@@ -127,9 +127,9 @@ def backward(
     log_sum_BKI1R: jax.Array,
     grad_output_BKIHR: jax.Array,
     mean_BKI1R: jax.Array,
+    *,
     words_BKI1R: jax.Array | None,
     bias_KGL: jax.Array | None,
-    *,
     key_dtype: jnp.dtype,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Returns the gradients of queries, keys and values, the last two in ``key_dtype``, and of the bias of each row.

@@ -32,7 +32,9 @@ def by_distance(bias: PositionBias, *, num_queries: int, num_keys: int) -> jax.A
     return bias_1NL1[0, :, :, 0].astype(jnp.float32)
 
 
-def bias_of_block(plan: Plan, bias_ref: Any, block: jax.Array, number: jax.Array, num_blocks: int) -> jax.Array:
+def bias_of_block(
+    plan: Plan, bias_ref: Any, block: jax.Array, number: jax.Array, num_blocks: int | jax.Array
+) -> jax.Array:
     """Returns the bias of a block of logits for base 2, float32 [S, R].
 
     Args:
@@ -48,7 +50,12 @@ def bias_of_block(plan: Plan, bias_ref: Any, block: jax.Array, number: jax.Array
 
 
 def add_bias_gradient(
-    plan: Plan, total_ref: Any, grad_logits_SR: jax.Array, block: jax.Array, number: jax.Array, num_blocks: int
+    plan: Plan,
+    total_ref: Any,
+    grad_logits_SR: jax.Array,
+    block: jax.Array,
+    number: jax.Array,
+    num_blocks: int | jax.Array,
 ) -> None:
     """Adds the sums of a block's gradient along its diagonals to ``total_ref``, float32 [1, G, L].
 
@@ -60,7 +67,7 @@ def add_bias_gradient(
         total_ref[0, head : head + 1, part] += _summed(plan, grad_logits_SR[:, columns])
 
 
-def _distances(plan: Plan, block: jax.Array, number: jax.Array, num_blocks: int) -> Any:
+def _distances(plan: Plan, block: jax.Array, number: jax.Array, num_blocks: int | jax.Array) -> Any:
     """Returns where the W distances of a block lie: entry w of them is the distance w - S, with S the keys of a block.
 
     The first query of the block has the distance ``block * T - number * S`` from its first key.
