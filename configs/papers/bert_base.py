@@ -1,6 +1,7 @@
 """BERT base (Devlin et al. 2019), trained as RoBERTa trains it (Liu et al. 2019): masked tokens only, no pairs.
 
     lmjax train configs/papers/bert_base.py --data.path "data/wikibooks/*.jsonl.zst"
+    lmjax compile configs/papers/bert_base.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text"; both papers use Wikipedia and BookCorpus, 16 GB. A
 byte-level BPE tokenizer of 30k ids with <mask> is trained on them first. Whole documents are packed into rows

@@ -1,6 +1,7 @@
 """BERT base as its paper has it (Devlin et al. 2019): masked tokens and next-sentence prediction.
 
     lmjax train configs/papers/bert_base_nsp.py --data.path "data/wikibooks/*.jsonl.zst"
+    lmjax compile configs/papers/bert_base_nsp.py --topology v5e:2x4
 
 Data: passages of a few sentences as JSON lines with a field "text"; the authors use Wikipedia and BookCorpus, 16 GB.
 A byte-level BPE tokenizer of 30k ids with <mask>, <cls> and <sep> is trained on them first. Passages are packed into

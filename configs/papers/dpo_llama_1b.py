@@ -2,6 +2,7 @@
 
     lmjax train configs/papers/dpo_llama_1b.py --data.path "data/preferences/*.jsonl.zst" --mesh.fsdp 8 \\
         --tokenizer.path runs/llama_1b/tokenizer
+    lmjax compile configs/papers/dpo_llama_1b.py --topology v5e:4x4
 
 Data: JSON lines with the fields "prompt", "chosen" and "rejected", such as the 170,000 dialogues of Anthropic's
 helpful and harmless assistant. The prompt is cut at its beginning where it does not fit. The run begins with the

@@ -1,6 +1,7 @@
 """ELECTRA base (Clark et al. 2020): a generator fills in tokens, and what is kept tells which they are.
 
     lmjax train configs/papers/electra_base.py --data.path "data/wikibooks/*.jsonl.zst"
+    lmjax compile configs/papers/electra_base.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text"; the authors use Wikipedia and BookCorpus. A byte-level BPE
 tokenizer of 30k ids with <mask> is trained on them first. Whole documents are packed into rows of 512 and do not

@@ -1,6 +1,7 @@
 """HuBERT base (Hsu et al. 2021) on spectra, with the clusters of a random projection (Chiu et al. 2022).
 
     lmjax train configs/papers/hubert_base.py --data.path "data/librispeech/*.jsonl.zst"
+    lmjax compile configs/papers/hubert_base.py --topology v5e:2x4
 
 Data: recordings as JSON lines with a field "text": a frame every 20 ms, 80 log-mel energies each, scaled to the
 numbers from 0 to 127 with mean 64 and deviation 20 and written as the characters of these codes

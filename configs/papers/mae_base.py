@@ -1,6 +1,7 @@
 """The masked autoencoder of images with a ViT-B encoder (MAE: He et al. 2022).
 
     lmjax train configs/papers/mae_base.py --data.path "data/imagenet/*.jsonl.zst"
+    lmjax compile configs/papers/mae_base.py --topology v5e:4x4
 
 Data: images as JSON lines with a field "text": 196 patches of 16 by 16 pixels, a patch's 768 numbers one after the
 other, each divided by two and written as the character of that code (docs/objectives/masked_reconstruction.md has

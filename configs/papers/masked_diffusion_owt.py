@@ -1,6 +1,7 @@
 """MDLM on OpenWebText (Sahoo et al. 2024): masked diffusion in continuous time.
 
     lmjax train configs/papers/masked_diffusion_owt.py --data.path "data/openwebtext/*.jsonl.zst"
+    lmjax compile configs/papers/masked_diffusion_owt.py --topology v5e:4x4 --train.microbatches 4
 
 Data: documents as JSON lines with a field "text" (OpenWebText; .zst needs the extra `data`). A byte-level BPE
 tokenizer of GPT-2's size and a mask are trained on them first. Rows are windows of 1,024 tokens over all documents

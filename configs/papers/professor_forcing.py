@@ -1,6 +1,7 @@
 """Professor forcing (Lamb et al. 2016) of characters of the Penn Treebank.
 
     lmjax train configs/papers/professor_forcing.py --data.path "data/ptb/*.txt"
+    lmjax compile configs/papers/professor_forcing.py --topology v5e:2x4
 
 Data: the character-level Penn Treebank as text files, 5M characters for training; bytes stand for characters. As
 in the paper's section 4.2: sequences of 500, Adam at 1e-4, the discriminator heard above an accuracy of 0.75 and

@@ -2,6 +2,7 @@
 
     lmjax train configs/papers/reward_llama_1b.py --data.path "data/preferences/*.jsonl.zst" --mesh.fsdp 8 \\
         --tokenizer.path runs/llama_1b/tokenizer
+    lmjax compile configs/papers/reward_llama_1b.py --topology v5e:4x4
 
 Data: JSON lines with the fields "prompt", "chosen" and "rejected". The prompt is cut at its beginning where it does
 not fit. The run begins with the weights of runs/llama_1b and has its tokenizer.

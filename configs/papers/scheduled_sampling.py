@@ -1,6 +1,7 @@
 """GPT-2 small (Radford et al. 2019) with scheduled sampling (Bengio et al. 2015) in two passes, on web text.
 
     lmjax train configs/papers/scheduled_sampling.py --data.path "data/openwebtext/*.jsonl.zst"
+    lmjax compile configs/papers/scheduled_sampling.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text". The share of true tokens among the inputs falls from 1 to 0.75 by
 Bengio et al.'s inverse sigmoid over the first 100,000 steps; predictions are drawn from the model's distribution.

@@ -1,6 +1,7 @@
 """Sequence-level unlikelihood (Welleck et al. 2020, section 5.2): further training of a finished model.
 
     lmjax train configs/papers/sequence_unlikelihood.py --train.init-from runs/unlikelihood
+    lmjax compile configs/papers/sequence_unlikelihood.py --topology v5e:2x4
 
 Data: as for `unlikelihood`, whose model this begins with. From 50 tokens of each row the model writes the 100
 likeliest, and tokens of 4-grams it repeats there are made unlikely.

@@ -1,6 +1,7 @@
 """UL2's mixture of seven denoisers on a single stack (Tay et al. 2022, sections 3 and 4).
 
     lmjax train configs/papers/ul2_decoder.py --data.path "data/c4/*.jsonl.zst"
+    lmjax compile configs/papers/ul2_decoder.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text" (C4). A SentencePiece tokenizer of T5's size with the three mode
 tokens and enough sentinels is trained on them first. Rows are windows over all documents end to end, each given a

@@ -1,6 +1,7 @@
 """A transformer of Wikipedia articles with token-level unlikelihood (Welleck et al. 2020).
 
     lmjax train configs/papers/unlikelihood.py --data.path "data/wikitext103/*.jsonl"
+    lmjax compile configs/papers/unlikelihood.py --topology v5e:2x4
 
 Data: WikiText-103 as JSON lines, an article each, 103M words. Beside the next token's likelihood, with weight 1, the
 unlikelihood of all distinct tokens of the context.

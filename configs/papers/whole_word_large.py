@@ -1,6 +1,7 @@
 """BERT large trained by masking whole words (Devlin et al. 2019, as released in May 2019).
 
     lmjax train configs/papers/whole_word_large.py --data.path "data/wikibooks/*.jsonl.zst"
+    lmjax compile configs/papers/whole_word_large.py --topology v5e:4x4
 
 Data: documents as JSON lines with a field "text"; the authors use Wikipedia and BookCorpus. A byte-level BPE
 tokenizer of 30k ids with <mask> is trained on them first; a word is what stands between white space. Whole

@@ -27,7 +27,7 @@ from lmjax.kernels.grouped import from_slots, group_rows, to_slots
 from lmjax.models.config import GATED, ModelConfig
 from lmjax.models.layers import FeedForward, activated, parameter, residual_scale
 from lmjax.models.routing import BIAS_KIND, Routing, choose, report
-from lmjax.parallel.mesh import constrain, partition_spec
+from lmjax.parallel.mesh import constrain, current_platform, partition_spec
 
 Weights = dict[str, tuple[jax.Array, jax.Array | None]]
 
@@ -154,8 +154,10 @@ class Experts(nnx.Module):
             tensor_axes=tensor_axes,
             is_split=set(expert_axes) <= set(_axes(tokens[0])),
         )
-        # The gradient is summed over every axis that a specification does not name, even an axis of one device.
-        used = {axis for axis, size in mesh.shape.items() if size > 1}
+        # The gradient is summed over every axis that a specification does not name, even an axis of one device. TPU
+        # kernels are compiled only if all axes are manual.
+        is_tpu = current_platform() == "tpu"
+        used = {axis for axis, size in mesh.shape.items() if size > 1 or is_tpu}
         mapped = jax.shard_map(
             serve, in_specs=(tokens, tokens, tokens, specs), out_specs=tokens, axis_names=used, check_vma=False
         )
