@@ -13,7 +13,7 @@ BENCHMARKS ?= benchmarks/loss.py
 RECIPE ?= configs/stdlib_demo.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: help train check test test-long test-parity test-tpu chaos audit lint format types docs bench release clean
+.PHONY: help train check test test-long test-parity install-tpu test-tpu test-tpu-small chaos audit lint format types docs bench release clean
 
 help:
 	@echo "make train    train $(RECIPE), plot its loss, print samples (RECIPE=... for another)"
@@ -21,7 +21,8 @@ help:
 	@echo "make test     the tests (JOBS=$(JOBS) at a time), and the ten slowest of them"
 	@echo "make test-long    the tests that take about ten seconds or more each: every objective on eight devices, ..."
 	@echo "make test-parity  compares every model family with transformers, and tasks with lm-eval (installs torch)"
-	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; minutes)"
+	@echo "make test-tpu     compiles the large recipes for TPUs, without one (installs libtpu; about an hour)"
+	@echo "make test-tpu-small  compiles the kernels and one small recipe only"
 	@echo "make chaos    kills runs at random moments and damages their files (KILLS=$(KILLS), DAMAGES, SIGNALS, LOSSES, FUZZ; long)"
 	@echo "make audit    asks a public database for known faults of the packages installed here (needs the network)"
 	@echo "make lint     ruff; make format repairs what it can"
@@ -72,8 +73,13 @@ test-long: $(VENV)/.lmjax-test
 test-parity: $(VENV)/.lmjax-parity
 	$(BIN)/python -m pytest -m parity -s tests/interop tests/evaluate
 
+install-tpu: $(VENV)/.lmjax-tpu
+
 test-tpu: $(VENV)/.lmjax-tpu
 	$(BIN)/python -m pytest -m tpu -s tests/compile
+
+test-tpu-small: $(VENV)/.lmjax-tpu
+	$(BIN)/python -m pytest -m tpu -n $(JOBS) -k "(test_tpu_kernels and v5e) or stdlib_demo" tests/compile
 
 chaos: $(VENV)/.lmjax-test
 	$(BIN)/python -m pytest -m chaos -s tests/chaos --kills $(KILLS) --damages $(DAMAGES) --signals $(SIGNALS) \
