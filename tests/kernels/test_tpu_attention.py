@@ -11,8 +11,8 @@ from lmjax import masks
 from lmjax.kernels import attend
 from lmjax.kernels.attention.block_ranges import block_ranges
 from lmjax.kernels.attention.position_bias import AlibiBias, RelativeBias
-from lmjax.kernels.attention.tpu import tpu_attention, tpu_cannot
-from lmjax.kernels.attention.tpu_bias import by_distance
+from lmjax.kernels.attention.tpu import plan_of, tpu_attention, tpu_cannot
+from lmjax.kernels.attention.tpu_bias import by_distance, spread, summed
 from lmjax.kernels.attention.xla import xla_attention
 from lmjax.models.remat import rematerialised
 from lmjax.parallel.mesh import MeshConfig, make_mesh
@@ -107,6 +107,17 @@ def test_the_bias_of_each_distance_by_hand():
     bias_NL = by_distance(AlibiBias(slopes_N=jnp.array([1.0, 0.5])), num_queries=2, num_keys=3)
     # Query 0 against keys 3 (of which there is none), 2, 1 and 0, and query 1 against key 0.
     assert bias_NL.tolist() == [[-3, -2, -1, 0, -1], [-1.5, -1, -0.5, 0, -0.5]]
+
+
+def test_a_block_of_several_tiles_has_its_distances_along_the_diagonals():
+    """Three tiles of keys and two of queries; the gradient sums along the same diagonals."""
+    plan = plan_of(256, 384, groups=1, scale=1.0, softcap=None, query_block=256, key_block=384)
+    values_1W = jnp.arange(640.0)[None, :]
+    index_ST = 384 + np.arange(256)[None, :] - np.arange(384)[:, None]
+    np.testing.assert_array_equal(jax.jit(functools.partial(spread, plan))(values_1W), index_ST)
+    grad_ST = np.random.default_rng(0).integers(0, 9, (384, 256)).astype(np.float32)
+    sums_W = np.bincount(index_ST.ravel(), weights=grad_ST.ravel(), minlength=640)
+    np.testing.assert_array_equal(jax.jit(functools.partial(summed, plan))(grad_ST), sums_W[None, :])
 
 
 def test_ranges_of_blocks_by_hand():

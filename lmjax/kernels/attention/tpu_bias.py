@@ -45,7 +45,7 @@ def bias_of_block(
       num_blocks: the number of blocks of keys in a row.
     """
     part = _distances(plan, block, number, num_blocks)
-    heads = [_spread(plan, bias_ref[0, head : head + 1, part] * LOG2_E) for head in range(bias_ref.shape[1])]
+    heads = [spread(plan, bias_ref[0, head : head + 1, part] * LOG2_E) for head in range(bias_ref.shape[1])]
     return jnp.concatenate(heads, axis=1)
 
 
@@ -64,7 +64,7 @@ def add_bias_gradient(
     part = _distances(plan, block, number, num_blocks)
     for head in range(total_ref.shape[1]):
         columns = slice(head * plan.query_block, (head + 1) * plan.query_block)
-        total_ref[0, head : head + 1, part] += _summed(plan, grad_logits_SR[:, columns])
+        total_ref[0, head : head + 1, part] += summed(plan, grad_logits_SR[:, columns])
 
 
 def _distances(plan: Plan, block: jax.Array, number: jax.Array, num_blocks: int | jax.Array) -> Any:
@@ -76,8 +76,8 @@ def _distances(plan: Plan, block: jax.Array, number: jax.Array, num_blocks: int 
     return pl.ds(pl.multiple_of(first, LANES), plan.key_block + plan.query_block)
 
 
-def _spread(plan: Plan, bias_1W: jax.Array) -> jax.Array:
-    """Returns a block [S, T] whose entry (s, t) is entry S + t - s of the given ones."""
+def spread(plan: Plan, bias_1W: jax.Array) -> jax.Array:
+    """Returns a block of one head, [S, T], whose entry (s, t) is entry S + t - s of ``bias_1W``, float32 [1, W]."""
     tiles = {}
     for diagonal in range(1 - plan.key_block // LANES, plan.query_block // LANES):
         rows = jnp.broadcast_to(bias_1W[:, _of_diagonal(plan, diagonal)], (LANES, 2 * LANES))
@@ -86,8 +86,8 @@ def _spread(plan: Plan, bias_1W: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.concatenate([tiles[b - a] for b in across], axis=1) for a in down], axis=0)
 
 
-def _summed(plan: Plan, grad_ST: jax.Array) -> jax.Array:
-    """Returns [1, W]: its entry w is the sum of the block's entries (s, t) with S + t - s = w."""
+def summed(plan: Plan, grad_ST: jax.Array) -> jax.Array:
+    """Returns float32 [1, W] for a block of one head [S, T]: entry w is the sum of the entries with S + t - s = w."""
     down, across = plan.key_block // LANES, plan.query_block // LANES
     halves = [jnp.zeros((1, LANES), jnp.float32) for _ in range(down + across)]
     for diagonal in range(1 - down, across):
