@@ -1,6 +1,7 @@
 """BART base (Lewis et al. 2020): documents with gaps and shuffled sentences in, the documents as they were out.
 
     lmjax train configs/papers/bart_base.py --data.path "data/roberta/*.jsonl.zst"
+    lmjax compile configs/papers/bart_base.py --topology v5e:4x4 --train.microbatches 50
 
 Data: documents as JSON lines with a field "text"; the paper uses the 160 GB of news, books, stories and web text
 of RoBERTa. A byte-level BPE tokenizer of GPT-2's size with <mask> is trained on them first. Documents are packed

@@ -1,6 +1,7 @@
 """Fine-grained and shared experts: DeepSeekMoE 16B (Dai et al. 2024, section 5) on web text.
 
     lmjax train configs/papers/deepseek_moe_16b.py --data.path "data/web/**/*.jsonl.zst"
+    lmjax compile configs/papers/deepseek_moe_16b.py --topology v5p:4x4x4 --mesh.fsdp 8
 
 Data: documents as JSON lines with a field "text", 2T tokens in the paper. A byte-level BPE tokenizer of the paper's
 size is trained on them first. Documents do not see each other, which the paper does not say.

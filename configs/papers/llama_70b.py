@@ -1,6 +1,7 @@
 """Llama 2 70B (Touvron et al. 2023, "Llama 2: Open Foundation and Fine-Tuned Chat Models") on web text.
 
     lmjax train configs/papers/llama_70b.py --data.path "data/web/**/*.jsonl.zst"
+    lmjax compile configs/papers/llama_70b.py --topology v5p:8x8x16
 
 Data: documents as JSON lines with a field "text" (DCLM, FineWeb-Edu, Dolma, ...), 2T tokens. A SentencePiece tokenizer
 of 32,000 ids, with bytes for what it does not know, is trained on them first. Documents do not see each other, which

@@ -1,6 +1,7 @@
 """A mixture of experts of the shapes of Mixtral 8x7B (Jiang et al. 2024) on web text.
 
     lmjax train configs/papers/mixtral_8x7b.py --data.path "data/web/**/*.jsonl.zst" --mesh.fsdp 8
+    lmjax compile configs/papers/mixtral_8x7b.py --topology v5p:4x4x4 --mesh.fsdp 8
 
 Data: documents as JSON lines with a field "text" (DCLM, FineWeb-Edu, Dolma, ...), 200B tokens or more. A
 byte-level BPE tokenizer of Mixtral's size is trained on them first. Documents do not see each other.

@@ -1,6 +1,7 @@
 """StarCoderBase 1B (Li et al. 2023): a code model that fills in the middle at a rate of one half.
 
     lmjax train configs/papers/starcoder_1b.py --data.path "data/the-stack/*.jsonl.zst"
+    lmjax compile configs/papers/starcoder_1b.py --topology v5e:8x8 --mesh.fsdp 64 --train.microbatches 4
 
 Data: source files as JSON lines with a field "text" (The Stack). A byte-level BPE tokenizer of 49k ids with the
 three markers is trained on them first. Rows are windows of 8,192 tokens over all files end to end; what of each

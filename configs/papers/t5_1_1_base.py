@@ -1,6 +1,7 @@
 """T5 1.1 base (Shazeer 2020, "GLU Variants Improve Transformer", and the t5 library): T5 with gates, without dropout.
 
     lmjax train configs/papers/t5_1_1_base.py --data.path "data/c4/*.jsonl.zst"
+    lmjax compile configs/papers/t5_1_1_base.py --topology v5e:4x4 --train.microbatches 16
 
 Data: documents as JSON lines with a field "text"; the released model saw C4, 750 GB. A SentencePiece tokenizer of
 32,000 pieces and 100 sentinels is trained on them first. Windows of 568 tokens over all documents, end to end,

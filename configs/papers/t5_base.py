@@ -1,6 +1,7 @@
 """T5 base (Raffel et al. 2020): span corruption on an encoder and a decoder, trained on C4.
 
     lmjax train configs/papers/t5_base.py --data.path "data/c4/*.jsonl.zst"
+    lmjax compile configs/papers/t5_base.py --topology v5e:4x4
 
 Data: documents as JSON lines with a field "text"; the paper uses C4, 750 GB. A SentencePiece tokenizer of 32,000
 pieces and 100 sentinels is trained on them first. Windows of 568 tokens over all documents, end to end, become
