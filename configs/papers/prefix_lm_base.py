@@ -1,6 +1,7 @@
 """A prefix language model on a single stack, as T5's paper compares it (Raffel et al. 2020, section 3.2).
 
     lmjax train configs/papers/prefix_lm_base.py --data.path "data/c4/*.jsonl.zst"
+    lmjax compile configs/papers/prefix_lm_base.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text"; the paper uses C4, 750 GB. A SentencePiece tokenizer of 32,000
 pieces is trained on them first. Windows of 512 tokens over all documents, end to end, are each cut at a random

@@ -1,6 +1,7 @@
 """SEDD small on OpenWebText (Lou et al. 2024): score entropy with absorbing noise.
 
     lmjax train configs/papers/score_entropy_owt.py --data.path "data/openwebtext/*.jsonl.zst"
+    lmjax compile configs/papers/score_entropy_owt.py --topology v5e:4x4 --train.microbatches 4
 
 Data: documents as JSON lines with a field "text" (OpenWebText; .zst needs the extra `data`). A byte-level BPE
 tokenizer of GPT-2's size and a mask are trained on them first. Rows are windows of 1,024 tokens over all documents

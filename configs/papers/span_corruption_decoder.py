@@ -1,6 +1,7 @@
 """T5's span corruption on a single stack, as UL2's paper compares it (Tay et al. 2022, sections 4.1 and 4.2).
 
     lmjax train configs/papers/span_corruption_decoder.py --data.path "data/c4/*.jsonl.zst"
+    lmjax compile configs/papers/span_corruption_decoder.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text" (C4). A SentencePiece tokenizer of T5's size with 100 sentinels is
 trained on them first. Rows are windows over all documents end to end; 15% of a window is dropped in spans of 3
