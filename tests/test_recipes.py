@@ -123,6 +123,8 @@ def test_the_top_comment_gives_the_command(path):
             assert words[2] == str(path.relative_to(CONFIGS.parent)) and words[3] == "--topology"
         elif words[:1] == ["lmjax"] and words[1] != "train":
             assert words[2] == f"runs/{path.stem}"
+    if path.parent.name == "papers":
+        assert f"\n    lmjax compile {path.relative_to(CONFIGS.parent)} --topology " in comment, "it names no chips"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """ALBERT base (Lan et al. 2020): one block in every layer, a narrow token table, sentence order.
 
     lmjax train configs/papers/albert_base.py --data.path "data/wikibooks/*.jsonl.zst"
+    lmjax compile configs/papers/albert_base.py --topology v5e:4x4 --train.microbatches 32
 
 Data: documents as JSON lines with a field "text"; the authors use Wikipedia and BookCorpus, 16 GB. A SentencePiece
 tokenizer of 30k ids with <mask>, <cls> and <sep> is trained on them first. Documents are packed into rows of 512,

@@ -1,6 +1,8 @@
-"""A 7B model of code that predicts four tokens at once (Gloeckle et al. 2024, section 3).
+r"""A 7B model of code that predicts four tokens at once (Gloeckle et al. 2024, section 3).
 
     lmjax train configs/papers/multi_token_7b.py --data.path "data/code/**/*.jsonl.zst"
+    lmjax compile configs/papers/multi_token_7b.py --topology v5p:4x4x4 --train.microbatches 16 \
+      --model.execution.remat products
 
 Data: source files as JSON lines with a field "text", 200B tokens or more. A byte-level BPE tokenizer of 32k ids is
 trained on them first. Documents do not see each other.

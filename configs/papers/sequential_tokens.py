@@ -1,6 +1,8 @@
-"""A dense 7B model with DeepSeek-V3's prediction module (DeepSeek-AI 2024, section 2.2).
+r"""A dense 7B model with DeepSeek-V3's prediction module (DeepSeek-AI 2024, section 2.2).
 
     lmjax train configs/papers/sequential_tokens.py --data.path "data/web/**/*.jsonl.zst"
+    lmjax compile configs/papers/sequential_tokens.py --topology v5p:4x4x8 --mesh.fsdp 32 --train.microbatches 9 \
+      --model.execution.remat products
 
 Data: documents as JSON lines with a field "text", 2T tokens. A byte-level BPE tokenizer of 102,400 ids is trained on
 them first. Documents do not see each other.

@@ -2,6 +2,7 @@
 
     lmjax train configs/papers/simcse_bert_base.py --data.path "data/sentences/*.txt" \\
         --tokenizer.path runs/bert_base/tokenizer
+    lmjax compile configs/papers/simcse_bert_base.py --topology v5e:2x4
 
 Data: a sentence a line; the paper takes a million of the English Wikipedia. Each is read twice under different
 dropout, and the two vectors of its first token are a pair; the other sentences of the batch are the negatives.

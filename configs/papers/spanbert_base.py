@@ -1,6 +1,7 @@
 """SpanBERT base (Joshi et al. 2020): spans of words are hidden, and asked of the tokens beside them too.
 
     lmjax train configs/papers/spanbert_base.py --data.path "data/wikibooks/*.jsonl.zst"
+    lmjax compile configs/papers/spanbert_base.py --topology v5e:2x4
 
 Data: documents as JSON lines with a field "text"; the authors use Wikipedia and BookCorpus. A byte-level BPE
 tokenizer of 29k ids with <mask> is trained on them first. Whole documents are packed into rows of 512 and do not

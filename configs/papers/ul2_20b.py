@@ -1,6 +1,7 @@
 """UL2 20B (Tay et al. 2022): the mixture of seven denoisers on an encoder and a decoder, trained on C4.
 
     lmjax train configs/papers/ul2_20b.py --data.path "data/c4/*.jsonl.zst"
+    lmjax compile configs/papers/ul2_20b.py --topology v5p:4x4x4
 
 Data: documents as JSON lines with a field "text"; the paper uses C4. A SentencePiece tokenizer of 32,000 pieces,
 three mode tokens and 100 sentinels is trained on them first. Windows of 567 tokens over all documents become up

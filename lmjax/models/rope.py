@@ -1,4 +1,7 @@
-"""Rotary positions (RoFormer: Su et al. 2021, section 3.2) and the scalings that extend them to longer contexts."""
+"""Rotary positions (RoFormer: Su et al. 2021, section 3.2) and the scalings that extend them to longer contexts.
+
+Axes: P pairs of dimensions that turn.
+"""
 
 import dataclasses
 import math
@@ -120,19 +123,19 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray, 
     return jnp.concatenate([part.astype(x_BTNH.dtype) for part in (*turned, x_BTNH[..., rotated:])], axis=-1)
 
 
-def _turned_by_product(x_BTNH: jax.Array, sin_BT1R: jax.Array, cos_BT1R: jax.Array) -> jax.Array:
+def _turned_by_product(x_BTNH: jax.Array, sin_BT1P: jax.Array, cos_BT1P: jax.Array) -> jax.Array:
     """Returns ``x * cos + partner * sin``, where ``partner`` is x with the halves of its first R dimensions exchanged.
 
     The halves of a head are parts of one register on a TPU. A product with a matrix of 0, 1 and -1, which is exact,
     exchanges them there at less cost than cutting and joining, forward and backward.
     """
-    half, width = sin_BT1R.shape[-1], x_BTNH.shape[-1]
+    half, width = sin_BT1P.shape[-1], x_BTNH.shape[-1]
     exchange_HH = np.zeros((width, width), np.float32)
     exchange_HH[half : 2 * half, :half] = -np.eye(half)
     exchange_HH[:half, half : 2 * half] = np.eye(half)
     exact = jax.lax.Precision.HIGHEST if x_BTNH.dtype == jnp.float32 else None
     partner_BTNH = jnp.einsum("btnh,hk->btnk", x_BTNH, jnp.asarray(exchange_HH, x_BTNH.dtype), precision=exact)
     rest = [(0, 0)] * 3 + [(0, width - 2 * half)]
-    sin_BT1H = jnp.pad(jnp.concatenate([sin_BT1R] * 2, axis=-1), rest)
-    cos_BT1H = jnp.pad(jnp.concatenate([cos_BT1R] * 2, axis=-1), rest, constant_values=1.0)
+    sin_BT1H = jnp.pad(jnp.concatenate([sin_BT1P] * 2, axis=-1), rest)
+    cos_BT1H = jnp.pad(jnp.concatenate([cos_BT1P] * 2, axis=-1), rest, constant_values=1.0)
     return (x_BTNH * cos_BT1H + partner_BTNH * sin_BT1H).astype(x_BTNH.dtype)
