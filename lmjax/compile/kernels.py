@@ -127,7 +127,8 @@ def kernel_cost(
         # The other operand is a matrix for each expert, or in the gradient of these, rows.
         widths = others[-2:] if found[1] == "gmm" else (rows[1], others[1])
         flops = 2 * rows[0] * filled_share * math.prod(widths)
-        return _estimate(found[1], GROUPED_SHARES[found[1]], flops, peak_flops=peak_flops, kind=kind)
+        cost = _estimate(found[1], GROUPED_SHARES[found[1]], flops, peak_flops=peak_flops, kind=kind)
+        return dataclasses.replace(cost, assumed=f"{cost.assumed}; tokens spread evenly over the experts")
     return KernelCost(name=_label(one), flops=None, seconds=0.0, assumed="a kernel that is not known counts nothing")
 
 

@@ -68,11 +68,9 @@ def attend(
       batch with a row of more than ``cudnn_packed.MOST_DOCUMENTS`` documents is computed as by ``"chunked"``.
     - ``"mosaic"``: tokamax's kernels for NVIDIA GPUs of compute capability 9 and 10, of the extra ``mosaic``: 16-bit
       floats, every mask, with softcap and grouped queries; no bias, sinks or dropout. They need O(T) memory.
-    - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for every mask, with softcap, bias, sinks, dropout and
-      grouped queries; no bias if ``query_index_BT`` is given. They need O(T) memory; blocks of keys that no query sees
-      are skipped.
-    - ``"chunked"``: plain JAX on any platform. It supports every argument and needs O(T + S) memory;
-      key blocks outside every query's interval are skipped.
+    - ``"tpu"``: Pallas kernels for TPUs, forward and backward, for everything but a bias with ``query_index_BT``. They
+      need O(T) memory; blocks of keys that no query sees are skipped.
+    - ``"chunked"``: plain JAX on any platform, for every argument, in O(T + S) memory; it skips such blocks, too.
     - ``"auto"``: ``"cudnn"`` if it can do what is asked (for packed rows also if it agrees with dense attention on this
       machine, see :mod:`~lmjax.kernels.attention.cudnn_check`); else ``"xla"`` if the logits of a head are few
       (:data:`DENSE_LIMIT`); else ``"tpu"`` if it can; else ``"chunked"``. It never takes ``"mosaic"``, whose speed has
@@ -90,8 +88,7 @@ def attend(
       sinks_N: float32, a sink for each query head; it has a gradient.
       query_index_BT: int32, leading axis 1 or B: the position of each query among the keys, which
         ``position_bias`` uses. It is ``arange(T)`` unless given; decoding against a cache gives it.
-      dropout_rate: share of attention weights dropped at random with ``key``; the rest are scaled up. All backends
-        drop the same ones, on any mesh (:mod:`~lmjax.kernels.attention.weight_dropout`).
+      dropout_rate: share of attention weights dropped with ``key``, by all backends the same; the rest are scaled up.
       key: PRNG key; ``None`` switches dropout off.
       backend: one of the backends above.
       context: how queries see keys on other devices, if the mesh splits rows: each device gathers the keys and values

@@ -5,6 +5,7 @@ Axes: I blocks of queries, R queries of a block times the query heads of a key-v
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +56,7 @@ def _backward_kernel(
     row, number, step = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     mask_row = row_of_mask(row, key_first_ref)
     block = query_first_ref[mask_row, number] + step
-    num_blocks = pl.num_programs(2)
-    is_last_step = step == pl.num_programs(3) - 1
-    keep_rate = 1 - plan.dropout_rate
+    num_blocks, is_last_step = pl.num_programs(2), step == pl.num_programs(3) - 1
 
     @pl.when((number == 0) & (step == 0))
     def begin_row():
@@ -81,11 +80,7 @@ def _backward_kernel(
             logits_SR = hide(logits_SR, start_ref[0, 0], end_ref[0, 0], first_key)
         weights_SR = jnp.exp2(logits_SR - log_sum_ref[0, 0, 0])
         grad_weights_SR = product(value_HS, grad_output_HR, contract=(0, 0))
-        kept_weights_SR = weights_SR
-        if words_ref is not None:
-            kept_SR = kept(plan, words_ref[0, 0, 0], first_key)
-            kept_weights_SR = jnp.where(kept_SR, weights_SR, 0.0)
-            grad_weights_SR = jnp.where(kept_SR, grad_weights_SR * (1 / keep_rate), 0.0)
+        kept_weights_SR, grad_weights_SR = _dropped(plan, words_ref, first_key, weights_SR, grad_weights_SR)
         grad_logits_SR = weights_SR * (grad_weights_SR - mean_ref[0, 0, 0])
         if grad_bias_ref is not None:
             add_bias_gradient(plan, grad_bias_ref.at[0], grad_logits_SR, block, number, num_blocks)
@@ -96,24 +91,36 @@ def _backward_kernel(
         key_total_ref[...] += product(query_HR, grad_scores_SR, contract=(1, 1))
         query_total_ref[block] += product(key_HS, grad_scores_SR, contract=(1, 0))
 
-    safe = jnp.minimum(block, key_first_ref.shape[1] - 1)
-    is_visible = (
-        (block < query_last_ref[mask_row, number])
-        & (number >= key_first_ref[mask_row, safe])
-        & (number < key_last_ref[mask_row, safe])
-    )
-    is_full = (number >= full_first_ref[mask_row, safe]) & (number < full_last_ref[mask_row, safe])
+    at = mask_row, jnp.minimum(block, key_first_ref.shape[1] - 1)
+    is_visible = (block < query_last_ref[mask_row, number]) & _is_within(number, key_first_ref, key_last_ref, at)
+    is_full = _is_within(number, full_first_ref, full_last_ref, at)
     pl.when(is_visible & is_full)(functools.partial(add_query_block, masked=False))
     pl.when(is_visible & ~is_full)(functools.partial(add_query_block, masked=True))
 
     @pl.when(is_last_step)
     def finish_key_block():
         grad_key_ref[0, 0] = (key_total_ref[...] * plan.scale).astype(grad_key_ref.dtype)
-        grad_value_ref[0, 0] = (value_total_ref[...] / keep_rate).astype(grad_value_ref.dtype)
+        grad_value_ref[0, 0] = (value_total_ref[...] / (1 - plan.dropout_rate)).astype(grad_value_ref.dtype)
 
     @pl.when(is_last_step & (number == pl.num_programs(2) - 1))
     def finish_row():
         grad_query_ref[0, 0] = (query_total_ref[...] * plan.scale).astype(grad_query_ref.dtype)
+
+
+def _dropped(
+    plan: Plan, words_ref: Any, first_key: jax.Array, weights_SR: jax.Array, grad_weights_SR: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the weights that are kept, not scaled up, and the gradient of the weights before dropout."""
+    if words_ref is None:
+        return weights_SR, grad_weights_SR
+    kept_SR = kept(plan, words_ref[0, 0, 0], first_key)
+    grad_kept_SR = grad_weights_SR * (1 / (1 - plan.dropout_rate))
+    return jnp.where(kept_SR, weights_SR, 0.0), jnp.where(kept_SR, grad_kept_SR, 0.0)
+
+
+def _is_within(number: jax.Array, first_ref: Any, last_ref: Any, at: tuple) -> jax.Array:
+    """Returns whether a block of keys is in the range of a row of the mask and a block of queries."""
+    return (number >= first_ref[at]) & (number < last_ref[at])
 
 
 def backward(
