@@ -191,7 +191,7 @@ def to_leave_out(codes: list[int | None], came: set[int], joined: set[int]) -> s
 
 
 def wait(group: Group, grace: float) -> tuple[int, set[int]]:
-    """Waits for all, and ends the others when one fails.
+    """Waits for all; when one fails, says which, and ends the others.
 
     Returns the first failure's exit code, or 0; and the places to leave out of the next start.
     """
@@ -199,7 +199,7 @@ def wait(group: Group, grace: float) -> tuple[int, set[int]]:
     failed: int | None = None
     useless: set[int] = set()
     deadline = float("inf")
-    while any(process.poll() is None for process in processes):
+    while True:
         codes = [process.poll() for process in processes]
         if failed is None and any(codes):
             # One end brings others down within milliseconds, and we may see theirs before its own.
@@ -207,19 +207,17 @@ def wait(group: Group, grace: float) -> tuple[int, set[int]]:
             codes = [process.poll() for process in processes]
             failed = first_to_fail(codes)
             useless = to_leave_out(codes, group.having("came"), group.having("joined"))
-            write_line(sys.stderr, f"process {group.places[failed]} failed with {codes[failed]}: ending the others")
+            then = ": ending the others" if None in codes else ""
+            write_line(sys.stderr, f"process {group.places[failed]} failed with {codes[failed]}{then}")
             signal_all(processes, signal.SIGTERM)
             deadline = time.monotonic() + grace
+        if None not in codes:
+            break
         if time.monotonic() > deadline:
             # It is waiting in a collective for the one that is gone and cannot hear SIGTERM.
             signal_all(processes, signal.SIGKILL)
         time.sleep(0.02)
-    codes = [process.returncode for process in processes]
-    if failed is None and any(codes):
-        # All had ended before we looked.
-        failed = first_to_fail(codes)
-        useless = to_leave_out(codes, group.having("came"), group.having("joined"))
-    code = 0 if failed is None else codes[failed]
+    code = 0 if failed is None else codes[failed] or 0
     return code if code >= 0 else 128 - code, {group.places[i] for i in useless}
 
 

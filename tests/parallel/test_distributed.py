@@ -25,6 +25,13 @@ pytestmark = pytest.mark.processes
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch" / "local.py"
 
 
+def launcher_module():
+    specification = importlib.util.spec_from_file_location("local", LAUNCHER)
+    local = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(local)
+    return local
+
+
 def test_a_single_process_starts_nothing(capsys):
     start(DistributedConfig(expected_processes=1, expected_devices=8))
     assert not jax.distributed.is_initialized() and is_primary()
@@ -147,8 +154,30 @@ run_command(command)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "[1] error: distributed.expected_devices=3, but there are 2 devices: process 1 of 2" in err
-    assert "process 1 failed with 2: ending the others" in err
+    assert "process 1 failed with 2" in err  # Process 0 may have noticed, and ended, before the launcher looks.
     assert time.monotonic() - begin < 60  # Starting alone takes half of it on a machine that does much else.
+
+
+@pytest.mark.parametrize(("other", "said"), [("", ""), ("time.sleep(60)", ": ending the others")])
+def test_the_launcher_says_which_process_failed_whether_or_not_others_still_run(other, said):
+    script = f"""
+import os, sys, time
+if os.environ["LMJAX_PROCESS_ID"] == "1":
+    sys.exit(3)
+{other}
+"""
+    with launch(script, "--processes", "2") as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (3, f"process 1 failed with 3{said}\n")
+
+
+def test_the_launcher_names_the_cause_when_all_have_ended_before_it_looks(capsys):
+    ended = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in (1, 2)]
+    assert [process.wait(20) for process in ended] == [1, 2]
+    local = launcher_module()
+    group = local.Group([0, 1], pathlib.Path("no signs"), ended)
+    assert local.wait(group, grace=1.0) == (2, {0, 1})
+    assert capsys.readouterr().err == "process 1 failed with 2\n"
 
 
 def test_a_peer_that_never_comes_is_an_error_with_a_remedy():
@@ -249,7 +278,4 @@ def test_the_launcher_says_what_it_cannot_do(arguments, message):
     ],
 )
 def test_the_process_that_failed_by_itself_is_named(codes, first):
-    specification = importlib.util.spec_from_file_location("local", LAUNCHER)
-    local = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(local)
-    assert local.first_to_fail(codes) == first
+    assert launcher_module().first_to_fail(codes) == first
