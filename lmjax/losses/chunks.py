@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from lmjax.parallel.mesh import MESH_AXES, current_platform, partition_spec
+from lmjax.parallel.mesh import MESH_AXES, axes_of, current_platform, partition_spec
 
 NOTHING = -1
 """The target that is not scored; a target of V (the size of the vocabulary) or more gives NaN."""
@@ -179,14 +179,10 @@ def _layout(num_tokens: int, head_shape: tuple[int, ...]) -> Layout:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or set(mesh.axis_names) != set(MESH_AXES):
         return Layout()
-    (batch,) = _axes(partition_spec(("tokens",), (num_tokens,), mesh))
-    embed, vocab = _axes(partition_spec(("embed", "vocab"), head_shape, mesh))
+    (batch,) = map(axes_of, partition_spec(("tokens",), (num_tokens,), mesh))
+    embed, vocab = map(axes_of, partition_spec(("embed", "vocab"), head_shape, mesh))
     # The rows of the head's gradient can only be scattered over axes that the gradient is summed over.
     return Layout(batch=batch, vocab=vocab, embed=embed if set(embed) <= set(batch) else ())
-
-
-def _axes(spec: PartitionSpec) -> list[tuple[str, ...]]:
-    return [() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in spec]
 
 
 def _on_mesh(function: Callable, layout: Layout, in_specs, out_specs) -> Callable:
@@ -196,8 +192,7 @@ def _on_mesh(function: Callable, layout: Layout, in_specs, out_specs) -> Callabl
 
 
 def _sum_over_batch(d_head_DV: jax.Array, layout: Layout) -> jax.Array:
-    rest = tuple(axis for axis in layout.batch if axis not in layout.embed)
-    d_head_DV = jax.lax.psum(d_head_DV, rest)
+    # Scattered first, so that less is left to sum over the other axes.
     if layout.embed:
         d_head_DV = jax.lax.psum_scatter(d_head_DV, layout.embed, scatter_dimension=0, tiled=True)
-    return d_head_DV
+    return jax.lax.psum(d_head_DV, tuple(axis for axis in layout.batch if axis not in layout.embed))

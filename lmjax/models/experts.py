@@ -27,7 +27,7 @@ from lmjax.kernels.grouped import from_slots, group_rows, to_slots
 from lmjax.models.config import GATED, ModelConfig
 from lmjax.models.layers import FeedForward, activated, parameter, residual_scale
 from lmjax.models.routing import BIAS_KIND, Routing, choose, report
-from lmjax.parallel.mesh import constrain, current_platform, partition_spec
+from lmjax.parallel.mesh import axes_of, constrain, current_platform, partition_spec
 
 Weights = dict[str, tuple[jax.Array, jax.Array | None]]
 
@@ -146,13 +146,13 @@ class Experts(nnx.Module):
             axes = out_of if name == "down" else into
             bias_spec = None if bias is None else partition_spec((axes[0], axes[2]), bias.shape, mesh)
             specs[name] = (partition_spec(axes, weight.shape, mesh), bias_spec)
-        expert_axes, _, tensor_axes = map(_axes, specs["up"][0])
+        expert_axes, _, tensor_axes = map(axes_of, specs["up"][0])
         serve = partial(
             _serve,
             activation=activation,
             expert_axes=expert_axes,
             tensor_axes=tensor_axes,
-            is_split=set(expert_axes) <= set(_axes(tokens[0])),
+            is_split=set(expert_axes) <= set(axes_of(tokens[0])),
         )
         # The gradient is summed over every axis that a specification does not name, even an axis of one device. TPU
         # kernels are compiled only if all axes are manual.
@@ -162,11 +162,6 @@ class Experts(nnx.Module):
             serve, in_specs=(tokens, tokens, tokens, specs), out_specs=tokens, axis_names=used, check_vma=False
         )
         return mapped(x_BTD, chosen_BTJ, gates_BTJ, weights)
-
-
-def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Returns the mesh axes of a PartitionSpec's dimension as a tuple; the spec writes a single axis without one."""
-    return () if entry is None else (entry,) if isinstance(entry, str) else entry
 
 
 def slots_in_rows(

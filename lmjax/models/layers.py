@@ -15,6 +15,7 @@ from flax import nnx
 
 from lmjax.kernels.low_precision import LowPrecision, low_precision_product
 from lmjax.models.config import GATED, ModelConfig
+from lmjax.models.lookup import rows_of
 from lmjax.models.remat import named
 from lmjax.parallel.mesh import constrain, flatten_tokens, unflatten_tokens
 
@@ -245,7 +246,4 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
         """Returns the rows of the table for the ids, cast to ``dtype``."""
-        # If the width were split over the devices of the batch, XLA would replicate the whole lookup.
-        table_VD = constrain(self.table_VD[...], "vocab", None)
-        # By default an index out of range gives NaN, which would spread from padding beyond the last position.
-        return jnp.take(table_VD, ids, axis=0, mode="clip").astype(dtype)
+        return rows_of(self.table_VD[...], ids).astype(dtype)

@@ -54,7 +54,7 @@ class Transformer(TokenStack):
         self.head_bias_V = nnx.data(
             parameter(jnp.zeros((config.vocab_size,)), ("vocab",), "bias") if config.head_bias else None
         )
-
+        self.head_table_VD: jax.Array | None = nnx.data(None)  # What the head reads in place of a shared table, see `tied`.
         self.turned = False
 
     def _dense(self, in_axes: dict[str, int], out_axes: dict[str, int], rngs: nnx.Rngs) -> Projection:
@@ -132,7 +132,8 @@ class Transformer(TokenStack):
         """Returns the output map for :meth:`head_states`, in float32, so that a loss sums its gradient in float32."""
         assert self.embedding is not None
         if self.head_weight_DV is None:
-            weight_DV = self.embedding.table_VD[...].T
+            table_VD = self.embedding.table_VD[...] if self.head_table_VD is None else self.head_table_VD
+            weight_DV = table_VD.T
         else:
             weight_DV = self.head_weight_DV[...].T if self.turned else self.head_weight_DV[...]
         bias_V = None if self.head_bias_V is None else self.head_bias_V[...]

@@ -153,6 +153,11 @@ def partition_spec(
     return PartitionSpec(*entries)
 
 
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the mesh axes of one dimension of a PartitionSpec, which writes a single axis without a tuple."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else entry
+
+
 def named_sharding(logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """Returns the :func:`partition_spec` on a concrete mesh."""
     return NamedSharding(mesh, partition_spec(logical_axes, shape, mesh))

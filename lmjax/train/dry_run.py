@@ -17,7 +17,7 @@ from rich.table import Table
 from lmjax.kernels.low_precision import check_low_precision
 from lmjax.models.parameters import ModuleSpec
 from lmjax.models.routing import BIAS_KIND
-from lmjax.parallel.mesh import MESH_AXES, partition_spec
+from lmjax.parallel.mesh import MESH_AXES, axes_of, partition_spec
 from lmjax.remote.address import address_of
 from lmjax.schedules.learning_rate import build_schedule
 from lmjax.tokenizers.planned import planned_vocabulary
@@ -52,14 +52,14 @@ def parameter_table(config: RunConfig) -> Table:
     total = held = 0
     for (path, leaf), kind, decays_here, axes in zip(leaves, *facts, strict=True):
         layout = partition_spec(axes, leaf.shape, mesh)
-        ways = [math.prod(mesh.shape[axis] for axis in _names(entry)) for entry in layout]
+        ways = [math.prod(mesh.shape[axis] for axis in axes_of(entry)) for entry in layout]
         local = [size // way for size, way in zip(leaf.shape, ways, strict=True)]
         total, held = total + math.prod(leaf.shape), held + math.prod(local)
         rows.add_row(
             jax.tree_util.keystr(path, simple=True, separator="."),
             _product(leaf.shape),
             " ".join(axes),
-            " ".join("x".join(_names(entry)) or "-" for entry in layout),
+            " ".join("x".join(axes_of(entry)) or "-" for entry in layout),
             _product(local),
             kind,
             {FROZEN: "none", BIAS_KIND: "sign of load"}.get(kind, config.optimizer.rule(kind, axes)),
@@ -119,10 +119,6 @@ def describe_run(config: RunConfig) -> str:
     with console.capture() as captured:
         console.print(parameter_table(config))
     return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
-
-
-def _names(entry) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _product(shape) -> str:

@@ -4,8 +4,6 @@ A step corrupts the global batch and scales each weight tensor so that it sums t
 over the microbatches and sums their gradients. Because weights are normalised before the batch is split, the sum
 is the gradient of the whole batch. It does not depend on the number of microbatches or devices, or on how
 unevenly the scored tokens are spread over them.
-
-Axes: M microbatches.
 """
 
 import dataclasses
@@ -20,6 +18,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.models.parameters import ModuleSpec, Params
+from lmjax.models.tied import read_by_heads, tied_tables
 from lmjax.objectives import Mixture
 from lmjax.objectives.parts.objective import Objective, all_terms
 from lmjax.parallel.compiler_options import compiler_options
@@ -31,7 +30,7 @@ from lmjax.train.components import metrics as reported
 from lmjax.train.faults import FaultPolicy, Stop
 from lmjax.train.faults.watch import Watch, judged, new_watch
 from lmjax.train.gradient_noise import noise_terms
-from lmjax.train.microbatches import joined, split_microbatches
+from lmjax.train.microbatches import summed_over_microbatches
 from lmjax.train.optimizers import clip_by_norm, ema_update, state_shardings, trained, with_frozen
 from lmjax.train.state import TrainState
 from lmjax.train.text_bytes import text_counts
@@ -239,31 +238,38 @@ class Learner:
         self, objective: Objective, state: TrainState, batch: Batch, key: jax.Array
     ) -> tuple[Params, Metrics, Any, jax.Array | None]:
         """Returns gradients, loss terms, carry, and the mean squared norm of a microbatch's gradient where wanted."""
+        parameters = self.trained(state.params)
 
-        def loss(trained: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            model = self.spec.bind(with_frozen(trained, state.params))
+        def bound(part: Params) -> Any:
+            return self.spec.bind(with_frozen(part, state.params))
+
+        def loss(
+            parameters: Params, tables: list[jax.Array], part: Batch, key: jax.Array
+        ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            model = bound(parameters)
+            read_by_heads(model, tables)
             terms, carry = all_terms(objective, model, part, key)
             return objective.total(terms), (terms, carry)
 
-        gradient = functools.partial(jax.grad(loss, has_aux=True), self.trained(state.params))
         if self.microbatches == 1:
-            grads, (terms, carry) = gradient(batch, key)
+            grads, (terms, carry) = jax.grad(loss, has_aux=True)(parameters, [], batch, key)
             return grads, terms, carry, None
 
-        def accumulate(sums, microbatch):
-            part, index = microbatch
-            grads, (terms, carry) = gradient(part, jax.random.fold_in(key, index))
-            square = optax.tree.norm(grads, squared=True) if self.gradient_noise else None
-            return jax.tree.map(jnp.add, sums, (grads, terms)), (carry, square)
+        # Devices then sum the gradient of a tied table once, not in each microbatch.
+        tables, of_tables = jax.vjp(lambda part: tied_tables(bound(part)) if self.mesh.size > 1 else [], parameters)
 
-        parts = split_microbatches(batch, self.microbatches, self.mesh)
-        first = jax.tree.map(lambda leaf: leaf[0], parts)
-        grads_shape, (terms_shape, _) = jax.eval_shape(gradient, first, key)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads_shape, terms_shape))
-        (grads, terms), (carries, square_M) = jax.lax.scan(accumulate, zeros, (parts, jnp.arange(self.microbatches)))
-        # The gradients of M microbatches are summed, so the mean loss of one of them has M times its gradient.
-        small_square = None if square_M is None else self.microbatches**2 * jnp.mean(square_M)
-        return grads, terms, jax.tree.map(joined, carries), small_square
+        def whole(grads: tuple[Params, list[jax.Array]]) -> Params:
+            return jax.tree.map(jnp.add, grads[0], *of_tables(grads[1])) if tables else grads[0]
+
+        return summed_over_microbatches(
+            functools.partial(jax.grad(loss, argnums=(0, 1), has_aux=True), parameters, tables),
+            batch,
+            key,
+            num=self.microbatches,
+            mesh=self.mesh,
+            whole=whole,
+            squared_norms=self.gradient_noise,
+        )
 
     def _eval_step(self, params: Params, rows: Rows, key: jax.Array, carry: Any) -> tuple[Metrics, Any]:
         """Returns sums over a batch, and the carry for the next batch.
