@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
+from lmjax.parallel.mesh import MeshConfig
 from lmjax.train.config import TrainConfig
 from lmjax.train.gradient_noise import CRITICAL, SQUARE, VARIANCE, NoiseScale, noise_terms
 
@@ -23,9 +24,14 @@ def test_planted_noise_comes_back():
     assert NoiseScale().update({SQUARE: -1.0, VARIANCE: 1.0}) == {}
 
 
-def test_the_step_reports_the_terms_of_its_microbatches():
-    """The gradient of each half is taken by itself and compared with what the step says of both."""
-    learner = tiny.learner(microbatches=2, gradient_noise=True)
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_the_step_reports_the_terms_of_its_microbatches(num_devices):
+    """The gradient of each half is taken by itself and compared with what the step says of both.
+
+    On two devices the gradient of the tied table has two parts while microbatches are summed.
+    """
+    mesh = MeshConfig(fsdp=num_devices)
+    learner = tiny.learner(mesh=mesh, num_devices=num_devices, microbatches=2, gradient_noise=True)
     rows = tiny.random_rows(17, packed=False)
     (numbers,) = tiny.train_metrics(learner, [rows])
     halves = [jax.tree.map(lambda leaf, part=part: leaf[part::2], rows) for part in (0, 1)]
