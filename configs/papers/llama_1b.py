@@ -11,7 +11,7 @@ byte-level BPE tokenizer of Llama's size is trained on them first. Documents do 
 eight A100s at 40% of their peak, or ten hours on 64 H100s. Parameters, gradients and optimizer state, 20 GB,
 are split over mesh.fsdp devices. More devices join as mesh.data; train.microbatches x all devices must divide
 the batch of 512 rows, so that 64 devices go with --train.microbatches 4. With --model.execution.remat products
-the backward pass keeps the results of matrix products and of the attention kernel: 10% fewer cycles, for 11 GiB a
+the backward pass keeps the results of matrix products and of the attention kernel: 10% fewer cycles, for 15 GiB a
 chip with mesh.fsdp=64.
 
 Expected: the fit of Hoffmann et al. (2022, approach 3) gives 2.36 nats a token for this size and these

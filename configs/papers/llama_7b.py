@@ -41,7 +41,7 @@ def llama_7b() -> RunConfig:
             activation="swiglu",
             norm="rmsnorm",
             tie_embeddings=False,
-            execution=ExecutionConfig(dtype="bfloat16", remat="products"),
+            execution=ExecutionConfig(dtype="bfloat16", remat="products", table_gradient="microbatch"),
         ),
         tokenizer=TokenizerConfig(
             kind="sentencepiece_bpe",

@@ -6,6 +6,7 @@ from typing import Literal
 from lmjax.field_types import check_literals
 from lmjax.kernels.attention.dispatch import Backend, Context
 from lmjax.kernels.low_precision import LowPrecision
+from lmjax.models.lookup import TableGradient
 from lmjax.models.remat import Remat
 
 
@@ -33,6 +34,10 @@ class ExecutionConfig:
     """How attention sees the rest of a row that `mesh.context` splits over devices: each device gathers the keys and
     values of the whole row (`gather`), or they pass from device to device while it computes (`ring`), so that none
     holds them all, and causal rows are divided evenly. Writing text with a cache always gathers."""
+    table_gradient: TableGradient = "step"
+    """How often devices sum the gradient of the token table: once a step (`step`), for which a device keeps a gradient
+    of the whole table in float32 until all microbatches are done, and one more for a tied head; or in each microbatch
+    (`microbatch`), which takes less memory and more time. It makes no difference with one microbatch."""
     low_precision: LowPrecision = "none"
     """Matrix products of attention and feed-forward layers in 8 bits: floats (`fp8`, on GPUs) or integers (`int8`, on
     TPUs); a CPU computes both, slowly. Embeddings, the head, experts and recurrences keep `dtype`. It needs the extra
@@ -49,5 +54,13 @@ class ExecutionConfig:
                 raise ValueError(f"model.execution.{name}={getattr(self, name)}: must be at least 1")
 
 
-INTERCHANGEABLE = ("remat", "attention", "context", "low_precision", "mamba2_chunk", "rwkv6_chunk")
+INTERCHANGEABLE = (
+    "remat",
+    "attention",
+    "context",
+    "table_gradient",
+    "low_precision",
+    "mamba2_chunk",
+    "rwkv6_chunk",
+)
 """Fields that a run may change when it goes on from a checkpoint: the state keeps its shapes and its meaning."""

@@ -15,7 +15,7 @@ from flax import nnx
 
 from lmjax.kernels.low_precision import LowPrecision, low_precision_product
 from lmjax.models.config import GATED, ModelConfig
-from lmjax.models.lookup import rows_of
+from lmjax.models.lookup import TableGradient, rows_of
 from lmjax.models.remat import named
 from lmjax.parallel.mesh import constrain, flatten_tokens, unflatten_tokens
 
@@ -244,6 +244,6 @@ class Embedding(nnx.Module):
         """Initialises ``table ~ N(0, std)``; ``axes`` names its two dimensions."""
         self.table_VD = parameter(std * jax.random.normal(rngs.params(), (num, width)), axes, "embedding")
 
-    def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
-        """Returns the rows of the table for the ids, cast to ``dtype``."""
-        return rows_of(self.table_VD[...], ids).astype(dtype)
+    def __call__(self, ids: jax.Array, dtype: str, gradient: TableGradient = "step") -> jax.Array:
+        """Returns the rows of the table for the ids, cast to ``dtype``; ``gradient`` is as for :func:`rows_of`."""
+        return rows_of(self.table_VD[...], ids, gradient).astype(dtype)

@@ -1,22 +1,29 @@
 """Lookup of the rows of a table, by devices that share the batch and the table's width."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lmjax.parallel.mesh import axes_of, constrain, partition_spec
 
+TableGradient = Literal["step", "microbatch"]
+"""How often devices sum the gradient of a table, see ``model.execution.table_gradient``."""
 
-def rows_of(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
+
+def rows_of(table_VD: jax.Array, ids: jax.Array, gradient: TableGradient = "step") -> jax.Array:
     """Returns the rows of a table for the ids, [..., D]; an id out of range takes the nearest row.
 
-    Each device gathers the table, looks its own ids up, and adds the gradients of its own rows. The sum over devices is
-    the last operation of the table's gradient, so that XLA can move it out of a loop over microbatches. By XLA's
-    own partition of the lookup it stays in the loop.
+    With ``"step"`` each device gathers the table, looks its own ids up, and adds the gradients of its own rows. The sum
+    over devices is the last operation of the table's gradient, so that XLA can move it out of a loop over microbatches.
+    With ``"microbatch"`` XLA partitions the lookup, and the sum stays in the loop.
 
     Args:
       table_VD: the table, whose width may be split over devices that share the batch.
       ids: integers, [B, T] or of another shape.
+      gradient: how often devices sum the gradient of the table. Where the vocabulary is split over devices, or these do
+        not share the batch, it is ``"microbatch"``.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
@@ -25,7 +32,7 @@ def rows_of(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
     names = ("batch", "length", *(None,) * (ids.ndim - 2))[: ids.ndim]
     ids_spec = partition_spec(names, ids.shape, mesh)
     batch = tuple(axis for entry in ids_spec for axis in axes_of(entry))
-    if vocab or not set(embed) <= set(batch):
+    if gradient == "microbatch" or vocab or not set(embed) <= set(batch):
         # If the width were split over the devices of the batch, XLA would replicate the whole lookup.
         return _taken(constrain(table_VD, "vocab", None), ids)
 

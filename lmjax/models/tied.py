@@ -13,7 +13,10 @@ from lmjax.models.transformer import Transformer
 
 
 def tied_tables(module: nnx.Module) -> list[jax.Array]:
-    """Returns the tables [V, D] that trained heads share with embeddings, in an order that only the module decides."""
+    """Returns the tables [V, D] that trained heads share with embeddings, in an order that only the module decides.
+
+    Those of models with ``table_gradient="microbatch"`` are not among them: their two gradients are not kept apart.
+    """
     return [_table(model)[...] for model in _tied_models(module)]
 
 
@@ -31,7 +34,13 @@ def read_by_heads(module: nnx.Module, tables: Sequence[jax.Array]) -> None:
 
 def _tied_models(module: nnx.Module) -> list[Transformer]:
     models = [part for _, part in nnx.iter_modules(module) if isinstance(part, Transformer)]
-    return [model for model in models if model.config.tie_embeddings and _table(model).kind != "frozen"]
+    return [
+        model
+        for model in models
+        if model.config.tie_embeddings
+        and model.config.execution.table_gradient == "step"
+        and _table(model).kind != "frozen"
+    ]
 
 
 def _table(model: Transformer) -> nnx.Param:

@@ -68,7 +68,7 @@ class TokenStack(Stack):
         config, dtype = self.config, self.config.dtype
         table = self.embedding if table is None else table
         assert table is not None
-        x_BTE = table(stream.tokens_BT, dtype)
+        x_BTE = table(stream.tokens_BT, dtype, config.execution.table_gradient)
         if config.scale_embeddings:
             x_BTE = x_BTE * config.width**0.5
         if config.embedding_scale != 1:

@@ -54,7 +54,9 @@ class Transformer(TokenStack):
         self.head_bias_V = nnx.data(
             parameter(jnp.zeros((config.vocab_size,)), ("vocab",), "bias") if config.head_bias else None
         )
-        self.head_table_VD: jax.Array | None = nnx.data(None)  # What the head reads in place of a shared table, see `tied`.
+        self.head_table_VD: jax.Array | None = nnx.data(
+            None
+        )  # What the head reads in place of a shared table, see `tied`.
         self.turned = False
 
     def _dense(self, in_axes: dict[str, int], out_axes: dict[str, int], rngs: nnx.Rngs) -> Projection:

@@ -255,7 +255,7 @@ class Learner:
             grads, (terms, carry) = jax.grad(loss, has_aux=True)(parameters, [], batch, key)
             return grads, terms, carry, None
 
-        # Devices then sum the gradient of a tied table once, not in each microbatch.
+        # The two gradients of a tied table are summed apart, see `lmjax.models.tied`.
         tables, of_tables = jax.vjp(lambda part: tied_tables(bound(part)) if self.mesh.size > 1 else [], parameters)
 
         def whole(grads: tuple[Params, list[jax.Array]]) -> Params:

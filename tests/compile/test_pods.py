@@ -53,15 +53,18 @@ def test_decoding_is_split_over_the_heads_and_each_token_is_counted(log_folder):
     assert decode["reads"]["cache"] == 2 * 4 * 3 * 128 * 32 * 4
 
 
-@pytest.mark.parametrize("fsdp", ["1", "4"])
-def test_devices_sum_the_table_of_stdlib_demo_once_a_step(fsdp, log_folder):
+@pytest.mark.parametrize(
+    ("fsdp", "gradient", "times"), [("1", "step", [1]), ("4", "step", [1]), ("4", "microbatch", [4, 4])]
+)
+def test_devices_sum_the_table_of_stdlib_demo_as_often_as_asked(fsdp, gradient, times, log_folder):
     changes = ["--model.num-layers", "1", "--train.microbatches", "4", "--mesh.fsdp", fsdp]
+    changes += ["--model.execution.table-gradient", gradient]
     config = parse_recipe("compile", [SMALL[0], *changes])
     figures, _ = predict(compile_step(config, open_topology("v5e:2x2"), log_folder=log_folder))
     # Of no other array of this model are there so many bytes: 2,048 rows of 192 in float32.
     of_table = [row for row in figures["collectives"] if row["bytes"] >= 2048 * 192 * 4]
     sums = [row["times"] for row in of_table if row["kind"] in ("all-reduce", "reduce-scatter")]
-    assert sums == [1]
+    assert sums == times
 
 
 @pytest.mark.parametrize("changes", [[], ["--mesh.fsdp", "4", "--train.microbatches", "2"]], ids=["whole", "split"])

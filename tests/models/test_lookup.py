@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +28,10 @@ def value_and_gradient(function, table_VD, ids, cotangent):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(8, 4), (1, 4), (8,)])
-def test_rows_and_gradient_are_the_same_on_every_mesh(layout, shape):
+@pytest.mark.parametrize(
+    ("shape", "gradient"), [((8, 4), "step"), ((8, 4), "microbatch"), ((1, 4), "step"), ((8,), "step")]
+)
+def test_rows_and_gradient_are_the_same_on_every_mesh(layout, shape, gradient):
     table_key, ids_key, cotangent_key = jax.random.split(jax.random.key(0), 3)
     table_VD = jax.random.normal(table_key, (6, 16))
     # Ids out of range take the nearest row; many ids occur on several devices.
@@ -37,7 +41,9 @@ def test_rows_and_gradient_are_the_same_on_every_mesh(layout, shape):
     mesh = make_mesh(LAYOUTS[layout], jax.devices()[:8])
     with jax.set_mesh(mesh):
         split = jax.device_put(table_VD, named_sharding(("vocab", "embed"), table_VD.shape, mesh))
-        found = jax.jit(lambda *inputs: value_and_gradient(rows_of, *inputs))(split, ids, cotangent)
+        found = jax.jit(lambda *inputs: value_and_gradient(partial(rows_of, gradient=gradient), *inputs))(
+            split, ids, cotangent
+        )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
+from lmjax.models.execution import ExecutionConfig
 from lmjax.models.tied import read_by_heads, tied_tables
 from lmjax.objectives import DPO, CausalLM
 
@@ -36,10 +37,16 @@ def test_the_two_uses_of_a_table_have_gradients_apart_that_add_up():
 
 
 @pytest.mark.parametrize(
-    ("objective", "tied", "tables"), [(CausalLM(), False, 0), (CausalLM(), True, 1), (DPO(), True, 1)]
+    ("objective", "model", "tables"),
+    [
+        (CausalLM(), {"tie_embeddings": False}, 0),
+        (CausalLM(), {}, 1),
+        (CausalLM(), {"execution": ExecutionConfig(table_gradient="microbatch")}, 0),
+        (DPO(), {}, 1),
+    ],
 )
-def test_only_tables_that_a_trained_head_shares_are_apart(objective, tied, tables):
+def test_only_tables_that_a_trained_head_shares_are_apart(objective, model, tables):
     """DPO's frozen copy of the model has a tied head as well."""
-    built = tiny.learner(objective, model=dataclasses.replace(tiny.MODEL, tie_embeddings=tied))
+    built = tiny.learner(objective, model=dataclasses.replace(tiny.MODEL, **model))
     params = jax.eval_shape(built.spec.init, jax.random.key(0))
     assert len(jax.eval_shape(lambda params: tied_tables(built.spec.bind(params)), params)) == tables
