@@ -54,9 +54,8 @@ class Transformer(TokenStack):
         self.head_bias_V = nnx.data(
             parameter(jnp.zeros((config.vocab_size,)), ("vocab",), "bias") if config.head_bias else None
         )
-        self.head_table_VD: jax.Array | None = nnx.data(
-            None
-        )  # What the head reads in place of a shared table, see `tied`.
+        # What a tied head reads in place of the embedding's table, see `lmjax.models.tied`.
+        self.head_table_VD: jax.Array | None = nnx.data(None)
         self.turned = False
 
     def _dense(self, in_axes: dict[str, int], out_axes: dict[str, int], rngs: nnx.Rngs) -> Projection:
