@@ -39,6 +39,8 @@ def _tied_models(module: nnx.Module) -> list[Transformer]:
         for model in models
         if model.config.tie_embeddings
         and model.config.execution.table_gradient == "step"
+        # A model that borrows another's embedding (ELECTRA's generator) has none of its own.
+        and hasattr(model, "embedding")
         and _table(model).kind != "frozen"
     ]
 

@@ -70,7 +70,8 @@ def whole_generator(model: WithExtras, *, share_embeddings: bool) -> Transformer
     if not share_embeddings:
         return generator
     generator = nnx.clone(generator)
-    for name in EMBEDDINGS:
+    # The discriminator's own head, which names no token, leaves the generator's the table that it was given.
+    for name in (*EMBEDDINGS, "head_table_VD"):
         setattr(generator, name, nnx.data(getattr(model.model, name)))
     return generator
 

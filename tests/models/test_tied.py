@@ -8,7 +8,7 @@ import tiny
 
 from lmjax.models.execution import ExecutionConfig
 from lmjax.models.tied import read_by_heads, tied_tables
-from lmjax.objectives import DPO, CausalLM
+from lmjax.objectives import DPO, CausalLM, ReplacedToken
 
 
 def test_the_two_uses_of_a_table_have_gradients_apart_that_add_up():
@@ -43,10 +43,11 @@ def test_the_two_uses_of_a_table_have_gradients_apart_that_add_up():
         (CausalLM(), {}, 1),
         (CausalLM(), {"execution": ExecutionConfig(table_gradient="microbatch")}, 0),
         (DPO(), {}, 1),
+        (ReplacedToken(generator_ratio=0.5), {}, 1),
     ],
 )
 def test_only_tables_that_a_trained_head_shares_are_apart(objective, model, tables):
-    """DPO's frozen copy of the model has a tied head as well."""
+    """DPO's frozen copy of the model has a tied head as well; ELECTRA's generator borrows the discriminator's table."""
     built = tiny.learner(objective, model=dataclasses.replace(tiny.MODEL, **model))
     params = jax.eval_shape(built.spec.init, jax.random.key(0))
     assert len(jax.eval_shape(lambda params: tied_tables(built.spec.bind(params)), params)) == tables
